@@ -1,0 +1,59 @@
+"""What can go wrong, each with the HTTP status that it answers with.
+
+A message is one sentence that a person can act on: what was wrong, what was expected, what was found, what to do.
+The API turns any of these into an RFC 9457 problem document; the command line prints the sentence and exits with 1.
+"""
+
+
+class LoratreeError(Exception):
+    """The base of every error that loratree raises on purpose; `status` is its HTTP status."""
+
+    status = 500
+    title = "Internal error"
+
+    @property
+    def slug(self) -> str:
+        """The error's name in a problem document's `type`, such as `not-found`."""
+        return self.title.lower().replace(" ", "-")
+
+
+class Invalid(LoratreeError):
+    """The input itself is wrong, whatever the registry holds."""
+
+    status = 422
+    title = "Invalid input"
+
+
+class NotFound(LoratreeError):
+    """The registry holds nothing of that name."""
+
+    status = 404
+    title = "Not found"
+
+
+class Conflict(LoratreeError):
+    """The input contradicts what the registry already holds."""
+
+    status = 409
+    title = "Conflict"
+
+
+class Corrupt(LoratreeError):
+    """Stored bytes do not have the digest that names them."""
+
+    status = 500
+    title = "Corrupt data"
+
+
+class Unavailable(LoratreeError):
+    """A server, a disk or an installed part that the request needs is not there."""
+
+    status = 503
+    title = "Unavailable"
+
+
+def listed(problems: list[str], *, limit: int = 20) -> str:
+    """Joins every problem into one sentence's list, counting what is past `limit`."""
+    shown = "; ".join(problems[:limit])
+    rest = len(problems) - limit
+    return f"{shown}; and {rest} more" if rest > 0 else shown

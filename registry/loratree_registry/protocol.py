@@ -1,0 +1,118 @@
+"""The Registry protocol: what the command line and the composer speak, in this process or over HTTP."""
+
+from contextlib import AbstractContextManager
+from typing import BinaryIO, Protocol
+
+from loratree_registry.manifest import BaseManifest
+from loratree_registry.paths import Level
+from loratree_registry.schemas import (
+    Alias,
+    Base,
+    Event,
+    Lineage,
+    Node,
+    Page,
+    Published,
+    Resolution,
+    Submission,
+    Version,
+)
+
+PAGE = 100
+MAX_PAGE = 1000
+
+
+class Registry(Protocol):
+    """A catalog of bases, nodes and versions over a blob store. Every method raises LoratreeError alone.
+
+    A `ref` is `PATH` or `PATH@SELECTOR`. Listings page by key: pass a page's `next` as `after`.
+    """
+
+    def add_base(self, name: str, manifest: BaseManifest, *, source: str | None = None) -> Base:
+        """Records a base and the root of its tree. The same name and digest again is the same base; else Conflict."""
+        ...
+
+    def bases(self, *, after: str | None = None, limit: int = PAGE) -> Page[Base]:
+        """The bases, by name."""
+        ...
+
+    def base(self, name: str) -> Base:
+        """One base. Raises NotFound."""
+        ...
+
+    def base_manifest(self, name: str) -> BaseManifest:
+        """Every tensor of a base. Raises NotFound."""
+        ...
+
+    def create_node(self, path: str, *, level: Level | None = None) -> Node:
+        """Creates a grouping and its missing ancestors; an existing node of that level is answered as it is."""
+        ...
+
+    def node(self, path: str) -> Node:
+        """One node. Raises NotFound."""
+        ...
+
+    def children(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Node]:
+        """The nodes directly below `path`, by path."""
+        ...
+
+    def descendants(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Node]:
+        """Every node below `path`, in byte order of their paths."""
+        ...
+
+    def versions(
+        self, path: str, *, content: str | None = None, after: str | None = None, limit: int = PAGE
+    ) -> Page[Version]:
+        """The versions at `path`, newest first; `content` keeps those of one content digest."""
+        ...
+
+    def version(self, ref: str) -> Version:
+        """The version that `ref` names. Raises NotFound."""
+        ...
+
+    def resolve(self, ref: str, *, follow: str | None = None) -> Resolution:
+        """The chain of `ref` by its pins, or with each ancestor at the alias `follow` where that is set."""
+        ...
+
+    def lineage(self, ref: str) -> Lineage:
+        """The edges from the version that `ref` names up to its base."""
+        ...
+
+    def dependents(self, ref: str, *, after: str | None = None, limit: int = PAGE) -> Page[Version]:
+        """The versions trained directly on the one that `ref` names, by path and number."""
+        ...
+
+    def upload(self, stream: BinaryIO, *, sha256: str, size: int) -> None:
+        """Stores `size` bytes under their digest, verified by reading them back; what is stored already is kept.
+
+        Raises Invalid where the stream holds other bytes, Unavailable where the store cannot take them.
+        """
+        ...
+
+    def publish(self, path: str, submission: Submission) -> Published:
+        """Makes uploaded files a version at `path`, whole or not at all; missing ancestors become groupings."""
+        ...
+
+    def set_alias(self, path: str, alias: str, *, version: int, expected: int | None) -> Alias:
+        """Moves `alias` to `version` if it is at `expected` now (None: not set); else Conflict with where it is."""
+        ...
+
+    def delete_alias(self, path: str, alias: str, *, expected: int) -> None:
+        """Removes `alias` if it is at `expected` now; else Conflict."""
+        ...
+
+    def aliases(self, path: str) -> list[Alias]:
+        """The aliases at `path`, by name."""
+        ...
+
+    def events(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Event]:
+        """What happened at `path` and below it, newest first."""
+        ...
+
+    def open_file(self, ref: str, name: str) -> AbstractContextManager[BinaryIO]:
+        """Opens one file of a version; its bytes are as stored, so the reader checks the digest. Raises NotFound."""
+        ...
+
+    def close(self) -> None:
+        """Releases connections. The registry cannot be used afterwards."""
+        ...
