@@ -1,0 +1,48 @@
+"""loratree compose."""
+
+from pathlib import Path
+
+import click
+from loratree_registry.settings import Settings
+
+from loratree_cli.output import json_option, print_json, say, working
+from loratree_cli.registry import registry
+
+
+@click.command()
+@click.argument("ref")
+@click.option("--mode", type=click.Choice(["merge", "flatten"]), required=True, help="A whole model, or one adapter.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write; new or empty.")
+@click.option(
+    "--base", "base_directory", type=click.Path(path_type=Path), help="The base's checkpoint on this machine."
+)
+@click.option("--follow", metavar="ALIAS", help="Take each ancestor at this alias where it is set (latest: its head).")
+@json_option
+def compose(ref: str, mode: str, out: Path, base_directory: Path | None, follow: str | None, as_json: bool) -> None:
+    """Compose the chain of REF into the folder --out, with its lockfile loratree.json.
+
+    merge writes the base with every delta summed in, as transformers loads it; flatten writes one ordinary PEFT adapter
+    that stands for the whole chain. A base alone can be composed too: train the first level on that.
+
+    \b
+    loratree compose tiny/medicine --mode merge --out ./medicine
+    loratree compose tiny/medicine/cardiology --mode flatten --out ./cardiology-adapter
+    """
+    from loratree_composer.compose import compose as compose_files
+
+    with registry() as opened, working(f"composing {ref}"):
+        lockfile = compose_files(
+            opened,
+            ref,
+            "merge" if mode == "merge" else "flatten",
+            out,
+            home=Settings.from_environment().home,
+            base_directory=base_directory,
+            follow=follow,
+        )
+    if as_json:
+        print_json(lockfile.to_json())
+        return
+    steps = " + ".join([lockfile.chain.base, *(f"{step.path}@{step.version}" for step in lockfile.chain.steps)])
+    say(f"{out}: {steps}")
+    click.echo(lockfile.chain.digest)

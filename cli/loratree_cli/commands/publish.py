@@ -1,0 +1,53 @@
+"""loratree publish."""
+
+from pathlib import Path
+
+import click
+from loratree_registry.settings import Settings
+
+from loratree_cli.output import bytes_text, json_option, print_json, say, working
+from loratree_cli.registry import registry
+from loratree_registry.paths import parse_level
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("path")
+@click.option("--parent", metavar="REF|base", help="What it was trained on, where no lockfile tells.")
+@click.option("--level", help="domain, subdomain, task or user; by default the next level down.")
+@click.option("--note", help="A line about this version.")
+@json_option
+def publish(directory: Path, path: str, parent: str | None, level: str | None, note: str | None, as_json: bool) -> None:
+    """Publish the PEFT adapter in DIRECTORY as the next version at PATH.
+
+    The version is pinned to what it was trained on: the lockfile beside its base_model_name_or_path tells, else
+    --parent, else, where nothing says it, the nearest ancestor's head.
+
+    \b
+    loratree publish ./out/cardiology tiny/medicine/cardiology
+    loratree publish ./out/alice tiny/medicine/cardiology/diagnosis/alice --parent tiny/medicine@2
+    """
+    from loratree_registry.submitting import publish_directory
+
+    with registry() as opened, working(f"publishing {directory}"):
+        submitted = publish_directory(
+            opened,
+            directory,
+            path,
+            parent=parent,
+            level=None if level is None else parse_level(level),
+            note=note,
+            home=Settings.from_environment().home,
+        )
+    version, created = submitted.published.version, submitted.published.created
+    for warning in submitted.published.warnings:
+        say(f"warning: {warning}")
+    if submitted.not_published:
+        say(f"not published: {', '.join(submitted.not_published)}")
+    if as_json:
+        print_json(submitted.published)
+        return
+    say(submitted.pin.why)
+    done = f"published, {bytes_text(version.size)}" if created else "already published, nothing stored"
+    say(f"{version.path}@{version.number}: {done}")
+    click.echo(version.digest)

@@ -1,0 +1,26 @@
+"""loratree pull."""
+
+from pathlib import Path
+
+import click
+from loratree_registry.settings import Settings
+
+from loratree_cli.output import say, working
+from loratree_cli.registry import registry
+
+
+@click.command()
+@click.argument("ref")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write; new or empty.")
+def pull(ref: str, out: Path) -> None:
+    """Download the version that REF names as a PEFT directory: its own adapter, without its ancestors.
+
+    \b
+    loratree pull tiny/medicine@1 --out ./medicine-adapter
+    """
+    from loratree_registry.fetching import pull as pull_version
+
+    with registry() as opened, working(f"pulling {ref}"):
+        version = pull_version(opened, Settings.from_environment().home, ref, out)
+    say(f"{version.path}@{version.number} is in {out}")
+    click.echo(version.digest)

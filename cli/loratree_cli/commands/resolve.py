@@ -1,0 +1,70 @@
+"""loratree resolve and lineage: what a path composes, and where it comes from."""
+
+import click
+
+from loratree_cli.output import json_option, numbers, print_json, print_table, say, short
+from loratree_cli.registry import registry
+from loratree_registry.schemas import Edge, Link, Resolution
+
+
+@click.command()
+@click.argument("ref")
+@click.option("--follow", metavar="ALIAS", help="Take each ancestor at this alias where it is set (latest: its head).")
+@json_option
+def resolve(ref: str, follow: str | None, as_json: bool) -> None:
+    """Show the chain of versions that REF composes, root to leaf.
+
+    Without --follow it is the chain that the leaf was trained on, whatever the tree holds now.
+
+    \b
+    loratree resolve tiny/medicine/cardiology
+    loratree resolve tiny/medicine/cardiology@3 --follow latest --json
+    """
+    with registry() as opened:
+        resolution = opened.resolve(ref, follow=follow)
+    if as_json:
+        print_json(resolution)
+        return
+    columns = ("version", "level", "rank", "scale", "trained on", "found", "state", "digest")
+    print_table(columns, (_row(resolution, link) for link in resolution.chain))
+    say(f"base {resolution.base.name} {resolution.base.digest}")
+    click.echo(resolution.composition)
+
+
+@click.command()
+@click.argument("ref")
+@json_option
+def lineage(ref: str, as_json: bool) -> None:
+    """Show what REF was trained on, version by version, up to the base.
+
+    \b
+    loratree lineage tiny/medicine/cardiology/diagnosis/alice
+    """
+    with registry() as opened:
+        found = opened.lineage(ref)
+    if as_json:
+        print_json(found)
+        return
+    columns = ("version", "trained on", "found", "state", "digest")
+    print_table(columns, (_edge(found.base.name, edge) for edge in found.edges))
+
+
+def _row(resolution: Resolution, link: Link) -> tuple[object, ...]:
+    pin = resolution.base.name if link.pin.path is None else f"{link.pin.path}@{link.pin.version}"
+    state = "stale" if link.stale else "current"
+    if link.follow is not None:
+        state += f", by {link.follow}"
+    return (
+        f"{link.path}@{link.version}",
+        link.level,
+        numbers(link.ranks),
+        numbers(link.scales),
+        pin,
+        link.pin.found,
+        state,
+        short(link.digest),
+    )
+
+
+def _edge(base: str, edge: Edge) -> tuple[object, ...]:
+    return edge.child, edge.parent or base, edge.found, "stale" if edge.stale else "current", short(edge.child_digest)

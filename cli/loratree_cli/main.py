@@ -1,0 +1,101 @@
+"""The entry point: the table of commands, and the one place where errors become a sentence and an exit status."""
+
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from typing import Final
+
+import click
+
+from loratree_registry.errors import LoratreeError
+
+# Every command, where it lives and what the help says of it: a command's module is imported only when it is called.
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "alias": ("aliases:alias", "Set, list and remove movable names of versions."),
+    "base": ("bases:base", "Record base models and list them."),
+    "compose": ("compose:compose", "Make a merged model or a flattened adapter of a path."),
+    "db": ("database:db", "Bring the database's schema up to date."),
+    "demo": ("demo:demo", "Grow a small tree of real adapters, from nothing to a composed model."),
+    "lineage": ("resolve:lineage", "Show what a version was trained on, up to the base."),
+    "ls": ("browse:ls", "List the nodes below a path, or the bases."),
+    "publish": ("publish:publish", "Publish a PEFT adapter directory at a path."),
+    "pull": ("pull:pull", "Download one version as a PEFT directory."),
+    "resolve": ("resolve:resolve", "Show the chain of versions that a path composes."),
+    "serve": ("serve:serve", "Serve the registry over HTTP on this machine."),
+    "show": ("browse:show", "Show a node and its versions."),
+    "tree": ("browse:tree", "Draw the tree below a path."),
+}
+
+
+# The extra that brings each optional package.
+EXTRAS: Final = {
+    "torch": "composer",
+    "transformers": "composer",
+    "safetensors": "composer",
+    "fastapi": "server",
+    "uvicorn": "server",
+    "boto3": "s3",
+    "psycopg": "postgres",
+    "peft": "demo",
+    "matplotlib": "demo",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are listed by hand in COMMANDS and imported when called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, sorted."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports the command of that name, None where there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(f"loratree_cli.commands.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the list of commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("loratree"), "--version", prog_name="loratree")
+def cli() -> None:
+    """A registry and composer for trees of LoRA adapters.
+
+    \b
+    loratree base add tiny ./base-model
+    loratree publish ./my-adapter tiny/medicine
+    loratree compose tiny/medicine --mode merge --out ./merged
+
+    The registry is a database and a folder under LORATREE_HOME, or the server that LORATREE_URL names.
+    """
+
+
+def main() -> None:
+    """Runs `loratree`. Exit status: 0 done, 1 refused or failed with one sentence, 2 wrong usage."""
+    try:
+        cli(prog_name="loratree")
+    except LoratreeError as error:
+        fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        fail(f"this command needs {error.name}, which is not installed: pip install 'loratree[{EXTRAS[error.name]}]'")
+    except BrokenPipeError:
+        # The reader of a pipe went away (`loratree ls | head`): not a failure, and nothing more can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        fail(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
+
+
+def fail(sentence: str) -> None:
+    """Prints one sentence to stderr and exits with 1."""
+    click.echo(f"loratree: {sentence}", err=True)
+    sys.exit(1)

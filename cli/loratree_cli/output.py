@@ -1,0 +1,108 @@
+"""How answers are printed: JSON for programs, rich for people at a terminal, tab-separated lines into a pipe."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from loratree_registry.schemas import Page
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from rich.tree import Tree
+
+T = TypeVar("T")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+limit_option = click.option("--limit", type=click.IntRange(min=1), help="Stop after so many rows.")
+
+
+def print_json(value: "DataclassInstance | Sequence[DataclassInstance] | dict[str, Any]") -> None:
+    """Prints a record, or a list of records, as indented JSON: the same bytes from either kind of registry."""
+    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Prints rows under their columns; nothing is ever cut short in a pipe."""
+    if not sys.stdout.isatty():
+        for row in (columns, *rows):
+            click.echo("\t".join("" if cell is None else str(cell) for cell in row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    Console().print(table)
+
+
+def print_tree(tree: "Tree") -> None:
+    """Prints a rich tree without wrapping its lines."""
+    from rich.console import Console
+
+    Console(soft_wrap=True).print(tree, highlight=False)
+
+
+def say(sentence: str) -> None:
+    """Prints a sentence for people to stderr, so that stdout stays what was asked for."""
+    click.echo(sentence, err=True)
+
+
+def working(sentence: str) -> AbstractContextManager[object]:
+    """A spinner on stderr while something takes its time, and only at a terminal."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(sentence)
+
+
+def every(listing: Callable[[str | None], Page[T]], limit: int | None = None) -> Iterator[T]:
+    """The items of every page, at most `limit`; `listing` takes the key to go on after."""
+    return islice(_pages(listing), limit)
+
+
+def _pages(listing: Callable[[str | None], Page[T]]) -> Iterator[T]:
+    after: str | None = None
+    while True:
+        page = listing(after)
+        yield from page.items
+        if page.next is None:
+            return
+        after = page.next
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
+
+
+def bytes_text(size: int) -> str:
+    """A size for people: 812 B, 1.4 KB, 35.2 MB (powers of 1000)."""
+    amount = float(size)
+    for unit in ("B", "KB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def short(digest: str) -> str:
+    """The first twelve digits of a digest, for people."""
+    return digest.removeprefix("sha256:")[:12]
+
+
+def numbers(values: Sequence[float]) -> str:
+    """The distinct values for people: `16`, or `16, 8`."""
+    return ", ".join(f"{value:g}" for value in values)
