@@ -1,1 +1,38 @@
-"""The database's migrations, run by alembic."""
+"""The database's migrations, run by alembic from wherever the package is installed; no alembic.ini.
+
+The caller gives the connection, inside a transaction, and the metadata: this package imports nothing of loratree's.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Connection, MetaData, inspect, text
+
+HEAD: Final = "0001"
+_TABLE = "alembic_version"
+_LOCK = 0x6C6F7261_74726565  # "loratree" in ASCII: the key of PostgreSQL's advisory lock
+
+
+def current(connection: Connection) -> str | None:
+    """The revision that the database is at, None where it has no schema yet. Imports no alembic."""
+    if not inspect(connection).has_table(_TABLE):
+        return None
+    revision = connection.execute(text(f"SELECT version_num FROM {_TABLE}")).scalar()  # noqa: S608 - a constant
+    return None if revision is None else str(revision)
+
+
+def upgrade(connection: Connection, metadata: MetaData) -> None:
+    """Brings the database to HEAD within the caller's transaction, one caller at a time; at HEAD it does nothing.
+
+    The lock is PostgreSQL's advisory lock of the transaction; on SQLite the transaction must have begun IMMEDIATE.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    if current(connection) == HEAD:
+        return
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config(attributes={"connection": connection, "metadata": metadata})
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    command.upgrade(config, "head")

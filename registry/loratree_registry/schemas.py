@@ -42,7 +42,7 @@ class Node:
     path: str
     level: Level
     head: int | None
-    children: int
+    has_children: bool
     aliases: dict[str, int]
     created_at: str
 

@@ -1,0 +1,213 @@
+"""The catalog: bases, nodes, versions with their pins and files, aliases, events, uploads."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+NAME = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+TIME = sa.DateTime(timezone=True)
+LEVELS = "'base', 'domain', 'subdomain', 'task', 'user'"
+
+
+def is_sha256(table: str, column: str) -> sa.CheckConstraint:
+    """Checks `sha256:` and 64 lower-case hexadecimal digits."""
+    return check(
+        table,
+        f"{column}_is_sha256",
+        f"length({column}) = 71 AND substr({column}, 1, 7) = 'sha256:' "
+        f"AND ltrim(substr({column}, 8), '0123456789abcdef') = ''",
+    )
+
+
+def check(table: str, name: str, condition: str) -> sa.CheckConstraint:
+    """Names a check as the naming convention does."""
+    return sa.CheckConstraint(condition, name=op.f(f"ck_{table}_{name}"))
+
+
+def key(table: str, *columns: str) -> sa.PrimaryKeyConstraint:
+    """Names a primary key as the naming convention does."""
+    return sa.PrimaryKeyConstraint(*columns, name=op.f(f"pk_{table}"))
+
+
+def unique(table: str, *columns: str) -> sa.UniqueConstraint:
+    """Names a unique constraint as the naming convention does."""
+    return sa.UniqueConstraint(*columns, name=op.f(f"uq_{table}_{'_'.join(columns)}"))
+
+
+def refers(table: str, columns: list[str], to: list[str]) -> sa.ForeignKeyConstraint:
+    """Names a foreign key as the naming convention does."""
+    return sa.ForeignKeyConstraint(columns, to, name=op.f(f"fk_{table}_{'_'.join(columns)}"))
+
+
+def index(table: str, *columns: str) -> None:
+    """Creates an index, named as the naming convention does."""
+    op.create_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table, list(columns))
+
+
+def upgrade() -> None:
+    """Creates every table."""
+    create_bases()
+    create_nodes()
+    create_blobs()
+    create_versions()
+    create_version_files()
+    create_aliases()
+    create_events()
+    create_uploads()
+
+
+def create_bases() -> None:
+    """Base models."""
+    op.create_table(
+        "bases",
+        sa.Column("id", ID, nullable=False),
+        sa.Column("name", NAME, nullable=False),
+        sa.Column("digest", sa.Text, nullable=False),
+        sa.Column("architecture", sa.Text),
+        sa.Column("vocabulary_size", sa.BigInteger),
+        sa.Column("parameters", sa.BigInteger, nullable=False),
+        sa.Column("source", sa.Text),
+        sa.Column("manifest", sa.JSON, nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        key("bases", "id"),
+        unique("bases", "name"),
+        is_sha256("bases", "digest"),
+    )
+
+
+def create_nodes() -> None:
+    """Places in the tree."""
+    op.create_table(
+        "nodes",
+        sa.Column("id", ID, nullable=False),
+        sa.Column("base_id", ID, nullable=False),
+        sa.Column("parent_id", ID),
+        sa.Column("path", NAME, nullable=False),
+        sa.Column("level", sa.Text, nullable=False),
+        sa.Column("last_number", sa.Integer, nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        key("nodes", "id"),
+        unique("nodes", "path"),
+        refers("nodes", ["base_id"], ["bases.id"]),
+        refers("nodes", ["parent_id"], ["nodes.id"]),
+        check("nodes", "level_is_known", f"level IN ({LEVELS})"),
+        check("nodes", "base_is_root", "(parent_id IS NULL) = (level = 'base')"),
+        check("nodes", "last_number_counts", "last_number >= 0"),
+    )
+    index("nodes", "parent_id", "path")
+
+
+def create_blobs() -> None:
+    """Bytes that are stored and verified."""
+    op.create_table(
+        "blobs",
+        sa.Column("sha256", sa.Text, nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("stored_at", TIME, nullable=False),
+        key("blobs", "sha256"),
+        is_sha256("blobs", "sha256"),
+        check("blobs", "size_counts", "size >= 0"),
+    )
+
+
+def create_versions() -> None:
+    """Published adapters, each with the version that it was trained on."""
+    op.create_table(
+        "versions",
+        sa.Column("id", ID, nullable=False),
+        sa.Column("node_id", ID, nullable=False),
+        sa.Column("number", sa.Integer, nullable=False),
+        sa.Column("digest", sa.Text, nullable=False),
+        sa.Column("content", sa.Text, nullable=False),
+        sa.Column("pin_id", ID),
+        sa.Column("pin_found", sa.Text, nullable=False),
+        sa.Column("config", sa.JSON, nullable=False),
+        sa.Column("summary", sa.JSON, nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("note", sa.Text),
+        sa.Column("created_at", TIME, nullable=False),
+        key("versions", "id"),
+        unique("versions", "node_id", "number"),
+        unique("versions", "node_id", "digest"),
+        unique("versions", "node_id", "id"),
+        refers("versions", ["node_id"], ["nodes.id"]),
+        refers("versions", ["pin_id"], ["versions.id"]),
+        is_sha256("versions", "digest"),
+        is_sha256("versions", "content"),
+        check("versions", "pin_found_is_known", "pin_found IN ('lockfile', 'explicit', 'assumed')"),
+        check("versions", "number_counts", "number >= 1"),
+        check("versions", "size_counts", "size >= 0"),
+        check("versions", "pin_is_older", "pin_id < id"),
+    )
+    index("versions", "digest")
+    index("versions", "pin_id")
+    index("versions", "node_id", "content")
+
+
+def create_version_files() -> None:
+    """The files of a version, whose bytes are stored before it is."""
+    op.create_table(
+        "version_files",
+        sa.Column("version_id", ID, nullable=False),
+        sa.Column("name", NAME, nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("sha256", sa.Text, nullable=False),
+        key("version_files", "version_id", "name"),
+        refers("version_files", ["version_id"], ["versions.id"]),
+        refers("version_files", ["sha256"], ["blobs.sha256"]),
+        check("version_files", "size_counts", "size >= 0"),
+    )
+    index("version_files", "sha256")
+
+
+def create_aliases() -> None:
+    """Movable names, each of a version at its own node."""
+    op.create_table(
+        "aliases",
+        sa.Column("node_id", ID, nullable=False),
+        sa.Column("name", NAME, nullable=False),
+        sa.Column("version_id", ID, nullable=False),
+        sa.Column("updated_at", TIME, nullable=False),
+        key("aliases", "node_id", "name"),
+        refers("aliases", ["node_id", "version_id"], ["versions.node_id", "versions.id"]),
+    )
+    index("aliases", "version_id")
+
+
+def create_events() -> None:
+    """What happened at a node."""
+    op.create_table(
+        "events",
+        sa.Column("id", ID, nullable=False),
+        sa.Column("node_id", ID, nullable=False),
+        sa.Column("kind", sa.Text, nullable=False),
+        sa.Column("detail", sa.JSON, nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        key("events", "id"),
+        refers("events", ["node_id"], ["nodes.id"]),
+    )
+    index("events", "node_id", "id")
+
+
+def create_uploads() -> None:
+    """Uploads that were begun, and when each was completed."""
+    op.create_table(
+        "uploads",
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("sha256", sa.Text, nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.Column("completed_at", TIME),
+        key("uploads", "id"),
+        is_sha256("uploads", "sha256"),
+        check("uploads", "size_counts", "size >= 0"),
+    )
+
+
+def downgrade() -> None:
+    """Drops every table."""
+    for table in ("uploads", "events", "aliases", "version_files", "versions", "blobs", "nodes", "bases"):
+        op.drop_table(table)

@@ -1,0 +1,194 @@
+"""The tables, with the invariants as constraints.
+
+Paths and names compare by bytes on every database (collation "C" on PostgreSQL, SQLite's BINARY), so that the half-open
+range `p/` to `p0` holds exactly the descendants of `p`.
+"""
+
+from datetime import UTC, datetime
+from typing import get_args
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+from loratree_registry.paths import LEVELS
+from loratree_registry.schemas import PinSource
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment in UTC, to the microsecond; SQLite keeps it without its zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Turns any aware time into UTC."""
+        utc = None if value is None else value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if utc and dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
+        """Gives the zone back; PostgreSQL answers in its session's."""
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def now() -> datetime:
+    """This moment, in UTC."""
+    return datetime.now(UTC)
+
+
+_Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only where the type is INTEGER
+_Name = Text().with_variant(Text(collation="C"), "postgresql")
+
+
+def _digest(column: str) -> CheckConstraint:
+    """`sha256:` and 64 lower-case hexadecimal digits, in words that both databases have."""
+    return CheckConstraint(
+        f"length({column}) = 71 AND substr({column}, 1, 7) = 'sha256:' "
+        f"AND ltrim(substr({column}, 8), '0123456789abcdef') = ''",
+        name=f"{column}_is_sha256",
+    )
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(map(repr, values))})", name=f"{column}_is_known")
+
+
+bases = Table(
+    "bases",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("name", _Name, nullable=False, unique=True),
+    Column("digest", Text, nullable=False),
+    Column("architecture", Text),
+    Column("vocabulary_size", BigInteger),
+    Column("parameters", BigInteger, nullable=False),
+    Column("source", Text),
+    Column("manifest", JSON, nullable=False),
+    Column("created_at", UtcTime, nullable=False, default=now),
+    _digest("digest"),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("base_id", ForeignKey(bases.c.id), nullable=False),
+    Column("parent_id", ForeignKey("nodes.id")),
+    Column("path", _Name, nullable=False, unique=True),
+    Column("level", Text, nullable=False),
+    Column("last_number", Integer, nullable=False, default=0),
+    Column("created_at", UtcTime, nullable=False, default=now),
+    Index(None, "parent_id", "path"),
+    _one_of("level", LEVELS),
+    CheckConstraint("(parent_id IS NULL) = (level = 'base')", name="base_is_root"),
+    CheckConstraint("last_number >= 0", name="last_number_counts"),
+)
+
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("sha256", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("stored_at", UtcTime, nullable=False, default=now),
+    _digest("sha256"),
+    CheckConstraint("size >= 0", name="size_counts"),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("node_id", ForeignKey(nodes.c.id), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("digest", Text, nullable=False, index=True),
+    Column("content", Text, nullable=False),
+    Column("pin_id", ForeignKey("versions.id"), index=True),
+    Column("pin_found", Text, nullable=False),
+    Column("config", JSON, nullable=False),
+    Column("summary", JSON, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("note", Text),
+    Column("created_at", UtcTime, nullable=False, default=now),
+    UniqueConstraint("node_id", "number"),
+    UniqueConstraint("node_id", "digest"),
+    UniqueConstraint("node_id", "id"),  # what an alias refers to
+    Index(None, "node_id", "content"),
+    _digest("digest"),
+    _digest("content"),
+    _one_of("pin_found", get_args(PinSource)),
+    CheckConstraint("number >= 1", name="number_counts"),
+    CheckConstraint("size >= 0", name="size_counts"),
+    CheckConstraint("pin_id < id", name="pin_is_older"),  # so lineage has no cycle
+)
+
+version_files = Table(
+    "version_files",
+    metadata,
+    Column("version_id", ForeignKey(versions.c.id), nullable=False),
+    Column("name", _Name, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", ForeignKey(blobs.c.sha256), nullable=False, index=True),  # bytes first
+    PrimaryKeyConstraint("version_id", "name"),
+    CheckConstraint("size >= 0", name="size_counts"),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("node_id", _Id, nullable=False),
+    Column("name", _Name, nullable=False),
+    Column("version_id", _Id, nullable=False, index=True),
+    Column("updated_at", UtcTime, nullable=False, default=now, onupdate=now),
+    PrimaryKeyConstraint("node_id", "name"),
+    ForeignKeyConstraint(["node_id", "version_id"], [versions.c.node_id, versions.c.id]),  # a version of this node
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("node_id", ForeignKey(nodes.c.id), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("detail", JSON, nullable=False),
+    Column("created_at", UtcTime, nullable=False, default=now),
+    Index(None, "node_id", "id"),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("sha256", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("created_at", UtcTime, nullable=False, default=now),
+    Column("completed_at", UtcTime),
+    _digest("sha256"),
+    CheckConstraint("size >= 0", name="size_counts"),
+)

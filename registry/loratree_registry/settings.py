@@ -1,0 +1,52 @@
+"""Where loratree keeps things, read from the environment."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from loratree_registry.errors import Unavailable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where things are: this machine's folder, a registry's URL, the database and the blobs of an embedded one.
+
+    `LORATREE_HOME` (default: the platform's data folder), `LORATREE_URL` (default: none, the embedded registry),
+    `LORATREE_DATABASE` (default: sqlite:///HOME/loratree.db), `LORATREE_BLOBS` (default: HOME/blobs; or
+    s3://bucket/prefix) and `LORATREE_S3_ENDPOINT` (default: Amazon's). An empty value counts as none.
+    """
+
+    home: Path
+    url: str | None
+    database: str
+    blobs: str
+    s3_endpoint: str | None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
+        """Reads the variables; what is not set follows from LORATREE_HOME."""
+        home = Path(environment.get("LORATREE_HOME") or _data_folder()).expanduser().absolute()
+        return cls(
+            home=home,
+            url=environment.get("LORATREE_URL") or None,
+            database=environment.get("LORATREE_DATABASE") or f"sqlite:///{home / 'loratree.db'}",
+            blobs=environment.get("LORATREE_BLOBS") or str(home / "blobs"),
+            s3_endpoint=environment.get("LORATREE_S3_ENDPOINT") or None,
+        )
+
+    def make_home(self) -> Path:
+        """Creates HOME, readable by its owner alone, and returns it. Raises Unavailable."""
+        try:
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(
+                f"the folder {self.home} cannot be made ({error.strerror}): set LORATREE_HOME to one that can"
+            ) from error
+        return self.home
+
+
+def _data_folder() -> str:
+    import platformdirs  # a client with LORATREE_HOME set never needs it
+
+    return platformdirs.user_data_dir("loratree", appauthor=False)
