@@ -1,0 +1,120 @@
+"""Blobs in a folder: root/sha256/ab/<64 hexadecimal digits>."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from loratree_registry.blobs.disk import disk_errors
+from loratree_registry.blobs.verified import check_announced, verified
+from loratree_registry.canonical import DIGEST_PREFIX, digest_stream
+from loratree_registry.errors import NotFound, Unavailable
+
+SETTING = "LORATREE_BLOBS"
+
+
+class LocalBlobStore:
+    """A blob store in the folder `root`, private to its owner (files 0600, folders 0700); made when first written."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, digest: str, size: int, stream: BinaryIO) -> None:
+        """Stores `stream`: temporary file, fsync, read back, rename, fsync of the folder. See BlobStore.put."""
+        check_announced(digest, size)
+        with disk_errors(self.root, SETTING, needs=size):
+            if self._holds(digest, size):
+                _drain(verified(stream, digest, size))
+            else:
+                self._store(digest, size, stream)
+
+    @contextmanager
+    def open(self, digest: str) -> Iterator[BinaryIO]:
+        """Opens a blob for reading, as stored. Raises NotFound, Unavailable."""
+        try:
+            stream = self._path(digest).open("rb")
+        except FileNotFoundError as error:
+            raise NotFound(f"{self.root} holds no blob {digest}") from error
+        except OSError as error:
+            raise Unavailable(f"{self.root} cannot read the blob {digest}: {error.strerror}") from error
+        with stream:
+            yield stream
+
+    def size(self, digest: str) -> int | None:
+        """The stored size in bytes, None where there is no such blob. Raises Unavailable."""
+        with disk_errors(self.root, SETTING):
+            try:
+                return self._path(digest).stat().st_size
+            except FileNotFoundError:
+                return None
+
+    def delete(self, digest: str) -> None:
+        """Removes a blob; one that is not there is no error. Raises Unavailable."""
+        with disk_errors(self.root, SETTING):
+            self._path(digest).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Holds nothing open."""
+
+    def _path(self, digest: str) -> Path:
+        check_announced(digest, 0)
+        name = digest.removeprefix(DIGEST_PREFIX)
+        return self.root / "sha256" / name[:2] / name
+
+    def _holds(self, digest: str, size: int) -> bool:
+        """Tells whether the blob is there and intact: a name alone proves nothing."""
+        path = self._path(digest)
+        try:
+            with path.open("rb") as stream:
+                return digest_stream(stream) == (digest, size)
+        except FileNotFoundError:
+            return False
+
+    def _store(self, digest: str, size: int, stream: BinaryIO) -> None:
+        with self._temporary() as temporary:
+            with temporary.open("wb") as file:
+                for chunk in verified(stream, digest, size):
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            with temporary.open("rb") as file:
+                found = digest_stream(file)
+            if found != (digest, size):
+                raise Unavailable(f"the disk of {self.root} gave back other bytes than were written: check the disk")
+            self._reveal(temporary, self._path(digest))
+
+    @contextmanager
+    def _temporary(self) -> Iterator[Path]:
+        """A new file in root/tmp, so that renaming it stays within one file system; gone afterwards."""
+        folder = self.root / "tmp"
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder)
+        os.close(handle)
+        try:
+            yield Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    def _reveal(self, temporary: Path, path: Path) -> None:
+        for folder in (path.parent.parent, path.parent):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        temporary.replace(path)
+        for folder in (path.parent, path.parent.parent, self.root):
+            _sync_folder(folder)
+
+
+def _drain(chunks: Iterator[bytes]) -> None:
+    for _ in chunks:
+        pass
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename survives a power cut only once its folder is on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,24 @@
+"""From LORATREE_BLOBS to a blob store."""
+
+from pathlib import Path
+
+from loratree_registry.blobs.store import BlobStore
+from loratree_registry.errors import Invalid
+
+
+def open_blobs(location: str, *, endpoint: str | None = None) -> BlobStore:
+    """The store at `location`: a folder, or s3://bucket/prefix by way of `endpoint`. Connects to nothing yet.
+
+    Raises Invalid where the location is neither.
+    """
+    scheme, separator, rest = location.partition("://")
+    if not separator and location:
+        from loratree_registry.blobs.local import LocalBlobStore
+
+        return LocalBlobStore(Path(location))
+    bucket, _, prefix = rest.partition("/")
+    if scheme != "s3" or not bucket:
+        raise Invalid(f"LORATREE_BLOBS is {location!r}: expected a folder or s3://bucket/prefix")
+    from loratree_registry.blobs.s3 import S3BlobStore
+
+    return S3BlobStore(bucket, prefix, endpoint=endpoint)

@@ -1,0 +1,53 @@
+"""Streams that must hold exactly the bytes that were announced."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from loratree_registry.canonical import DIGEST_PREFIX
+from loratree_registry.errors import Invalid
+from loratree_registry.paths import is_digest
+
+CHUNK = 1024 * 1024
+
+
+def check_announced(digest: str, size: int) -> None:
+    """Checks the form of what is announced before any byte is read. Raises Invalid."""
+    if not is_digest(digest):
+        raise Invalid(f"{digest!r} is not a digest: expected sha256: and 64 hexadecimal digits")
+    if size < 0:
+        raise Invalid(f"{digest} is announced with {size} bytes: expected 0 or more")
+
+
+def verified(stream: BinaryIO, digest: str, size: int) -> Iterator[bytes]:
+    """Yields `stream` chunk by chunk, never more than `size` bytes.
+
+    Raises Invalid as soon as the stream is longer than announced, and at its end where it is shorter or has another
+    digest; so what was made of the chunks counts only once the iteration has ended.
+    """
+    hasher, count = hashlib.sha256(), 0
+    while chunk := _read(stream, digest, min(CHUNK, size + 1 - count)):
+        count += len(chunk)
+        if count > size:
+            raise _changed(digest, size, "more")
+        hasher.update(chunk)
+        yield chunk
+    if count < size:
+        raise _changed(digest, size, str(count))
+    found = DIGEST_PREFIX + hasher.hexdigest()
+    if found != digest:
+        raise Invalid(f"the bytes sent as {digest} are others: found {found}; hash the file again and send it again")
+
+
+def _read(stream: BinaryIO, digest: str, count: int) -> bytes:
+    try:
+        return stream.read(count)
+    except OSError as error:
+        raise Invalid(f"the bytes to send as {digest} cannot be read: {error.strerror or error}") from error
+
+
+def _changed(digest: str, size: int, found: str) -> Invalid:
+    return Invalid(
+        f"the bytes sent as {digest} are not the ones announced: expected {size} bytes, got {found}; "
+        "the file changed while it was sent or was cut off: hash it again and send it again"
+    )
