@@ -1,0 +1,72 @@
+"""A registry that was filled by the command line, once per session, and a fresh copy of it for each test."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+CHAIN = [
+    ("tiny/medicine", 8),
+    ("tiny/medicine/cardiology", 6),
+    ("tiny/medicine/cardiology/diagnosis", 4),
+    ("tiny/medicine/cardiology/diagnosis/alice", 2),
+]
+LEAF = CHAIN[-1][0]
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Runs `loratree` in a process of its own over one LORATREE_HOME."""
+
+    home: Path
+    url: str | None = None
+
+    def __call__(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("LORATREE_")}
+        environment |= {"LORATREE_HOME": str(self.home)} | ({"LORATREE_URL": self.url} if self.url else {})
+        command = [sys.executable, "-m", "loratree_cli", *map(str, arguments)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    def state(self) -> tuple[str, list[str]]:
+        """Everything that a refused command must leave as it was: the tree with its heads, and the stored files."""
+        blobs = sorted(str(file.relative_to(self.home)) for file in self.home.rglob("blobs/**/*") if file.is_file())
+        return self("tree", "tiny", "--json").stdout, blobs
+
+
+@dataclass(frozen=True)
+class Filled:
+    """The base's directory, one adapter directory for each path of CHAIN, and the home that holds them published."""
+
+    base: Path
+    adapters: dict[str, Path]
+    home: Path
+
+
+@pytest.fixture(scope="session")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Filled:
+    folder = tmp_path_factory.mktemp("cli")
+    base = tiny.llama(folder / "base")
+    adapters = {
+        path: tiny.adapter(base, folder / path.replace("/", "-"), seed=rank, rank=rank, alpha=2 * rank)
+        for path, rank in CHAIN
+    }
+    shell = Shell(folder / "home")
+    shell("base", "add", "tiny", base)
+    above = "base"
+    for path, adapter in adapters.items():
+        shell("publish", adapter, path, "--parent", above)
+        above = path
+    return Filled(base, adapters, shell.home)
+
+
+@pytest.fixture
+def shell(filled: Filled, tmp_path: Path) -> Shell:
+    return Shell(Path(shutil.copytree(filled.home, tmp_path / "home")))
