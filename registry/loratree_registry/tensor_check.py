@@ -1,0 +1,66 @@
+"""Whether every value of a safetensors file is finite, by bit pattern, in bounded memory."""
+
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loratree_registry.errors import Invalid, listed
+from loratree_registry.safetensors_header import Header, Tensor
+
+CHUNK: Final = 1024 * 1024  # a multiple of every item's size
+
+# dtype code → the unsigned integer of its width, and the bits of its exponent: all set for NaN and ±Inf alone.
+_EXPONENTS: Final[dict[str, tuple[str, int]]] = {
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+    "F32": ("<u4", 0x7F80_0000),
+    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+}
+
+
+def check_finite(stream: BinaryIO, header: Header, *, name: str = "the safetensors file") -> None:
+    """Reads the tensors' bytes and raises Invalid, naming every tensor that holds NaN or Inf.
+
+    `stream` stands at `header.data_start`, where read_header left it, and is read forward to its end. A dtype other
+    than F16, BF16, F32 and F64 is refused: its values cannot be checked.
+    """
+    unchecked = [f"{key} is {tensor.dtype}" for key, tensor in header.tensors.items() if tensor.dtype not in _EXPONENTS]
+    if unchecked:
+        raise Invalid(
+            f"{name} holds values other than {', '.join(_EXPONENTS)}: {listed(unchecked)}: cast and save again"
+        )
+    problems = []
+    for key, tensor in header.tensors.items():
+        nans, infinities = _count(stream, tensor, name)
+        if nans or infinities:
+            problems.append(f"{key} holds {nans} NaN and {infinities} Inf")
+    if problems:
+        raise Invalid(f"{name} holds values that are not finite: {listed(problems)}: train again or drop them")
+
+
+def _count(stream: BinaryIO, tensor: Tensor, name: str) -> tuple[int, int]:
+    """How many NaN and how many ±Inf the next tensor of the stream holds."""
+    code, exponent = _EXPONENTS[tensor.dtype]
+    nans = infinities = 0
+    left = tensor.end - tensor.start
+    while left:
+        bits: NDArray[Any] = np.frombuffer(_chunk(stream, min(left, CHUNK), name), dtype=code)
+        left -= bits.nbytes
+        suspects = bits[bits & exponent == exponent]
+        sign_bit = 1 << (bits.itemsize * 8 - 1)
+        infinite = int(np.count_nonzero(suspects & (sign_bit - 1) == exponent))
+        infinities += infinite
+        nans += len(suspects) - infinite
+    return nans, infinities
+
+
+def _chunk(stream: BinaryIO, count: int, name: str) -> bytes:
+    parts = []
+    while count:
+        part = stream.read(count)
+        if not part:
+            raise Invalid(f"{name} ended {count} bytes early while its values were checked: copy it again")
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
