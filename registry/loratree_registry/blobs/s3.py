@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 MAX_OBJECT = 5 * 1024**3  # what one put_object takes
-_TRIES = 6  # a 409 tells of another writer at the key: 0.05 s, then doubling, 1.6 s in all
+_TRIES = 5  # a 409 tells of another writer at the key: 0.05 s, then doubling, 1.55 s in all
 _ABSENT = ("404", "NoSuchKey")
 _EXISTS = "PreconditionFailed"
 _CONTENDED = "ConditionalRequestConflict"

@@ -1,0 +1,210 @@
+"""What goes wrong between an S3 server and the store, each in one sentence."""
+
+import io
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+from loratree_registry.blobs.s3 import S3BlobStore
+from loratree_registry.errors import Invalid, Unavailable
+
+from .conftest import BUCKET, Held
+from .test_blob_contract import CONTENT, digest_of
+
+DIGEST = digest_of(CONTENT)
+Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+def put(store: S3BlobStore, content: bytes = CONTENT) -> None:
+    store.put(digest_of(content), len(content), io.BytesIO(content))
+
+
+class Weather:
+    """Stands before moto's server and answers in its place while `answers` lasts; notes what was asked."""
+
+    def __init__(self, server: Wsgi) -> None:
+        self.server = server
+        self.answers: list[tuple[str, str]] = []
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.change_body: Callable[[bytes], bytes] | None = None
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        headers = {key[5:].replace("_", "-").lower(): value for key, value in environ.items() if key[:5] == "HTTP_"}
+        self.asked.append((environ["REQUEST_METHOD"], headers))
+        if environ["REQUEST_METHOD"] == "PUT":
+            if self.answers:
+                status, code = self.answers.pop(0)
+                start_response(status, [("Content-Type", "application/xml")])
+                return [f"<Error><Code>{code}</Code><Message>weather</Message></Error>".encode()]
+            if self.change_body:
+                body = self.change_body(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+                environ["wsgi.input"] = io.BytesIO(body)
+        return self.server(environ, start_response)
+
+
+@pytest.fixture
+def weather(credentials: None) -> Iterator[tuple[Weather, S3BlobStore]]:
+    weather = Weather(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", 0, weather, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
+    client.create_bucket(Bucket=BUCKET)
+    store = S3BlobStore(BUCKET, endpoint=url)
+    weather.asked.clear()
+    yield weather, store
+    store.close()
+    for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
+        client.delete_object(Bucket=BUCKET, Key=item["Key"])
+    client.delete_bucket(Bucket=BUCKET)
+    client.close()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_put_is_conditional_and_carries_its_sha256_and_no_other_checksum(
+    weather: tuple[Weather, S3BlobStore],
+) -> None:
+    sky, store = weather
+    put(store)
+    [(_, headers)] = [asked for asked in sky.asked if asked[0] == "PUT"]
+    assert headers["if-none-match"] == "*"
+    assert [name for name in headers if "checksum" in name or "trailer" in name] == ["x-amz-checksum-sha256"]
+
+
+def test_a_conditional_conflict_is_tried_again(weather: tuple[Weather, S3BlobStore]) -> None:
+    sky, store = weather
+    sky.answers = [("409 Conflict", "ConditionalRequestConflict")] * 2
+    put(store)
+    assert store.size(DIGEST) == len(CONTENT)
+
+
+def test_a_conflict_without_end_is_told(weather: tuple[Weather, S3BlobStore]) -> None:
+    sky, store = weather
+    sky.answers = [("409 Conflict", "ConditionalRequestConflict")] * 20
+    with pytest.raises(Unavailable, match="another writer"):
+        put(store)
+    assert store.size(DIGEST) is None
+
+
+def test_a_server_that_fails_for_a_moment_is_asked_again(weather: tuple[Weather, S3BlobStore]) -> None:
+    sky, store = weather
+    sky.answers = [("503 Slow Down", "SlowDown")]
+    put(store)
+    assert store.size(DIGEST) == len(CONTENT)
+
+
+def test_a_server_that_keeps_other_bytes_than_it_was_sent_is_caught(weather: tuple[Weather, S3BlobStore]) -> None:
+    sky, store = weather
+    sky.change_body = bytes.upper
+    with pytest.raises(Unavailable, match="gave back other bytes"):
+        put(store)
+    assert store.size(DIGEST) is None
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"])
+def test_a_refused_access_is_told(weather: tuple[Weather, S3BlobStore], code: str) -> None:
+    sky, store = weather
+    sky.answers = [("403 Forbidden", code)]
+    with pytest.raises(Unavailable, match=rf"refused access \({code}\): check the credentials"):
+        put(store)
+
+
+def test_a_bucket_that_does_not_exist_is_told_by_every_verb(s3_server: str, credentials: None) -> None:
+    store = S3BlobStore("nowhere", endpoint=s3_server)
+    verbs: list[Callable[[], object]] = [
+        lambda: put(store),
+        lambda: store.size(DIGEST),
+        lambda: store.delete(DIGEST),
+        lambda: store.open(DIGEST).__enter__(),
+    ]
+    for verb in verbs:
+        with pytest.raises(Unavailable, match=r"s3://nowhere at http.* does not exist: create the bucket"):
+            verb()
+    store.close()
+
+
+def test_an_unreachable_server_is_told(credentials: None) -> None:
+    store = S3BlobStore("b", endpoint="http://127.0.0.1:9")
+    with pytest.raises(Unavailable, match=r"cannot be used .*127\.0\.0\.1:9.*LORATREE_S3_ENDPOINT"):
+        store.size(DIGEST)
+    store.close()
+
+
+def test_missing_credentials_are_told(s3_held: Held, monkeypatch: pytest.MonkeyPatch, s3_server: str) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    store = S3BlobStore(BUCKET, endpoint=s3_server)
+    with pytest.raises(Unavailable, match="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+        store.size(DIGEST)
+    store.close()
+
+
+def test_an_endpoint_that_is_no_url_is_told(credentials: None) -> None:
+    with pytest.raises(Invalid, match="LORATREE_S3_ENDPOINT is 'nonsense': expected a URL"):
+        S3BlobStore("b", endpoint="nonsense").size(DIGEST)
+
+
+def test_a_bucket_name_that_s3_forbids_is_told(s3_server: str, credentials: None) -> None:
+    store = S3BlobStore("No Such/Name", endpoint=s3_server)
+    with pytest.raises(Unavailable, match=r"(?s)\A[^\n]*check LORATREE_BLOBS[^\n]*\Z"):
+        store.size(DIGEST)
+    store.close()
+
+
+def test_a_missing_boto3_is_told_with_what_to_install() -> None:
+    program = f"""
+import sys
+sys.modules["boto3"] = sys.modules["botocore"] = None
+from loratree_registry.blobs.s3 import S3BlobStore
+from loratree_registry.errors import Unavailable
+try:
+    S3BlobStore("b").size({DIGEST!r})
+except Unavailable as error:
+    sys.exit("install loratree[s3]" not in str(error))
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_a_blob_of_any_size_is_held_in_a_few_megabytes_of_memory(s3_server: str, credentials: None) -> None:
+    held = S3BlobStore("large", endpoint=s3_server)
+    boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1").create_bucket(Bucket="large")
+    program = f"""
+import hashlib, io, resource, sys
+from pathlib import Path
+from loratree_registry.blobs.s3 import S3BlobStore
+
+SIZE = 64 * 1024 * 1024
+
+class Zeros(io.RawIOBase):
+    left = SIZE
+    def readable(self): return True
+    def readinto(self, buffer):
+        count = min(len(buffer), self.left)
+        buffer[:count] = bytes(count)
+        self.left -= count
+        return count
+
+digest = hashlib.sha256()
+for _ in range(64):
+    digest.update(bytes(1024 * 1024))
+store = S3BlobStore("large", endpoint={s3_server!r})
+store.put("sha256:" + hashlib.sha256(b"").hexdigest(), 0, io.BytesIO())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+store.put("sha256:" + digest.hexdigest(), SIZE, Zeros())
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(grown, file=sys.stderr)
+sys.exit(grown > 24 * 1024)
+"""
+    assert subprocess.run([sys.executable, "-c", program], cwd=Path.cwd()).returncode == 0
+    held.close()
