@@ -1,0 +1,130 @@
+"""A base's checkpoint on disk: safetensors shards, read one tensor at a time."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from loratree_composer.stored_tensor import TensorType
+from loratree_registry.canonical import DIGEST_PREFIX
+from loratree_registry.errors import Invalid, listed
+from loratree_registry.safetensors_header import Header, read_header
+
+WEIGHTS: Final = "model.safetensors"
+INDEX: Final = "model.safetensors.index.json"
+PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+RESAVE: Final = "load the model with transformers and write it again with save_pretrained"
+_CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One safetensors file of a checkpoint."""
+
+    path: Path
+    header: Header
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[str], Tensor]]:
+        """Opens the shard and gives the function that reads one tensor, by name, onto the CPU. Raises Invalid."""
+        try:
+            with safe_open(self.path, framework="pt") as tensors:
+                source: Any = tensors
+                yield source.get_tensor
+        except (SafetensorError, OSError) as error:
+            raise Invalid(f"{self.path} cannot be read: {error}") from error
+
+    def sha256(self, name: str) -> str:
+        """The digest over one tensor's bytes, as they lie in the file."""
+        tensor, hasher = self.header.tensors[name], hashlib.sha256()
+        with self.path.open("rb") as stream:
+            stream.seek(tensor.start)
+            for start in range(tensor.start, tensor.end, _CHUNK):
+                hasher.update(stream.read(min(_CHUNK, tensor.end - start)))
+        return DIGEST_PREFIX + hasher.hexdigest()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The shards of a base. Every tensor is in one shard; which one changes no digest."""
+
+    directory: Path
+    shards: tuple[Shard, ...]
+
+    @cached_property
+    def home(self) -> dict[str, Shard]:
+        """The shard that holds each tensor."""
+        return {name: shard for shard in self.shards for name in shard.header.tensors}
+
+    def types(self) -> dict[str, TensorType]:
+        """Every tensor's dtype code and shape."""
+        tensors = {name: shard.header.tensors[name] for name, shard in self.home.items()}
+        return {name: TensorType(tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+
+    def sha256(self, name: str) -> str:
+        """The digest over one tensor's bytes."""
+        return self.home[name].sha256(name)
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, on the CPU. Raises Invalid where it cannot be read."""
+        with torch.inference_mode(False), self.home[name].open() as read:
+            return read(name)
+
+
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Reads the headers of the safetensors files in `directory`. Raises Invalid: none, pickled, missing, twice."""
+    single, index = directory / WEIGHTS, directory / INDEX
+    if single.is_file():
+        return Checkpoint(directory, (_shard(single),))
+    if not index.is_file():
+        raise Invalid(_no_weights(directory))
+    places = _weight_map(index)
+    shards = tuple(_shard(directory / name) for name in sorted(set(places.values())))
+    _check_index(index, places, shards)
+    return Checkpoint(directory, shards)
+
+
+def _shard(path: Path) -> Shard:
+    try:
+        with path.open("rb") as stream:
+            return Shard(path, read_header(stream, path.stat().st_size, name=str(path)))
+    except OSError as error:
+        raise Invalid(f"{path} cannot be read ({error.strerror}): {RESAVE}") from error
+
+
+def _no_weights(directory: Path) -> str:
+    pickled = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLED)
+    if pickled:
+        return (
+            f"{directory} holds pickled weights ({listed(pickled, limit=3)}), which can run code when they are read, "
+            f"and no {WEIGHTS}: {RESAVE}"
+        )
+    return f"{directory} holds neither {WEIGHTS} nor {INDEX}: {RESAVE}"
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = {str(name) for name in places.values()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise Invalid(f"{index} is not an index of safetensors files ({error}): {RESAVE}") from error
+    outside = sorted(name for name in names if Path(name).name != name or not name.endswith(".safetensors"))
+    if outside or not names:
+        raise Invalid(f"{index} must name safetensors files beside it, got {listed(outside) or 'none'}: {RESAVE}")
+    return dict(places)
+
+
+def _check_index(index: Path, places: dict[str, str], shards: tuple[Shard, ...]) -> None:
+    """Checks that the shards hold exactly what the index says, each tensor once."""
+    found = {(name, shard.path.name) for shard in shards for name in shard.header.tensors}
+    wrong = sorted(f"{name} in {shard}" for name, shard in found ^ set(places.items()))
+    if wrong:
+        raise Invalid(f"{index} and its files disagree over {listed(wrong)}: {RESAVE}")

@@ -1,0 +1,142 @@
+"""A chain as one ordinary PEFT adapter of rank Σr, in the form that every engine loads."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from loratree_composer.lowrank import LowRank
+from loratree_composer.targets import TRANSPOSED
+from loratree_registry.errors import Invalid
+from loratree_registry.manifest import BaseManifest
+
+PREFIX: Final = "base_model.model."
+SIBLINGS: Final = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+TASKS: Final = {
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+}
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FlatAdapter:
+    """adapter_config.json as a document and the tensors of adapter_model.safetensors."""
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def flattened(
+    deltas: Mapping[str, LowRank], manifest: BaseManifest, dtype: torch.dtype, *, base_model: str
+) -> FlatAdapter:
+    """One PEFT LoRA that adds Σ sᵢBᵢAᵢ: α = r, every scale in B, every module padded with zeros to one rank.
+
+    A module's missing layers, and missing siblings of q, k, v and of gate, up, are filled with zeros: there are engines
+    that drop a layer type otherwise. `base_model` is what base_model_name_or_path says. Raises Invalid for no deltas.
+    """
+    if not deltas:
+        raise Invalid(
+            "there is no adapter to flatten, the composition is the base itself: compose it with --mode merge"
+        )
+    layers = _layers(manifest)
+    rank = max(delta.rank for delta in deltas.values())
+    tensors = {}
+    for name in sorted(filled(deltas, layers)):
+        delta = _padded(deltas.get(name), rank, layers[name])
+        for side, factor in (("A", delta.a), ("B", delta.b)):
+            tensors[f"{PREFIX}{name}.lora_{side}.weight"] = factor.to(dtype).contiguous()
+    names = {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in tensors}
+    return FlatAdapter(_config(names, rank, layers, manifest, base_model), tensors)
+
+
+def widest(dtypes: Collection[torch.dtype]) -> torch.dtype:
+    """The smallest dtype that holds every value of all: float16 beside bfloat16 gives float32."""
+    return reduce(torch.promote_types, dtypes)
+
+
+def filled(names: Collection[str], layers: Collection[str]) -> set[str]:
+    """`names`, the same modules in every other layer, and their siblings, of those that `layers` has."""
+    wanted = {_anywhere(sibling) for name in names for sibling in _siblings(name)}
+    return {name for name in layers if _anywhere(name) in wanted} | set(names)
+
+
+def target_modules(names: Collection[str], manifest: BaseManifest) -> list[str]:
+    """The shortest list that PEFT matches with exactly `names`: last segments where those suffice, else full names."""
+    suffixes = {name.rpartition(".")[2] for name in names}
+    modules = {module for parameter in manifest.parameters for module in _enclosing(parameter.name)}
+    exact = {module for module in modules if module.rpartition(".")[2] in suffixes} == set(names)
+    return sorted(suffixes if exact else names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    kind: str
+    out_features: int
+    in_features: int
+
+
+def _layers(manifest: BaseManifest) -> dict[str, _Layer]:
+    layers = {}
+    for parameter in manifest.parameters:
+        name, _, last = parameter.name.rpartition(".")
+        if last == "weight" and parameter.kind in TRANSPOSED and parameter.tied_to is None:
+            shape = parameter.shape[::-1] if TRANSPOSED[parameter.kind] else parameter.shape
+            layers[name] = _Layer(parameter.kind, *shape)
+    return layers
+
+
+def _padded(delta: LowRank | None, rank: int, layer: _Layer) -> LowRank:
+    a, b = torch.zeros(rank, layer.in_features), torch.zeros(layer.out_features, rank)
+    if delta is not None:
+        a[: delta.rank] = delta.a
+        b[:, : delta.rank] = delta.b
+    return LowRank(a, b)
+
+
+def _anywhere(name: str) -> str:
+    return _NUMBER.sub("*", name)
+
+
+def _siblings(name: str) -> list[str]:
+    parent, dot, last = name.rpartition(".")
+    family = next((family for family in SIBLINGS if last in family), (last,))
+    return [f"{parent}{dot}{sibling}" for sibling in family]
+
+
+def _enclosing(parameter: str) -> list[str]:
+    segments = parameter.split(".")[:-1]
+    return [".".join(segments[:count]) for count in range(1, len(segments) + 1)]
+
+
+def _config(
+    names: set[str], rank: int, layers: Mapping[str, _Layer], manifest: BaseManifest, base_model: str
+) -> dict[str, Any]:
+    architecture = manifest.architecture or ""
+    return {
+        "alpha_pattern": {},
+        "base_model_name_or_path": base_model,
+        "bias": "none",
+        # PEFT goes by each layer's own type; engines that do not read the flag as they find it.
+        "fan_in_fan_out": any(TRANSPOSED[layers[name].kind] for name in names),
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "rank_pattern": {},
+        "target_modules": target_modules(names, manifest),
+        "task_type": next((task for ending, task in TASKS.items() if architecture.endswith(ending)), None),
+        "use_dora": False,
+        "use_rslora": False,
+    }
