@@ -1,0 +1,101 @@
+"""Bases: the frozen models at the roots of the trees."""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection
+
+from loratree_registry import repository
+from loratree_registry.errors import Conflict, Invalid, NotFound, listed
+from loratree_registry.manifest import BaseManifest, Parameter, check_manifest
+from loratree_registry.paging import check_limit, page
+from loratree_registry.paths import is_digest, parse_path
+from loratree_registry.rows import BaseRow
+from loratree_registry.schemas import Base, Page
+from loratree_registry.text import check_text
+
+_MAX_COUNT = 2**53 - 1  # what a JSON number holds exactly
+
+
+def add_base(connection: Connection, name: str, manifest: BaseManifest, *, source: str | None) -> Base:
+    """Records a base and the root of its tree; the same name and digest again is the same base. Raises Conflict."""
+    digest = _checked(name, manifest, source)
+    base_id = repository.insert_base(
+        connection,
+        name=name,
+        digest=digest,
+        architecture=manifest.architecture,
+        vocabulary_size=manifest.vocabulary_size,
+        parameters=_count(manifest),
+        source=source,
+        manifest=asdict(manifest),
+    )
+    base = find_base(connection, name)
+    if base_id is not None:
+        root = repository.insert_node(connection, base_id=base_id, parent_id=None, path=name, level="base")
+        assert root is not None  # a path of one segment belongs to its base
+        repository.insert_event(connection, root, "base-added", digest=digest)
+    elif base.digest != digest:
+        raise Conflict(
+            f"the base {name} is {base.digest} and cannot become {digest}: other weights are another base, "
+            "add them under another name"
+        )
+    return base.record()
+
+
+def find_base(connection: Connection, name: str) -> BaseRow:
+    """One base. Raises NotFound."""
+    base = repository.find_base(connection, parse_path(name))
+    if base is None:
+        raise unknown_base(name)
+    return base
+
+
+def list_bases(connection: Connection, *, after: str | None, limit: int) -> Page[Base]:
+    """The bases, by name."""
+    after = None if after is None else parse_path(after)
+    rows = repository.list_bases(connection, after=after, limit=check_limit(limit) + 1)
+    return page(rows, limit, key=lambda row: row.name, records=lambda shown: [row.record() for row in shown])
+
+
+def base_manifest(connection: Connection, name: str) -> BaseManifest:
+    """Every tensor of a base. Raises NotFound."""
+    document = repository.find_manifest(connection, parse_path(name))
+    if document is None:
+        raise unknown_base(name)
+    return _from_json(document)
+
+
+def unknown_base(name: str) -> NotFound:
+    """The sentence for a base that is not there."""
+    return NotFound(f"the base {name} is not known: add it with `loratree base add {name} DIR`")
+
+
+def _checked(name: str, manifest: BaseManifest, source: str | None) -> str:
+    """Checks all that the client says of a base and returns its digest."""
+    if "/" in parse_path(name):
+        raise Invalid(f"the base's name {name!r} has a slash: a base is one segment, such as {name.split('/')[0]!r}")
+    check_text("source", source, limit=1000)
+    check_text("architecture", manifest.architecture, limit=200)
+    check_manifest(manifest)
+    problems = [f"{p.name} has {p.sha256!r}" for p in manifest.parameters if p.sha256 and not is_digest(p.sha256)]
+    if problems:
+        raise Invalid(f"a tensor's digest is sha256: and 64 hexadecimal digits: {listed(problems)}")
+    if any(size < 0 for p in manifest.parameters for size in p.shape) or _count(manifest) > _MAX_COUNT:
+        raise Invalid(f"the base's tensors have shapes that no model has: expected at most {_MAX_COUNT} values in all")
+    if not 0 <= (manifest.vocabulary_size or 0) <= _MAX_COUNT:
+        raise Invalid(f"the base's vocabulary size is {manifest.vocabulary_size}: expected 0 to {_MAX_COUNT}")
+    try:
+        return manifest.digest
+    except ValueError as error:
+        raise Invalid(f"the base's manifest has no canonical form: {error}") from error
+
+
+def _count(manifest: BaseManifest) -> int:
+    return sum(math.prod(parameter.shape) for parameter in manifest.parameters if parameter.tied_to is None)
+
+
+def _from_json(document: dict[str, Any]) -> BaseManifest:
+    parameters = tuple(Parameter(**(stored | {"shape": tuple(stored["shape"])})) for stored in document["parameters"])
+    return BaseManifest(**(document | {"parameters": parameters}))

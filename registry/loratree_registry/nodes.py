@@ -1,0 +1,132 @@
+"""Nodes: places in the tree, each deeper in level than its parent."""
+
+from collections import defaultdict
+
+from sqlalchemy import Connection
+
+from loratree_registry import repository
+from loratree_registry.bases import unknown_base
+from loratree_registry.errors import Conflict, Invalid, NotFound
+from loratree_registry.paging import check_limit, page
+from loratree_registry.paths import LEVELS, Level, ancestors_of, base_of, check_level, default_level, parse_path
+from loratree_registry.rows import NodeRow, rfc3339
+from loratree_registry.schemas import Node, Page
+
+_SUBDOMAIN = LEVELS.index("subdomain")
+
+
+def ensure_node(connection: Connection, path: str, *, level: Level | None) -> NodeRow:
+    """Finds a node or creates it, its missing ancestors as groupings; concurrent callers end with the same nodes.
+
+    Raises NotFound without the base, Conflict where the node has another level, Invalid where levels do not fit.
+    """
+    found = repository.nodes_on_path(connection, parse_path(path))
+    if not found:
+        raise unknown_base(base_of(path))
+    node = found[-1]
+    missing = [*ancestors_of(path), path][len(found) :]
+    for below, step in zip(range(len(missing) - 1, -1, -1), missing, strict=True):
+        node = _create(connection, node, step, planned_level(step, node, below=below, leaf=level))
+    if level is not None and node.level != level:
+        raise Conflict(f"{path} is a {node.level} and cannot become a {level}: levels never change")
+    return node
+
+
+def planned_level(path: str, parent: NodeRow, *, below: int, leaf: Level | None) -> Level:
+    """The level of a node to be created with `below` missing nodes under it, the last of level `leaf`.
+
+    A leaf takes the level asked for, or the next one down from its parent. A grouping on the way takes the next level
+    down where that leaves room for the rest, else sub-domain, which may repeat. Raises Invalid where neither does.
+    """
+    if below == 0:
+        return check_level(leaf or default_level(parent.level), parent.level, path)
+    lowest = LEVELS.index(leaf or "user")
+    for level in _choices(parent.level):
+        index = LEVELS.index(level)
+        if index + below <= lowest or index <= _SUBDOMAIN <= lowest:
+            return level
+    raise Invalid(
+        f"{path} and {below} more below it do not fit between {parent.path}, a {parent.level}, and a {LEVELS[lowest]}: "
+        "publish at a shorter path, or create the nodes between with levels of your choice"
+    )
+
+
+def create_node(connection: Connection, path: str, *, level: Level | None) -> Node:
+    """Creates a grouping and its missing ancestors; an existing node of that level is answered as it is."""
+    return _records(connection, [ensure_node(connection, path, level=level)])[0]
+
+
+def trail(connection: Connection, path: str) -> list[NodeRow]:
+    """The nodes from the base to `path`, which is the last. Raises NotFound."""
+    found = repository.nodes_on_path(connection, parse_path(path))
+    if not found:
+        raise unknown_base(base_of(path))
+    if found[-1].path != path:
+        raise NotFound(
+            f"{path} is not known: the nearest node above it is {found[-1].path}, "
+            f"see `loratree ls {found[-1].path}` for what it holds"
+        )
+    return found
+
+
+def find_node(connection: Connection, path: str) -> NodeRow:
+    """One node's row. Raises NotFound."""
+    return trail(connection, path)[-1]
+
+
+def node(connection: Connection, path: str) -> Node:
+    """One node. Raises NotFound."""
+    return _records(connection, [find_node(connection, path)])[0]
+
+
+def children(connection: Connection, path: str, *, after: str | None, limit: int) -> Page[Node]:
+    """The nodes directly below `path`, by path."""
+    parent = find_node(connection, path)
+    rows = repository.list_children(connection, parent.id, after=_after(after), limit=check_limit(limit) + 1)
+    return _page(connection, rows, limit)
+
+
+def descendants(connection: Connection, path: str, *, after: str | None, limit: int) -> Page[Node]:
+    """Every node below `path`, in byte order of their paths."""
+    find_node(connection, path)
+    rows = repository.list_descendants(connection, path, after=_after(after), limit=check_limit(limit) + 1)
+    return _page(connection, rows, limit)
+
+
+def _choices(parent: Level) -> list[Level]:
+    choices: list[Level] = [] if parent == "user" else [default_level(parent)]
+    return [*choices, "subdomain"] if LEVELS.index(parent) <= _SUBDOMAIN else choices
+
+
+def _create(connection: Connection, parent: NodeRow, path: str, level: Level) -> NodeRow:
+    """Creates a node, or finds the one that another writer has created meanwhile, whatever its level."""
+    created = repository.insert_node(connection, base_id=parent.base_id, parent_id=parent.id, path=path, level=level)
+    if created is not None:
+        repository.insert_event(connection, created, "node-created", level=level)
+    return repository.nodes_on_path(connection, path)[-1]
+
+
+def _after(after: str | None) -> str | None:
+    return None if after is None else parse_path(after)
+
+
+def _page(connection: Connection, rows: list[NodeRow], limit: int) -> Page[Node]:
+    return page(rows, limit, key=lambda row: row.path, records=lambda shown: _records(connection, shown))
+
+
+def _records(connection: Connection, rows: list[NodeRow]) -> list[Node]:
+    """The nodes as they are given out, with their aliases: one query for a whole page."""
+    aliases: dict[int, dict[str, int]] = defaultdict(dict)
+    for alias in repository.list_aliases(connection, [row.id for row in rows]):
+        aliases[alias.node_id][alias.name] = alias.number
+    return [
+        Node(
+            path=row.path,
+            level=row.level,
+            head=row.head,
+            has_children=row.has_children,
+            aliases=aliases[row.id],
+            created_at=rfc3339(row.created_at),
+        )
+        for row in rows
+    ]

@@ -1,0 +1,156 @@
+"""Publishing: uploaded files become a version, whole or not at all.
+
+Two parts, because the first reads the files and may take long, and the second holds the database's write lock:
+`examine` without a database, `publish` in one transaction.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from loratree_registry import repository
+from loratree_registry.adapter_spec import AdapterSpec
+from loratree_registry.blobs.store import BlobStore
+from loratree_registry.composition import content_digest, version_digest
+from loratree_registry.errors import Invalid, listed
+from loratree_registry.files import open_stored
+from loratree_registry.manifest import BaseManifest
+from loratree_registry.nodes import ensure_node
+from loratree_registry.paths import ancestors_of, base_of, is_ancestor, is_digest, parse_path, parse_ref
+from loratree_registry.peft_format import canonical_config, classify, warnings
+from loratree_registry.rows import NodeRow, VersionRow
+from loratree_registry.safetensors_header import read_header
+from loratree_registry.schemas import Published, Submission
+from loratree_registry.text import check_text
+from loratree_registry.versions import find_version, records
+
+WEIGHTS = "adapter_model.safetensors"
+BASE = "base"
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A submission whose files were read and found good: its canonical config and what the adapter holds."""
+
+    config: dict[str, Any]
+    spec: AdapterSpec
+    content: str
+
+
+def check_submission(path: str, submission: Submission) -> None:
+    """Checks all that needs no database and no file. Raises Invalid."""
+    if "/" not in parse_path(path):
+        raise Invalid(f"{path} is a base, which has no versions: publish below it, such as at {path}/DOMAIN")
+    names = [file.name for file in submission.files]
+    if names != [WEIGHTS]:
+        raise Invalid(f"a version holds exactly the file {WEIGHTS}: got {listed(names) or 'none'}")
+    if wrong := [file.sha256 for file in submission.files if not is_digest(file.sha256)]:
+        raise Invalid(f"a file's digest is sha256: and 64 hexadecimal digits: got {listed(wrong)}")
+    if (submission.found == "assumed") != (submission.parent is None):
+        raise Invalid(
+            f"the parent is {submission.parent or 'not given'} and its source {submission.found}: "
+            "an assumed pin names no parent, any other names one"
+        )
+    check_text("note", submission.note, limit=2000)
+
+
+def examine(blobs: BlobStore, manifest: BaseManifest, submission: Submission) -> Examined:
+    """Reads the adapter from the blob store and checks it against its base. Raises Invalid, Corrupt."""
+    from loratree_registry.tensor_check import check_finite  # numpy
+
+    weights = submission.files[0]
+    try:
+        config = canonical_config(submission.config)
+        content = content_digest(config, submission.files)
+    except ValueError as error:
+        raise Invalid(f"the adapter's config has no canonical form: {error}") from error
+    with open_stored(blobs, weights.sha256) as stream:
+        header = read_header(stream, weights.size, name=weights.name)
+        spec = classify(config, header, manifest)
+        check_finite(stream, header, name=weights.name)
+    return Examined(config, spec, content)
+
+
+def publish(connection: Connection, path: str, submission: Submission, examined: Examined) -> Published:
+    """Makes the examined files a version at `path`, or answers with the version that holds them already."""
+    node = ensure_node(connection, path, level=submission.level)
+    repository.lock_node(connection, node.id)  # before looking: two of the same content must become one version
+    if submission.found == "assumed":
+        known = repository.find_content(connection, node.id, examined.content)
+        if known is not None:  # it says what the adapter was trained on, where nothing else does
+            return Published(version=records(connection, [known])[0], created=False)
+    pin = _pin(connection, path, submission)
+    digest = _digest(node, pin, submission, examined)
+    known = repository.find_version(connection, node.id, digest)
+    if known is not None:
+        return Published(version=records(connection, [known])[0], created=False)
+    _insert(connection, node, pin, digest, submission, examined)
+    created = repository.find_version(connection, node.id, digest)
+    assert created is not None
+    return Published(version=records(connection, [created])[0], created=True, warnings=_warnings(examined, pin))
+
+
+def _pin(connection: Connection, path: str, submission: Submission) -> VersionRow | None:
+    """The version that the adapter was trained on; None is the base. Raises NotFound, Invalid."""
+    if submission.parent is None:
+        return nearest_head(connection, path)
+    if submission.parent in (BASE, base_of(path)):
+        return None
+    parent = parse_ref(submission.parent)
+    if not is_ancestor(parent.path, path):
+        above = ", ".join(reversed(ancestors_of(path)))
+        raise Invalid(f"{parent.path} is not above {path}: the parent is a version at one of {above}")
+    return find_version(connection, submission.parent)
+
+
+def nearest_head(connection: Connection, path: str) -> VersionRow | None:
+    """The head of the nearest node above `path` that has one; None is the base."""
+    above = [node for node in repository.nodes_on_path(connection, path) if node.head is not None and node.path != path]
+    return repository.find_version(connection, above[-1].id, None) if above else None
+
+
+def _digest(node: NodeRow, pin: VersionRow | None, submission: Submission, examined: Examined) -> str:
+    return version_digest(
+        base_digest=node.base_digest,
+        pin_digest=pin.digest if pin else None,
+        config=examined.config,
+        files=submission.files,
+    )
+
+
+def _insert(
+    connection: Connection,
+    node: NodeRow,
+    pin: VersionRow | None,
+    digest: str,
+    submission: Submission,
+    examined: Examined,
+) -> None:
+    number = repository.next_number(connection, node.id)
+    repository.insert_version(
+        connection,
+        submission.files,
+        node_id=node.id,
+        number=number,
+        digest=digest,
+        content=examined.content,
+        pin_id=pin.id if pin else None,
+        pin_found=submission.found,
+        config=examined.config,
+        summary=asdict(examined.spec.summary()),
+        size=sum(file.size for file in submission.files),
+        note=submission.note,
+    )
+    repository.insert_event(
+        connection, node.id, "version-published", version=number, digest=digest, pin=pin.ref if pin else None
+    )
+
+
+def _warnings(examined: Examined, pin: VersionRow | None) -> list[str]:
+    found = warnings(examined.config, examined.spec)
+    rank = max(examined.spec.summary().ranks)
+    above = max(pin.adapter().ranks) if pin else rank
+    if rank > above and pin:
+        found.append(f"its rank {rank} is above the rank {above} of {pin.ref}, which it was trained on")
+    return found

@@ -1,0 +1,51 @@
+"""Versions: the immutable adapters published at a node."""
+
+from sqlalchemy import Connection
+
+from loratree_registry import repository
+from loratree_registry.errors import NotFound, listed
+from loratree_registry.nodes import find_node
+from loratree_registry.paging import check_limit, number_after, page
+from loratree_registry.paths import parse_ref
+from loratree_registry.repository import Selector
+from loratree_registry.rows import NodeRow, VersionRow
+from loratree_registry.schemas import Page, Version
+
+
+def find_version(connection: Connection, ref: str) -> VersionRow:
+    """The version's row that `ref` names. Raises NotFound, naming what there is."""
+    parsed = parse_ref(ref)
+    node = find_node(connection, parsed.path)
+    found = repository.find_version(connection, node.id, parsed.selector)
+    if found is None:
+        raise no_version(connection, node, parsed.selector)
+    return found
+
+
+def version(connection: Connection, ref: str) -> Version:
+    """The version that `ref` names. Raises NotFound."""
+    return records(connection, [find_version(connection, ref)])[0]
+
+
+def versions(connection: Connection, path: str, *, content: str | None, after: str | None, limit: int) -> Page[Version]:
+    """The versions at `path`, newest first; `content` keeps those of one content digest."""
+    node, before = find_node(connection, path), number_after(after)
+    rows = repository.list_versions(connection, node.id, content=content, before=before, limit=check_limit(limit) + 1)
+    return page(rows, limit, key=lambda row: str(row.number), records=lambda shown: records(connection, shown))
+
+
+def records(connection: Connection, rows: list[VersionRow]) -> list[Version]:
+    """The versions as they are given out: one query for all their files."""
+    files = repository.files_of(connection, [row.id for row in rows])
+    return [row.record(files[row.id]) for row in rows]
+
+
+def no_version(connection: Connection, node: NodeRow, selector: Selector) -> NotFound:
+    """The sentence for a selector that nothing at the node answers to, with what there is."""
+    if node.level == "base":
+        return NotFound(f"{node.path} is a base, which has no versions: name a node below it")
+    if node.head is None:
+        return NotFound(f"{node.path} is a grouping without a version: publish one there, or name another node")
+    aliases = [alias.name for alias in repository.list_aliases(connection, [node.id])]
+    named = f", and the aliases {listed(aliases)}" if aliases else " and no alias"
+    return NotFound(f"{node.path} has no version {selector}: it has 1 to {node.head}{named}")
