@@ -11,7 +11,7 @@ from torch import Tensor
 
 from loratree_composer.lowrank import LowRank
 from loratree_composer.targets import TRANSPOSED
-from loratree_registry.errors import Invalid
+from loratree_registry.errors import Invalid, listed
 from loratree_registry.manifest import BaseManifest
 
 PREFIX: Final = "base_model.model."
@@ -49,12 +49,14 @@ def flattened(
         )
     layers = _layers(manifest)
     rank = max(delta.rank for delta in deltas.values())
-    tensors = {}
-    for name in sorted(filled(deltas, layers)):
-        delta = _padded(deltas.get(name), rank, layers[name])
-        for side, factor in (("A", delta.a), ("B", delta.b)):
-            tensors[f"{PREFIX}{name}.lora_{side}.weight"] = factor.to(dtype).contiguous()
-    names = {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in tensors}
+    tensors, names = {}, filled(deltas, layers)
+    for name in sorted(names):
+        delta = _padded(deltas.get(name), rank, layers[name], dtype)
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = delta.a
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = delta.b
+    overflown = sorted(key for key, tensor in tensors.items() if not tensor.isfinite().all())
+    if overflown:
+        raise Invalid(f"folding the scales overflows {dtype} in {listed(overflown)}: publish these adapters in float32")
     return FlatAdapter(_config(names, rank, layers, manifest, base_model), tensors)
 
 
@@ -66,7 +68,7 @@ def widest(dtypes: Collection[torch.dtype]) -> torch.dtype:
 def filled(names: Collection[str], layers: Collection[str]) -> set[str]:
     """`names`, the same modules in every other layer, and their siblings, of those that `layers` has."""
     wanted = {_anywhere(sibling) for name in names for sibling in _siblings(name)}
-    return {name for name in layers if _anywhere(name) in wanted} | set(names)
+    return {name for name in layers if _anywhere(name) in wanted}
 
 
 def target_modules(names: Collection[str], manifest: BaseManifest) -> list[str]:
@@ -94,8 +96,19 @@ def _layers(manifest: BaseManifest) -> dict[str, _Layer]:
     return layers
 
 
-def _padded(delta: LowRank | None, rank: int, layer: _Layer) -> LowRank:
-    a, b = torch.zeros(rank, layer.in_features), torch.zeros(layer.out_features, rank)
+def _check(deltas: Mapping[str, LowRank], layers: Mapping[str, _Layer]) -> None:
+    problems = [f"{name} is no untied layer of the base" for name in deltas if name not in layers]
+    for name in deltas.keys() & layers.keys():
+        expected = layers[name].out_features, layers[name].in_features
+        if deltas[name].shape != expected:
+            problems.append(f"{name} has a delta {list(deltas[name].shape)}, expected {list(expected)}")
+    if problems:
+        raise Invalid(f"the chain does not fit the base: {listed(sorted(problems))}")
+
+
+def _padded(delta: LowRank | None, rank: int, layer: _Layer, dtype: torch.dtype) -> LowRank:
+    a = torch.zeros(rank, layer.in_features, dtype=dtype)
+    b = torch.zeros(layer.out_features, rank, dtype=dtype)
     if delta is not None:
         a[: delta.rank] = delta.a
         b[:, : delta.rank] = delta.b

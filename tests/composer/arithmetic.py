@@ -1,0 +1,36 @@
+"""The float64 reference that merged weights are held to, and random deltas to merge."""
+
+import torch
+from torch import Tensor
+
+from loratree_composer.lowrank import LowRank
+
+UNIT = 2.0**-24
+
+
+def random_delta(out: int, inp: int, rank: int, *, seed: int, std: float = 0.1) -> LowRank:
+    """Random factors, a [rank, in], b [out, rank], in float32."""
+    generator = torch.Generator().manual_seed(seed)
+    a, b = torch.randn(rank, inp, generator=generator), torch.randn(out, rank, generator=generator)
+    return LowRank(a * std, b * std)
+
+
+def excess(result: Tensor, weight: Tensor, levels: list[tuple[Tensor, Tensor, float]]) -> float:
+    """How far `result` is from W + Σ sBA in float64, over the bound of DESIGN.md's sixth rule: at most 1 is within.
+
+    The bound is ½ ulp(result) + 8·2⁻²⁴ (|W| + Σ |s| |B| |A|).
+    """
+    exact, size = weight.double(), weight.double().abs()
+    for a, b, scale in levels:
+        exact = exact + scale * (b.double() @ a.double())
+        size = size + abs(scale) * (b.double().abs() @ a.double().abs())
+    bound = half_ulp(result) + 8 * UNIT * size
+    return float(((result.double() - exact).abs() / bound).max())
+
+
+def half_ulp(tensor: Tensor) -> Tensor:
+    """Half the distance from each |value| to the next larger one of its dtype, in float64."""
+    _, exponent = torch.frexp(tensor.double())
+    smallest = torch.finfo(tensor.dtype).smallest_normal
+    exponent = torch.maximum(exponent, torch.frexp(torch.tensor(smallest, dtype=torch.float64))[1])
+    return torch.ldexp(torch.full_like(tensor, torch.finfo(tensor.dtype).eps / 4, dtype=torch.float64), exponent)

@@ -1,0 +1,65 @@
+"""Chains of real PEFT adapters over a tiny base, read as the composer reads them."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from torch import nn
+
+from loratree_composer.adapter import Adapter, read_adapter
+from loratree_registry.manifest import BaseManifest
+from loratree_registry.peft_format import classify
+from loratree_registry.safetensors_header import read_header
+from tests import tiny
+
+
+def read(directory: Path, manifest: BaseManifest) -> Adapter:
+    """Reads a PEFT directory through our own parser and classification."""
+    file = directory / "adapter_model.safetensors"
+    with file.open("rb") as stream:
+        header = read_header(stream, file.stat().st_size)
+    config = json.loads((directory / "adapter_config.json").read_text())
+    return read_adapter(file, classify(config, header, manifest))
+
+
+def load(directory: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The model in `directory`, by transformers."""
+    return transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
+
+
+@torch.inference_mode()
+def logits(model: nn.Module) -> torch.Tensor:
+    """The model's logits for some fixed tokens, [batch, length, vocabulary]."""
+    return model(tiny.tokens()).logits
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference, over the largest expected magnitude."""
+    return float((found.double() - expected.double()).abs().max() / expected.double().abs().max())
+
+
+def state_digest(model: nn.Module) -> str:
+    """SHA-256 over every tensor of the model's state, name by name."""
+    hasher = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        hasher.update(name.encode())
+        hasher.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return hasher.hexdigest()
+
+
+def merged_by_peft(base: Path, adapters: Iterable[Path], dtype: torch.dtype = torch.float64) -> nn.Module:
+    """PEFT's own merge of every adapter of the chain, one after the other, in `dtype`."""
+    model: Any = load(base, dtype)
+    names = []
+    for index, directory in enumerate(adapters):
+        names.append(f"level{index}")
+        if isinstance(model, peft.PeftModel):
+            model.load_adapter(directory, names[-1])
+        else:
+            model = peft.PeftModel.from_pretrained(model, directory, names[-1], autocast_adapter_dtype=False)
+    return model.to(dtype).merge_and_unload(adapter_names=names).eval()
