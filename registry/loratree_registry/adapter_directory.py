@@ -1,0 +1,197 @@
+"""A folder that PEFT or a transformers Trainer wrote: what of it is an adapter, and what is left beside it."""
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from loratree_registry.adapter_spec import AdapterSpec
+from loratree_registry.canonical import DIGEST_PREFIX
+from loratree_registry.composition import FileDigest, content_digest
+from loratree_registry.errors import Invalid, NotFound, listed
+from loratree_registry.manifest import BaseManifest
+from loratree_registry.peft_format import canonical_config, classify, warnings
+from loratree_registry.safetensors_header import Header, read_header
+
+CONFIG: Final = "adapter_config.json"
+WEIGHTS: Final = "adapter_model.safetensors"
+MAX_CONFIG: Final = 4 * 1024 * 1024
+RESAVE: Final = "save it again with model.save_pretrained(…)"
+
+_PICKLED = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth", "pytorch_model.bin")
+_CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterDirectory:
+    """An adapter on this machine, read and checked but for its base.
+
+    `header`, the finite values and `file`'s digest come from one pass over the weights: what was checked is what was
+    hashed. `not_published` names what else lies in the folder.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    canonical: dict[str, Any]
+    weights: Path
+    file: FileDigest
+    header: Header
+    not_published: list[str]
+
+    @property
+    def content(self) -> str:
+        """The content digest: the same adapter has it wherever it is published."""
+        return content_digest(self.canonical, [self.file])
+
+    @property
+    def base_name(self) -> str | None:
+        """What the config says it was trained on, None where it says nothing."""
+        name = self.config.get("base_model_name_or_path")
+        return name if isinstance(name, str) and name.strip() else None
+
+    def spec(self, manifest: BaseManifest) -> AdapterSpec:
+        """Its modules, checked against a base. Raises Invalid, listing every problem, after the folder's name."""
+        try:
+            return classify(self.config, self.header, manifest)
+        except Invalid as error:
+            raise Invalid(f"{self.path}: {error}") from error
+
+    def warnings(self, spec: AdapterSpec) -> list[str]:
+        """What a person should look at although it is valid."""
+        return warnings(self.config, spec)
+
+
+def read_adapter_directory(path: Path) -> AdapterDirectory:
+    """Reads the adapter in `path`; its values are checked to be finite, its file is hashed.
+
+    Raises NotFound where there is no such folder, Invalid where it holds no adapter that can be published.
+    """
+    entries = _entries(path)
+    if CONFIG not in entries:
+        raise Invalid(_no_config(path, entries))
+    config = read_config(path / CONFIG)
+    if WEIGHTS not in entries:
+        raise Invalid(_no_weights(path, entries))
+    file, header = _read_weights(path / WEIGHTS)
+    return AdapterDirectory(
+        path=path,
+        config=config,
+        canonical=_named(path / CONFIG, config),
+        weights=path / WEIGHTS,
+        file=file,
+        header=header,
+        not_published=[name for name in entries if name not in (CONFIG, WEIGHTS)],
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads an adapter_config.json: an object without duplicate keys, NaN or Infinity. Raises Invalid."""
+    with open_regular(path) as stream:
+        text = stream.read(MAX_CONFIG + 1)
+    if len(text) > MAX_CONFIG:
+        raise Invalid(f"{path} is larger than {MAX_CONFIG} bytes, which no adapter's config is: {RESAVE}")
+    try:
+        config = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise Invalid(f"{path} is not usable JSON ({error}): {RESAVE}") from error
+    if not isinstance(config, dict):
+        raise Invalid(f"{path} is not a JSON object: {RESAVE}")
+    return config
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a plain file, following links to one; never waits on a pipe. Raises Invalid."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise Invalid(f"{path} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise Invalid(f"{path} is not a file: {RESAVE}")
+    return os.fdopen(handle, "rb")
+
+
+def _entries(path: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in path.iterdir())
+    except FileNotFoundError as error:
+        raise NotFound(f"{path} does not exist: give the folder that save_pretrained or a Trainer wrote") from error
+    except NotADirectoryError as error:
+        raise Invalid(f"{path} is a file: give the folder that holds {CONFIG} and {WEIGHTS}") from error
+    except OSError as error:
+        raise Invalid(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _no_config(path: Path, entries: list[str]) -> str:
+    if not entries:
+        return f"{path} is empty: give the folder that save_pretrained or a Trainer wrote"
+    checkpoints = [int(match[1]) for entry in entries if (match := _CHECKPOINT.fullmatch(entry))]
+    if checkpoints:
+        last = f"checkpoint-{max(checkpoints)}"
+        return f"{path} holds a Trainer's checkpoints and no adapter of its own: publish {path / last}, the last one"
+    if "config.json" in entries:
+        return f"{path} holds a whole model and no adapter ({CONFIG} is missing): add it with loratree base add"
+    return f"{path} holds no {CONFIG}: give the folder that save_pretrained or a Trainer wrote"
+
+
+def _no_weights(path: Path, entries: list[str]) -> str:
+    pickled = [name for name in entries if name in _PICKLED]
+    if pickled:
+        return (
+            f"{path} holds pickled weights ({listed(pickled)}), which can run code when they are opened: load the "
+            "adapter where you trust it and save it with model.save_pretrained(…, safe_serialization=True)"
+        )
+    return f"{path} holds no {WEIGHTS}: {RESAVE}"
+
+
+def _read_weights(path: Path) -> tuple[FileDigest, Header]:
+    from loratree_registry.tensor_check import check_finite  # numpy
+
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        hashed = _Hashed(stream)
+        header = read_header(hashed, size, name=str(path))  # type: ignore[arg-type]
+        check_finite(hashed, header, name=str(path))  # type: ignore[arg-type]
+        if stream.read(1):
+            raise Invalid(f"{path} grew while it was read: wait until it is written and publish again")
+    return FileDigest(path.name, size, hashed.digest), header
+
+
+class _Hashed:
+    """A stream that is read forward and hashed as it is read."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._hasher = stream, hashlib.sha256()
+
+    def read(self, count: int = -1) -> bytes:
+        chunk = self._stream.read(count)
+        self._hasher.update(chunk)
+        return chunk
+
+    @property
+    def digest(self) -> str:
+        return DIGEST_PREFIX + self._hasher.hexdigest()
+
+
+def _named(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return canonical_config(config)
+    except Invalid as error:
+        raise Invalid(f"{path.parent}: {error}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = [ascii(key)[:80] for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        raise ValueError(f"{listed(twice, limit=5)} stands twice in one object")
+    return found
+
+
+def _no_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
