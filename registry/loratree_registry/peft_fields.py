@@ -80,6 +80,15 @@ def canonical_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def full_config(config: Mapping[str, Any], *, base_model: str) -> dict[str, Any]:
+    """An adapter_config.json with every field that PEFT writes, from a canonical config.
+
+    Readers other than PEFT ask for r and lora_alpha even where they are the defaults.
+    """
+    written = {field: default for field, default in DEFAULTS.items() if field not in ("peft_version", "runtime_config")}
+    return {**written, **config, "base_model_name_or_path": base_model, "inference_mode": True}
+
+
 def differs(field: str, value: object) -> bool:
     """Tells whether `value` says more than PEFT's default: null, false and an empty list or object say nothing new."""
     default = DEFAULTS.get(field)

@@ -18,13 +18,14 @@ SETTING = "LORATREE_BLOBS"
 class LocalBlobStore:
     """A blob store in the folder `root`, private to its owner (files 0600, folders 0700); made when first written."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, *, setting: str = SETTING) -> None:
+        """`setting` is what a message names as the way to move `root` elsewhere."""
+        self.root, self._setting = root, setting
 
     def put(self, digest: str, size: int, stream: BinaryIO) -> None:
         """Stores `stream`: temporary file, fsync, read back, rename, fsync of the folder. See BlobStore.put."""
         check_announced(digest, size)
-        with disk_errors(self.root, SETTING, needs=size):
+        with disk_errors(self.root, self._setting, needs=size):
             if self._holds(digest, size):
                 _drain(verified(stream, digest, size))
             else:
@@ -44,7 +45,7 @@ class LocalBlobStore:
 
     def size(self, digest: str) -> int | None:
         """The stored size in bytes, None where there is no such blob. Raises Unavailable."""
-        with disk_errors(self.root, SETTING):
+        with disk_errors(self.root, self._setting):
             try:
                 return self._path(digest).stat().st_size
             except FileNotFoundError:
@@ -52,7 +53,7 @@ class LocalBlobStore:
 
     def delete(self, digest: str) -> None:
         """Removes a blob; one that is not there is no error. Raises Unavailable."""
-        with disk_errors(self.root, SETTING):
+        with disk_errors(self.root, self._setting):
             self._path(digest).unlink(missing_ok=True)
 
     def close(self) -> None:

@@ -1,0 +1,126 @@
+"""Bringing versions to this machine: the cache of files by digest, and `loratree pull`."""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from loratree_registry.adapter_directory import CONFIG
+from loratree_registry.blobs.local import LocalBlobStore
+from loratree_registry.canonical import canonical_json, digest_stream
+from loratree_registry.composition import FileDigest
+from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
+from loratree_registry.paths import base_of
+from loratree_registry.peft_fields import full_config
+from loratree_registry.protocol import Registry
+from loratree_registry.schemas import Version
+
+CACHE: Final = "cache"
+
+
+def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
+    """One file of the version that `ref` names, on this machine's disk: HOME/cache/sha256/ab/<hex>, read only.
+
+    Its bytes are hashed at every use: a damaged copy is fetched again. Raises Corrupt where the registry itself holds
+    other bytes than the digest says, NotFound, and Unavailable where the disk or the registry fails.
+    """
+    cache = LocalBlobStore(home / CACHE, setting="LORATREE_HOME")
+    path = home / CACHE / "sha256" / file.sha256.removeprefix("sha256:")[:2] / file.sha256.removeprefix("sha256:")
+    if _intact(cache, file):
+        return path
+    with registry.open_file(ref, file.name) as stream:
+        try:
+            cache.put(file.sha256, file.size, stream)
+        except Invalid as error:
+            raise Corrupt(
+                f"the blob {file.sha256} ({file.name} of {ref}) is damaged where the registry stores it: publish the "
+                "same adapter again or restore the blob"
+            ) from error
+    return path
+
+
+def pull(registry: Registry, home: Path, ref: str, out: Path) -> Version:
+    """Writes the version that `ref` names into `out` as an ordinary PEFT directory, whole or not at all.
+
+    The config's base_model_name_or_path is the base's source, or its name where none is recorded. An `out` that holds
+    the same adapter already is left alone; one that holds anything else is refused with Conflict.
+    """
+    version = registry.version(ref)
+    base = registry.base(base_of(version.path))
+    config = full_config(version.config, base_model=base.source or base.name)
+    name = f"{version.path}@{version.number}"
+    files = {file.name: fetch(registry, home, name, file) for file in version.files}
+    if _is_filled(out):
+        _check_same(out, version, config)
+    else:
+        _write(out, files, config)
+    return version
+
+
+def _intact(cache: LocalBlobStore, file: FileDigest) -> bool:
+    try:
+        with cache.open(file.sha256) as stream:
+            return digest_stream(stream) == (file.sha256, file.size)
+    except NotFound:
+        return False
+
+
+def _is_filled(out: Path) -> bool:
+    try:
+        return any(out.iterdir())
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise Invalid(f"{out} is not a folder to write into ({error.strerror}): give a new or empty one") from error
+
+
+def _check_same(out: Path, version: Version, config: dict[str, Any]) -> None:
+    try:
+        held = json.loads((out / CONFIG).read_text(encoding="utf-8"))
+        same = canonical_json(held) == canonical_json(config)
+        for file in version.files:
+            with (out / file.name).open("rb") as stream:
+                same = same and digest_stream(stream) == (file.sha256, file.size)
+    except (OSError, ValueError, RecursionError):
+        same = False
+    if not same:
+        raise Conflict(f"{out} holds something else than {version.path}@{version.number}: give a new or empty folder")
+
+
+def _write(out: Path, files: dict[str, Path], config: dict[str, Any]) -> None:
+    try:
+        with _sibling(out) as folder:
+            for name, source in files.items():
+                shutil.copyfile(source, folder / name)
+            (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            for name in (*files, CONFIG):
+                _sync(folder / name)
+            folder.rename(out)  # takes the place of an empty folder
+        _sync(out.absolute().parent)
+    except OSError as error:
+        raise Unavailable(f"{out} cannot be written ({error.strerror}): give a folder on a disk with room") from error
+
+
+@contextmanager
+def _sibling(out: Path) -> Iterator[Path]:
+    """A new folder beside `out`, so that renaming it stays within one file system; gone unless it was renamed."""
+    parent = out.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = parent / f".{out.name}.{secrets.token_hex(8)}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

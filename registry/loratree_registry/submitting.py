@@ -1,0 +1,100 @@
+"""Publishing from a folder: read, check, find the pin, send, submit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loratree_registry.adapter_directory import AdapterDirectory, open_regular, read_adapter_directory
+from loratree_registry.canonical import digest_stream
+from loratree_registry.errors import Conflict, Invalid, NotFound
+from loratree_registry.paths import Level, base_of, parent_of, parse_path
+from loratree_registry.pins import BASE, FoundPin, OpenPin, find_pin
+from loratree_registry.protocol import Registry
+from loratree_registry.schemas import Published, Submission, Version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """What became of a folder: the version, what it was pinned to, what was left out, and the bytes that were sent."""
+
+    published: Published
+    pin: FoundPin
+    not_published: list[str]
+    uploaded_bytes: int
+
+
+def publish_directory(
+    registry: Registry,
+    directory: Path,
+    path: str,
+    *,
+    parent: str | None = None,
+    level: Level | None = None,
+    note: str | None = None,
+    home: Path,
+) -> Submitted:
+    """Publishes the PEFT adapter in `directory` as the next version at `path`, whole or not at all.
+
+    `parent` is --parent: a ref or `base`. Everything is checked before a byte is sent. The same adapter with the same
+    pin, or with a pin that nothing tells, is answered with its version and sends nothing. Raises LoratreeError.
+    """
+    if parent_of(parse_path(path)) is None:
+        raise Invalid(f"{path} is a base, which has no versions: publish below it, at {path}/NAME")
+    manifest = registry.base_manifest(base_of(path))
+    adapter = read_adapter_directory(directory)
+    adapter.spec(manifest)
+    known = _known(registry, path, adapter)
+    try:
+        pin = find_pin(registry, adapter, path, parent=parent, home=home)
+    except OpenPin:
+        if not known:
+            raise
+        pin = _recorded(known[0])
+    same = [version for version in known if pin.parent is None or version.pin.digest == pin.digest]
+    if same:
+        return Submitted(
+            published=Published(version=same[0], created=False),
+            pin=pin,
+            not_published=adapter.not_published,
+            uploaded_bytes=0,
+        )
+    _upload(registry, adapter)
+    submission = Submission(
+        config=adapter.config, files=[adapter.file], parent=pin.parent, found=pin.found, level=level, note=note
+    )
+    return Submitted(
+        published=registry.publish(path, submission),
+        pin=pin,
+        not_published=adapter.not_published,
+        uploaded_bytes=adapter.file.size,
+    )
+
+
+def _known(registry: Registry, path: str, adapter: AdapterDirectory) -> list[Version]:
+    """The versions at `path` of the same content, newest first."""
+    try:
+        return registry.versions(path, content=adapter.content).items
+    except NotFound:
+        return []
+
+
+def _recorded(version: Version) -> FoundPin:
+    """The pin that an already published version has."""
+    pin = version.pin
+    name = BASE if pin.digest is None else f"{pin.path}@{pin.version}"
+    return FoundPin(name, pin.found, f"already published, pinned to {name}", pin.digest)
+
+
+def _upload(registry: Registry, adapter: AdapterDirectory) -> None:
+    """Sends the weights; the registry verifies that they are the bytes that were checked and hashed here."""
+    file = adapter.file
+    with open_regular(adapter.weights) as stream:
+        try:
+            registry.upload(stream, sha256=file.sha256, size=file.size)
+        except Invalid as error:
+            stream.seek(0)
+            if digest_stream(stream) == (file.sha256, file.size):
+                raise
+            raise Conflict(
+                f"{adapter.weights} changed while it was sent, so nothing was published: wait until it is written and "
+                "publish again"
+            ) from error
