@@ -1,1 +1,24 @@
-"""The composer: reads chains of adapters, merges, stacks and flattens them onto a base."""
+"""The composer: reads chains of adapters, merges, stacks and flattens them onto a base.
+
+`Composer` puts a path of the tree on a live model, `compose` writes one as files, `read_base` describes a checkpoint.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loratree_composer.base import manifest_of_module, read_base
+    from loratree_composer.compose_files import compose
+    from loratree_composer.composer import Composer
+
+__all__ = ["Composer", "compose", "manifest_of_module", "read_base"]
+
+_HOMES = {"Composer": "composer", "compose": "compose_files", "manifest_of_module": "base", "read_base": "base"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for when it is: the arithmetic alone then needs nothing but torch and safetensors."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

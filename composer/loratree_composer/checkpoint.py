@@ -2,20 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from loratree_composer.stored_tensor import TensorType
+from loratree_composer.stored_tensor import TensorType, tensor_of
 from loratree_registry.canonical import DIGEST_PREFIX
-from loratree_registry.errors import Invalid, listed
+from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.safetensors_header import Header, read_header
 
 WEIGHTS: Final = "model.safetensors"
@@ -27,29 +24,49 @@ _CHUNK = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One safetensors file of a checkpoint."""
+    """One safetensors file of a checkpoint. Every method raises Invalid where it cannot be read."""
 
     path: Path
     header: Header
 
-    @contextmanager
-    def open(self) -> Iterator[Callable[[str], Tensor]]:
-        """Opens the shard and gives the function that reads one tensor, by name, onto the CPU. Raises Invalid."""
-        try:
-            with safe_open(self.path, framework="pt") as tensors:
-                source: Any = tensors
-                yield source.get_tensor
-        except (SafetensorError, OSError) as error:
-            raise Invalid(f"{self.path} cannot be read: {error}") from error
+    def head(self) -> bytes:
+        """The file up to the first tensor: its header, as it is."""
+        return bytes(self._read(0, self.header.data_start))
+
+    def chunks(self, name: str) -> Iterator[bytearray]:
+        """One tensor's bytes, a piece at a time."""
+        tensor = self.header.tensors[name]
+        for start in range(tensor.start, tensor.end, _CHUNK):
+            yield self._read(start, min(_CHUNK, tensor.end - start))
+
+    def raw(self, name: str) -> bytearray:
+        """One tensor's bytes."""
+        tensor = self.header.tensors[name]
+        return self._read(tensor.start, tensor.end - tensor.start)
+
+    def type(self, name: str) -> TensorType:
+        """One tensor's dtype code and shape."""
+        tensor = self.header.tensors[name]
+        return TensorType(tensor.dtype, tensor.shape)
 
     def sha256(self, name: str) -> str:
         """The digest over one tensor's bytes, as they lie in the file."""
-        tensor, hasher = self.header.tensors[name], hashlib.sha256()
-        with self.path.open("rb") as stream:
-            stream.seek(tensor.start)
-            for start in range(tensor.start, tensor.end, _CHUNK):
-                hasher.update(stream.read(min(_CHUNK, tensor.end - start)))
+        hasher = hashlib.sha256()
+        for chunk in self.chunks(name):
+            hasher.update(chunk)
         return DIGEST_PREFIX + hasher.hexdigest()
+
+    def _read(self, start: int, size: int) -> bytearray:
+        found = bytearray(size)
+        try:
+            with self.path.open("rb") as stream:
+                stream.seek(start)
+                read = stream.readinto(found)
+        except OSError as error:
+            raise Invalid(f"{self.path} cannot be read ({error.strerror}): {RESAVE}") from error
+        if read != size:
+            raise Invalid(f"{self.path} became shorter while it was read: leave it alone and try again")
+        return found
 
 
 @dataclass(frozen=True)
@@ -66,8 +83,7 @@ class Checkpoint:
 
     def types(self) -> dict[str, TensorType]:
         """Every tensor's dtype code and shape."""
-        tensors = {name: shard.header.tensors[name] for name, shard in self.home.items()}
-        return {name: TensorType(tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+        return {name: shard.type(name) for name, shard in self.home.items()}
 
     def sha256(self, name: str) -> str:
         """The digest over one tensor's bytes."""
@@ -75,12 +91,14 @@ class Checkpoint:
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, on the CPU. Raises Invalid where it cannot be read."""
-        with torch.inference_mode(False), self.home[name].open() as read:
-            return read(name)
+        shard = self.home[name]
+        return tensor_of(shard.raw(name), shard.type(name))
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:
-    """Reads the headers of the safetensors files in `directory`. Raises Invalid: none, pickled, missing, twice."""
+    """Reads the headers of the safetensors files in `directory`. Raises Invalid, NotFound."""
+    if not directory.is_dir():
+        raise NotFound(f"{directory} is not a directory: give the folder of the base's checkpoint")
     single, index = directory / WEIGHTS, directory / INDEX
     if single.is_file():
         return Checkpoint(directory, (_shard(single),))

@@ -61,8 +61,8 @@ def flattened(
 
 
 def widest(dtypes: Collection[torch.dtype]) -> torch.dtype:
-    """The smallest dtype that holds every value of all: float16 beside bfloat16 gives float32."""
-    return reduce(torch.promote_types, dtypes)
+    """The smallest dtype that holds every value of all: float16 beside bfloat16 gives float32, and so does none."""
+    return reduce(torch.promote_types, dtypes or {torch.float32})
 
 
 def filled(names: Collection[str], layers: Collection[str]) -> set[str]:

@@ -25,6 +25,7 @@ CODES: Final[dict[torch.dtype, str]] = {
     torch.float64: "F64",
     torch.complex64: "C64",
 }
+DTYPES: Final = {code: dtype for dtype, code in CODES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,9 @@ class TensorType:
     dtype: str
     shape: tuple[int, ...]
 
+    def __str__(self) -> str:
+        return f"{self.dtype} {list(self.shape)}"
+
 
 def type_of(tensor: Tensor) -> TensorType:
     """The code and shape under which safetensors stores `tensor`. Raises Invalid where there is no code."""
@@ -42,7 +46,19 @@ def type_of(tensor: Tensor) -> TensorType:
     return TensorType(CODES[tensor.dtype], tuple(tensor.shape))
 
 
-def digest_of(tensor: Tensor) -> str:
-    """The digest over the tensor's bytes, little-endian and row-major, wherever it lives."""
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The tensor's bytes, little-endian and row-major, wherever it lives."""
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    return DIGEST_PREFIX + hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
+    return flat.view(torch.uint8).numpy().data
+
+
+def tensor_of(raw: bytearray, kind: TensorType) -> Tensor:
+    """The tensor whose bytes are `raw`, which it keeps as its memory. Raises Invalid for a dtype torch has not."""
+    if kind.dtype not in DTYPES:
+        raise Invalid(f"{kind.dtype} is no dtype that tensors are composed in: expected one of {', '.join(DTYPES)}")
+    return torch.frombuffer(raw, dtype=DTYPES[kind.dtype]).reshape(kind.shape)
+
+
+def digest_of(tensor: Tensor) -> str:
+    """The digest over the tensor's bytes."""
+    return DIGEST_PREFIX + hashlib.sha256(bytes_of(tensor)).hexdigest()

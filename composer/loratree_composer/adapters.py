@@ -1,0 +1,63 @@
+"""The adapters of one base: fetched by digest, verified, read, and the last used kept in memory."""
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Final
+
+from loratree_composer.adapter import Adapter, read_adapter
+from loratree_registry.adapter_directory import WEIGHTS
+from loratree_registry.composition import version_digest
+from loratree_registry.errors import Corrupt
+from loratree_registry.fetching import fetch
+from loratree_registry.manifest import BaseManifest
+from loratree_registry.peft_format import classify
+from loratree_registry.protocol import Registry
+from loratree_registry.safetensors_header import read_header
+from loratree_registry.schemas import Link, Resolution
+
+KEPT: Final = 1 << 30  # bytes of factors
+
+
+class Adapters:
+    """Reads chains of versions over one base; at most `kept` bytes of factors stay in memory, least recently used out.
+
+    What a registry answers is checked against the digests that name it, so a chain is what its leaf's digest says.
+    """
+
+    def __init__(self, registry: Registry, manifest: BaseManifest, home: Path, *, kept: int = KEPT) -> None:
+        self._registry = registry
+        self._manifest = manifest
+        self._base_digest = manifest.digest
+        self._home = home
+        self._limit = kept
+        self._kept: OrderedDict[str, Adapter] = OrderedDict()
+
+    def chain(self, resolution: Resolution) -> list[tuple[Adapter, float]]:
+        """The adapters of a resolved chain with their level weights, root to leaf.
+
+        Raises Corrupt where bytes or records do not have the digests that name them.
+        """
+        if resolution.base.digest != self._base_digest or resolution.composition != resolution.to_chain().digest:
+            raise Corrupt(f"the registry's answer for {resolution.ref} does not give the digests that it states")
+        return [(self._adapter(link), link.weight) for link in resolution.chain]
+
+    def _adapter(self, link: Link) -> Adapter:
+        adapter = self._kept.pop(link.digest, None) or self._read(link)
+        self._kept[link.digest] = adapter
+        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > self._limit:
+            self._kept.popitem(last=False)
+        return adapter
+
+    def _read(self, link: Link) -> Adapter:
+        ref = f"{link.path}@{link.version}"
+        version = self._registry.version(ref)
+        digest = version_digest(
+            base_digest=self._base_digest, pin_digest=version.pin.digest, config=version.config, files=version.files
+        )
+        weights = [file for file in version.files if file.name == WEIGHTS]
+        if digest != link.digest or len(weights) != 1:
+            raise Corrupt(f"the registry's record of {ref} does not give the digest {link.digest} that names it")
+        path = fetch(self._registry, self._home, ref, weights[0])
+        with path.open("rb") as stream:
+            header = read_header(stream, weights[0].size, name=ref)
+        return read_adapter(path, classify(version.config, header, self._manifest))

@@ -1,0 +1,137 @@
+"""`loratree compose`: a path as files, a merged checkpoint or a flattened adapter, with its lockfile."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from loratree_composer.adapter import Adapter, summed
+from loratree_composer.adapters import Adapters
+from loratree_composer.checkpoint import open_checkpoint
+from loratree_composer.flatten import flattened, widest
+from loratree_composer.merged_checkpoint import write_merged
+from loratree_composer.staging import staged
+from loratree_composer.stored_tensor import CODES
+from loratree_registry import locations
+from loratree_registry.adapter_directory import CONFIG, WEIGHTS
+from loratree_registry.canonical import digest_stream
+from loratree_registry.composition import (
+    LOCKFILE,
+    Artifact,
+    Chain,
+    FileDigest,
+    Lockfile,
+    Mode,
+    check_artifact,
+    read_lockfile,
+)
+from loratree_registry.errors import Conflict, LoratreeError, NotFound, Unavailable, listed
+from loratree_registry.manifest import BaseManifest
+from loratree_registry.protocol import Registry
+from loratree_registry.schemas import Base
+
+
+def compose(
+    registry: Registry,
+    ref: str,
+    mode: Mode,
+    out: Path,
+    *,
+    home: Path,
+    base_directory: Path | None = None,
+    follow: str | None = None,
+) -> Lockfile:
+    """Writes the composition of `ref` into the folder `out` and returns its lockfile, which is written last.
+
+    `merge` is the base's checkpoint with every delta summed in, shard by shard; `flatten` one PEFT adapter that needs
+    no base weights. An empty chain merges to a copy of the base. `base_directory` is the base's checkpoint; without it
+    the one that `home` remembers. The same composition gives the same bytes; where `out` holds it already and intact,
+    that is the answer. Whatever fails or interrupts it, `out` is whole or not there.
+
+    Raises Conflict where `out` holds anything else, NotFound, Invalid, Corrupt, Unavailable.
+    """
+    resolution = registry.resolve(ref, follow=follow)
+    chain = resolution.to_chain()
+    found = _composed(out, chain, mode)
+    if found is not None:
+        return found
+    manifest = registry.base_manifest(chain.base)
+    checkpoint = open_checkpoint(base_directory or _remembered(home, chain)) if mode == "merge" else None
+    adapters = Adapters(registry, manifest, home).chain(resolution)
+    with staged(out) as stage:
+        if checkpoint is not None:
+            write_merged(checkpoint, manifest, summed(adapters), stage)
+            dtype = _dtype(manifest)
+        else:
+            dtype = _write_flattened(adapters, manifest, registry.base(chain.base), stage)
+        lockfile = Lockfile(resolution.ref, chain, Artifact(mode, dtype, _files(stage)))
+        lockfile.write(stage)
+    return lockfile
+
+
+def _remembered(home: Path, chain: Chain) -> Path:
+    directory = locations.base_directory(home, chain.base_digest)
+    if directory is None:
+        raise NotFound(
+            f"the checkpoint of the base {chain.base} is not known on this machine: give its folder with --base, or "
+            f"run loratree base add {chain.base} DIR"
+        )
+    return directory
+
+
+def _composed(out: Path, chain: Chain, mode: Mode) -> Lockfile | None:
+    """The lockfile of this very composition where `out` holds it; None where `out` is free. Raises Conflict."""
+    remedy = "choose another folder, or remove this one first"
+    try:
+        names = {path.name for path in out.iterdir()}
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Conflict(f"{out} is not a folder that can be read ({error.strerror}): {remedy}") from error
+    if not names:
+        return None
+    if LOCKFILE not in names:
+        raise Conflict(f"{out} holds other files ({listed(sorted(names), limit=5)}): {remedy}")
+    try:
+        lockfile = _same(read_lockfile(out), chain, mode)
+        check_artifact(lockfile, out)
+    except LoratreeError as error:
+        raise Conflict(f"{out} does not hold this composition: {error}; {remedy}") from error
+    foreign = sorted(names - {file.name for file in lockfile.artifact.files} - {LOCKFILE})
+    if foreign:
+        raise Conflict(f"{out} holds files beside this composition ({listed(foreign, limit=5)}): {remedy}")
+    return lockfile
+
+
+def _same(lockfile: Lockfile | None, chain: Chain, mode: Mode) -> Lockfile:
+    assert lockfile is not None
+    held = f"{lockfile.ref} ({lockfile.artifact.mode}, {lockfile.chain.digest})"
+    if (lockfile.chain.digest, lockfile.artifact.mode) != (chain.digest, mode):
+        raise Conflict(f"it holds {held}, expected {mode} of {chain.digest}")
+    return lockfile
+
+
+def _write_flattened(adapters: list[tuple[Adapter, float]], manifest: BaseManifest, base: Base, stage: Path) -> str:
+    dtype = widest({dtype for adapter, _ in adapters for dtype in adapter.dtypes})
+    flat = flattened(summed(adapters), manifest, dtype, base_model=base.source or base.name)
+    (stage / CONFIG).write_text(json.dumps(flat.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    try:
+        # One metadata key: safetensors writes several in random order.
+        save_file(flat.tensors, stage / WEIGHTS, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise Unavailable(f"{stage} cannot be written: {error}") from error
+    return CODES[dtype]
+
+
+def _dtype(manifest: BaseManifest) -> str:
+    return "+".join(sorted({parameter.dtype for parameter in manifest.parameters if "F" in parameter.dtype}))
+
+
+def _files(stage: Path) -> tuple[FileDigest, ...]:
+    files = []
+    for path in sorted(stage.iterdir()):
+        with path.open("rb") as stream:
+            sha256, size = digest_stream(stream)
+        files.append(FileDigest(path.name, size, sha256))
+    return tuple(files)

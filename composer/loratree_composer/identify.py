@@ -1,0 +1,120 @@
+"""Which of a registry's bases a live model is."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from loratree_composer.checkpoint import Checkpoint, open_checkpoint
+from loratree_composer.sharing import tensors
+from loratree_composer.stored_tensor import bytes_of, digest_of, type_of
+from loratree_registry import locations
+from loratree_registry.errors import Invalid, listed
+from loratree_registry.manifest import BaseManifest, Parameter
+from loratree_registry.protocol import Registry
+from loratree_registry.schemas import Base
+
+Candidate = tuple[Base, BaseManifest]
+
+
+def identify(model: nn.Module, registry: Registry, *, name: str | None, verify: bool, home: Path) -> Candidate:
+    """The base that `model` is, and its manifest: the one called `name`, else the one whose tensors it has.
+
+    With `verify` every tensor's bytes are compared; a tensor in another dtype than the base's is compared with the
+    base's checkpoint, which `home` knows, cast to that dtype. Without, names and shapes alone are. Raises Invalid,
+    listing the tensors that differ.
+    """
+    candidates = _candidates(registry, name)
+    fitting = [candidate for candidate in candidates if not any(_misfits(model, candidate[1]))]
+    if verify:
+        alike = [candidate for candidate in fitting if not any(_differences(model, candidate, home))]
+    else:
+        alike = fitting
+    if len(alike) == 1 or (alike and verify):
+        return alike[0]
+    raise Invalid(_refusal(model, candidates, fitting, alike, home))
+
+
+def _candidates(registry: Registry, name: str | None) -> list[Candidate]:
+    if name is not None:
+        return [(registry.base(name), registry.base_manifest(name))]
+    return [(base, registry.base_manifest(base.name)) for base in _bases(registry)]
+
+
+def _bases(registry: Registry) -> Iterator[Base]:
+    page = registry.bases()
+    yield from page.items
+    while page.next is not None:
+        page = registry.bases(after=page.next)
+        yield from page.items
+
+
+def _misfits(model: nn.Module, manifest: BaseManifest) -> Iterator[str]:
+    """What of the model's names and shapes is not the base's."""
+    live, expected = tensors(model), manifest.by_name()
+    for name in sorted(live.keys() | expected.keys()):
+        if name not in live:
+            yield f"{name} is missing"
+        elif name not in expected:
+            yield f"{name} is unexpected"
+        elif tuple(live[name].shape) != expected[name].shape:
+            yield f"{name} is {list(live[name].shape)}, expected {list(expected[name].shape)}"
+        elif live[name].is_meta:
+            yield f"{name} holds no values (it is on the meta device)"
+
+
+def _differences(model: nn.Module, candidate: Candidate, home: Path) -> Iterator[str]:
+    """What of the model's values is not the base's, tensor by tensor."""
+    base, manifest = candidate
+    live, expected = tensors(model), manifest.by_name()
+    checkpoint: Checkpoint | None = None
+    for parameter in manifest.parameters:
+        tensor, source = live[parameter.name], expected[parameter.tied_to or parameter.name]
+        if source is not parameter and tensor is live[source.name]:
+            continue
+        if type_of(tensor).dtype == source.dtype:
+            same = digest_of(tensor) == source.sha256
+        else:
+            checkpoint = checkpoint or _checkpoint(base, home, type_of(tensor).dtype, source.dtype)
+            same = _is_cast(tensor, source, manifest, checkpoint)
+        if not same:
+            yield f"{parameter.name} has other values"
+
+
+def _is_cast(tensor: Tensor, source: Parameter, manifest: BaseManifest, checkpoint: Checkpoint) -> bool:
+    """Tells whether `tensor` is, bit for bit, the base's tensor cast to its dtype."""
+    names = [source.name, *(parameter.name for parameter in manifest.parameters if parameter.tied_to == source.name)]
+    stored = next((name for name in names if name in checkpoint.home), None)
+    if stored is None or checkpoint.sha256(stored) != source.sha256:
+        raise Invalid(f"{checkpoint.directory} no longer holds the base: {source.name} differs; add the base again")
+    return bytes_of(checkpoint.tensor(stored).to(tensor.dtype)) == bytes_of(tensor)
+
+
+def _checkpoint(base: Base, home: Path, found: str, expected: str) -> Checkpoint:
+    directory = locations.base_directory(home, base.digest)
+    if directory is None:
+        raise Invalid(
+            f"the model is held in {found} and the base {base.name} in {expected}, and its checkpoint is not known on "
+            f"this machine to compare with: run loratree base add {base.name} DIR, load the model in {expected}, or "
+            "pass verify=False"
+        )
+    return open_checkpoint(directory)
+
+
+def _refusal(
+    model: nn.Module, candidates: list[Candidate], fitting: list[Candidate], alike: list[Candidate], home: Path
+) -> str:
+    if len(candidates) == 1:
+        base, manifest = candidates[0]
+        problems = list(_misfits(model, manifest)) or list(_differences(model, candidates[0], home))
+        return f"the model is not the base {base.name}: {listed(problems)}; load that base's own checkpoint"
+    if len(alike) > 1:
+        names = listed([base.name for base, _ in alike])
+        return f"the model has the names and shapes of several bases ({names}): say which it is with base=NAME"
+    if len(fitting) == 1:
+        return _refusal(model, fitting, fitting, alike, home)
+    names = listed([base.name for base, _ in candidates]) or "it has none yet"
+    return (
+        f"the model is none of the registry's bases ({names}): pass base=NAME to see what differs, or record it with "
+        "loratree base add"
+    )

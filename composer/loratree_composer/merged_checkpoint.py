@@ -1,0 +1,115 @@
+"""A base's checkpoint written again with deltas merged in, one tensor in memory at a time."""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from loratree_composer.checkpoint import INDEX, Checkpoint, Shard
+from loratree_composer.lowrank import LowRank
+from loratree_composer.merge import merged
+from loratree_composer.stored_tensor import TensorType, bytes_of, tensor_of
+from loratree_composer.targets import TRANSPOSED
+from loratree_registry.canonical import DIGEST_PREFIX
+from loratree_registry.errors import Invalid, listed
+from loratree_registry.manifest import BaseManifest, Parameter
+
+# What may stand beside weights and is no weight, no code and no trainer's state: configs, tokenizers, chat templates.
+BESIDE: Final = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe")
+_NOT_BESIDE: Final = ("loratree.json", "adapter_config.json", "trainer_state.json")
+
+
+def write_merged(base: Checkpoint, manifest: BaseManifest, deltas: Mapping[str, LowRank], out: Path) -> None:
+    """Writes W + BA for every module of `deltas`, and every other tensor as it is, into the folder `out`.
+
+    The shards keep their names, headers and dtypes. Each tensor's digest is checked against the manifest as it passes.
+    Raises Invalid where the checkpoint is not the manifest's base or a delta has no untied weight to go to.
+    """
+    expected = manifest.by_name()
+    weights = _weights(deltas, manifest)
+    _check_tensors(base, manifest)
+    for shard in base.shards:
+        with (out / shard.path.name).open("wb") as target:
+            _write_shard(shard, expected, weights, target)
+    for path in _beside(base.directory):
+        shutil.copyfile(path, out / path.name)
+
+
+def _weights(deltas: Mapping[str, LowRank], manifest: BaseManifest) -> dict[str, LowRank]:
+    """The deltas by the name of the weight they go to, the way round that it is kept."""
+    parameters, problems, weights = manifest.by_name(), [], {}
+    shared = {p.tied_to for p in manifest.parameters} | {p.name for p in manifest.parameters if p.tied_to is not None}
+    for module, delta in deltas.items():
+        parameter = parameters.get(f"{module}.weight")
+        if parameter is None or parameter.kind not in TRANSPOSED:
+            problems.append(f"{module} is no {' or '.join(TRANSPOSED)} of the base")
+        elif parameter.name in shared:
+            problems.append(f"{module} shares its weight with another module")
+        else:
+            weights[parameter.name] = delta.transposed() if TRANSPOSED[parameter.kind] else delta
+    if problems:
+        raise Invalid(f"the chain cannot be merged into the base: {listed(problems)}")
+    return weights
+
+
+def _check_tensors(base: Checkpoint, manifest: BaseManifest) -> None:
+    expected, found = manifest.by_name(), base.types()
+    stored = {expected[name].tied_to or name for name in found if name in expected}
+    problems = [f"{name} is unexpected" for name in sorted(found.keys() - expected.keys())]
+    problems += [f"{p.name} is missing" for p in manifest.parameters if p.tied_to is None and p.name not in stored]
+    for name in sorted(found.keys() & expected.keys()):
+        kind = TensorType(expected[name].dtype, expected[name].shape)
+        if found[name] != kind:
+            problems.append(
+                f"{name} is {found[name].dtype} {list(found[name].shape)}, expected {kind.dtype} {kind.shape}"
+            )
+    if problems:
+        raise _not_the_base(base.directory, problems)
+
+
+def _write_shard(
+    shard: Shard, expected: Mapping[str, Parameter], weights: Mapping[str, LowRank], target: BinaryIO
+) -> None:
+    changed = []
+    target.write(shard.head())
+    for name in shard.header.tensors:  # in the order of their bytes
+        delta = weights.get(name)
+        digest = _copy(shard, name, target) if delta is None else _merge(shard, name, delta, target)
+        if digest != expected[expected[name].tied_to or name].sha256:
+            changed.append(f"{name} has other values")
+    if changed:
+        raise _not_the_base(shard.path.parent, changed)
+
+
+def _copy(shard: Shard, name: str, target: BinaryIO) -> str:
+    hasher = hashlib.sha256()
+    for chunk in shard.chunks(name):
+        hasher.update(chunk)
+        target.write(chunk)
+    return DIGEST_PREFIX + hasher.hexdigest()
+
+
+def _merge(shard: Shard, name: str, delta: LowRank, target: BinaryIO) -> str:
+    raw = shard.raw(name)
+    target.write(bytes_of(merged(tensor_of(raw, shard.type(name)), delta, name=name)))
+    return DIGEST_PREFIX + hashlib.sha256(raw).hexdigest()
+
+
+def _beside(directory: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in directory.iterdir()
+        if path.is_file()
+        and path.suffix in BESIDE
+        and not path.name.startswith(".")
+        and path.name not in _NOT_BESIDE
+        and (path.name == INDEX or not path.name.endswith(".index.json"))
+    )
+
+
+def _not_the_base(directory: Path, problems: list[str]) -> Invalid:
+    return Invalid(
+        f"{directory} is not the base that the tree grows on: {listed(problems)}; "
+        "give the base's own checkpoint with --base"
+    )

@@ -1,0 +1,63 @@
+"""A folder that is there whole or not at all."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from loratree_registry.errors import Unavailable
+
+
+@contextlib.contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """Gives an empty folder that becomes `out` when the block ends well, and is removed when it does not.
+
+    It lies in a hidden sibling of `out`, on the same file system, so that one rename does it; what a killed process
+    left there is removed by the next. `out` must be absent or empty. Raises Unavailable where the disk refuses.
+    """
+    out = out.absolute()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(out)
+        with _locked(Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))) as shelter:
+            stage = shelter / "out"  # mkdtemp's own mode is for its owner alone; this one has the user's
+            stage.mkdir()
+            yield stage
+            stage.replace(out)
+    except OSError as error:
+        raise Unavailable(
+            f"{error.filename or out} cannot be written ({error.strerror or error}): "
+            "see to the disk's space and permissions, or choose another folder"
+        ) from error
+
+
+@contextlib.contextmanager
+def _locked(shelter: Path) -> Iterator[Path]:
+    """Holds `shelter` locked, so that no other process sweeps it, and removes it in the end."""
+    try:
+        handle = os.open(shelter, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield shelter
+        finally:
+            os.close(handle)
+    finally:
+        shutil.rmtree(shelter, ignore_errors=True)
+
+
+def _sweep(out: Path) -> None:
+    for shelter in out.parent.glob(f"{_prefix(out)}*"):
+        with contextlib.suppress(OSError):
+            handle = os.open(shelter, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(shelter, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+
+def _prefix(out: Path) -> str:
+    return f".{out.name}.loratree-"
