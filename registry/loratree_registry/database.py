@@ -74,7 +74,12 @@ def prepare(engine: Engine) -> None:
 def upgrade(settings: Settings) -> str:
     """Brings the database to this release's schema, for `loratree db upgrade`; returns the revision."""
     settings.make_home()
-    engine = open_engine(settings.database)
+    return upgrade_database(settings.database)
+
+
+def upgrade_database(address: str) -> str:
+    """Brings the database at an address to this release's schema, one caller at a time; returns the revision."""
+    engine = open_engine(address)
     try:
         _upgrade(engine)
     finally:

@@ -1,0 +1,80 @@
+"""Fresh registries of every kind for the contract suite, and what they are filled with."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from loratree_registry.embedded import EmbeddedRegistry, open_embedded
+from loratree_registry.protocol import Registry
+from loratree_registry.settings import Settings
+from tests.postgresql import PostgreSQL, postgresql
+from tests.registry import material as made
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where a registry under test may keep things: an empty folder, and databases on a server."""
+
+    folder: Path
+    postgresql: Callable[[], PostgreSQL]
+
+    def settings(self, **environment: str) -> Settings:
+        """Settings whose HOME is in the folder."""
+        return Settings.from_environment({"LORATREE_HOME": str(self.folder / "home")} | environment)
+
+
+@contextmanager
+def embedded_sqlite(storage: Storage) -> Iterator[EmbeddedRegistry]:
+    registry = open_embedded(storage.settings())
+    yield registry
+    registry.close()
+
+
+@contextmanager
+def embedded_postgresql(storage: Storage) -> Iterator[EmbeddedRegistry]:
+    with storage.postgresql().migrated() as url:
+        registry = open_embedded(storage.settings(LORATREE_DATABASE=url))
+        yield registry
+        registry.close()
+
+
+# The registries that the contract suite runs against. Each factory gives one over fresh storage; add yours here.
+REGISTRIES: dict[str, Callable[[Storage], AbstractContextManager[Registry]]] = {
+    "embedded-sqlite": embedded_sqlite,
+    "embedded-postgresql": embedded_postgresql,
+}
+
+
+@pytest.fixture(params=REGISTRIES)
+def empty(request: pytest.FixtureRequest, storage: Storage) -> Iterator[Registry]:
+    """A registry that holds nothing."""
+    with REGISTRIES[request.param](storage) as registry:
+        yield registry
+
+
+@pytest.fixture
+def registry(empty: Registry, material: made.Material) -> Registry:
+    """A registry that holds the base `tiny`."""
+    empty.add_base("tiny", material.base)
+    return empty
+
+
+@pytest.fixture
+def storage(tmp_path: Path, request: pytest.FixtureRequest) -> Storage:
+    return Storage(tmp_path, lambda: request.getfixturevalue("server"))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[PostgreSQL]:
+    """One PostgreSQL server for all tests of a run, started when first asked for."""
+    with postgresql() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory: pytest.TempPathFactory) -> made.Material:
+    """Real adapters, made once."""
+    return made.make(tmp_path_factory.mktemp("material"))
