@@ -108,8 +108,6 @@ def _parse(text: bytes, name: str) -> dict[str, Any]:
         raise Invalid(f"{name} has a header that is not usable JSON ({error}): save it again") from error
     if not isinstance(document, dict):
         raise Invalid(f"{name} has a header that is not a JSON object: save it again")
-    if len(document) > MAX_TENSORS + 1:
-        raise Invalid(f"{name} names {len(document)} tensors, at most {MAX_TENSORS} are read: it is not an adapter")
     return document
 
 
@@ -142,6 +140,8 @@ def _metadata(value: object, name: str) -> dict[str, str]:
 
 
 def _tensors(document: dict[str, Any], data_start: int, name: str) -> dict[str, Tensor]:
+    if len(document) > MAX_TENSORS:
+        raise Invalid(f"{name} names {len(document)} tensors, at most {MAX_TENSORS} are read: it is not an adapter")
     tensors, problems = {}, []
     for key, entry in document.items():
         found = _name_problem(key) or _tensor(entry, data_start)
