@@ -47,3 +47,9 @@ serve: $(VENV)/.dev
 
 clean:
 	rm -rf $(VENV) demo-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.compose $(ARGS)
+
+soak: $(VENV)/.dev
+	OMP_NUM_THREADS=1 LORATREE_HYPOTHESIS=soak $(BIN)/python -m pytest --numprocesses 2 --timeout 3600 -m soak $(ARGS)

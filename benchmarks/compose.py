@@ -1,0 +1,240 @@
+"""Merging, switching and stacking a chain of four, beside PEFT with the same adapters: `python -m benchmarks.compose`.
+
+The reference model is a Llama of hidden size 1024, 12 layers, intermediate size 2816, 16 heads, 4 KV heads and 8,000
+tokens, with random weights; the adapters have ranks 64, 32, 16 and 8 on all linear layers. Each row runs in a child
+process of its own with OMP_WAIT_POLICY=PASSIVE, ours, PEFT's and the floor in turn; medians.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rows import Row, interleaved, print_table, write_json
+
+RANKS = (64, 32, 16, 8)
+LAYERS = int(os.environ.get("LORATREE_BENCH_LAYERS", "12"))  # fewer make a quick look; the claims are for 12
+SIZES = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "num_key_value_heads": 4}
+PREFILL = 64  # tokens
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the rows here too")
+    parser.add_argument("--only", nargs="*", choices=ROWS, default=list(ROWS), help="measure these rows alone")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--row", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.row:
+        print(json.dumps(vars(ROWS[options.row[0]](Path(options.row[1]), options.row[0], options.repeats))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        _write_models(Path(folder))
+        rows = [_in_child(name, folder, options.repeats) for name in options.only]
+    print_table(rows)
+    if options.json:
+        write_json(rows, options.json)
+
+
+def _in_child(name: str, folder: str, repeats: int) -> Row:
+    command = [sys.executable, "-m", "benchmarks.compose", "--row", name, folder, "--repeats", str(repeats)]
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return Row(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _write_models(folder: Path) -> None:
+    """Saves the reference model and two chains of four adapters, so that there is something to switch to."""
+    import peft
+    import torch
+
+    from tests.tiny import LINEARS, llama
+
+    base = llama(folder / "base", vocab_size=8000, num_hidden_layers=LAYERS, **SIZES)
+    for chain in ("one", "two"):
+        model = _model(base, torch.float32)
+        tuned: Any = None
+        for rank in RANKS:
+            config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LINEARS)
+            tuned = peft.get_peft_model(model, config, f"r{rank}") if tuned is None else tuned
+            if f"r{rank}" not in tuned.peft_config:
+                tuned.add_adapter(f"r{rank}", config)
+        torch.manual_seed(len(chain))
+        for parameter_name, parameter in tuned.named_parameters():
+            if "lora_" in parameter_name:
+                parameter.data = torch.randn_like(parameter) * 0.02
+        tuned.save_pretrained(folder / chain, selected_adapters=[f"r{rank}" for rank in RANKS])
+
+
+def _model(directory: Path, dtype: Any) -> Any:
+    import transformers
+
+    return transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
+
+
+def _ours(folder: Path, chain: str, manifest: Any) -> list[tuple[Any, float]]:
+    from loratree_composer.adapter import read_adapter
+    from loratree_registry.peft_format import classify
+    from loratree_registry.safetensors_header import read_header
+
+    adapters = []
+    for rank in RANKS:
+        directory = folder / chain / f"r{rank}"
+        file = directory / "adapter_model.safetensors"
+        with file.open("rb") as stream:
+            header = read_header(stream, file.stat().st_size)
+        config = json.loads((directory / "adapter_config.json").read_text())
+        adapters.append((read_adapter(file, classify(config, header, manifest)), 1.0))
+    return adapters
+
+
+def _peft(folder: Path, dtype: Any, *chains: str) -> Any:
+    """The reference model with the adapters of each chain loaded, named by chain and rank."""
+    import peft
+
+    tuned: Any = None
+    for chain in chains:
+        for rank in RANKS:
+            directory, name = folder / chain / f"r{rank}", f"{chain}{rank}"
+            if tuned is None:
+                tuned = peft.PeftModel.from_pretrained(_model(folder / "base", dtype), directory, adapter_name=name)
+            else:
+                tuned.load_adapter(directory, adapter_name=name)
+    return tuned
+
+
+def _names(chain: str) -> list[str]:
+    return [f"{chain}{rank}" for rank in RANKS]
+
+
+def _merge(folder: Path, name: str, repeats: int) -> Row:
+    import torch
+
+    from loratree_composer.adapter import summed
+    from loratree_composer.base import read_base
+    from loratree_composer.merged_weights import MergedWeights
+
+    dtype = torch.bfloat16 if name.endswith("bf16") else torch.float32
+    model, theirs = _model(folder / "base", dtype), _peft(folder, dtype, "one")
+    chain = _ours(folder, "one", read_base(folder / "base"))
+    weights, deltas = MergedWeights(model), summed(chain)
+
+    def reset() -> None:
+        weights.restore()
+        theirs.unmerge_adapter()
+
+    floor = partial(_addmm_each, model, deltas)
+    run = lambda: weights.merge(summed(chain))  # noqa: E731  # a name for what is timed
+    medians = interleaved([run, lambda: theirs.merge_adapter(_names("one")), floor], repeats=repeats, reset=reset)
+    return Row(name, *medians, medians[1] / medians[0], "s")
+
+
+def _switch(folder: Path, name: str, repeats: int) -> Row:
+    import torch
+
+    from loratree_composer.adapter import summed
+    from loratree_composer.base import read_base
+    from loratree_composer.merged_weights import MergedWeights
+
+    dtype = torch.bfloat16 if name.endswith("bf16") else torch.float32
+    model, theirs = _model(folder / "base", dtype), _peft(folder, dtype, "one", "two")
+    manifest = read_base(folder / "base")
+    chains = [_ours(folder, chain, manifest) for chain in ("one", "two")]
+    weights, deltas = MergedWeights(model), summed(chains[0])
+    weights.merge(deltas)
+    theirs.merge_adapter(_names("one"))
+    turns = {"ours": 0, "theirs": 0}
+
+    def ours() -> None:
+        turns["ours"] ^= 1
+        weights.merge(summed(chains[turns["ours"]]))
+
+    def peft_switch() -> None:
+        turns["theirs"] ^= 1
+        theirs.unmerge_adapter()
+        theirs.merge_adapter(_names(("one", "two")[turns["theirs"]]))
+
+    medians = interleaved([ours, peft_switch, partial(_addmm_each, model, deltas)], repeats=repeats)
+    return Row(name, *medians, medians[1] / medians[0], "s")
+
+
+def _addmm_each(model: Any, deltas: Any) -> None:
+    """The floor of a merge: one float32 product a module over factors that lie ready, 256 rows of 16 bits at a time."""
+    import torch
+
+    from loratree_composer.merge import ROWS
+
+    with torch.no_grad():
+        for module_name, delta in deltas.items():
+            weight = model.get_submodule(module_name).weight
+            step = len(weight) if weight.dtype == torch.float32 else ROWS
+            for start in range(0, len(weight), step):
+                rows = slice(start, start + step)
+                torch.addmm(weight[rows].float(), delta.b[rows], delta.a).to(weight.dtype)
+
+
+def _stack(folder: Path, name: str, repeats: int) -> Row:
+    import torch
+
+    from loratree_composer.adapter import summed
+    from loratree_composer.base import read_base
+    from loratree_composer.stack import Stack
+
+    base, ours = _model(folder / "base", torch.float32), _model(folder / "base", torch.float32)
+    theirs = _peft(folder, torch.float32, "one")
+    theirs.base_model.set_adapter(_names("one"))
+    deltas = summed(_ours(folder, "one", read_base(folder / "base")))
+    Stack(ours, deltas)
+    tokens = torch.randint(0, 8000, (1, 1 if name.endswith("decode") else PREFILL))
+
+    def forward(model: Any) -> Any:
+        with torch.inference_mode():
+            return model(tokens, use_cache=False).logits
+
+    runs = [partial(forward, model) for model in (ours, theirs, base)]
+    mine, peft_s, alone = interleaved(runs, repeats=8 * repeats)
+    weights = [m.weight for m in base.modules() if isinstance(m, torch.nn.Linear)]
+    extra = sum(delta.rank * sum(delta.shape) for delta in deltas.values()) / sum(w.numel() for w in weights)
+    return Row(name, mine / alone, peft_s / alone, 1 + extra, peft_s / mine, "× base-only forward")
+
+
+def _load(folder: Path, name: str, repeats: int) -> Row:
+    import torch
+
+    from loratree_composer.adapter import summed
+    from loratree_composer.base import read_base
+
+    manifest, theirs = read_base(folder / "base"), _peft(folder, torch.float32, "two")
+    count = iter(range(10**6))
+
+    def peft_load() -> None:
+        for rank in RANKS:
+            theirs.load_adapter(folder / "one" / f"r{rank}", adapter_name=f"x{next(count)}")
+
+    def read_bytes() -> None:
+        for rank in RANKS:
+            (folder / "one" / f"r{rank}" / "adapter_model.safetensors").read_bytes()
+
+    runs = [lambda: summed(_ours(folder, "one", manifest)), peft_load, read_bytes]
+    medians = interleaved(runs, repeats=repeats)
+    return Row(name, *medians, medians[1] / medians[0], "s")
+
+
+ROWS: dict[str, Callable[[Path, str, int], Row]] = {
+    "merge-fp32": _merge,
+    "merge-bf16": _merge,
+    "switch-fp32": _switch,
+    "switch-bf16": _switch,
+    "stack-decode": _stack,
+    "stack-prefill": _stack,
+    "load": _load,
+}
+
+if __name__ == "__main__":
+    main()

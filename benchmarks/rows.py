@@ -1,0 +1,66 @@
+"""A measured claim, and how it is measured: things side by side in one process, interleaved, medians."""
+
+import dataclasses
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+Run = Callable[[], object]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """`ours`, `theirs` and the `floor` in `unit`; `ratio` is theirs over ours, or ours over theirs for an overhead."""
+
+    name: str
+    ours: float
+    theirs: float
+    floor: float | None
+    ratio: float
+    unit: str
+
+
+def interleaved(runs: Sequence[Run], *, repeats: int, reset: Run | None = None) -> list[float]:
+    """The median seconds of each run, taken in turn; `reset` comes before each, untimed. One round warms up."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    for _ in range(repeats + 1):
+        for run, taken in zip(runs, seconds, strict=True):
+            if reset is not None:
+                reset()
+            taken.append(timed(run))
+    return [statistics.median(taken[1:]) for taken in seconds]
+
+
+def timed(run: Run) -> float:
+    """The seconds that one call takes, the collector held back."""
+    with _collector_off():
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+
+def write_json(rows: Sequence[Row], file: Path) -> None:
+    """Writes the rows as a list of objects."""
+    file.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n")
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Prints the rows under their columns."""
+    print(f"{'name':<18}{'ours':>12}{'theirs':>12}{'floor':>12}{'ratio':>8}  unit")
+    for row in rows:
+        floor = "" if row.floor is None else f"{row.floor:.4g}"
+        print(f"{row.name:<18}{row.ours:>12.4g}{row.theirs:>12.4g}{floor:>12}{row.ratio:>8.2f}  {row.unit}")
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
