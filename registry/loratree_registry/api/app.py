@@ -1,0 +1,77 @@
+"""The application: a registry behind HTTP."""
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter
+
+from loratree_registry.api import aliases, bases, files, health, nodes, uploads, versions
+from loratree_registry.api.handlers import add_handlers
+from loratree_registry.api.host_guard import LOOPBACK, HostGuard
+from loratree_registry.api.problem import Problem
+from loratree_registry.api.staging import Staging
+from loratree_registry.protocol import Registry
+
+MAX_BODY: Final = 1024 * 1024
+NOUNS: Final = (health, bases, nodes, versions, aliases, uploads, files)
+
+
+def create_app(registry: Registry, *, staging: Path, hosts: Collection[str] = LOOPBACK) -> FastAPI:
+    """Serves `registry`, and closes it when the server stops.
+
+    `staging` is the folder for uploads on their way in, the same for every worker. `hosts` are the Host headers that
+    are answered to. A registry's methods commit before they return, so every reply comes after its commit.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        registry.close()
+
+    app = FastAPI(
+        title="loratree registry",
+        version=version("loratree"),
+        description="Trees of LoRA adapters: nodes, versions, pins and aliases over one base model.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        max_body_size=MAX_BODY,
+        generate_unique_id_function=_operation_id,
+    )
+    app.state.registry = registry
+    app.state.staging = Staging(staging)
+    app.add_middleware(HostGuard, hosts=hosts)
+    add_handlers(app)
+    for noun in NOUNS:
+        app.include_router(noun.router)
+    _declare_problems(app)
+    return app
+
+
+def create_app_from_settings() -> FastAPI:
+    """The application over the embedded registry of the environment, for `uvicorn --factory` and its workers."""
+    from loratree_registry.embedded import open_embedded
+    from loratree_registry.settings import Settings
+
+    settings = Settings.from_environment()
+    return create_app(open_embedded(settings), staging=settings.make_home() / "uploads")
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _declare_problems(app: FastAPI) -> None:
+    """Adds the problem document to the OpenAPI document, where every route refers to it."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        document["components"]["schemas"].setdefault("Problem", TypeAdapter(Problem).json_schema())
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign] # the framework's own way to extend the document

@@ -1,0 +1,40 @@
+"""Base models, and what each is made of."""
+
+from typing import Annotated
+
+from fastapi import APIRouter
+
+from loratree_registry.api import examples
+from loratree_registry.api.bodies import NewBase
+from loratree_registry.api.documented import PAGE_LIMIT, After, Catalog, Limit, NodePath, answers, body
+from loratree_registry.api.route import Route
+from loratree_registry.manifest import BaseManifest
+from loratree_registry.schemas import Base, Page
+
+MAX_MANIFEST = 32 * 1024 * 1024  # a mixture of experts with 36,864 tensors takes about 10 MiB
+
+router = APIRouter(prefix="/v1", tags=["bases"], route_class=Route)
+
+
+@router.get("/bases", responses=answers(examples.one_page(examples.BASE)))
+def list_bases(registry: Catalog, after: After = None, limit: Limit = PAGE_LIMIT) -> Page[Base]:
+    """The bases, by name."""
+    return registry.bases(after=after, limit=limit)
+
+
+@router.post("/bases", responses=answers(examples.BASE, 409), max_body_size=MAX_MANIFEST)
+def add_base(registry: Catalog, base: Annotated[NewBase, body(examples.NEW_BASE)]) -> Base:
+    """Records a base and the root of its tree; the same name and digest again is the same base."""
+    return registry.add_base(base.name, base.manifest, source=base.source)
+
+
+@router.get("/bases/{path:path}", responses=answers(examples.BASE, 404))
+def get_base(registry: Catalog, path: NodePath) -> Base:
+    """One base, by name."""
+    return registry.base(path)
+
+
+@router.get("/manifests/{path:path}", responses=answers(examples.MANIFEST, 404))
+def get_manifest(registry: Catalog, path: NodePath) -> BaseManifest:
+    """Every tensor of a base, by the base's name."""
+    return registry.base_manifest(path)

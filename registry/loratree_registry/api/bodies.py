@@ -1,0 +1,78 @@
+"""What requests hold and only the wire needs; unknown fields are refused, so that a misspelt one is not lost."""
+
+from dataclasses import dataclass
+
+from pydantic import ConfigDict, with_config
+
+from loratree_registry.manifest import BaseManifest
+from loratree_registry.paths import Level
+from loratree_registry.schemas import Submission
+
+_EXACT = ConfigDict(extra="forbid")
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewBase:
+    """A base to record: its name, every tensor of it, and where it came from, in words."""
+
+    name: str
+    manifest: BaseManifest
+    source: str | None = None
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewNode:
+    """A grouping to create; without a level, the next one down from its parent's."""
+
+    path: str
+    level: Level | None = None
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewUpload:
+    """A file to send: its digest and its size in bytes."""
+
+    sha256: str
+    size: int
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewVersion(Submission):
+    """A version to publish; its files are uploaded already."""
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """Where to move an alias, and where it must be now: a version's number, or null for not set."""
+
+    version: int
+    expected: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """An upload that was begun: PUT the bytes to `href`, then POST /v1/uploads/{id}/complete, within a day."""
+
+    id: str
+    href: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """Bytes that the registry holds and has verified."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """That the server answers and reaches its database, and its release."""
+
+    status: str
+    version: str

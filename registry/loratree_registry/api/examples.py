@@ -1,0 +1,131 @@
+"""One small tree, from which every example in the OpenAPI document is taken."""
+
+from dataclasses import asdict
+from typing import Any, Final
+
+from loratree_registry.api.bodies import Health, Move, NewBase, NewNode, NewUpload, NewVersion, Stored, Upload
+from loratree_registry.composition import FileDigest
+from loratree_registry.manifest import BaseManifest, Parameter
+from loratree_registry.schemas import (
+    AdapterSummary,
+    Alias,
+    Base,
+    BaseRef,
+    Edge,
+    Event,
+    Lineage,
+    Link,
+    Node,
+    Page,
+    Pin,
+    Published,
+    Resolution,
+    Version,
+)
+
+PATH: Final = "llama-3.1-8b/medicine/cardiology"
+REF: Final = f"{PATH}@stable"
+WHEN: Final = "2026-01-31T09:30:00Z"
+
+
+def _digest(letter: str) -> str:
+    return "sha256:" + letter * 64
+
+
+_FILE = FileDigest("adapter_model.safetensors", 84_000_000, _digest("e"))
+_CONFIG: dict[str, Any] = {"r": 32, "lora_alpha": 64, "target_modules": ["q_proj", "v_proj"]}
+_PIN = Pin(path="llama-3.1-8b/medicine", version=3, digest=_digest("c"), found="lockfile")
+
+UPLOAD_ID: Final = "5f2b9c0d4e6a7f8091a2b3c4d5e6f708"
+HEALTH = Health(status="ok", version="0.1.0")
+BASE = Base(
+    name="llama-3.1-8b",
+    digest=_digest("b"),
+    architecture="LlamaForCausalLM",
+    parameters=8_030_261_248,
+    vocabulary_size=128_256,
+    source="meta-llama/Llama-3.1-8B",
+    created_at=WHEN,
+)
+MANIFEST = BaseManifest(
+    parameters=(
+        Parameter(name="lm_head.weight", shape=(128_256, 4096), dtype="BF16", kind="Linear", sha256=_digest("1")),
+        Parameter(name="model.norm.weight", shape=(4096,), dtype="BF16", kind="LlamaRMSNorm", sha256=_digest("2")),
+    ),
+    architecture="LlamaForCausalLM",
+    vocabulary_size=128_256,
+)
+NODE = Node(path=PATH, level="subdomain", head=2, has_children=True, aliases={"stable": 1}, created_at=WHEN)
+VERSION = Version(
+    path=PATH,
+    level="subdomain",
+    number=2,
+    digest=_digest("d"),
+    content=_digest("f"),
+    base=BASE.name,
+    base_digest=BASE.digest,
+    pin=_PIN,
+    summary=AdapterSummary(
+        ranks=[32], scales=[2.0], modules=64, parameters=41_943_040, dtypes=["BF16"], rules={"additive": 64}
+    ),
+    config=_CONFIG,
+    files=[_FILE],
+    size=_FILE.size,
+    note="trained on the January notes",
+    created_at=WHEN,
+)
+LINK = Link(
+    path=PATH,
+    level="subdomain",
+    version=2,
+    digest=VERSION.digest,
+    weight=1.0,
+    ranks=[32],
+    scales=[2.0],
+    pin=_PIN,
+    head=2,
+    stale=False,
+    follow=None,
+    files=[_FILE],
+)
+RESOLUTION = Resolution(
+    ref=REF, base=BaseRef(name=BASE.name, digest=BASE.digest), chain=[LINK], stale=False, composition=_digest("a")
+)
+LINEAGE = Lineage(
+    ref=REF,
+    base=RESOLUTION.base,
+    edges=[
+        Edge(
+            child=f"{PATH}@2",
+            child_digest=VERSION.digest,
+            parent="llama-3.1-8b/medicine@3",
+            parent_digest=_PIN.digest,
+            found="lockfile",
+            stale=False,
+        )
+    ],
+    stale=False,
+)
+ALIAS = Alias(path=PATH, name="stable", version=2, updated_at=WHEN)
+EVENT = Event(id=17, path=PATH, kind="alias-set", detail={"alias": "stable", "version": 2}, created_at=WHEN)
+PUBLISHED = Published(version=VERSION, created=True)
+UPLOAD = Upload(id=UPLOAD_ID, href=f"/v1/uploads/{UPLOAD_ID}/content")
+STORED = Stored(sha256=_FILE.sha256, size=_FILE.size)
+
+NEW_BASE = NewBase(name=BASE.name, manifest=MANIFEST, source=BASE.source)
+NEW_NODE = NewNode(path=PATH, level="subdomain")
+NEW_UPLOAD = NewUpload(sha256=_FILE.sha256, size=_FILE.size)
+NEW_VERSION = NewVersion(
+    config=_CONFIG, files=[_FILE], parent="llama-3.1-8b/medicine@3", found="lockfile", note=VERSION.note
+)
+MOVE = Move(version=2, expected=1)
+
+
+def one_page(item: Any) -> Page[Any]:
+    """A page that holds `item`, and another behind it."""
+    return Page(items=[item], next="MTc")
+
+
+def as_json(value: Any) -> Any:
+    """A record, or a list of them, as the JSON that stands for it."""
+    return [asdict(item) for item in value] if isinstance(value, list) else asdict(value)

@@ -1,0 +1,73 @@
+"""Every failure, ours or the framework's, answered as a problem document."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter
+from starlette.exceptions import HTTPException
+
+from loratree_registry.api.problem import MEDIA_TYPE, NO_ROUTE, Problem, problem, problem_of
+from loratree_registry.errors import Invalid, LoratreeError, listed
+
+_JSON = TypeAdapter(Problem)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Registers a handler for each kind of failure, the unforeseen ones included."""
+    app.add_exception_handler(LoratreeError, _loratree_error)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
+
+
+def respond(document: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """A response that holds a problem document."""
+    return Response(_JSON.dump_json(document), document.status, headers, MEDIA_TYPE)
+
+
+def path_of(request: Request) -> str:
+    """The path as the client wrote it, percent-encoded."""
+    raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
+    return raw.decode("ascii", "replace")
+
+
+def _loratree_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, LoratreeError)
+    return respond(problem_of(error, path_of(request)))
+
+
+def _invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    reasons = [_reason(found["loc"], found["msg"], found.get("ctx", {})) for found in error.errors()]
+    sentence = f"the request is not what {request.method} {path_of(request)} takes: {listed(reasons)}"
+    return respond(problem_of(Invalid(sentence), path_of(request)))
+
+
+def _reason(place: tuple[str | int, ...], message: str, context: dict[str, object]) -> str:
+    name = ".".join(str(part) for part in place[1:]) or f"the {place[0]}"
+    if message == "JSON decode error":
+        return f"its body is not JSON ({context.get('error')})"
+    if place == ("body",):
+        return f"its body: {message}, send a JSON object as application/json"
+    return f"{name}: {message}"
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path, status = path_of(request), HTTPStatus(error.status_code)
+    slug, detail = status.phrase.lower().replace(" ", "-"), str(error.detail)
+    if status == HTTPStatus.NOT_FOUND:
+        slug, detail = NO_ROUTE, f"this server has no route {path}: see /docs for those it has"
+    elif status == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (error.headers or {}).get("allow", "none")
+        detail = f"{path} does not take {request.method}: allowed are {allowed}"
+    elif status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        detail = f"the body is larger than {request.method} {path} takes: send less"
+    return respond(problem(slug, status.phrase, status, detail, path), error.headers)
+
+
+def _bug(request: Request, _: Exception) -> Response:
+    detail = "the server failed while it answered: its log tells why"
+    return respond(problem("internal-error", "Internal error", 500, detail, path_of(request)))

@@ -1,0 +1,59 @@
+"""`loratree serve`."""
+
+import ipaddress
+import socket
+from collections.abc import Callable
+
+from loratree_registry.errors import Invalid, Unavailable
+from loratree_registry.settings import Settings
+
+
+def serve(settings: Settings, host: str, port: int, *, announce: Callable[[str], object] = print) -> None:
+    """Serves the embedded registry of `settings` until it is interrupted; port 0 takes a free one.
+
+    `announce` is told the URL once the port is taken. Raises Invalid for a host that is not loopback, as there is no
+    access control yet, and Unavailable where the port is taken.
+    """
+    name = _loopback(host)
+    try:
+        import uvicorn
+
+        from loratree_registry.api.app import create_app
+        from loratree_registry.api.host_guard import LOOPBACK
+    except ImportError as error:
+        raise Unavailable(f"serving needs {error.name}, which is not installed: install loratree[server]") from error
+    from loratree_registry.embedded import open_embedded
+
+    with _listen(host, port) as listening:
+        registry = open_embedded(settings)
+        app = create_app(registry, staging=settings.make_home() / "uploads", hosts=LOOPBACK | {name})
+        config = uvicorn.Config(
+            app, log_level="warning", ws="none", proxy_headers=False, server_header=False, timeout_keep_alive=30
+        )
+        announce(f"http://{name}:{listening.getsockname()[1]}")
+        try:
+            uvicorn.Server(config).run(sockets=[listening])
+        except KeyboardInterrupt:
+            return
+
+
+def _loopback(host: str) -> str:
+    """The host as it stands in a URL, checked to be this machine alone."""
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError as error:
+        raise Invalid(f"host {host!r} is not an address: give 127.0.0.1, ::1 or localhost") from error
+    if not address.is_loopback:
+        raise Invalid(
+            f"host {host} would offer the registry to other machines, and it has no access control yet: "
+            "give 127.0.0.1, ::1 or localhost"
+        )
+    return f"[{address}]" if address.version == 6 else host
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise Unavailable(f"port {port} of {host} cannot be taken ({error.strerror}): give another --port") from error

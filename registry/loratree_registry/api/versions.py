@@ -1,0 +1,71 @@
+"""Versions: publishing, listing, and where they come from and lead to."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from loratree_registry.api import examples
+from loratree_registry.api.bodies import NewVersion
+from loratree_registry.api.documented import PAGE_LIMIT, After, Catalog, Limit, NodePath, RefPath, answers, body
+from loratree_registry.api.route import Route
+from loratree_registry.schemas import Lineage, Page, Published, Resolution, Submission, Version
+
+router = APIRouter(prefix="/v1", tags=["versions"], route_class=Route)
+
+_PUBLISHED = answers(examples.PUBLISHED, 404, 409, says="The node held this version already") | answers(
+    examples.PUBLISHED, 404, 409, status=201, says="A new version"
+)
+
+
+@router.post("/versions/{path:path}", responses=_PUBLISHED)
+def publish(
+    registry: Catalog,
+    path: NodePath,
+    version: Annotated[NewVersion, body(examples.NEW_VERSION)],
+    response: Response,
+) -> Published:
+    """Makes uploaded files a version at `path`, whole or not at all; it is committed before this answers."""
+    fields = {name: getattr(version, name) for name in Submission.__dataclass_fields__}
+    published = registry.publish(path, Submission(**fields))
+    response.status_code = 201 if published.created else 200
+    return published
+
+
+@router.get("/versions/{path:path}", responses=answers(examples.one_page(examples.VERSION), 404))
+def list_versions(
+    registry: Catalog,
+    path: NodePath,
+    content: Annotated[str | None, Query(description="Only those with this content digest")] = None,
+    after: After = None,
+    limit: Limit = PAGE_LIMIT,
+) -> Page[Version]:
+    """The versions at `path`, newest first."""
+    return registry.versions(path, content=content, after=after, limit=limit)
+
+
+@router.get("/version/{ref:path}", responses=answers(examples.VERSION, 404))
+def get_version(registry: Catalog, ref: RefPath) -> Version:
+    """The one version that `ref` names."""
+    return registry.version(ref)
+
+
+@router.get("/resolve/{ref:path}", responses=answers(examples.RESOLUTION, 404, 409))
+def resolve(
+    registry: Catalog,
+    ref: RefPath,
+    follow: Annotated[str | None, Query(description="Take each ancestor at this alias, where it is set")] = None,
+) -> Resolution:
+    """The chain of `ref`, root to leaf: by its pins, or with each ancestor at the alias `follow`."""
+    return registry.resolve(ref, follow=follow)
+
+
+@router.get("/lineage/{ref:path}", responses=answers(examples.LINEAGE, 404))
+def lineage(registry: Catalog, ref: RefPath) -> Lineage:
+    """What a version was trained on, edge by edge, up to its base."""
+    return registry.lineage(ref)
+
+
+@router.get("/dependents/{ref:path}", responses=answers(examples.one_page(examples.VERSION), 404))
+def list_dependents(registry: Catalog, ref: RefPath, after: After = None, limit: Limit = PAGE_LIMIT) -> Page[Version]:
+    """The versions that were trained directly on the one that `ref` names."""
+    return registry.dependents(ref, after=after, limit=limit)

@@ -1,0 +1,63 @@
+"""A real uvicorn server in a thread, over whichever registry a test puts behind it."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from loratree_registry.api.app import create_app
+from loratree_registry.api.staging import Staging
+from loratree_registry.protocol import Registry
+
+
+@dataclass
+class Served:
+    """A running server: its URL, and the application, whose registry and staging folder a test replaces."""
+
+    url: str
+    app: FastAPI
+
+    def over(self, registry: Registry, folder: Path) -> str:
+        """Puts `registry` behind the server and returns the URL."""
+        self.app.state.registry = registry
+        self.app.state.staging = Staging(folder / "uploads")
+        return self.url
+
+
+class Nothing:
+    """Stands for the registry before a test has put one there, and is closed with the server."""
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+@contextmanager
+def served() -> Iterator[Served]:
+    """Starts a server on a free port and stops it at the end."""
+    app = create_app(Nothing(), staging=Path("unused"))  # type: ignore[arg-type]
+    with running(app) as url:
+        yield Served(url, app)
+
+
+@contextmanager
+def running(app: ASGIApp) -> Iterator[str]:
+    """Runs any ASGI application on a free port of this machine and gives its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", lifespan="auto"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.005)
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
