@@ -44,10 +44,9 @@ def flattened(
     that drop a layer type otherwise. `base_model` is what base_model_name_or_path says. Raises Invalid for no deltas.
     """
     if not deltas:
-        raise Invalid(
-            "there is no adapter to flatten, the composition is the base itself: compose it with --mode merge"
-        )
+        raise Invalid("there is no adapter to flatten, the composition is the base itself: compose it by merging")
     layers = _layers(manifest)
+    _check(deltas, layers)
     rank = max(delta.rank for delta in deltas.values())
     tensors, names = {}, filled(deltas, layers)
     for name in sorted(names):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from loratree_composer.checkpoint import Checkpoint, open_checkpoint
 from loratree_composer.sharing import tensors
-from loratree_composer.stored_tensor import bytes_of, digest_of, type_of
+from loratree_composer.stored_tensor import digest_of, type_of
 from loratree_registry import locations
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.manifest import BaseManifest, Parameter
@@ -26,10 +26,7 @@ def identify(model: nn.Module, registry: Registry, *, name: str | None, verify: 
     """
     candidates = _candidates(registry, name)
     fitting = [candidate for candidate in candidates if not any(_misfits(model, candidate[1]))]
-    if verify:
-        alike = [candidate for candidate in fitting if not any(_differences(model, candidate, home))]
-    else:
-        alike = fitting
+    alike = [candidate for candidate in fitting if not (verify and any(_differences(model, candidate, home)))]
     if len(alike) == 1 or (alike and verify):
         return alike[0]
     raise Invalid(_refusal(model, candidates, fitting, alike, home))
@@ -87,7 +84,7 @@ def _is_cast(tensor: Tensor, source: Parameter, manifest: BaseManifest, checkpoi
     stored = next((name for name in names if name in checkpoint.home), None)
     if stored is None or checkpoint.sha256(stored) != source.sha256:
         raise Invalid(f"{checkpoint.directory} no longer holds the base: {source.name} differs; add the base again")
-    return bytes_of(checkpoint.tensor(stored).to(tensor.dtype)) == bytes_of(tensor)
+    return digest_of(checkpoint.tensor(stored).to(tensor.dtype)) == digest_of(tensor)
 
 
 def _checkpoint(base: Base, home: Path, found: str, expected: str) -> Checkpoint:

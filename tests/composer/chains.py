@@ -48,7 +48,7 @@ def state_digest(model: nn.Module) -> str:
     hasher = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         hasher.update(name.encode())
-        hasher.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        hasher.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return hasher.hexdigest()
 
 

@@ -1,13 +1,22 @@
 """Bases and chains that the composer's tests share; each is made once."""
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from loratree_composer.base import read_base
+from loratree_registry.adapter_directory import read_adapter_directory
+from loratree_registry.locations import remember_base
 from loratree_registry.manifest import BaseManifest
+from loratree_registry.protocol import Registry
+from loratree_registry.schemas import Submission
 from tests import tiny
+
+LEVELS = ("medicine", "cardiology", "diagnosis", "alice")
 
 
 @dataclass(frozen=True)
@@ -59,3 +68,63 @@ def tree(request: pytest.FixtureRequest) -> Tree:
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Tree)
     return found
+
+
+@pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every kind of device that this machine has."""
+    return torch.device(request.param)
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """A registry on this machine that holds the llama tree as tiny/medicine/…/alice, a level an adapter."""
+
+    registry: Registry
+    home: Path
+    tree: Tree
+
+    def path(self, depth: int) -> str:
+        """The path of the level that is `depth` below the base."""
+        return "/".join(("tiny", *LEVELS[:depth]))
+
+    @property
+    def leaf(self) -> str:
+        return self.path(len(LEVELS))
+
+    def publish(self, directory: Path, path: str, *, parent: str) -> None:
+        """Uploads and publishes one PEFT directory, pinned to `parent`."""
+        adapter = read_adapter_directory(directory)
+        with adapter.weights.open("rb") as stream:
+            self.registry.upload(stream, sha256=adapter.file.sha256, size=adapter.file.size)
+        self.registry.publish(
+            path, Submission(config=adapter.config, files=[adapter.file], parent=parent, found="explicit")
+        )
+
+
+def open_catalog(home: Path, tree: Tree) -> Catalog:
+    # Imported here, so that the arithmetic's tests run where no database is installed.
+    from loratree_registry.embedded import open_embedded
+    from loratree_registry.settings import Settings
+
+    return Catalog(open_embedded(Settings.from_environment({"LORATREE_HOME": str(home)})), home, tree)
+
+
+@pytest.fixture(scope="session")
+def filled(llama: Tree, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LORATREE_HOME with the llama tree published, for tests to copy."""
+    catalog = open_catalog(tmp_path_factory.mktemp("composer") / "home", llama)
+    catalog.registry.add_base("tiny", llama.manifest)
+    remember_base(catalog.home, llama.manifest.digest, llama.base)
+    for depth, directory in enumerate(llama.chain):
+        catalog.publish(directory, catalog.path(depth + 1), parent=catalog.path(depth) if depth else "base")
+    catalog.registry.close()
+    return catalog.home
+
+
+@pytest.fixture
+def catalog(filled: Path, llama: Tree, tmp_path: Path) -> Iterator[Catalog]:
+    """The filled registry, copied for this test."""
+    found = open_catalog(Path(shutil.copytree(filled, tmp_path / "home")), llama)
+    yield found
+    found.registry.close()

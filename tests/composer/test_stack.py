@@ -1,0 +1,97 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+from loratree_composer.lowrank import LowRank
+from loratree_composer.stack import Stack, is_stacked
+from loratree_registry.errors import Invalid
+from tests import tiny
+from tests.composer import chains
+from tests.composer.arithmetic import random_delta
+from tests.composer.conftest import Tree
+
+QUERY = "model.layers.0.self_attn.q_proj"
+
+
+def one(seed: int = 0) -> dict[str, LowRank]:
+    return {QUERY: random_delta(32, 32, 4, seed=seed)}
+
+
+def test_a_stacked_layer_adds_b_a_x_whatever_its_leading_dimensions() -> None:
+    model, delta = nn.Sequential(nn.Linear(3, 4)), random_delta(4, 3, 2, seed=0)
+    bare = nn.Linear(3, 4)
+    bare.load_state_dict(model[0].state_dict())
+    Stack(model, {"0": delta})
+    for shape in ((3,), (5, 3), (2, 5, 3), (2, 2, 5, 3)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(model(x), bare(x) + x @ delta.a.T @ delta.b.T)
+    torch.testing.assert_close(model[0](input=x), model(x))
+
+
+def test_removing_leaves_no_trace(llama: Tree) -> None:
+    model = chains.load(llama.base)
+    before, state = chains.logits(model), chains.state_digest(model)
+    stack = Stack(model, one())
+    assert is_stacked(model)
+    assert not torch.equal(chains.logits(model), before)
+    assert chains.state_digest(model) == state
+    stack.remove()
+    assert torch.equal(chains.logits(model), before)
+    assert not is_stacked(model)
+    assert all(not layer._forward_hooks and not layer._forward_hooks_with_kwargs for layer in model.modules())
+
+
+def test_hooks_of_others_stay(llama: Tree) -> None:
+    model, seen = chains.load(llama.base), []
+    model.get_submodule(QUERY).register_forward_hook(lambda *_: seen.append(1))
+    Stack(model, one()).remove()
+    chains.logits(model)
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_factors_take_the_layers_dtype(llama: Tree, dtype: torch.dtype) -> None:
+    model = chains.load(llama.base, dtype)
+    Stack(model, one())
+    assert chains.logits(model).dtype == dtype
+
+
+def test_generation_and_training_run_through_a_stack(llama: Tree) -> None:
+    model = chains.load(llama.base)
+    with torch.inference_mode():
+        Stack(model, one())
+        assert model.generate(tiny.tokens(batch=1), max_new_tokens=4, do_sample=False).shape == (1, 21)  # type: ignore[operator]
+    model(tiny.tokens(), labels=tiny.tokens()).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_a_stack_under_autocast_computes_in_its_dtype(llama: Tree) -> None:
+    model = chains.load(llama.base)
+    Stack(model, one())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lower = chains.logits(model)
+    assert chains.relative(lower, chains.logits(model)) < 0.05
+
+
+def test_a_layer_whose_forward_is_never_called_is_told() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.called, self.read = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return linear(self.called(x), self.read.weight)
+
+    model = Functional()
+    stack = Stack(model, {name: random_delta(3, 3, 1, seed=0) for name in ("called", "read")})
+    assert stack.unreached == ["called", "read"]
+    model(torch.ones(3))
+    assert stack.unreached == ["read"]
+
+
+def test_a_delta_that_does_not_fit_leaves_no_hook(llama: Tree) -> None:
+    model = chains.load(llama.base)
+    with pytest.raises(Invalid, match="k_proj"):
+        Stack(model, one() | {"model.layers.0.self_attn.k_proj": random_delta(32, 32, 4, seed=0)})
+    assert not is_stacked(model)
