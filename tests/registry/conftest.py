@@ -1,5 +1,6 @@
 """Fresh registries of every kind for the contract suite, and what they are filled with."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -9,17 +10,22 @@ import pytest
 
 from loratree_registry.embedded import EmbeddedRegistry, open_embedded
 from loratree_registry.protocol import Registry
+from loratree_registry.remote import RemoteRegistry
 from loratree_registry.settings import Settings
 from tests.postgresql import PostgreSQL, postgresql
 from tests.registry import material as made
+from tests.registry.serving import Served, served
+
+_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Where a registry under test may keep things: an empty folder, and databases on a server."""
+    """Where a registry under test may keep things: an empty folder, databases on a server, and a server of ours."""
 
     folder: Path
     postgresql: Callable[[], PostgreSQL]
+    served: Callable[[], Served]
 
     def settings(self, **environment: str) -> Settings:
         """Settings whose HOME is in the folder."""
@@ -41,10 +47,19 @@ def embedded_postgresql(storage: Storage) -> Iterator[EmbeddedRegistry]:
         registry.close()
 
 
+@contextmanager
+def remote(storage: Storage) -> Iterator[RemoteRegistry]:
+    with embedded_sqlite(storage) as behind:
+        registry = RemoteRegistry(storage.served().over(behind, storage.folder))
+        yield registry
+        registry.close()
+
+
 # The registries that the contract suite runs against. Each factory gives one over fresh storage; add yours here.
 REGISTRIES: dict[str, Callable[[Storage], AbstractContextManager[Registry]]] = {
     "embedded-sqlite": embedded_sqlite,
     "embedded-postgresql": embedded_postgresql,
+    "remote": remote,
 }
 
 
@@ -63,14 +78,24 @@ def registry(empty: Registry, material: made.Material) -> Registry:
 
 
 @pytest.fixture
-def storage(tmp_path: Path, request: pytest.FixtureRequest) -> Storage:
-    return Storage(tmp_path, lambda: request.getfixturevalue("server"))
+def storage(request: pytest.FixtureRequest) -> Iterator[Storage]:
+    """A fresh folder, in memory where there is some: on a disk, the suite waits minutes for fsync alone."""
+    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
+        asked = request.getfixturevalue
+        yield Storage(Path(folder), lambda: asked("server"), lambda: asked("web"))  # each starts when asked for
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[PostgreSQL]:
     """One PostgreSQL server for all tests of a run, started when first asked for."""
     with postgresql() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def web() -> Iterator[Served]:
+    """One web server for all tests of a run, started when first asked for."""
+    with served() as running:
         yield running
 
 
