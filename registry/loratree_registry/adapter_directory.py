@@ -134,6 +134,9 @@ def _no_config(path: Path, entries: list[str]) -> str:
     if checkpoints:
         last = f"checkpoint-{max(checkpoints)}"
         return f"{path} holds a Trainer's checkpoints and no adapter of its own: publish {path / last}, the last one"
+    named = [str(path / entry) for entry in entries if (path / entry / CONFIG).is_file()]
+    if named:
+        return f"{path} holds no adapter of its own but one in each of {listed(named, limit=5)}: publish one of these"
     if "config.json" in entries:
         return f"{path} holds a whole model and no adapter ({CONFIG} is missing): add it with loratree base add"
     return f"{path} holds no {CONFIG}: give the folder that save_pretrained or a Trainer wrote"

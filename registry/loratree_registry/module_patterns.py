@@ -7,7 +7,7 @@ from typing import Final
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.name_regex import NameRegex
 
-MAX_REGEXES: Final = 64  # keys that are plain names have no such limit
+MAX_REGEXES: Final = 32  # keys that are plain names have no such limit
 
 _PLAIN = re.compile(r"\^?[A-Za-z0-9_.-]+")
 _Form = tuple[bool, int, tuple[int, ...]]  # anchored at the start, length, where its dots are

@@ -108,7 +108,6 @@ def _set(field: str, value: Any) -> Any:
         return value
     kinds = {type(item) for item in value}
     if kinds - {str} and kinds - {int}:
-        raise Invalid(
-            f"adapter_config.json has a {field} of mixed values: {listed([ascii(v) for v in value], limit=5)}"
-        )
+        shown = listed([ascii(item)[:80] for item in value], limit=5)
+        raise Invalid(f"adapter_config.json has a {field} that is not a list of names or of numbers: {shown}")
     return sorted(set(value))

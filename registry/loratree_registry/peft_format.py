@@ -18,6 +18,7 @@ from loratree_registry.peft_rules import (
     BIAS,
     CHANGED_BASE,
     CHANGING_INITS,
+    PARAMETERS,
     PLAIN_INITS,
     REFUSED_FIELDS,
     REFUSED_KINDS,
@@ -44,6 +45,8 @@ def classify(config: Mapping[str, Any], header: Header, manifest: BaseManifest) 
     `config` is adapter_config.json as PEFT wrote it, or its canonical form. Raises Invalid, listing every problem at
     once: refused features, unknown fields and tensors, lone factors, and shapes as what, expected and found.
     """
+    if config.get("peft_type") != "LORA":
+        raise Invalid(f"the adapter cannot be published: its peft_type is {shown(config.get('peft_type'))}, not LORA")
     reader = _Reader(config, header, manifest)
     reader.read_config()
     reader.read_tensors()
@@ -97,9 +100,6 @@ class _Reader:
     def read_config(self) -> None:
         """Reads ranks and scales, and collects what the config says that is not composed."""
         config = self._config
-        if config.get("peft_type") != "LORA":
-            self._others.append(f"its peft_type is {shown(config.get('peft_type'))}, only LORA is composed")
-            return
         for field, refusal in REFUSED_FIELDS.items():
             if field in config and differs(field, config[field]):
                 self._refused[refusal].append(f"{field}={shown(config[field])}")
@@ -149,6 +149,8 @@ class _Reader:
 
     def module(self, name: str) -> ModuleSpec | None:
         """One module from its two factors, or None where something is wrong with it."""
+        if any(refusal.reshapes for refusal in self._refused):
+            return None
         factors, before = self.factors[name], self._count()
         for letter in {"A", "B"} - set(factors):
             self._others.append(f"module {name} has no lora_{letter}, both A and B are needed")
@@ -166,7 +168,9 @@ class _Reader:
             self._others.append(f"module {name} is not in the base: is this the base that the adapter was trained on?")
         elif kind in REFUSED_KINDS:
             self._refused[REFUSED_KINDS[kind]].append(name)
-        elif kind not in RULES or f"{name}.weight" not in self._parameters:
+        elif f"{name}.weight" not in self._parameters:
+            self._refused[PARAMETERS].append(name)
+        elif kind not in RULES:
             self._others.append(f"module {name} is a {kind}, LoRA is composed on {' and '.join(RULES)}")
         elif f"{name}.weight" in self._tied:
             self._refused[TIED].append(name)

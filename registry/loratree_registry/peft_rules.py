@@ -14,10 +14,14 @@ RULES: Final[dict[str, Rule]] = {"Linear": "additive", "Conv1D": "additive"}
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Something PEFT can write that is not composed: its name, why, and what to do instead."""
+    """Something PEFT can write that is not composed: its name, why, and what to do instead.
+
+    `reshapes` tells that A and B then have other shapes or modules, so that checking those would only add noise.
+    """
 
     name: str
     why: str
+    reshapes: bool = False
 
 
 DORA: Final = Refusal("DoRA", "it rescales each row of the sum so far; train without use_dora")
@@ -28,7 +32,9 @@ TOKENS: Final = Refusal("trainable_token_indices", "it replaces rows of the embe
 EMBEDDING: Final = Refusal("LoRA on an Embedding", "only Linear and Conv1D are composed; leave embeddings out")
 CONVOLUTION: Final = Refusal("LoRA on a convolution", "only Linear and Conv1D are composed; leave convolutions out")
 ATTENTION: Final = Refusal("LoRA on MultiheadAttention", "it packs q, k and v in one parameter; leave it out")
-PARAMETERS: Final = Refusal("target_parameters", "its tensors do not name their parameter; use target_modules")
+PARAMETERS: Final = Refusal(
+    "target_parameters", "its tensors do not name their parameter; use target_modules", reshapes=True
+)
 BASE_COPY: Final = Refusal(
     "a copy of the base's weights", "the base is shared; save with save_pretrained(…, save_embedding_layers=False)"
 )
@@ -38,13 +44,17 @@ CHANGED_BASE: Final = Refusal(
     "an initialisation that changed the base",
     "its A and B fit those weights alone; convert with save_pretrained's path_initial_model_for_weight_conversion",
 )
-BDLORA: Final = Refusal("BD-LoRA", "its factors are saved as blocks; train without use_bdlora")
-QALORA: Final = Refusal("QALoRA", "its A is pooled over the inputs; train without use_qalora")
+BDLORA: Final = Refusal("BD-LoRA", "its factors are saved as blocks; train without use_bdlora", reshapes=True)
+QALORA: Final = Refusal("QALoRA", "its A is pooled over the inputs; train without use_qalora", reshapes=True)
 KASA: Final = Refusal("KaSA", "it changes the base and adds a diagonal; train without kasa_config")
 ALORA: Final = Refusal("aLoRA", "it acts only behind its invocation tokens; train without alora_invocation_tokens")
 ARROW: Final = Refusal("Arrow", "it routes between adapters token by token; train without arrow_config")
-REPLICATION: Final = Refusal("layer_replication", "it repeats layers that the base has once; train without it")
-MEGATRON: Final = Refusal("Megatron", "its parallel layers are saved in parts; train without megatron_config")
+REPLICATION: Final = Refusal(
+    "layer_replication", "it repeats layers that the base has once; train without it", reshapes=True
+)
+MEGATRON: Final = Refusal(
+    "Megatron", "its parallel layers are saved in parts; train without megatron_config", reshapes=True
+)
 MONTECLORA: Final = Refusal("MonteCLoRA", "it samples around A and B; train without monteclora_config")
 VELORA: Final = Refusal("VeLoRA", "it is not checked to leave A and B plain; train without velora_config")
 
@@ -67,7 +77,7 @@ REFUSED_FIELDS: Final[dict[str, Refusal]] = {
     "velora_config": VELORA,
 }
 
-# How a tensor's name ends, behind the module's → the refusal it brings. The first that fits counts.
+# How a tensor's name ends, behind the module's → the refusal it brings; the first that fits counts.
 REFUSED_TENSORS: Final[dict[str, Refusal]] = {
     ".lora_magnitude_vector": DORA,
     ".lora_B.bias": LORA_BIAS,
@@ -81,6 +91,11 @@ REFUSED_TENSORS: Final[dict[str, Refusal]] = {
     ".base_layer.lora_A.weight": PARAMETERS,
     ".base_layer.lora_B.weight": PARAMETERS,
     ".lora_diag": KASA,
+    ".lora_velora_embed": VELORA,
+    ".lora_monteclora_sampler.expert_weights": MONTECLORA,
+    ".lora_monteclora_sampler.expert_weights_prior": MONTECLORA,
+    ".lora_monteclora_sampler.gaussian_var_prior": MONTECLORA,
+    ".lora_monteclora_sampler.std_prior": MONTECLORA,
 }
 
 # Layer kind → the refusal that plain A and B on it bring; any other kind outside RULES is refused by its own name.

@@ -1,0 +1,484 @@
+"""Every kind of adapter that PEFT writes, classified from the files that PEFT itself wrote."""
+
+import copy
+import io
+import json
+import warnings as python_warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import safetensors.torch
+import torch
+import transformers
+from peft.tuners.lora import config as lora
+from torch import nn
+
+from loratree_composer.base import manifest_of_module, read_base
+from loratree_registry.adapter_spec import AdapterSpec
+from loratree_registry.errors import Invalid
+from loratree_registry.manifest import BaseManifest
+from loratree_registry.peft_format import canonical_config, classify, warnings
+from loratree_registry.safetensors_header import read_header
+from tests import tiny
+
+PREFIX = "base_model.model."
+Q0 = "model.layers.0.self_attn.q_proj"
+
+
+@dataclass(frozen=True)
+class Base:
+    """A saved model and its manifest."""
+
+    directory: Path
+    manifest: BaseManifest
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
+    folder = tmp_path_factory.mktemp("bases")
+    directories = {
+        "llama": tiny.llama(folder / "llama"),
+        "tied": tiny.llama(folder / "tied", tie_word_embeddings=True),
+        "gpt2": tiny.gpt2(folder / "gpt2"),
+    }
+    return {name: Base(directory, read_base(directory)) for name, directory in directories.items()}
+
+
+@contextmanager
+def peft_warnings() -> Iterator[None]:
+    """PEFT warns of what it does; these files are about what it writes."""
+    with python_warnings.catch_warnings():
+        python_warnings.simplefilter("ignore")
+        yield
+
+
+def write(base: Base, directory: Path, **settings: Any) -> Path:
+    with peft_warnings():
+        return tiny.adapter(base.directory, directory, **settings)
+
+
+def config_of(directory: Path) -> dict[str, Any]:
+    config = json.loads((directory / "adapter_config.json").read_text())
+    assert isinstance(config, dict)
+    return config
+
+
+def tensors_of(directory: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(directory / "adapter_model.safetensors")
+
+
+def classified(directory: Path, manifest: BaseManifest) -> AdapterSpec:
+    return classify_tensors(config_of(directory), tensors_of(directory), manifest)
+
+
+def classify_tensors(config: dict[str, Any], tensors: dict[str, torch.Tensor], manifest: BaseManifest) -> AdapterSpec:
+    data = safetensors.torch.save(tensors)
+    return classify(config, read_header(io.BytesIO(data), len(data)), manifest)
+
+
+def refusal(config: dict[str, Any], tensors: dict[str, torch.Tensor], manifest: BaseManifest) -> str:
+    with pytest.raises(Invalid) as refused:
+        classify_tensors(config, tensors, manifest)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+# What is accepted: name → base, settings for tiny.adapter, modules.
+ACCEPTED: dict[str, tuple[str, dict[str, Any], int]] = {
+    "all linear layers": ("llama", {}, 14),
+    "all-linear": ("llama", {"targets": "all-linear"}, 14),
+    "a regular expression of targets": ("llama", {"targets": r".*\.(q|v)_proj"}, 4),
+    "some layers": ("llama", {"layers_to_transform": [1], "layers_pattern": "layers"}, 7),
+    "excluded modules": ("llama", {"exclude_modules": ["down_proj"]}, 12),
+    "another scale": ("llama", {"rank": 3, "alpha": 7}, 14),
+    "a fractional alpha": ("llama", {"rank": 3, "alpha": 0.1}, 14),
+    "rsLoRA": ("llama", {"rank": 3, "alpha": 7, "use_rslora": True}, 14),
+    "rank_pattern": ("llama", {"rank_pattern": {"q_proj": 7, r"layers\.1\.mlp\.(up|down)_proj": 2}}, 14),
+    "alpha_pattern": ("llama", {"alpha_pattern": {f"^{Q0}": 5, ".*mlp.*": 3}}, 14),
+    "patterns and rsLoRA": (
+        "llama",
+        {"rank_pattern": {"v_proj": 5}, "alpha_pattern": {"layers.1.self_attn.v_proj": 3}, "use_rslora": True},
+        14,
+    ),
+    "patterns that overlap": (
+        "llama",
+        {"alpha_pattern": {"self_attn.q_proj": 3, "q_proj": 5, "layers.0.self_attn.q_proj": 7}},
+        14,
+    ),
+    "dropout": ("llama", {"lora_dropout": 0.3}, 14),
+    "gaussian": ("llama", {"init_lora_weights": "gaussian"}, 14),
+    "orthogonal": ("llama", {"init_lora_weights": "orthogonal"}, 14),
+    "no initialisation": ("llama", {"init_lora_weights": False}, 14),
+    "eva": ("llama", {"init_lora_weights": "eva"}, 14),
+    "mica": ("llama", {"init_lora_weights": "mica"}, 14),
+    "a base with tied embeddings": ("tied", {}, 14),
+    "Conv1D": ("gpt2", {"targets": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}, 8),
+    "bfloat16": ("llama", {"dtype": torch.bfloat16}, 14),
+    "float16": ("llama", {"dtype": torch.float16}, 14),
+    "float64": ("llama", {"dtype": torch.float64}, 14),
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_an_accepted_adapter_has_the_ranks_and_scales_that_peft_gives_it_to_the_last_bit(
+    name: str, bases: dict[str, Base], tmp_path: Path
+) -> None:
+    base_name, settings, count = ACCEPTED[name]
+    base = bases[base_name]
+    directory = write(base, tmp_path / "adapter", **settings)
+    spec = classified(directory, base.manifest)
+    assert len(spec.modules) == count
+    with peft_warnings():
+        model = transformers.AutoModelForCausalLM.from_pretrained(base.directory)
+        loaded = peft.PeftModel.from_pretrained(model, directory, low_cpu_mem_usage=True)
+    layers = {
+        layer_name.removeprefix(PREFIX): layer
+        for layer_name, layer in loaded.named_modules()
+        if isinstance(layer, peft.tuners.lora.LoraLayer)
+    }
+    assert {m.name: (m.rank, m.scale) for m in spec.modules} == {
+        layer_name: (layer.r["default"], layer.scaling["default"]) for layer_name, layer in layers.items()
+    }
+    assert all(m.kind == type(layers[m.name].get_base_layer()).__name__ for m in spec.modules)
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors_of(directory).items()}
+    assert {m.a: (m.rank, m.in_features) for m in spec.modules} | {
+        m.b: (m.out_features, m.rank) for m in spec.modules
+    } == shapes  # every tensor, once
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_an_accepted_adapter_is_the_same_by_its_canonical_config(
+    name: str, bases: dict[str, Base], tmp_path: Path
+) -> None:
+    base_name, settings, _ = ACCEPTED[name]
+    base = bases[base_name]
+    directory = write(base, tmp_path / "adapter", **settings)
+    config, tensors = config_of(directory), tensors_of(directory)
+    assert classify_tensors(config, tensors, base.manifest) == classify_tensors(
+        canonical_config(config), tensors, base.manifest
+    )
+
+
+def resize(model: peft.PeftModel) -> None:
+    model.resize_token_embeddings(99, mean_resizing=False)
+
+
+# What is refused: name → base, settings for tiny.adapter, phrases of the one sentence.
+REFUSED: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    "DoRA": ("llama", {"use_dora": True}, ["DoRA is not composed (use_dora=true; ", "lora_magnitude_vector"]),
+    "lora_bias": ("gpt2", {"targets": ["c_attn"], "lora_bias": True}, ["lora_bias=true", "c_attn.lora_B.bias"]),
+    "bias of all": ("gpt2", {"targets": ["c_attn"], "bias": "all"}, ['bias="all"', "base_layer.bias", "and 11 more"]),
+    "bias of LoRA's layers": ("gpt2", {"targets": ["c_attn"], "bias": "lora_only"}, ['bias="lora_only"']),
+    "a bias that no layer has": ("llama", {"bias": "all"}, ['bias training is not composed (bias="all")']),
+    "modules_to_save": (
+        "llama",
+        {"modules_to_save": ["lm_head"]},
+        ['modules_to_save is not composed (modules_to_save=["lm_head"]; base_model.model.lm_head.weight)'],
+    ),
+    "trained tokens": (
+        "llama",
+        {"trainable_token_indices": [1, 2]},
+        ["trainable_token_indices=[1, 2]", "embed_tokens.token_adapter.trainable_tokens_delta"],
+    ),
+    "an embedding": (
+        "llama",
+        {"targets": ["embed_tokens", "q_proj"]},
+        ["LoRA on an Embedding", "embed_tokens.lora_embedding_A", "a copy of the base's weights", "base_layer.weight"],
+    ),
+    "lm_head with its copy of the base": (
+        "llama",
+        {"targets": ["lm_head", "q_proj"]},
+        ["a copy of the base's weights", "base_model.model.lm_head.base_layer.weight", "save_embedding_layers=False"],
+    ),
+    "a tied lm_head": ("tied", {"targets": ["lm_head", "q_proj"]}, ["LoRA on a tied weight is not composed (lm_head)"]),
+    "BD-LoRA": (
+        "llama",
+        {"use_bdlora": lora.BdLoraConfig(target_modules_bd_a=["q_proj"], nblocks=2, match_strict=False)},
+        ["BD-LoRA is not composed (use_bdlora={"],
+    ),
+    "QALoRA": ("llama", {"use_qalora": True}, ["QALoRA is not composed (use_qalora=true)"]),
+    "KaSA": ("llama", {"kasa_config": lora.KasaConfig()}, ["KaSA is not composed (kasa_config={", ".lora_diag"]),
+    "aLoRA": ("llama", {"alora_invocation_tokens": [1]}, ["aLoRA is not composed (alora_invocation_tokens=[1])"]),
+    "layer_replication": (
+        "llama",
+        {"layer_replication": [(0, 2), (1, 2)]},
+        ["layer_replication is not composed (layer_replication=[[0, 2], [1, 2]])"],
+    ),
+    "MonteCLoRA": (
+        "llama",
+        {"monteclora_config": lora.MontecloraConfig()},
+        ["MonteCLoRA is not composed", "lora_monteclora_sampler.expert_weights"],
+    ),
+    "VeLoRA": ("llama", {"velora_config": lora.VeloraConfig()}, ["VeLoRA is not composed", "lora_velora_embed"]),
+    "PiSSA": (
+        "llama",
+        {"init_lora_weights": "pissa"},
+        ['(init_lora_weights="pissa")', "path_initial_model_for_weight"],
+    ),
+    "fast PiSSA": ("llama", {"init_lora_weights": "pissa_niter_2"}, ['(init_lora_weights="pissa_niter_2")']),
+    "OLoRA": ("llama", {"init_lora_weights": "olora"}, ['(init_lora_weights="olora")']),
+    "LoRA-GA": ("llama", {"init_lora_weights": "lora_ga"}, ['(init_lora_weights="lora_ga")']),
+    "added tokens": (
+        "llama",
+        {"change": resize},
+        ["a resized vocabulary is not composed", "lm_head.weight", "embed_tokens.weight", "added tokens"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_composed_is_refused_by_name_and_nothing_else_is_said(
+    name: str, bases: dict[str, Base], tmp_path: Path
+) -> None:
+    base_name, settings, phrases = REFUSED[name]
+    base = bases[base_name]
+    directory = write(base, tmp_path / "adapter", **settings)
+    message = refusal(config_of(directory), tensors_of(directory), base.manifest)
+    assert [phrase for phrase in phrases if phrase not in message] == []
+    assert "unknown" not in message
+    assert "expected" not in message  # what follows from the refused feature is no problem of its own
+
+
+# What PEFT writes only after a preparation that needs data, a second adapter or another package: by its config alone.
+@pytest.mark.parametrize(
+    ("field", "value", "phrase"),
+    [
+        ("init_lora_weights", "corda", '(init_lora_weights="corda")'),
+        ("init_lora_weights", "loftq", '(init_lora_weights="loftq")'),
+        ("arrow_config", {"top_k": 3}, "Arrow is not composed"),
+        ("megatron_config", {"tensor_model_parallel_size": 2}, "Megatron is not composed"),
+        ("init_lora_weights", "sorcery", 'unknown init_lora_weights="sorcery"'),
+        ("init_lora_weights", 1, "unknown init_lora_weights=1"),
+        ("use_sorcery", True, "sets use_sorcery=true, which PEFT 0.21.2 does not know"),
+        ("sorcery_level", 0, "sets sorcery_level=0, which"),
+        ("r", 0, "r is 0, expected a whole number from 1"),
+        ("r", 4.0, "r is 4.0, expected a whole number"),
+        ("r", True, "r is true, expected a whole number"),
+        ("r", None, "r is null, expected a whole number"),
+        ("lora_alpha", "8", 'lora_alpha is "8", expected a finite number'),
+        ("lora_alpha", 10**400, "expected a finite number"),
+        ("use_rslora", "yes", 'use_rslora is "yes", expected true or false'),
+        ("rank_pattern", {"q_proj": 0}, "rank_pattern is"),
+        ("rank_pattern", ["q_proj"], "rank_pattern is"),
+        ("alpha_pattern", {"q_proj": None}, "alpha_pattern is"),
+        ("alpha_pattern", {"(a+)+\\1": 3}, "alpha_pattern has the key"),
+        ("peft_type", None, "its peft_type is null, not LORA"),
+        ("peft_type", "BOFT", 'its peft_type is "BOFT", not LORA'),
+    ],
+)
+def test_a_config_that_says_what_is_not_composed_is_refused(
+    field: str, value: Any, phrase: str, plain: Path, bases: dict[str, Base]
+) -> None:
+    config = config_of(plain) | {field: value}
+    assert phrase in refusal(config, tensors_of(plain), bases["llama"].manifest)
+
+
+@pytest.mark.parametrize("value", [None, False, [], {}])
+def test_a_future_field_that_is_off_changes_nothing(value: object, plain: Path, bases: dict[str, Base]) -> None:
+    config = config_of(plain)
+    assert classify_tensors(config | {"use_sorcery": value}, tensors_of(plain), bases["llama"].manifest).modules
+    assert canonical_config(config | {"use_sorcery": value}) == canonical_config(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        peft.IA3Config(target_modules=["q_proj"], feedforward_modules=[]),
+        peft.LoHaConfig(target_modules=["q_proj"]),
+        peft.VeraConfig(target_modules=["q_proj"]),
+        peft.AdaLoraConfig(target_modules=["q_proj"], total_step=10),
+        peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+    ],
+    ids=lambda config: str(config.peft_type.value),
+)
+def test_another_method_is_refused_by_its_name(config: peft.PeftConfig, bases: dict[str, Base], tmp_path: Path) -> None:
+    with peft_warnings():
+        model = transformers.AutoModelForCausalLM.from_pretrained(bases["llama"].directory)
+        peft.get_peft_model(model, copy.deepcopy(config)).save_pretrained(tmp_path)
+    assert f'its peft_type is "{config.peft_type.value}", not LORA' in refusal(
+        config_of(tmp_path), tensors_of(tmp_path), bases["llama"].manifest
+    )
+
+
+class Odd(nn.Module):
+    """One layer of each kind that is not composed, and a Linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = nn.Conv1d(4, 6, 3), nn.Conv2d(4, 6, 3), nn.Conv3d(4, 6, 3)
+        self.embedding, self.attention, self.linear = nn.Embedding(10, 8), nn.MultiheadAttention(8, 2), nn.Linear(8, 4)
+        self.experts = Experts()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.experts(self.linear(x))
+
+
+class Experts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Parameter(torch.randn(3, 8, 4)), nn.Parameter(torch.randn(3, 4, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.down[0] @ self.up[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "phrase"),
+    [
+        ({"target_modules": ["conv1"]}, "LoRA on a convolution is not composed (conv1)"),
+        ({"target_modules": ["conv2"]}, "LoRA on a convolution is not composed (conv2)"),
+        ({"target_modules": ["conv3"]}, "LoRA on a convolution is not composed (conv3)"),
+        ({"target_modules": ["embedding"]}, "LoRA on an Embedding is not composed"),
+        ({"target_modules": ["attention"]}, "LoRA on MultiheadAttention is not composed"),
+        ({"target_modules": [], "target_parameters": ["experts.up"]}, 'target_parameters=["experts.up"]'),
+        (
+            {"target_modules": [], "target_parameters": ["experts.up", "experts.down"]},
+            "experts.base_layer.lora_A.weight",
+        ),
+    ],
+)
+def test_a_layer_that_is_not_composed_is_refused_by_its_kind(
+    settings: dict[str, Any], phrase: str, tmp_path: Path
+) -> None:
+    model = Odd()
+    manifest = manifest_of_module(model)
+    with peft_warnings():
+        peft.get_peft_model(model, peft.LoraConfig(r=2, **settings)).save_pretrained(tmp_path)
+    config, tensors = config_of(tmp_path), tensors_of(tmp_path)
+    assert phrase in refusal(config, tensors, manifest)
+    config.pop("target_parameters")
+    assert "is not composed" in refusal(config, tensors, manifest)  # the tensors alone give it away
+
+
+def test_pissa_that_was_converted_is_plain_lora_of_twice_the_rank(bases: dict[str, Base], tmp_path: Path) -> None:
+    base = bases["llama"]
+    with peft_warnings():
+        model = transformers.AutoModelForCausalLM.from_pretrained(base.directory)
+        settings = peft.LoraConfig(r=4, lora_alpha=4, target_modules=["q_proj"], init_lora_weights="pissa")
+        tuned = peft.get_peft_model(model, settings)
+        tuned.peft_config["default"].init_lora_weights = True
+        tuned.save_pretrained(tmp_path / "initial")
+        tuned.peft_config["default"].init_lora_weights = "pissa"
+        tuned.save_pretrained(tmp_path / "out", path_initial_model_for_weight_conversion=str(tmp_path / "initial"))
+    assert classified(tmp_path / "out", base.manifest).summary().ranks == [8]
+
+
+def test_an_adapter_saved_under_another_name_reads_like_any_other(bases: dict[str, Base], tmp_path: Path) -> None:
+    base = bases["llama"]
+    model = transformers.AutoModelForCausalLM.from_pretrained(base.directory)
+    tuned = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]), adapter_name="mine")
+    tuned.save_pretrained(tmp_path)
+    assert [m.name for m in classified(tmp_path / "mine", base.manifest).modules] == [Q0, Q0.replace("0", "1")]
+
+
+@pytest.fixture(scope="module")
+def plain(bases: dict[str, Base], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.adapter(bases["llama"].directory, tmp_path_factory.mktemp("plain") / "adapter")
+
+
+Change = Callable[[dict[str, torch.Tensor]], None]
+A0, B0 = f"{PREFIX}{Q0}.lora_A.weight", f"{PREFIX}{Q0}.lora_B.weight"
+
+
+def set_tensor(key: str, tensor: torch.Tensor) -> Change:
+    return lambda tensors: tensors.update({key: tensor})
+
+
+# Files that PEFT does not write, made of one that it did.
+BROKEN: dict[str, tuple[Change, str]] = {
+    "a lone A": (lambda tensors: (tensors.pop(B0), None)[1], f"module {Q0} has no lora_B"),
+    "a lone B": (lambda tensors: (tensors.pop(A0), None)[1], f"module {Q0} has no lora_A"),
+    "an A of other inputs": (set_tensor(A0, torch.ones(4, 31)), f"tensor {A0} has shape [4, 31], expected [4, 32]"),
+    "an A of another rank": (set_tensor(A0, torch.ones(5, 32)), f"tensor {A0} has shape [5, 32], expected [4, 32]"),
+    "a B of other outputs": (set_tensor(B0, torch.ones(30, 4)), f"tensor {B0} has shape [30, 4], expected [32, 4]"),
+    "a B the other way round": (set_tensor(B0, torch.ones(4, 32)), f"tensor {B0} has shape [4, 32]"),
+    "an A of three dimensions": (set_tensor(A0, torch.ones(4, 32, 1)), f"tensor {A0} has shape [4, 32, 1]"),
+    "an A of numbers of another kind": (set_tensor(A0, torch.ones(4, 32).half()), "A in F16 and B in F32"),
+    "an A of whole numbers": (set_tensor(A0, torch.ones(4, 32).int()), "A in I32 and B in F32, expected one of F16"),
+    "an unknown tensor": (set_tensor(f"{PREFIX}{Q0}.lora_C.weight", torch.ones(1)), "lora_C.weight is unknown"),
+    "a key with its adapter's name": (
+        set_tensor(f"{PREFIX}{Q0}.lora_A.default.weight", torch.ones(4, 32)),
+        "lora_A.default.weight is unknown",
+    ),
+    "a key without the prefix": (
+        set_tensor(f"{Q0}.lora_A.weight", torch.ones(4, 32)),
+        "does not start with base_model",
+    ),
+    "an unknown module": (
+        lambda tensors: tensors.update(
+            {f"{PREFIX}model.layers.7.x.lora_{letter}.weight": torch.ones(4, 4) for letter in "AB"}
+        ),
+        "module model.layers.7.x is not in the base",
+    ),
+    "LoRA on a norm": (
+        lambda tensors: tensors.update(
+            {f"{PREFIX}model.norm.lora_{letter}.weight": torch.ones(4, 4) for letter in "AB"}
+        ),
+        "module model.norm is a LlamaRMSNorm, LoRA is composed on Linear and Conv1D",
+    ),
+    "LoRA on a whole layer": (
+        lambda tensors: tensors.update({f"{PREFIX}model.lora_{letter}.weight": torch.ones(4, 4) for letter in "AB"}),
+        "module model is not in the base",
+    ),
+    "a whole parameter of the base": (
+        set_tensor(f"{PREFIX}model.norm.weight", torch.ones(32)),
+        "a copy of the base's weights is not composed (base_model.model.model.norm.weight)",
+    ),
+    "no factors at all": (
+        lambda tensors: tensors.clear() or tensors.update(x=torch.ones(1)),
+        "tensor x does not start",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_file_that_does_not_fit_is_refused_by_what_is_wrong(name: str, plain: Path, bases: dict[str, Base]) -> None:
+    change, phrase = BROKEN[name]
+    tensors = tensors_of(plain)
+    change(tensors)
+    assert phrase in refusal(config_of(plain), tensors, bases["llama"].manifest)
+
+
+def test_every_problem_is_listed_at_once(plain: Path, bases: dict[str, Base]) -> None:
+    tensors = tensors_of(plain)
+    for name in ("a lone A", "an unknown tensor", "LoRA on a norm", "a whole parameter of the base"):
+        BROKEN[name][0](tensors)
+    message = refusal(config_of(plain) | {"use_dora": True, "use_sorcery": 1}, tensors, bases["llama"].manifest)
+    for phrase in ("DoRA", "use_sorcery", "lora_C", "LlamaRMSNorm", "has no lora_B", "model.norm.weight"):
+        assert phrase in message
+
+
+def test_a_rank_that_disagrees_with_rank_pattern_is_refused_with_both(plain: Path, bases: dict[str, Base]) -> None:
+    config = config_of(plain) | {"rank_pattern": {"layers.0.self_attn.q_proj": 3}}
+    message = refusal(config, tensors_of(plain), bases["llama"].manifest)
+    assert f"tensor {A0} has shape [4, 32], expected [3, 32]: rank 3 by 32 inputs" in message
+
+
+def test_an_adapter_of_a_smaller_base_is_refused_by_every_shape(plain: Path, tmp_path: Path) -> None:
+    other = tiny.llama(tmp_path / "other", hidden_size=48)
+    message = refusal(config_of(plain), tensors_of(plain), read_base(other))
+    assert "expected [4, 48]" in message
+    assert "more" in message
+
+
+def test_pattern_keys_that_overlap_and_disagree_give_a_warning(bases: dict[str, Base], tmp_path: Path) -> None:
+    base = bases["llama"]
+    patterns = {"self_attn.q_proj": 3, "q_proj": 5}
+    directory = write(base, tmp_path / "a", alpha_pattern=patterns)
+    (warning,) = warnings(config_of(directory), classified(directory, base.manifest))
+    assert warning.startswith(
+        "alpha_pattern has keys that disagree on model.layers.0.self_attn.q_proj: 'q_proj'; 'self"
+    )
+    agreeing = write(base, tmp_path / "b", alpha_pattern=dict.fromkeys(patterns, 3))
+    assert warnings(config_of(agreeing), classified(agreeing, base.manifest)) == []
+
+
+def test_a_config_whose_meaning_a_save_would_change_is_refused(plain: Path, bases: dict[str, Base]) -> None:
+    config = config_of(plain) | {"alpha_pattern": {"self_attn.q_proj": 3, "q_proj": 5}}  # PEFT would have sorted it
+    message = refusal(config, tensors_of(plain), bases["llama"].manifest)
+    assert "3 by 'self_attn.q_proj', but 5 by 'q_proj' once PEFT saves it" in message
