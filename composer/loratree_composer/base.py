@@ -15,6 +15,9 @@ from loratree_composer.stored_tensor import TensorType, digest_of, type_of
 from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.manifest import BaseManifest, Parameter, check_manifest
 
+# What transformers and the models' own code raise over a config that makes no sense.
+_UNBUILDABLE = (OSError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, ImportError, RuntimeError)
+
 
 class TensorSource(Protocol):
     """Where a base's tensors are: what there is, and the digest of one."""
@@ -49,6 +52,7 @@ def meta_model(directory: Path) -> nn.Module:
     """The model that config.json describes, on the meta device: names and shapes without memory. Raises Invalid."""
     architecture = _architecture(directory)
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
 
     model_class = getattr(transformers, architecture, None)
     if not (isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel)):
@@ -58,8 +62,9 @@ def meta_model(directory: Path) -> nn.Module:
         with torch.device("meta"):
             model = model_class(config)
         model.tie_weights()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
-        raise Invalid(f"{directory} has a config.json that {architecture} cannot be built from: {error}") from error
+    except (*_UNBUILDABLE, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise Invalid(f"{directory} has a config.json that {architecture} cannot be built from: {reason}") from error
     return model
 
 

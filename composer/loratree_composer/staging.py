@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -49,7 +50,7 @@ def _locked(shelter: Path) -> Iterator[Path]:
 
 
 def _sweep(out: Path) -> None:
-    for shelter in out.parent.glob(f"{_prefix(out)}*"):
+    for shelter in out.parent.glob(f"{glob.escape(_prefix(out))}*"):
         with contextlib.suppress(OSError):
             handle = os.open(shelter, os.O_RDONLY | os.O_DIRECTORY)
             try:

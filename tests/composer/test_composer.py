@@ -1,0 +1,210 @@
+import shutil
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from torch import nn
+
+from loratree_composer import Composer
+from loratree_composer.adapters import Adapters
+from loratree_composer.base import manifest_of_module
+from loratree_composer.merged_weights import Place
+from loratree_registry.errors import Corrupt, Invalid, NotFound
+from tests import tiny
+from tests.composer import chains
+from tests.composer.conftest import Catalog
+
+
+def composer(catalog: Catalog, model: nn.Module, **options: object) -> Composer:
+    return Composer(model, catalog.registry, home=catalog.home, **options)  # type: ignore[arg-type]
+
+
+def reference(catalog: Catalog, depth: int) -> torch.Tensor:
+    return chains.logits(chains.merged_by_peft(catalog.tree.base, catalog.tree.chain[:depth]))
+
+
+def test_a_path_used_merged_and_restored_gives_pefts_logits_and_the_base_back(catalog: Catalog) -> None:
+    model = chains.load(catalog.tree.base)
+    bare, state = chains.logits(model), chains.state_digest(model)
+    composed = composer(catalog, model)
+    assert composed.base.name == "tiny"
+    for depth in (4, 1, 3):
+        expected = reference(catalog, depth)
+        resolution = composed.use(catalog.path(depth))
+        assert resolution == catalog.registry.resolve(catalog.path(depth)) == composed.current
+        assert chains.relative(chains.logits(model), expected) < 1e-5
+        assert chains.state_digest(model) == state
+        assert composed.unreached == []
+        assert composed.merge(catalog.path(depth)) == resolution
+        assert chains.relative(chains.logits(model), expected) < 1e-5
+    composed.restore()
+    assert composed.current is None
+    assert torch.equal(chains.logits(model), bare)
+    assert chains.state_digest(model) == state
+
+
+@pytest.mark.parametrize("pristine", ["host", "device"])
+def test_use_after_merge_starts_from_the_pristine_base(catalog: Catalog, pristine: Place) -> None:
+    model = chains.load(catalog.tree.base)
+    state, composed = chains.state_digest(model), composer(catalog, model, pristine=pristine)
+    composed.merge(catalog.leaf)
+    composed.use(catalog.path(2))
+    assert chains.state_digest(model) == state
+    assert chains.relative(chains.logits(model), reference(catalog, 2)) < 1e-5
+
+
+def test_the_base_itself_and_a_version_are_refs_too(catalog: Catalog) -> None:
+    model = chains.load(catalog.tree.base)
+    bare, composed = chains.logits(model), composer(catalog, model)
+    assert composed.merge("tiny").chain == []
+    assert torch.equal(chains.logits(model), bare)
+    assert composed.use(f"{catalog.leaf}@1").composition == composed.merge(catalog.leaf).composition
+
+
+def test_what_is_on_the_model_stays_when_the_next_ref_does_not_resolve(catalog: Catalog) -> None:
+    model = chains.load(catalog.tree.base)
+    composed = composer(catalog, model)
+    composed.use(catalog.leaf)
+    before = chains.logits(model)
+    with pytest.raises(NotFound):
+        composed.merge("tiny/medicine@9")
+    with pytest.raises(Invalid, match="not in the tree of tiny"):
+        composed.use("other/medicine")
+    assert torch.equal(chains.logits(model), before)
+    assert composed.current is not None
+
+
+def test_a_merge_that_overflows_leaves_the_bare_base(catalog: Catalog, tmp_path: Path) -> None:
+    huge = tiny.adapter(catalog.tree.base, tmp_path / "huge", std=1e3, targets=["down_proj"])
+    catalog.publish(huge, "tiny/huge", parent="base")
+    model = chains.load(catalog.tree.base, torch.float16)
+    state, composed = chains.state_digest(model), composer(catalog, model)
+    composed.merge(catalog.leaf)
+    with pytest.raises(Invalid, match=r"down_proj\.weight would hold values that are not finite"):
+        composed.merge("tiny/huge")
+    assert chains.state_digest(model) == state
+    assert composed.current is None
+
+
+# Which base a model is
+
+
+def test_another_model_is_refused_with_the_tensors_that_differ(catalog: Catalog, tmp_path: Path) -> None:
+    model = chains.load(catalog.tree.base)
+    with torch.no_grad():
+        model.get_parameter("model.norm.weight")[0] += 1
+        model.get_parameter("lm_head.weight")[0, 0] += 1
+    with pytest.raises(Invalid, match=r"not the base tiny: lm_head\.weight has other values; model\.norm\.weight has"):
+        composer(catalog, model)
+    with pytest.raises(Invalid, match=r"model\.norm\.weight is missing"):
+        composer(catalog, chains.load(tiny.gpt2(tmp_path / "gpt2")))
+    with pytest.raises(Invalid, match="meta device"):
+        composer(catalog, chains.load(catalog.tree.base).to("meta"))
+
+
+def test_verification_can_be_left_out(catalog: Catalog) -> None:
+    model = chains.load(catalog.tree.base)
+    with torch.no_grad():
+        model.get_parameter("model.norm.weight")[0] += 1
+    assert composer(catalog, model, verify=False).base.name == "tiny"
+
+
+def test_among_several_bases_the_one_with_the_models_values_is_found(catalog: Catalog, tmp_path: Path) -> None:
+    others = {f"tiny{seed}": tiny.llama(tmp_path / f"tiny{seed}", seed=seed) for seed in (5, 6)}
+    for name, directory in others.items():
+        catalog.registry.add_base(name, manifest_of_module(chains.load(directory)))
+    assert composer(catalog, chains.load(others["tiny6"])).base.name == "tiny6"
+    assert composer(catalog, chains.load(catalog.tree.base)).base.name == "tiny"
+    with pytest.raises(Invalid, match=r"several bases \(tiny; tiny5; tiny6\)"):
+        composer(catalog, chains.load(catalog.tree.base), verify=False)
+    assert composer(catalog, chains.load(catalog.tree.base), verify=False, base="tiny5").base.name == "tiny5"
+    with pytest.raises(Invalid, match="not the base tiny5: "):
+        composer(catalog, chains.load(catalog.tree.base), base="tiny5")
+    with pytest.raises(Invalid, match="none of the registry's bases"):
+        composer(catalog, nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_model_in_another_dtype_is_compared_with_the_checkpoint_cast(catalog: Catalog, dtype: torch.dtype) -> None:
+    model = chains.load(catalog.tree.base, dtype)
+    state, composed = chains.state_digest(model), composer(catalog, model)
+    composed.merge(catalog.leaf)
+    assert chains.relative(chains.logits(model), reference(catalog, 4)) < 0.05
+    composed.restore()
+    assert chains.state_digest(model) == state
+    with torch.no_grad():
+        model.get_parameter("model.norm.weight")[0] *= 1.5
+    with pytest.raises(Invalid, match=r"model\.norm\.weight has other values"):
+        composer(catalog, model)
+
+
+def test_a_model_in_another_dtype_whose_checkpoint_is_unknown_is_refused_with_what_to_do(catalog: Catalog) -> None:
+    (catalog.home / "bases.json").unlink()
+    model = chains.load(catalog.tree.base, torch.bfloat16)
+    with pytest.raises(Invalid, match=r"held in BF16 and the base tiny in F32.*verify=False"):
+        composer(catalog, model)
+    composer(catalog, model, verify=False).use(catalog.leaf)
+
+
+def test_a_tied_base_is_recognised(catalog: Catalog, tmp_path: Path) -> None:
+    directory = tiny.llama(tmp_path / "tied", tie_word_embeddings=True)
+    model = chains.load(directory)
+    catalog.registry.add_base("tied", manifest_of_module(model))
+    assert composer(catalog, model).base.name == "tied"
+
+
+def test_a_model_that_already_carries_adapters_is_refused(catalog: Catalog) -> None:
+    tuned = peft.PeftModel.from_pretrained(chains.load(catalog.tree.base), catalog.tree.chain[0])
+    for model in (tuned, tuned.get_base_model()):
+        with pytest.raises(Invalid, match="carries PEFT's layers"):
+            composer(catalog, model)
+    stacked = chains.load(catalog.tree.base)
+    composer(catalog, stacked).use(catalog.leaf)
+    with pytest.raises(Invalid, match="another Composer"):
+        composer(catalog, stacked)
+
+
+def test_any_module_whose_parameters_match_will_do(catalog: Catalog) -> None:
+    plain = nn.Sequential(nn.Linear(4, 3))
+    catalog.registry.add_base("plain", manifest_of_module(plain))
+    assert composer(catalog, plain).base.architecture == "Sequential"
+
+
+# What a registry answers
+
+
+def test_adapters_are_read_once_and_the_least_recently_used_leave_memory(catalog: Catalog) -> None:
+    adapters = Adapters(catalog.registry, catalog.tree.manifest, catalog.home)
+    resolution = catalog.registry.resolve(catalog.leaf)
+    first = adapters.chain(resolution)
+    shutil.rmtree(catalog.home / "cache")
+    assert [adapter for adapter, _ in adapters.chain(resolution)] == [adapter for adapter, _ in first]
+    small = Adapters(catalog.registry, catalog.tree.manifest, catalog.home, kept=first[-1][0].nbytes)
+    again = [small.chain(resolution)[depth][0] for depth in (0, 3)]
+    assert small.chain(catalog.registry.resolve(catalog.path(1)))[0][0] is not again[0]
+
+
+def test_a_damaged_cache_is_fetched_again(catalog: Catalog) -> None:
+    model = chains.load(catalog.tree.base)
+    composer(catalog, model).use(catalog.leaf)
+    for file in (catalog.home / "cache").rglob("*"):
+        if file.is_file():
+            file.chmod(0o600)
+            file.write_bytes(file.read_bytes()[:-1] + b"\x55")
+    fresh = chains.load(catalog.tree.base)
+    composer(catalog, fresh).use(catalog.leaf)
+    assert torch.equal(chains.logits(fresh), chains.logits(model))
+
+
+def test_an_answer_that_does_not_have_its_digests_is_refused(catalog: Catalog) -> None:
+    from dataclasses import replace
+
+    adapters = Adapters(catalog.registry, catalog.tree.manifest, catalog.home)
+    resolution = catalog.registry.resolve(catalog.leaf)
+    shorter = replace(resolution, chain=resolution.chain[:-1])
+    with pytest.raises(Corrupt, match="does not give the digests"):
+        adapters.chain(shorter)
+    renamed = [*resolution.chain[:-1], replace(resolution.chain[-1], path=catalog.path(1))]
+    with pytest.raises(Corrupt, match=r"record of tiny/medicine@1 does not give the digest"):
+        adapters.chain(replace(resolution, chain=renamed))
