@@ -77,21 +77,21 @@ class Checkpoint:
     shards: tuple[Shard, ...]
 
     @cached_property
-    def home(self) -> dict[str, Shard]:
+    def shard_of(self) -> dict[str, Shard]:
         """The shard that holds each tensor."""
         return {name: shard for shard in self.shards for name in shard.header.tensors}
 
     def types(self) -> dict[str, TensorType]:
         """Every tensor's dtype code and shape."""
-        return {name: shard.type(name) for name, shard in self.home.items()}
+        return {name: shard.type(name) for name, shard in self.shard_of.items()}
 
     def sha256(self, name: str) -> str:
         """The digest over one tensor's bytes."""
-        return self.home[name].sha256(name)
+        return self.shard_of[name].sha256(name)
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, on the CPU. Raises Invalid where it cannot be read."""
-        shard = self.home[name]
+        shard = self.shard_of[name]
         return tensor_of(shard.raw(name), shard.type(name))
 
 

@@ -81,7 +81,7 @@ def _differences(model: nn.Module, candidate: Candidate, home: Path) -> Iterator
 def _is_cast(tensor: Tensor, source: Parameter, manifest: BaseManifest, checkpoint: Checkpoint) -> bool:
     """Tells whether `tensor` is, bit for bit, the base's tensor cast to its dtype."""
     names = [source.name, *(parameter.name for parameter in manifest.parameters if parameter.tied_to == source.name)]
-    stored = next((name for name in names if name in checkpoint.home), None)
+    stored = next((name for name in names if name in checkpoint.shard_of), None)
     if stored is None or checkpoint.sha256(stored) != source.sha256:
         raise Invalid(f"{checkpoint.directory} no longer holds the base: {source.name} differs; add the base again")
     return digest_of(checkpoint.tensor(stored).to(tensor.dtype)) == digest_of(tensor)

@@ -1,0 +1,17 @@
+import subprocess
+import sys
+
+ARITHMETIC = "lowrank merge merged_weights stack flatten adapter precision sharing targets checkpoint base".split()
+CHECK = """
+import importlib, sys
+for name in sys.argv[1].split(","):
+    importlib.import_module(f"loratree_composer.{name}")
+print([name for name in ("sqlalchemy", "transformers", "peft", "httpx", "pydantic") if name in sys.modules])
+"""
+
+
+def test_the_arithmetic_needs_no_database_no_transformers_and_no_network() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK, ",".join(ARITHMETIC)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
