@@ -1,5 +1,6 @@
 """What a base is made of, and the digest that names it; standard library only."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from loratree_registry.canonical import digest_json
@@ -52,7 +53,7 @@ def check_manifest(manifest: BaseManifest) -> BaseManifest:
     """Checks what the digest relies on: unique names, a digest for each untied tensor, ties that lead somewhere."""
     names = [parameter.name for parameter in manifest.parameters]
     untied = {parameter.name for parameter in manifest.parameters if parameter.tied_to is None}
-    problems = [f"{name} appears twice" for name in sorted({name for name in names if names.count(name) > 1})]
+    problems = [f"{name} appears twice" for name, count in sorted(Counter(names).items()) if count > 1]
     for parameter in manifest.parameters:
         if (parameter.sha256 is None) == (parameter.tied_to is None):
             problems.append(f"{parameter.name} needs either a sha256 or a tensor that it is tied to")

@@ -1,6 +1,5 @@
 """A real uvicorn server in a thread, over whichever registry a test puts behind it."""
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from loratree_registry.api.app import create_app
+from loratree_registry.api.serve import listen
 from loratree_registry.api.staging import Staging
 from loratree_registry.protocol import Registry
 
@@ -49,7 +49,7 @@ def served() -> Iterator[Served]:
 @contextmanager
 def running(app: ASGIApp) -> Iterator[str]:
     """Runs any ASGI application on a free port of this machine and gives its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with listen("127.0.0.1", 0) as listening:
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", lifespan="auto"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

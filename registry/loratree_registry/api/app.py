@@ -17,7 +17,6 @@ from loratree_registry.api.problem import Problem
 from loratree_registry.api.staging import Staging
 from loratree_registry.protocol import Registry
 
-MAX_BODY: Final = 1024 * 1024
 NOUNS: Final = (health, bases, nodes, versions, aliases, uploads, files)
 
 
@@ -39,7 +38,6 @@ def create_app(registry: Registry, *, staging: Path, hosts: Collection[str] = LO
         description="Trees of LoRA adapters: nodes, versions, pins and aliases over one base model.",
         lifespan=lifespan,
         redirect_slashes=False,
-        max_body_size=MAX_BODY,
         generate_unique_id_function=_operation_id,
     )
     app.state.registry = registry

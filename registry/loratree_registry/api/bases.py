@@ -11,9 +11,15 @@ from loratree_registry.api.route import Route
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.schemas import Base, Page
 
-MAX_MANIFEST = 32 * 1024 * 1024  # a mixture of experts with 36,864 tensors takes about 10 MiB
+
+class ManifestRoute(Route):
+    """A route that takes a base's manifest: one with 36,864 tensors has about 10 MiB."""
+
+    max_body = 32 * 1024 * 1024
+
 
 router = APIRouter(prefix="/v1", tags=["bases"], route_class=Route)
+manifests = APIRouter(route_class=ManifestRoute)
 
 
 @router.get("/bases", responses=answers(examples.one_page(examples.BASE)))
@@ -22,7 +28,7 @@ def list_bases(registry: Catalog, after: After = None, limit: Limit = PAGE_LIMIT
     return registry.bases(after=after, limit=limit)
 
 
-@router.post("/bases", responses=answers(examples.BASE, 409), max_body_size=MAX_MANIFEST)
+@manifests.post("/bases", responses=answers(examples.BASE, 409))
 def add_base(registry: Catalog, base: Annotated[NewBase, body(examples.NEW_BASE)]) -> Base:
     """Records a base and the root of its tree; the same name and digest again is the same base."""
     return registry.add_base(base.name, base.manifest, source=base.source)
@@ -38,3 +44,6 @@ def get_base(registry: Catalog, path: NodePath) -> Base:
 def get_manifest(registry: Catalog, path: NodePath) -> BaseManifest:
     """Every tensor of a base, by the base's name."""
     return registry.base_manifest(path)
+
+
+router.include_router(manifests)

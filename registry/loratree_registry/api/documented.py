@@ -16,6 +16,7 @@ _SENTENCES: dict[str, LoratreeError] = {
     "422": Invalid("path 'Llama' has the segment 'Llama': use lower case, such as 'llama'"),
     "500": Corrupt(f"the stored bytes of {_DIGEST} have another digest: restore them from a copy"),
     "503": Unavailable("the disk of /srv/blobs is full: needs 84000000 bytes, 4096 are free; free some space"),
+    "default": Invalid("the body is larger than POST /v1/nodes takes: send less"),
 }
 _TITLES = {
     "404": "Nothing of that name",
@@ -23,6 +24,7 @@ _TITLES = {
     "422": "The request itself is wrong",
     "500": "Stored bytes are damaged, or the server failed",
     "503": "A part that the request needs is not there",
+    "default": "Any other refusal",
 }
 
 
@@ -54,8 +56,9 @@ def answers(value: Any, *problems: int, status: int = 200, says: str = "Done") -
 
 
 def refusals(*problems: int) -> dict[int | str, dict[str, Any]]:
-    """Declares the problems that may answer; every route may answer 422, 500 and 503."""
-    return {code: _refusal(str(code)) for code in sorted({*problems, 422, 500, 503})}
+    """Declares the problems that may answer; every route may answer 422, 500, 503 and what the framework refuses."""
+    codes: list[int | str] = [*sorted({*problems, 422, 500, 503}), "default"]
+    return {code: _refusal(str(code)) for code in codes}
 
 
 def _refusal(code: str) -> dict[str, Any]:

@@ -85,7 +85,7 @@ LINK = Link(
     pin=_PIN,
     head=2,
     stale=False,
-    follow=None,
+    follow="alias",
     files=[_FILE],
 )
 RESOLUTION = Resolution(

@@ -61,8 +61,7 @@ def _http_error(request: Request, error: Exception) -> Response:
     if status == HTTPStatus.NOT_FOUND:
         slug, detail = NO_ROUTE, f"this server has no route {path}: see /docs for those it has"
     elif status == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = (error.headers or {}).get("allow", "none")
-        detail = f"{path} does not take {request.method}: allowed are {allowed}"
+        detail = f"{path} does not take {request.method}: see /docs for what it takes"
     elif status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         detail = f"the body is larger than {request.method} {path} takes: send less"
     return respond(problem(slug, status.phrase, status, detail, path), error.headers)

@@ -1,5 +1,6 @@
 """Which Host headers the server answers to."""
 
+import re
 from collections.abc import Collection
 from typing import Final
 
@@ -9,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from loratree_registry.api.handlers import path_of, respond
 from loratree_registry.api.problem import problem
 
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::[0-9]*)?")
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -38,7 +40,7 @@ class HostGuard:
         await respond(document)(scope, receive, send)
 
 
-def _name(host: str) -> str:
-    """The host without its port; an IPv6 address keeps its brackets."""
-    name, bracket, _ = host.lower().partition("]")
-    return name + bracket if bracket else name.partition(":")[0]
+def _name(host: str) -> str | None:
+    """The host without its port; an IPv6 address keeps its brackets. None where it is not a host."""
+    match = _HOST.fullmatch(host)
+    return match[1].lower() if match else None

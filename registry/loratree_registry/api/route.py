@@ -3,25 +3,28 @@
 import hashlib
 import json
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
+from starlette.exceptions import HTTPException
 
 REVALIDATE: Final = "private, no-cache"
 IMMUTABLE: Final = "private, max-age=31536000, immutable"
 
 
 class Route(APIRoute):
-    """A route whose JSON is at most 200 levels deep, and whose GET answers carry an ETag over their bytes."""
+    """A route that reads at most `max_body` bytes of JSON, 200 levels deep, and whose GET answers carry an ETag."""
+
+    max_body: ClassVar[int] = 1024 * 1024
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The framework's handler, between a bounded request and a conditional answer."""
         handler = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
-            response = await handler(_BoundedRequest(request.scope, request.receive))
+            response = await handler(_BoundedRequest(request, self.max_body))
             if request.method == "GET" and response.status_code == 200 and "etag" not in response.headers:
                 return _conditional(request, response)
             return response
@@ -50,6 +53,21 @@ def _conditional(request: Request, response: Response) -> Response:
 
 
 class _BoundedRequest(Request):
+    def __init__(self, request: Request, limit: int) -> None:
+        super().__init__(request.scope, request.receive)
+        self._limit = limit
+
+    async def body(self) -> bytes:
+        """The body, never more than the limit in memory. Raises 413."""
+        if not hasattr(self, "_body"):
+            received = bytearray()
+            async for chunk in self.stream():
+                if len(received) + len(chunk) > self._limit:
+                    raise HTTPException(413)
+                received += chunk
+            self._body = bytes(received)
+        return self._body
+
     async def json(self) -> Any:
         """The body as JSON; this parser refuses 200 levels where the standard library's would exhaust the stack."""
         body = await self.body()

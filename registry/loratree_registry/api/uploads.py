@@ -10,7 +10,7 @@ from loratree_registry.api import examples
 from loratree_registry.api.bodies import NewUpload, Stored, Upload
 from loratree_registry.api.documented import Catalog, answers, body
 from loratree_registry.api.route import Route
-from loratree_registry.api.staging import MAX_SIZE, Staging
+from loratree_registry.api.staging import Staging
 from loratree_registry.errors import Invalid
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=Route)
@@ -39,7 +39,6 @@ def begin_upload(staging: Incoming, upload: Annotated[NewUpload, body(examples.N
     status_code=204,
     responses=answers(None, 404, 409, status=204),
     openapi_extra={"requestBody": {"required": True, "content": _BINARY}},
-    max_body_size=MAX_SIZE,
 )
 async def send_content(staging: Incoming, id: UploadId, request: Request) -> None:  # noqa: A002 - the field's name
     """Sends the bytes, exactly as many as announced; what is longer or shorter is refused and forgotten."""

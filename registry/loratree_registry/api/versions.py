@@ -1,5 +1,6 @@
 """Versions: publishing, listing, and where they come from and lead to."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -12,9 +13,11 @@ from loratree_registry.schemas import Lineage, Page, Published, Resolution, Subm
 
 router = APIRouter(prefix="/v1", tags=["versions"], route_class=Route)
 
-_PUBLISHED = answers(examples.PUBLISHED, 404, 409, says="The node held this version already") | answers(
+_AGAIN = replace(examples.PUBLISHED, created=False)
+_PUBLISHED = answers(_AGAIN, 404, 409, says="The node held this version already") | answers(
     examples.PUBLISHED, 404, 409, status=201, says="A new version"
 )
+_PUBLISHED[201]["model"] = Published
 
 
 @router.post("/versions/{path:path}", responses=_PUBLISHED)

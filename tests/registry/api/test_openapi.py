@@ -1,0 +1,99 @@
+"""The OpenAPI document: complete, and true to itself."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.routing import APIRoute
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import validate
+
+from loratree_registry.api import bases
+from loratree_registry.api.app import NOUNS, create_app
+from loratree_registry.api.examples import UPLOAD_ID, as_json
+from loratree_registry.api.problem import MEDIA_TYPE
+from tests.registry.serving import Nothing
+
+DOCUMENT: dict[str, Any] = create_app(Nothing(), staging=Path("unused")).openapi()  # type: ignore[arg-type]
+OPERATIONS = [
+    pytest.param(path, method, operation, id=operation["operationId"])
+    for path, methods in DOCUMENT["paths"].items()
+    for method, operation in methods.items()
+]
+each_operation = pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
+
+
+def contents(operation: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each media type of an operation's request and answers, with its schema and examples."""
+    for place in (operation.get("requestBody", {}), *operation["responses"].values()):
+        yield from place.get("content", {}).items()
+
+
+def examples_of(media: dict[str, Any]) -> list[Any]:
+    named = [example["value"] for example in media.get("examples", {}).values()]
+    return named + ([media["example"]] if "example" in media else [])
+
+
+def test_the_document_is_valid_openapi() -> None:
+    validate(DOCUMENT)
+
+
+def test_every_route_is_in_the_document_under_an_id_of_its_own() -> None:
+    routers = [noun.router for noun in NOUNS] + [bases.manifests]
+    routes = [route.name for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    assert len(routes) > 20
+    assert sorted(routes) == sorted(str(parameter.id) for parameter in OPERATIONS)
+    assert len(set(routes)) == len(routes)
+
+
+@each_operation
+def test_an_operation_says_what_it_is_and_which_problems_it_answers(
+    path: str, method: str, operation: dict[str, Any]
+) -> None:
+    assert operation["tags"]
+    assert operation["description"].endswith(".")
+    assert {"422", "500", "503", "default"} < set(operation["responses"])
+    for status, answer in operation["responses"].items():
+        if not status.startswith("2"):
+            assert answer["content"][MEDIA_TYPE]["schema"] == {"$ref": "#/components/schemas/Problem"}
+    if "{" in path:
+        assert "404" in operation["responses"]
+
+
+@each_operation
+def test_every_json_body_and_answer_has_an_example_that_its_schema_accepts(
+    path: str, method: str, operation: dict[str, Any]
+) -> None:
+    for media_type, media in contents(operation):
+        if media_type == "application/octet-stream":
+            continue
+        assert examples_of(media), f"{media_type} has no example"
+        validator = Draft202012Validator(media["schema"] | {"components": DOCUMENT["components"]})
+        for example in examples_of(media):
+            validator.validate(as_json(example) if hasattr(example, "__dataclass_fields__") else example)
+
+
+@each_operation
+def test_every_path_parameter_has_an_example_and_every_query_a_description(
+    path: str, method: str, operation: dict[str, Any]
+) -> None:
+    for parameter in operation.get("parameters", []):
+        assert parameter["description"]
+        if parameter["in"] == "path":
+            [example] = parameter["schema"]["examples"]
+            assert Draft202012Validator(parameter["schema"]).is_valid(example)
+
+
+def test_a_validator_refuses_a_wrong_example() -> None:
+    """The tests above can fail: the schemas are closed where requests are read."""
+    media = DOCUMENT["paths"]["/v1/uploads"]["post"]["requestBody"]["content"]["application/json"]
+    validator = Draft202012Validator(media["schema"] | {"components": DOCUMENT["components"]})
+    assert not validator.is_valid({"sha256": UPLOAD_ID})
+    assert not validator.is_valid({"sha256": UPLOAD_ID, "size": 1, "uri": "file:///etc/passwd"})
+
+
+def test_request_schemas_refuse_unknown_fields() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    for name in ("NewBase", "NewNode", "NewUpload", "NewVersion", "Move", "BaseManifest-Input", "FileDigest-Input"):
+        assert schemas[name]["additionalProperties"] is False
