@@ -1,7 +1,19 @@
 import subprocess
 import sys
 
-ARITHMETIC = "lowrank merge merged_weights stack flatten adapter precision sharing targets checkpoint base".split()
+ARITHMETIC = [
+    "lowrank",
+    "merge",
+    "merged_weights",
+    "stack",
+    "flatten",
+    "adapter",
+    "precision",
+    "sharing",
+    "targets",
+    "checkpoint",
+    "base",
+]
 CHECK = """
 import importlib, sys
 for name in sys.argv[1].split(","):
