@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +37,11 @@ class Shell:
         assert not check or done.returncode == 0, done.stderr
         return done
 
-    def state(self) -> tuple[str, list[str]]:
-        """Everything that a refused command must leave as it was: the tree with its heads, and the stored files."""
-        blobs = sorted(str(file.relative_to(self.home)) for file in self.home.rglob("blobs/**/*") if file.is_file())
-        return self("tree", "tiny", "--json").stdout, blobs
+    def state(self) -> tuple[list[str], list[str]]:
+        """Everything that a refused command must leave as it was: every row of the database, and the stored files."""
+        with closing(sqlite3.connect(self.home / "loratree.db")) as database:
+            rows = list(database.iterdump())
+        return rows, sorted(str(file.relative_to(self.home)) for file in self.home.rglob("blobs/**/*"))
 
 
 @dataclass(frozen=True)

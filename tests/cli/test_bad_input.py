@@ -77,7 +77,7 @@ def unknown_module(tensors: dict[str, torch.Tensor]) -> None:
 
 
 BROKEN: dict[str, tuple[Breakage, str]] = {
-    "an empty directory": (empty, "adapter_config.json"),
+    "an empty directory": (empty, "is empty"),
     "pickled weights": (pickled, "adapter_model.bin"),
     "a truncated file": (truncated, WEIGHTS),
     "duplicate tensor names": (duplicate_names, A_KEY),
@@ -104,9 +104,14 @@ def refused(shell: Shell, *arguments: str | Path, status: int = 1) -> str:
     return done.stderr
 
 
+@pytest.fixture(scope="session")
+def good_adapter(filled: Filled, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.adapter(filled.base, tmp_path_factory.mktemp("good") / "adapter", seed=5, rank=4)
+
+
 @pytest.fixture
-def adapter(filled: Filled, tmp_path: Path) -> Path:
-    return tiny.adapter(filled.base, tmp_path / "adapter", seed=5, rank=4)
+def adapter(good_adapter: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(good_adapter, tmp_path / "adapter"))
 
 
 @pytest.mark.parametrize("case", BROKEN)

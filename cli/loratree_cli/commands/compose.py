@@ -28,7 +28,7 @@ def compose(ref: str, mode: str, out: Path, base_directory: Path | None, follow:
     loratree compose tiny/medicine --mode merge --out ./medicine
     loratree compose tiny/medicine/cardiology --mode flatten --out ./cardiology-adapter
     """
-    from loratree_composer.compose import compose as compose_files
+    from loratree_composer import compose as compose_files
 
     with registry() as opened, working(f"composing {ref}"):
         lockfile = compose_files(
