@@ -35,11 +35,11 @@ class MergedWeights:
         """Makes every weight W + BA by module name, and W where `deltas` does not name it, whatever was merged before.
 
         a [rank, in], b [out, rank]. Raises Invalid where a delta does not fit or a result is not finite. After any
-        failure that comes once writing has begun the whole base is back.
+        failure the whole base is back.
         """
-        layers = target_layers(self._module, deltas)
-        check_unshared(self._module, layers)
         try:
+            layers = target_layers(self._module, deltas)
+            check_unshared(self._module, layers)
             for name, layer in layers.items():
                 self._merge(name, layer, deltas[name])
             self._restore(set(self._pristine) - set(layers))
