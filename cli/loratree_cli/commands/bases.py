@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import click
-from loratree_registry.settings import Settings
 
 from loratree_cli.output import every, json_option, limit_option, print_json, print_table, say, short, working
 from loratree_cli.registry import registry
 from loratree_registry.protocol import MAX_PAGE
+from loratree_registry.settings import Settings
 
 
 @click.group()

@@ -1,9 +1,9 @@
 """loratree db upgrade."""
 
 import click
-from loratree_registry.settings import Settings
 
 from loratree_cli.output import say
+from loratree_registry.settings import Settings
 
 
 @click.group()

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import click
-from loratree_registry.settings import Settings
 
 from loratree_cli.output import bytes_text, json_option, print_json, say, working
 from loratree_cli.registry import registry
 from loratree_registry.paths import parse_level
+from loratree_registry.settings import Settings
 
 
 @click.command()

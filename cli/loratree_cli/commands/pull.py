@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import click
-from loratree_registry.settings import Settings
 
 from loratree_cli.output import say, working
 from loratree_cli.registry import registry
+from loratree_registry.settings import Settings
 
 
 @click.command()

@@ -1,6 +1,7 @@
 """loratree serve."""
 
 import click
+
 from loratree_registry.settings import Settings
 
 
@@ -16,4 +17,4 @@ def serve(host: str, port: int) -> None:
     """
     from loratree_registry.api.serve import serve as serve_forever
 
-    serve_forever(Settings.from_environment(), host, port)
+    serve_forever(Settings.from_environment(), host, port, announce=click.echo)

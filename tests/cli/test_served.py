@@ -1,0 +1,84 @@
+"""The same commands over HTTP: `loratree serve` in a process of its own, and LORATREE_URL."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.cli.conftest import LEAF, Filled, Shell
+
+READING = [
+    ["ls", "--json"],
+    ["ls", "tiny/medicine", "--json"],
+    ["tree", "tiny", "--json"],
+    ["tree", "tiny"],
+    ["show", "tiny/medicine", "--json"],
+    ["show", f"{LEAF}@1", "--json"],
+    ["resolve", LEAF, "--json"],
+    ["resolve", LEAF, "--follow", "latest", "--json"],
+    ["resolve", LEAF],
+    ["lineage", LEAF, "--json"],
+    ["alias", "ls", "tiny/medicine", "--json"],
+]
+
+
+@contextmanager
+def serving(shell: Shell) -> Iterator[str]:
+    """`loratree serve` on a free port over the shell's home; gives its URL."""
+    command = [sys.executable, "-m", "loratree_cli", "serve", "--port", "0"]
+    with subprocess.Popen(command, env={"LORATREE_HOME": str(shell.home)}, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(timeout=20)
+
+
+@pytest.fixture
+def remote(shell: Shell, tmp_path: Path) -> Iterator[Shell]:
+    with serving(shell) as url:
+        yield Shell(tmp_path / "client", url=url)
+
+
+def test_reading_commands_print_the_same_bytes_over_http(shell: Shell, remote: Shell) -> None:
+    for command in READING:
+        assert remote(*command).stdout == shell(*command).stdout, command
+
+
+def test_refusals_say_the_same_sentence_over_http(shell: Shell, remote: Shell) -> None:
+    for command in (
+        ["resolve", "tiny/nothing"],
+        ["resolve", "tiny/medicine@9"],
+        ["ls", "tiny/Upper"],
+        ["ls", "absent"],
+    ):
+        said = [each(*command, check=False) for each in (shell, remote)]
+        assert [done.returncode for done in said] == [1, 1]
+        assert said[0].stderr == said[1].stderr
+
+
+def test_publishing_and_composing_work_over_http(filled: Filled, remote: Shell, tmp_path: Path) -> None:
+    adapter = tiny.adapter(filled.base, tmp_path / "adapter", seed=21, rank=3)
+    published = remote("publish", adapter, "tiny/law", "--parent", "base")
+    again = remote("publish", adapter, "tiny/law", "--parent", "base")
+    assert published.stdout == again.stdout
+    assert "already published" in again.stderr
+    remote("compose", LEAF, "--mode", "merge", "--out", tmp_path / "merged", "--base", filled.base)
+    trained = tiny.adapter(tmp_path / "merged", tmp_path / "leaf", seed=22, rank=2)
+    refused = remote("publish", trained, f"{LEAF}/session", check=False)
+    assert refused.returncode == 1
+    assert "user" in refused.stderr
+    remote("alias", "set", "tiny/law", "stable", "1")
+    assert "tiny/law@stable" in remote("resolve", "tiny/law@stable", "--json").stdout
+
+
+def test_a_server_beyond_loopback_is_refused(shell: Shell) -> None:
+    done = shell("serve", "--host", "0.0.0.0", check=False)
+    assert done.returncode == 1
+    assert "access control" in done.stderr
