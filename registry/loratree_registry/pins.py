@@ -137,17 +137,17 @@ def _unsaid(registry: Registry, base: Base, adapter: AdapterDirectory, path: str
     name, folder = adapter.base_name, _folder(adapter)
     if name is None:
         return _assumed(candidates, base, f"{adapter.path} does not say what it was trained on")
+    shown = name if name.isprintable() and len(name) <= 300 else ascii(name[:300])
     if _is_base(registry, base, name, folder, home):
         if candidates:
-            raise OpenPin(_ask(f"the adapter names the plain base {base.name} ({name})", path, candidates))
+            raise OpenPin(_ask(f"the adapter names the plain base {base.name} ({shown})", path, candidates))
         return FoundPin(BASE, "explicit", f"pinned to the base {base.name}, which the adapter's config names")
     if folder is not None and any(folder.glob("*.safetensors")):
-        raise Conflict(
-            _ask(f"{name}, which the adapter was trained on, holds other weights than {base.name}", path, candidates)
-        )
+        what = f"{shown}, which the adapter was trained on, holds other weights than {base.name}"
+        raise OpenPin(_ask(what, path, candidates))
     if candidates:
-        raise Conflict(_ask(f"the adapter was trained on {name}, which is not known here", path, candidates))
-    return _assumed([], base, f"{name}, which the adapter was trained on, is not known here")
+        raise OpenPin(_ask(f"the adapter was trained on {shown}, which is not known here", path, candidates))
+    return _assumed([], base, f"{shown}, which the adapter was trained on, is not known here")
 
 
 def _assumed(candidates: list[str], base: Base, reason: str) -> FoundPin:
