@@ -195,4 +195,4 @@ def _plain_name(name: str) -> str:
 def _weight(weight: float) -> float | int:
     if not math.isfinite(weight):
         raise Invalid(f"a level weight is a finite number, got {weight}")
-    return int(weight) if weight == int(weight) else weight
+    return int(weight) if weight == int(weight) and abs(weight) < 2**53 else weight

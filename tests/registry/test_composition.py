@@ -1,0 +1,188 @@
+"""Digests held to golden values that hashlib and the package rfc8785 gave, and the lockfile."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rfc8785
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loratree_registry.canonical import digest_json
+from loratree_registry.composition import (
+    LOCKFILE,
+    Artifact,
+    Chain,
+    FileDigest,
+    Lockfile,
+    Step,
+    check_artifact,
+    content_digest,
+    read_lockfile,
+    version_digest,
+)
+from loratree_registry.errors import Invalid, NotFound
+from loratree_registry.manifest import BaseManifest, Parameter
+from tests.registry.material import sha256
+
+GOLDEN: list[dict[str, Any]] = json.loads((Path(__file__).parent / "golden" / "digests.json").read_text())
+
+
+def ours(kind: str, given: dict[str, Any]) -> str:
+    """The digest that our code gives to a golden file's input."""
+    if kind == "base":
+        parameters = [Parameter(**(stored | {"shape": tuple(stored["shape"])})) for stored in given["parameters"]]
+        return BaseManifest(parameters=tuple(parameters)).digest
+    if kind == "composition":
+        return Chain(given["base"], given["base_digest"], tuple(Step(**step) for step in given["steps"])).digest
+    files = [FileDigest(**file) for file in given["files"]]
+    if kind == "artifact":
+        return Artifact(given["mode"], given["dtype"], tuple(files)).digest
+    if kind == "content":
+        return content_digest(given["config"], files)
+    return version_digest(**(given | {"files": files}))
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=[case["name"] for case in GOLDEN])
+def test_a_digest_is_the_golden_one(case: dict[str, Any]) -> None:
+    assert ours(case["kind"], case["input"]) == case["digest"]
+    assert "sha256:" + hashlib.sha256(rfc8785.dumps(case["document"])).hexdigest() == case["digest"]
+
+
+def test_golden_digests_of_different_things_differ() -> None:
+    digests = [case["digest"] for case in GOLDEN]
+    assert len(set(digests)) == len(digests) >= 12
+
+
+files = st.builds(FileDigest, st.sampled_from("abcdef"), st.integers(0, 2**53 - 1), st.binary().map(sha256))
+digests = st.binary(max_size=4).map(sha256)
+weights = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53) + 1, 2**53 - 1).map(float)
+steps = st.builds(Step, st.sampled_from(["tiny/a", "tiny/a/b"]), st.integers(1, 9), digests, weights)
+chains = st.builds(Chain, st.just("tiny"), digests, st.lists(steps, max_size=5).map(tuple))
+artifacts = st.builds(
+    Artifact, st.sampled_from(["merge", "flatten"]), st.just("BF16"), st.lists(files, max_size=4).map(tuple)
+)
+
+
+@given(st.lists(files, max_size=4), st.randoms())
+def test_the_order_in_which_files_are_listed_changes_no_digest(listed: list[FileDigest], random: Any) -> None:
+    shuffled = random.sample(listed, len(listed))
+    assert content_digest({}, shuffled) == content_digest({}, listed)
+    assert Artifact("merge", "F32", tuple(shuffled)).digest == Artifact("merge", "F32", tuple(listed)).digest
+
+
+@given(chains)
+def test_a_composition_is_named_by_digests_and_weights_and_not_by_paths_and_numbers(chain: Chain) -> None:
+    moved = Chain("other", chain.base_digest, tuple(Step("x/y", 7, s.digest, s.weight) for s in chain.steps))
+    assert moved.digest == chain.digest
+    written = [[step.digest, step.weight] for step in chain.steps]
+    document = {"schema": "loratree/composition/1", "base": chain.base_digest, "chain": written}
+    assert chain.digest == "sha256:" + hashlib.sha256(rfc8785.dumps(document)).hexdigest()
+
+
+@given(chains.filter(lambda chain: chain.steps), st.data())
+def test_another_weight_or_another_version_is_another_composition(chain: Chain, data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(chain.steps) - 1))
+    step = chain.steps[at]
+    for other in (replace(step, weight=step.weight / 2 + 1), replace(step, digest=sha256(b"other"))):
+        if (other.weight, other.digest) != (step.weight, step.digest):
+            assert replace(chain, steps=(*chain.steps[:at], other, *chain.steps[at + 1 :])).digest != chain.digest
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_a_level_weight_that_is_not_finite_is_refused(weight: float) -> None:
+    with pytest.raises(Invalid, match="a level weight is a finite number"):
+        _ = Chain("tiny", sha256(b""), (Step("tiny/a", 1, sha256(b"a"), weight),)).digest
+
+
+@given(chains, artifacts)
+def test_a_lockfile_is_read_back_as_it_was_written_and_its_bytes_are_stable(
+    tmp_path_factory: pytest.TempPathFactory, chain: Chain, artifact: Artifact
+) -> None:
+    folder = tmp_path_factory.mktemp("lockfile")
+    lockfile = Lockfile("tiny/a@stable", chain, artifact)
+    lockfile.write(folder)
+    written = (folder / LOCKFILE).read_bytes()
+    found = read_lockfile(folder)
+    assert found is not None
+    assert (found.ref, found.chain) == (lockfile.ref, chain)
+    assert found.artifact.digest == artifact.digest
+    found.write(folder)
+    assert (folder / LOCKFILE).read_bytes() == written
+
+
+def made(folder: Path) -> Lockfile:
+    """A folder with one composed file and its lockfile."""
+    (folder / "model.safetensors").write_bytes(b"weights")
+    chain = Chain("tiny", sha256(b"base"), (Step("tiny/a", 1, sha256(b"a")),))
+    file = FileDigest("model.safetensors", 7, sha256(b"weights"))
+    lockfile = Lockfile("tiny/a", chain, Artifact("merge", "F32", (file,)))
+    lockfile.write(folder)
+    return lockfile
+
+
+def test_a_folder_without_a_lockfile_has_none(tmp_path: Path) -> None:
+    assert read_lockfile(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (("chain", 0, "digest"), sha256(b"other")),
+        (("chain", 0, "weight"), 0.5),
+        (("base", "digest"), sha256(b"other")),
+        (("composition",), sha256(b"other")),
+        (("artifact", "digest"), sha256(b"other")),
+        (("artifact", "files", 0, "sha256"), sha256(b"other")),
+        (("artifact", "files", 0, "name"), "../../x"),
+        (("artifact", "files", 0, "name"), ""),
+        (("artifact", "mode"), "stack"),
+        (("chain", 0, "path"), "tiny/../x"),
+        (("chain", 0, "weight"), "heavy"),
+        (("schema",), "loratree/lockfile/2"),
+        (("ref",), 7),
+        (("chain",), None),
+    ],
+)
+def test_an_edited_lockfile_is_refused(tmp_path: Path, field: tuple[Any, ...], value: Any) -> None:
+    made(tmp_path)
+    document = json.loads((tmp_path / LOCKFILE).read_text())
+    inner = document
+    for key in field[:-1]:
+        inner = inner[key]
+    inner[field[-1]] = value
+    (tmp_path / LOCKFILE).write_text(json.dumps(document))
+    with pytest.raises(Invalid):
+        read_lockfile(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"schema": NaN}'])
+def test_a_file_that_is_no_lockfile_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / LOCKFILE).write_bytes(content)
+    with pytest.raises(Invalid, match=LOCKFILE):
+        read_lockfile(tmp_path)
+
+
+def test_a_composed_file_is_checked_byte_for_byte(tmp_path: Path) -> None:
+    lockfile = made(tmp_path)
+    check_artifact(lockfile, tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"weightS")
+    with pytest.raises(Invalid, match="changed since it was composed"):
+        check_artifact(lockfile, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(NotFound, match="cannot be read"):
+        check_artifact(lockfile, tmp_path)
+
+
+def test_a_base_digest_does_not_depend_on_sharding_kinds_or_ties() -> None:
+    one = Parameter(name="a", shape=(2, 3), dtype="F32", kind="Linear", sha256=sha256(b"a"))
+    two = Parameter(name="b", shape=(), dtype="BF16", kind="Embedding", sha256=sha256(b"b"))
+    expected = digest_json(
+        {"schema": "loratree/base/1", "tensors": [["a", "F32", [2, 3], sha256(b"a")], ["b", "BF16", [], sha256(b"b")]]}
+    )
+    tied = Parameter(name="0", shape=(2, 3), dtype="F32", kind="Linear", tied_to="a")
+    for parameters in ((one, two), (two, one), (tied, two, one), (replace(one, kind="Conv1D"), two)):
+        assert BaseManifest(parameters=parameters).digest == expected
