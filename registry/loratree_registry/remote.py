@@ -20,18 +20,19 @@ from loratree_registry.schemas import (
     Submission,
     Version,
 )
-from loratree_registry.wire import WORK_S, Wire
+from loratree_registry.wire import ANSWER_S, WORK_S, Wire
 
 
 class RemoteRegistry:
     """A Registry behind `loratree serve` at `url`; for many threads at once.
 
     Its records equal the embedded registry's, and a problem document becomes the same error with the same sentence.
-    Every method raises Unavailable where the server cannot be reached or is not loratree's.
+    Every method raises Unavailable where the server cannot be reached, is not loratree's, or is silent for `answer_s`
+    seconds.
     """
 
-    def __init__(self, url: str) -> None:
-        self._wire = Wire(url)
+    def __init__(self, url: str, *, answer_s: float = ANSWER_S) -> None:
+        self._wire = Wire(url, answer_s=answer_s)
 
     def add_base(self, name: str, manifest: BaseManifest, *, source: str | None = None) -> Base:
         """See Registry.add_base."""

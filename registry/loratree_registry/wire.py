@@ -27,11 +27,15 @@ _CHUNK = 256 * 1024
 
 
 class Wire:
-    """A client of the server at `url`. Connecting is tried again; of requests, those that only read."""
+    """A client of the server at `url`. Connecting is tried again; of requests, those that only read.
 
-    def __init__(self, url: str) -> None:
-        self.url = _checked_url(url)
-        secure = self.url.startswith("https:")  # reading the certificates takes 50 ms, which http: does not need
+    An answer is waited for `answer_s` seconds, and WORK_S where the server reads or hashes whole files for it.
+    """
+
+    def __init__(self, url: str, *, answer_s: float = ANSWER_S) -> None:
+        self._url, self._answer_s = _checked_url(url), answer_s
+        self.url = str(httpx.URL(self._url).copy_with(userinfo=b""))  # for messages, where a password has no place
+        secure = self._url.startswith("https:")  # reading the certificates takes 50 ms, which http: does not need
         limits = httpx.Limits(keepalive_expiry=_IDLE_S)
         self._client = httpx.Client(transport=httpx.HTTPTransport(verify=secure, retries=2, limits=limits))
 
@@ -40,7 +44,14 @@ class Wire:
         return self._parsed(kind, self._send(self._request("GET", noun, path, query)))
 
     def send(
-        self, kind: type[T], method: str, noun: str, path: str | None = None, *, record: Any, seconds: float = ANSWER_S
+        self,
+        kind: type[T],
+        method: str,
+        noun: str,
+        path: str | None = None,
+        *,
+        record: Any,
+        seconds: float | None = None,
     ) -> T:
         """Sends a record as JSON and reads one of type `kind`."""
         request = self._request(method, noun, path, content=_json(record), seconds=seconds)
@@ -98,12 +109,12 @@ class Wire:
         *,
         content: bytes | Iterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
-        seconds: float = ANSWER_S,
+        seconds: float | None = None,
     ) -> httpx.Request:
         given = {name: value for name, value in (query or {}).items() if value is not None}
-        timeout = httpx.Timeout(seconds, connect=_CONNECT_S)
+        timeout = httpx.Timeout(seconds or self._answer_s, connect=_CONNECT_S)
         try:
-            url = httpx.URL(f"{self.url}/v1/{noun}" + ("" if path is None else f"/{quoted(path)}"), params=given)
+            url = httpx.URL(f"{self._url}/v1/{noun}" + ("" if path is None else f"/{quoted(path)}"), params=given)
         except (httpx.InvalidURL, ValueError) as error:
             raise Invalid(f"{path!r} cannot be asked for over HTTP: {error}") from error
         return self._client.build_request(method, url, content=content, headers=headers, timeout=timeout)
@@ -124,7 +135,7 @@ class Wire:
         for attempt in range(1, _TRIES):
             try:
                 return self._client.send(request, stream=stream)
-            except (httpx.NetworkError, httpx.RemoteProtocolError):
+            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
                 if request.method != "GET":
                     raise
                 time.sleep(0.1 * attempt)

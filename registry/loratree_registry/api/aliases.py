@@ -15,19 +15,19 @@ router = APIRouter(prefix="/v1/aliases", tags=["aliases"], route_class=Route)
 AliasName = Annotated[str, Path(description="The alias's name", examples=["stable"])]
 
 
-@router.get("/{path:path}", responses=answers([examples.ALIAS], 404))
+@router.get("/{path:text}", responses=answers([examples.ALIAS], 404))
 def list_aliases(registry: Catalog, path: NodePath) -> list[Alias]:
     """The aliases at `path`, by name."""
     return registry.aliases(path)
 
 
-@router.put("/{path:path}@{alias:path}", responses=answers(examples.ALIAS, 404, 409))
+@router.put("/{path:text}@{alias:text}", responses=answers(examples.ALIAS, 404, 409))
 def set_alias(registry: Catalog, path: NodePath, alias: AliasName, move: Annotated[Move, body(examples.MOVE)]) -> Alias:
     """Moves an alias if it is where `expected` says; else 409 with where it is."""
     return registry.set_alias(path, alias, version=move.version, expected=move.expected)
 
 
-@router.delete("/{path:path}@{alias:path}", status_code=204, responses=answers(None, 404, 409, status=204))
+@router.delete("/{path:text}@{alias:text}", status_code=204, responses=answers(None, 404, 409, status=204))
 def delete_alias(
     registry: Catalog,
     path: NodePath,

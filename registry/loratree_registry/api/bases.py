@@ -34,13 +34,13 @@ def add_base(registry: Catalog, base: Annotated[NewBase, body(examples.NEW_BASE)
     return registry.add_base(base.name, base.manifest, source=base.source)
 
 
-@router.get("/bases/{path:path}", responses=answers(examples.BASE, 404))
+@router.get("/bases/{path:text}", responses=answers(examples.BASE, 404))
 def get_base(registry: Catalog, path: NodePath) -> Base:
     """One base, by name."""
     return registry.base(path)
 
 
-@router.get("/manifests/{path:path}", responses=answers(examples.MANIFEST, 404))
+@router.get("/manifests/{path:text}", responses=answers(examples.MANIFEST, 404))
 def get_manifest(registry: Catalog, path: NodePath) -> BaseManifest:
     """Every tensor of a base, by the base's name."""
     return registry.base_manifest(path)

@@ -34,7 +34,7 @@ class FileResponse(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-@router.get("/{ref:path}", response_class=StreamingResponse, responses=_ANSWERS | refusals(404))
+@router.get("/{ref:text}", response_class=StreamingResponse, responses=_ANSWERS | refusals(404))
 def get_file(registry: Catalog, ref: RefPath, name: FileName, request: Request) -> Response:
     """One file of a version, as stored; its ETag is its digest, by which the reader checks the bytes."""
     version = registry.version(ref)

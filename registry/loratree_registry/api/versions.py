@@ -20,7 +20,7 @@ _PUBLISHED = answers(_AGAIN, 404, 409, says="The node held this version already"
 _PUBLISHED[201]["model"] = Published
 
 
-@router.post("/versions/{path:path}", responses=_PUBLISHED)
+@router.post("/versions/{path:text}", responses=_PUBLISHED)
 def publish(
     registry: Catalog,
     path: NodePath,
@@ -34,7 +34,7 @@ def publish(
     return published
 
 
-@router.get("/versions/{path:path}", responses=answers(examples.one_page(examples.VERSION), 404))
+@router.get("/versions/{path:text}", responses=answers(examples.one_page(examples.VERSION), 404))
 def list_versions(
     registry: Catalog,
     path: NodePath,
@@ -46,13 +46,13 @@ def list_versions(
     return registry.versions(path, content=content, after=after, limit=limit)
 
 
-@router.get("/version/{ref:path}", responses=answers(examples.VERSION, 404))
+@router.get("/version/{ref:text}", responses=answers(examples.VERSION, 404))
 def get_version(registry: Catalog, ref: RefPath) -> Version:
     """The one version that `ref` names."""
     return registry.version(ref)
 
 
-@router.get("/resolve/{ref:path}", responses=answers(examples.RESOLUTION, 404, 409))
+@router.get("/resolve/{ref:text}", responses=answers(examples.RESOLUTION, 404, 409))
 def resolve(
     registry: Catalog,
     ref: RefPath,
@@ -62,13 +62,13 @@ def resolve(
     return registry.resolve(ref, follow=follow)
 
 
-@router.get("/lineage/{ref:path}", responses=answers(examples.LINEAGE, 404))
+@router.get("/lineage/{ref:text}", responses=answers(examples.LINEAGE, 404))
 def lineage(registry: Catalog, ref: RefPath) -> Lineage:
     """What a version was trained on, edge by edge, up to its base."""
     return registry.lineage(ref)
 
 
-@router.get("/dependents/{ref:path}", responses=answers(examples.one_page(examples.VERSION), 404))
+@router.get("/dependents/{ref:text}", responses=answers(examples.one_page(examples.VERSION), 404))
 def list_dependents(registry: Catalog, ref: RefPath, after: After = None, limit: Limit = PAGE_LIMIT) -> Page[Version]:
     """The versions that were trained directly on the one that `ref` names."""
     return registry.dependents(ref, after=after, limit=limit)

@@ -38,6 +38,7 @@ def problem(response: httpx.Response) -> dict[str, Any]:
         ("/v1/nodes/tiny/Upper", 422, "invalid-input", "use lower case, such as 'upper'"),
         ("/v1/nodes/", 422, "invalid-input", "path '' has the segment ''"),
         ("/v1/nodes/tiny/%2E%2E/x", 422, "invalid-input", "segment '..'"),
+        ("/v1/nodes/tiny%0A", 422, "invalid-input", "segment 'tiny\\n'"),
         ("/v1/nodes/tiny%00x", 422, "invalid-input", "tiny\\x00x"),
         ("/v1/version/tiny/medicine@7", 404, "not-found", "tiny/medicine"),
         ("/v1/children/tiny?limit=0", 422, "invalid-input", "a page holds 1 to 1000 items, got a limit of 0"),

@@ -1,0 +1,258 @@
+"""Bytes on their way in: announced, sent once, verified, and never half there."""
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from loratree_registry.api.app import create_app
+from loratree_registry.api.bodies import NewUpload
+from loratree_registry.api.staging import LIFETIME_S, Staging
+from loratree_registry.embedded import EmbeddedRegistry
+from loratree_registry.errors import Conflict, Invalid, NotFound, Unavailable
+from tests.registry.conftest import Storage
+from tests.registry.material import sha256
+from tests.registry.serving import running
+
+from .test_problems import problem
+
+CONTENT = b"the bytes of an adapter"
+
+
+def begin(http: httpx.Client, content: bytes = CONTENT, *, size: int | None = None) -> str:
+    body = {"sha256": sha256(content), "size": len(content) if size is None else size}
+    response = http.post("/v1/uploads", json=body)
+    assert response.status_code == 201
+    answer = response.json()
+    assert answer["href"] == f"/v1/uploads/{answer['id']}/content"
+    return f"/v1/uploads/{answer['id']}"
+
+
+def staged(tmp_path: Path) -> list[str]:
+    """What lies in the server's staging folder, whichever upload it belongs to."""
+    return staged_in(tmp_path / "uploads")
+
+
+def staged_in(root: Path) -> list[str]:
+    return sorted(path.name for path in root.rglob("*") if path.is_file())
+
+
+def stored(storage: Storage) -> list[str]:
+    return [path.name for path in Path(storage.settings().blobs).rglob("*") if path.is_file()]
+
+
+def test_bytes_are_announced_sent_and_completed(http: httpx.Client, tmp_path: Path) -> None:
+    upload = begin(http)
+    assert http.put(f"{upload}/content", content=CONTENT).status_code == 204
+    completed = http.post(f"{upload}/complete")
+    assert (completed.status_code, completed.json()) == (200, {"sha256": sha256(CONTENT), "size": len(CONTENT)})
+    assert list((tmp_path / "uploads").iterdir()) == []
+
+
+def test_bytes_without_a_declared_length_are_counted(http: httpx.Client) -> None:
+    upload = begin(http)
+    assert http.put(f"{upload}/content", content=iter([CONTENT[:5], CONTENT[5:]])).status_code == 204
+    assert http.post(f"{upload}/complete").status_code == 200
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("sent", [CONTENT[:-1], CONTENT + b"!", b""])
+def test_content_longer_or_shorter_than_announced_is_refused_and_forgotten(
+    http: httpx.Client, tmp_path: Path, sent: bytes, chunked: bool
+) -> None:
+    upload = begin(http)
+    content: Any = iter([sent]) if chunked else sent
+    response = http.put(f"{upload}/content", content=content)
+    assert response.status_code == 422
+    assert "announced" in problem(response)["detail"]
+    assert staged(tmp_path) == ["announced"]
+    assert http.post(f"{upload}/complete").status_code == 409
+    assert http.put(f"{upload}/content", content=CONTENT).status_code == 204
+
+
+def test_nothing_is_written_beyond_the_announced_size(tmp_path: Path) -> None:
+    staging = Staging(tmp_path)
+    name = staging.begin(NewUpload(sha256=sha256(CONTENT), size=len(CONTENT)))
+    chunks = [CONTENT, b"!"]
+    with pytest.raises(Invalid, match="longer than the 23 bytes announced"), staging.receive(name) as arriving:
+        [arriving.write(chunk) for chunk in chunks]
+    assert staged_in(tmp_path) == ["announced"]
+
+
+def test_content_of_another_digest_is_refused_when_completed_and_the_upload_is_over(
+    http: httpx.Client, tmp_path: Path, storage: Storage
+) -> None:
+    before = stored(storage)
+    upload = begin(http)
+    http.put(f"{upload}/content", content=CONTENT.upper())
+    response = http.post(f"{upload}/complete")
+    assert response.status_code == 422
+    assert sha256(CONTENT.upper()) in problem(response)["detail"]
+    assert (stored(storage), staged(tmp_path)) == (before, [])
+    assert http.post(f"{upload}/complete").status_code == 404
+
+
+def test_an_upload_takes_content_once_and_is_completed_once(http: httpx.Client) -> None:
+    upload = begin(http)
+    assert http.put(f"{upload}/content", content=CONTENT).status_code == 204
+    assert http.put(f"{upload}/content", content=CONTENT).status_code == 409
+    assert http.post(f"{upload}/complete").status_code == 200
+    again = http.post(f"{upload}/complete")
+    assert again.status_code == 404
+    assert "begin another" in problem(again)["detail"]
+
+
+def test_of_many_who_complete_an_upload_at_once_one_does(http: httpx.Client) -> None:
+    upload = begin(http)
+    http.put(f"{upload}/content", content=CONTENT)
+    with ThreadPoolExecutor(6) as pool:
+        codes = list(pool.map(lambda _: http.post(f"{upload}/complete").status_code, range(6)))
+    assert codes.count(200) == 1
+    assert set(codes) <= {200, 404, 409}
+
+
+@pytest.mark.parametrize("name", ["0" * 32, "..", "%2E%2E", "x", "..%2F..%2Fetc", "A" * 32, "%00"])
+def test_an_id_that_was_not_given_is_not_found(http: httpx.Client, name: str) -> None:
+    for response in (http.put(f"/v1/uploads/{name}/content", content=b""), http.post(f"/v1/uploads/{name}/complete")):
+        assert response.status_code == 404
+        problem(response)
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ({"sha256": "sha256:short", "size": 1}, "is not a digest"),
+        ({"sha256": sha256(b""), "size": -1}, "expected 0 or more"),
+        ({"sha256": sha256(b""), "size": 2**60}, "at most 5368709120 bytes"),
+        ({"sha256": sha256(b""), "size": 1, "source": "file:///etc/passwd"}, "source: Unexpected keyword argument"),
+    ],
+)
+def test_an_announcement_that_cannot_be_kept_is_refused(http: httpx.Client, body: dict[str, Any], detail: str) -> None:
+    response = http.post("/v1/uploads", json=body)
+    assert response.status_code == 422
+    assert detail in problem(response)["detail"]
+
+
+def test_content_that_is_cut_off_is_forgotten_and_can_be_sent_again(http: httpx.Client, tmp_path: Path) -> None:
+    upload = begin(http)
+    head = f"PUT {upload}/content HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(CONTENT)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", http.base_url.port or 0)) as connection:
+        connection.sendall(head.encode() + CONTENT[:10])
+        wait_until(lambda: staged(tmp_path) == ["announced", "arriving"])
+    wait_until(lambda: staged(tmp_path) == ["announced"])
+    assert http.put(f"{upload}/content", content=CONTENT).status_code == 204
+
+
+def test_while_content_arrives_another_sender_is_refused(http: httpx.Client, tmp_path: Path) -> None:
+    upload = begin(http)
+    go = threading.Event()
+
+    def slow() -> Iterator[bytes]:
+        yield CONTENT[:10]
+        go.wait(10)
+        yield CONTENT[10:]
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(lambda: http.put(f"{upload}/content", content=slow()).status_code)
+        wait_until(lambda: staged(tmp_path) == ["announced", "arriving"])
+        assert http.put(f"{upload}/content", content=CONTENT).status_code == 409
+        go.set()
+        assert first.result() == 204
+    assert http.post(f"{upload}/complete").status_code == 200
+
+
+def test_two_servers_over_one_staging_folder_share_its_uploads(
+    http: httpx.Client, behind: EmbeddedRegistry, tmp_path: Path
+) -> None:
+    app = create_app(behind, staging=tmp_path / "uploads")
+    with running(app) as url, httpx.Client(base_url=url) as other:
+        upload = begin(http)
+        assert other.put(f"{upload}/content", content=CONTENT).status_code == 204
+        assert http.post(f"{upload}/complete").status_code == 200
+
+
+def test_an_upload_left_for_a_day_is_dropped_when_another_begins(tmp_path: Path) -> None:
+    staging = Staging(tmp_path)
+    announced = NewUpload(sha256=sha256(CONTENT), size=len(CONTENT))
+    old, young = staging.begin(announced), staging.begin(announced)
+    for name, age in ((old, LIFETIME_S + 60), (young, LIFETIME_S - 60)):
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    staging.begin(announced)
+    assert staging.announced(young) == announced
+    with pytest.raises(NotFound, match="left for a day"):
+        staging.announced(old)
+
+
+def test_what_is_on_its_way_is_its_owners_alone(tmp_path: Path) -> None:
+    staging = Staging(tmp_path / "uploads")
+    name = staging.begin(NewUpload(sha256=sha256(CONTENT), size=len(CONTENT)))
+    for folder in (staging.root, staging.root / name):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_an_upload_that_the_store_cannot_take_now_can_be_completed_later(tmp_path: Path) -> None:
+    staging = Staging(tmp_path)
+    name = staging.begin(NewUpload(sha256=sha256(CONTENT), size=len(CONTENT)))
+    with staging.receive(name) as arriving:
+        arriving.write(CONTENT)
+    with pytest.raises(Unavailable), staging.claim(name):
+        raise Unavailable("the disk of the blobs is full")
+    with staging.claim(name) as (upload, stream):
+        assert (upload.size, stream.read()) == (len(CONTENT), CONTENT)
+    with pytest.raises(NotFound), staging.claim(name):
+        pass
+
+
+def test_an_upload_without_content_cannot_be_completed(tmp_path: Path) -> None:
+    staging = Staging(tmp_path)
+    name = staging.begin(NewUpload(sha256=sha256(CONTENT), size=len(CONTENT)))
+    with pytest.raises(Conflict, match="its content was not sent"), staging.claim(name):
+        pass
+    with pytest.raises(Invalid, match="has 0 bytes, 23 were announced"), staging.receive(name):
+        pass
+
+
+def test_a_full_staging_disk_is_503_with_the_remedy_and_leaves_nothing(tmp_path: Path) -> None:
+    """In a name space of its own, so that mounting a small disk needs no privilege."""
+    program = f"""
+import sys
+from pathlib import Path
+from loratree_registry.api.bodies import NewUpload
+from loratree_registry.api.staging import Staging
+from loratree_registry.errors import Unavailable
+
+root = Path({str(tmp_path)!r})
+staging = Staging(root)
+name = staging.begin(NewUpload(sha256="sha256:" + "0" * 64, size=200_000))
+try:
+    with staging.receive(name) as arriving:
+        for _ in range(20):
+            arriving.write(bytes(10_000))
+except Unavailable as error:
+    assert "is full: needs 200000 bytes" in str(error), error
+    assert str(error).endswith("set LORATREE_HOME"), error
+    assert [path.name for path in root.rglob("*") if path.is_file()] == ["announced"]
+    sys.exit(42)
+"""
+    mount = 'mount -t tmpfs -o size=64k tmpfs "$1" && exec "$2" -c "$3"'
+    inside = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount]
+    inside += ["sh", str(tmp_path), sys.executable, program]
+    done = subprocess.run(inside, capture_output=True, text=True)
+    assert done.returncode == 42, done.stderr
+
+
+def wait_until(condition: Any) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
