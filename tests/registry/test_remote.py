@@ -124,6 +124,16 @@ def test_a_config_that_json_cannot_hold_is_invalid(
     assert behind.children("tiny").items[1:] == []
 
 
+def test_a_config_too_large_is_refused_by_the_registry_itself(
+    behind: EmbeddedRegistry, remote: RemoteRegistry, material: Material
+) -> None:
+    config = material.rank4.config | {"target_modules": [f"model.layers.{number}.q_proj" for number in range(100_000)]}
+    submission = Submission(config=config, files=[material.rank4.file], parent=None, found="assumed")
+    there, here = (refusal(partial(registry.publish, "tiny/x", submission)) for registry in (remote, behind))
+    assert there == here
+    assert "at most 1048576 are allowed" in here[1]
+
+
 def test_a_config_too_deep_for_json_is_invalid(remote: RemoteRegistry, material: Material) -> None:
     deep: Any = 1
     for _ in range(5000):

@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from loratree_registry.api import bases
+from loratree_registry.api import bases, versions
 from loratree_registry.api.app import NOUNS, create_app
 from loratree_registry.api.examples import UPLOAD_ID, as_json
 from loratree_registry.api.problem import MEDIA_TYPE
@@ -40,7 +40,7 @@ def test_the_document_is_valid_openapi() -> None:
 
 
 def test_every_route_is_in_the_document_under_an_id_of_its_own() -> None:
-    routers = [noun.router for noun in NOUNS] + [bases.manifests]
+    routers = [noun.router for noun in NOUNS] + [bases.manifests, versions.submissions]
     routes = [route.name for router in routers for route in router.routes if isinstance(route, APIRoute)]
     assert len(routes) > 20
     assert sorted(routes) == sorted(str(parameter.id) for parameter in OPERATIONS)
