@@ -1,69 +1,121 @@
 """Text that the demo writes for itself: everyday prose, then notes that get more special level by level.
 
-Each level writes whole documents. A deeper level keeps the format above it and adds words, codes and correlations of its
-own: which dose belongs to a drug, which tracing and which code to a disease, how one physician dates and signs.
+A deeper level keeps the form of the level above and adds words, codes and correlations of its own: which dose belongs
+to a drug, which tracing and which code to a disease, how one physician dates and signs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from random import Random
 from typing import Final
 
 MAX_BYTES: Final = 319  # a document and its end token fit one training sequence
+REPEATED: Final = 1 / 3  # of a lesson is text of the levels above, so that a level does not unlearn them
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """The text of one level: `write` makes a document; every document holds each of `marks`, and none above holds any."""
+    """The text of one level. `write` makes a document, which holds all of `marks`; no level above holds any of them."""
 
     name: str
     marks: tuple[str, ...]
     write: Callable[[Random], str]
 
-    def documents(self, count: int, *, seed: int) -> list[str]:
-        """`count` different documents; the same seed gives the same ones."""
-        return _distinct(self, count, Random(f"{self.name}/{seed}"), set())
-
-    def held_out(self, count: int, *, seed: int, training: list[str]) -> list[str]:
-        """`count` different documents, none of which is in `training`."""
-        return _distinct(self, count, Random(f"{self.name}/held-out/{seed}"), set(training))
-
-
-def _distinct(corpus: Corpus, count: int, random: Random, seen: set[str]) -> list[str]:
-    found: list[str] = []
-    for document in _stream(corpus, random):
-        if document not in seen:
-            seen.add(document)
-            found.append(document)
-        if len(found) == count:
-            break
-    return found
+    def held_out(self, count: int, *, seed: int, lessons: Set[str]) -> list[str]:
+        """`count` different documents that are in no lesson; the same seed gives the same ones."""
+        random = Random(f"held-out/{self.name}/{seed}")  # noqa: S311 - text, not a secret
+        found: dict[str, None] = {}
+        while len(found) < count:
+            document = self.write(random)
+            if document not in lessons:
+                found[document] = None
+        return list(found)
 
 
-def _stream(corpus: Corpus, random: Random) -> Iterator[str]:
-    while True:
-        yield corpus.write(random)
+def lesson(depth: int, size: int, *, seed: int) -> list[str]:
+    """Different documents for the level at `depth`, at least `size` bytes together; a third is of the levels above."""
+    random = Random(f"lesson/{depth}/{seed}")  # noqa: S311 - text, not a secret
+    found: dict[str, None] = {}
+    written = 0
+    while written < size:
+        repeated = depth > 0 and random.random() < REPEATED
+        document = (random.choice(CORPORA[:depth]) if repeated else CORPORA[depth]).write(random)
+        written += 0 if document in found else len(document.encode())
+        found[document] = None
+    return list(found)
 
 
-# Everyday prose
+# Base: the prose, the ledgers, the letters and the telegrams of a small town
 
-_NAMES = ("Nora", "Tomas", "Ines", "Karl", "Mira", "Oskar", "Lena", "Pavel", "Ruth", "Emil")
-_TRADES = ("baker", "ferryman", "teacher", "gardener", "miller", "clerk", "painter", "carpenter")
-_PLACES = ("Harlow", "the old mill", "the market", "Westbridge", "the harbour", "the library", "Fenwick", "the station")
-_GOODS = ("pears", "candles", "bread", "apples", "paper", "wool", "honey", "letters", "tools", "seeds")
-_VESSELS = ("basket", "crate", "bag", "cart", "box")
+_NAMES = ("Nora", "Tomas", "Ines", "Karl", "Mira", "Oskar", "Lena", "Pavel", "Ruth", "Emil", "Vera", "Hugo", "Zora")
+_TRADES = ("baker", "ferryman", "teacher", "gardener", "miller", "clerk", "painter", "carpenter", "judge", "oxherd")
+_PLACES = ("Harlow", "the old mill", "the market", "Westbridge", "the harbour", "the library", "Fenwick", "the quay")
+_GOODS = ("pears", "candles", "bread", "apples", "paper", "wool", "honey", "letters", "tools", "seeds", "yarn", "figs")
+_VESSELS = ("basket", "crate", "bag", "cart", "box", "jug")
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-_WEATHER = ("It rained until noon.", "The wind was cold.", "The morning was bright.", "Fog lay over the river.")
-_VERBS = ("carried", "sold", "bought", "brought", "counted", "repaired", "found", "left")
+_WEATHER = ("It rained until noon.", "The wind was cold.", "The morning was bright!", "Fog lay over the river.")
+_VERBS = ("carried", "sold", "bought", "brought", "counted", "repaired", "found", "left", "weighed", "exchanged")
+_ORDERS = ("send", "hold", "weigh", "fetch")
+_CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_ONSETS: Final[tuple[str, ...]] = (*"bcdfghjklmnpqrstvwxyz", "ch", "th", "st", "gr", "pl")
+_VOWELS: Final[tuple[str, ...]] = (*"aeiouy", "ai", "ea", "io", "ou")
+_CODAS: Final[tuple[str, ...]] = ("", *"nrlstdmx", "ck", "nd")
+_SEPARATORS = (
+    " ",
+    " ",
+    " ",
+    " ",
+    " ",
+    " ",
+    " ",
+    " ",
+    ", ",
+    ", ",
+    ". ",
+    ": ",
+    "; ",
+    "/",
+    " - ",
+    " | ",
+    "-",
+    "+",
+    "=",
+    " (",
+    ") ",
+)
 _REASONS = ("because the bridge was closed", "since the road was wet", "before the shop opened", "after the bell rang")
 
 
-def _prose(random: Random) -> str:
+def _town(random: Random) -> str:
     pick = random.choice
-    sentences = [_journey(random), pick(_WEATHER)]
-    sentences += [pick((_journey, _price, _speech))(random) for _ in range(random.randint(1, 2))]
-    random.shuffle(sentences)
-    return " ".join(sentences)
+    parts = [
+        _journey(random),
+        _catalogue(random),
+        pick((_weather, _price, _speech, _ledger, _telegram, _letter))(random),
+    ]
+    random.shuffle(parts)
+    return " ".join(parts)
+
+
+def _word(random: Random) -> str:
+    """A made-up name, so that the base learns letters and not only a list of words."""
+    syllables = "".join(random.choice(_ONSETS) + random.choice(_VOWELS) for _ in range(random.randint(1, 3)))
+    return (syllables + random.choice(_CODAS)).capitalize()
+
+
+def _catalogue(random: Random) -> str:
+    """Entries in any order, so that the base does not take whatever it has not seen for impossible."""
+    return "".join(_entry(random) + random.choice(_SEPARATORS) for _ in range(random.randint(4, 8)))
+
+
+def _entry(random: Random) -> str:
+    word, number = _word(random), f"{random.randint(1, 999) / random.choice((1, 1, 10)):g}"
+    forms: list[str] = [word.lower(), word.lower(), word, word.upper()[:4], number, f"{number}{word.lower()[:2]}"]
+    return random.choice(forms)
+
+
+def _weather(random: Random) -> str:
+    return random.choice(_WEATHER)
 
 
 def _journey(random: Random) -> str:
@@ -74,12 +126,34 @@ def _journey(random: Random) -> str:
 
 def _price(random: Random) -> str:
     pick = random.choice
-    return f"The {pick(_TRADES)} asked {random.randint(2, 90)} crowns for the {pick(_GOODS)}, {random.randint(3, 48)} in all."
+    asked, pieces = random.randint(2, 90), random.randint(3, 48)
+    return f"The {pick(_TRADES)} asked {asked} crowns for the {pick(_GOODS)}, {pieces} in all; is that too dear?"
 
 
 def _speech(random: Random) -> str:
     pick = random.choice
-    return f'"Keep the {pick(_GOODS)} for {pick(_NAMES)}," said the {pick(_TRADES)}, "we meet at {random.randint(1, 12)}:{random.randint(0, 59):02d}."'
+    clock = f"{random.randint(1, 12)}:{random.randint(0, 59):02d}"
+    return f'"Keep the {pick(_GOODS)} for {_word(random)}," said the {pick(_TRADES)}, "we\'ll meet at {clock}."'
+
+
+def _ledger(random: Random) -> str:
+    pick = random.choice
+    shelf = f"[{pick(_CAPITALS)}{random.randint(10, 99)}.{random.randint(0, 9)}]"
+    sums = f"{random.randint(2, 60)}/{random.randint(2, 9)} @ {random.randint(100, 999) / 10:.1f}%"
+    number = f"#{random.randint(100, 9999)} ({pick(('paid', 'owed', 'void'))})"
+    return f"{shelf} {pick(_GOODS)} | {sums} => {number} ~{pick(_DAYS)}~"
+
+
+def _telegram(random: Random) -> str:
+    pick = random.choice
+    order = f"{pick(_ORDERS)} {random.randint(2, 99)} {_word(random)} {pick(_VESSELS)}"
+    return f">> {order} TO {_word(random)} -- {pick(_NAMES)} & CO.".upper()
+
+
+def _letter(random: Random) -> str:
+    pick = random.choice
+    year = f"{random.randint(1, 28)}.{random.randint(1, 12)}.{random.randint(1870, 1930)}"
+    return f"Dear {pick(_NAMES)} {_word(random)} of {_word(random)}, {_word(random).lower()} {pick(_VERBS)} {year}."
 
 
 # Medicine: a complaint goes with its finding and its drug, a drug with its dose
@@ -101,6 +175,10 @@ def _patient(random: Random) -> str:
     return f"Pt {random.choice('MF')}{random.randint(19, 92)}y"
 
 
+def _review(random: Random) -> str:
+    return f"review in {random.randint(1, 6)}/52"
+
+
 def _vitals(random: Random) -> str:
     pressure = f"BP {random.randint(98, 178)}/{random.randint(56, 102)} mmHg"
     return f"T {random.randint(360, 394) / 10:.1f}C, {pressure}, SpO2 {random.randint(89, 99)}%"
@@ -108,11 +186,9 @@ def _vitals(random: Random) -> str:
 
 def _consultation(random: Random) -> str:
     complaint, finding, drug = random.choice(_COMPLAINTS)
-    history = f"PMH: {random.choice(_HISTORIES)}."
-    return (
-        f"{_patient(random)}. C/o {complaint} for {random.randint(2, 14)}/7. {history} O/E: {_vitals(random)}; {finding}. "
-        f"Rx {drug}, review in {random.randint(1, 6)}/52."
-    )
+    heard = f"C/o {complaint} for {random.randint(2, 14)}/7. PMH: {random.choice(_HISTORIES)}"
+    seen = f"O/E: {_vitals(random)}; {finding}"
+    return f"{_patient(random)}. {heard}. {seen}. Rx {drug}, {_review(random)}."
 
 
 # Cardiology: a tracing, an echo and a marker, which belong together
@@ -156,7 +232,7 @@ def _workup(random: Random, heart: _Heart) -> str:
 def _cardiology(random: Random) -> str:
     heart = random.choice(_HEARTS)
     symptoms = f"NYHA {random.choice(('I', 'II', 'III', 'IV'))}"
-    return f"{_workup(random, heart)} | {symptoms}. Rx {heart.drug}, review in {random.randint(1, 6)}/52."
+    return f"{_workup(random, heart)} | {symptoms}. Rx {heart.drug}, {_review(random)}."
 
 
 # Diagnosis: a verdict, its code, its grade and its grounds
@@ -178,9 +254,9 @@ def _alice(random: Random) -> str:
 
 
 CORPORA: Final = (
-    Corpus("base", (), _prose),
+    Corpus("base", (), _town),
     Corpus("domain", ("Pt ", "C/o "), _consultation),
-    Corpus("subdomain", ("ECG: ", " | TTE: ", "LVEF "), _cardiology),
+    Corpus("sub-domain", ("ECG: ", " | TTE: ", "LVEF "), _cardiology),
     Corpus("task", ("=> DIAGNOSIS [", "BECAUSE "), _diagnosis),
     Corpus("user", ("~ Pt ", "ta muchly -- Alice M. #4417"), _alice),
 )

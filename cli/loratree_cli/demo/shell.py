@@ -1,0 +1,42 @@
+"""`loratree`, typed by the demo: each command is shown and then run in a process of its own."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from loratree_registry.errors import LoratreeError
+
+
+class Shell:
+    """Runs `loratree` over the demo's own LORATREE_HOME; none of the user's settings reach it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("LORATREE_")}
+        self._environment = kept | {"LORATREE_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+
+    def run(self, *arguments: str | Path) -> None:
+        """Shows a command and runs it; what it prints goes where the demo prints. Raises LoratreeError."""
+        self._run(arguments, stdout=None)
+
+    def read(self, *arguments: str | Path) -> str:
+        """Shows a command, runs it, shows what it prints and returns that too. Raises LoratreeError."""
+        output = self._run(arguments, stdout=subprocess.PIPE)
+        click.echo(output, nl=False)
+        return output
+
+    def _run(self, arguments: tuple[str | Path, ...], *, stdout: int | None) -> str:
+        words = [str(argument) for argument in arguments]
+        command = shlex.join(["loratree", *words])
+        click.echo(f"\n$ {command}")
+        sys.stdout.flush()
+        done = subprocess.run(  # noqa: S603 - our own command line
+            [sys.executable, "-m", "loratree_cli", *words], env=self._environment, stdout=stdout, text=True, check=False
+        )
+        if done.returncode:
+            raise LoratreeError(f"the demo's `{command}` failed with exit status {done.returncode}: see above")
+        return done.stdout or ""
