@@ -25,7 +25,7 @@ def set_alias(connection: Connection, path: str, name: str, *, version: int, exp
         swapped = repository.move_alias(connection, node.id, name, target.id, expected=expected)
     if not swapped:
         raise _conflict(connection, node, name, expected)
-    repository.insert_event(connection, node.id, "alias-set", alias=name, version=version, previous=expected)
+    repository.insert_event(connection, path, "alias-set", alias=name, version=version, previous=expected)
     return next(alias for alias in _records(connection, node) if alias.name == name)
 
 
@@ -34,7 +34,7 @@ def delete_alias(connection: Connection, path: str, name: str, *, expected: int)
     node = _checked(connection, path, name, expected, None)
     if not repository.delete_alias(connection, node.id, name, expected=expected):
         raise _conflict(connection, node, name, expected)
-    repository.insert_event(connection, node.id, "alias-deleted", alias=name, previous=expected)
+    repository.insert_event(connection, path, "alias-deleted", alias=name, previous=expected)
 
 
 def list_aliases(connection: Connection, path: str) -> list[Alias]:

@@ -35,7 +35,7 @@ def add_base(connection: Connection, name: str, manifest: BaseManifest, *, sourc
     if base_id is not None:
         root = repository.insert_node(connection, base_id=base_id, parent_id=None, path=name, level="base")
         assert root is not None  # a path of one segment belongs to its base
-        repository.insert_event(connection, root, "base-added", digest=digest)
+        repository.insert_event(connection, name, "base-added", digest=digest)
     elif base.digest != digest:
         raise Conflict(
             f"the base {name} is {base.digest} and cannot become {digest}: other weights are another base, "

@@ -11,8 +11,8 @@ from loratree_registry.schemas import Event, Page
 
 def events(connection: Connection, path: str, *, after: str | None, limit: int) -> Page[Event]:
     """What happened at `path` and below it, newest first."""
-    find_node(connection, path)
-    rows = repository.list_events(connection, path, before=number_after(after), limit=check_limit(limit) + 1)
+    node = find_node(connection, path)
+    rows = repository.list_events(connection, node.id, before=number_after(after), limit=check_limit(limit) + 1)
     return page(rows, limit, key=lambda row: str(row.id), records=lambda shown: [_record(row) for row in shown])
 
 

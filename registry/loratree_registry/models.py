@@ -178,7 +178,16 @@ events = Table(
     Column("kind", Text, nullable=False),
     Column("detail", JSON, nullable=False),
     Column("created_at", UtcTime, nullable=False, default=now),
-    Index(None, "node_id", "id"),
+)
+
+# An event is seen from its node and from every node above it, so that a page of a subtree's events costs what it shows:
+# nodes never move. (By the paths' range, the root's page came to 91 ms at 100,000 events on SQLite.)
+event_views = Table(
+    "event_views",
+    metadata,
+    Column("node_id", ForeignKey(nodes.c.id), nullable=False),
+    Column("event_id", ForeignKey(events.c.id), nullable=False),
+    PrimaryKeyConstraint("node_id", "event_id"),
 )
 
 uploads = Table(

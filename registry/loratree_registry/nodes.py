@@ -102,7 +102,7 @@ def _create(connection: Connection, parent: NodeRow, path: str, level: Level) ->
     """Creates a node, or finds the one that another writer has created meanwhile, whatever its level."""
     created = repository.insert_node(connection, base_id=parent.base_id, parent_id=parent.id, path=path, level=level)
     if created is not None:
-        repository.insert_event(connection, created, "node-created", level=level)
+        repository.insert_event(connection, path, "node-created", level=level)
     return repository.nodes_on_path(connection, path)[-1]
 
 

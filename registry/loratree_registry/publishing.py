@@ -143,7 +143,7 @@ def _insert(
         note=submission.note,
     )
     repository.insert_event(
-        connection, node.id, "version-published", version=number, digest=digest, pin=pin.ref if pin else None
+        connection, node.path, "version-published", version=number, digest=digest, pin=pin.ref if pin else None
     )
 
 

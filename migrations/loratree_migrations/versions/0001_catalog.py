@@ -178,7 +178,7 @@ def create_aliases() -> None:
 
 
 def create_events() -> None:
-    """What happened at a node."""
+    """What happened at a node, seen from it and from every node above it."""
     op.create_table(
         "events",
         sa.Column("id", ID, nullable=False),
@@ -189,7 +189,14 @@ def create_events() -> None:
         key("events", "id"),
         refers("events", ["node_id"], ["nodes.id"]),
     )
-    index("events", "node_id", "id")
+    op.create_table(
+        "event_views",
+        sa.Column("node_id", ID, nullable=False),
+        sa.Column("event_id", ID, nullable=False),
+        key("event_views", "node_id", "event_id"),
+        refers("event_views", ["node_id"], ["nodes.id"]),
+        refers("event_views", ["event_id"], ["events.id"]),
+    )
 
 
 def create_uploads() -> None:
@@ -209,5 +216,15 @@ def create_uploads() -> None:
 
 def downgrade() -> None:
     """Drops every table."""
-    for table in ("uploads", "events", "aliases", "version_files", "versions", "blobs", "nodes", "bases"):
+    for table in (
+        "uploads",
+        "event_views",
+        "events",
+        "aliases",
+        "version_files",
+        "versions",
+        "blobs",
+        "nodes",
+        "bases",
+    ):
         op.drop_table(table)
