@@ -20,7 +20,6 @@ from loratree_registry.api.bodies import NewUpload
 from loratree_registry.api.staging import LIFETIME_S, Staging
 from loratree_registry.embedded import EmbeddedRegistry
 from loratree_registry.errors import Conflict, Invalid, NotFound, Unavailable
-from tests.registry.conftest import Storage
 from tests.registry.material import sha256
 from tests.registry.serving import running
 
@@ -47,8 +46,8 @@ def staged_in(root: Path) -> list[str]:
     return sorted(path.name for path in root.rglob("*") if path.is_file())
 
 
-def stored(storage: Storage) -> list[str]:
-    return [path.name for path in Path(storage.settings().blobs).rglob("*") if path.is_file()]
+def stored(home: Path) -> list[str]:
+    return [path.name for path in (home / "blobs").rglob("*") if path.is_file()]
 
 
 def test_bytes_are_announced_sent_and_completed(http: httpx.Client, tmp_path: Path) -> None:
@@ -90,15 +89,15 @@ def test_nothing_is_written_beyond_the_announced_size(tmp_path: Path) -> None:
 
 
 def test_content_of_another_digest_is_refused_when_completed_and_the_upload_is_over(
-    http: httpx.Client, tmp_path: Path, storage: Storage
+    http: httpx.Client, tmp_path: Path, home: Path
 ) -> None:
-    before = stored(storage)
+    before = stored(home)
     upload = begin(http)
     http.put(f"{upload}/content", content=CONTENT.upper())
     response = http.post(f"{upload}/complete")
     assert response.status_code == 422
     assert sha256(CONTENT.upper()) in problem(response)["detail"]
-    assert (stored(storage), staged(tmp_path)) == (before, [])
+    assert (stored(home), staged(tmp_path)) == (before, [])
     assert http.post(f"{upload}/complete").status_code == 404
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -33,6 +34,15 @@ def s3_server() -> Iterator[str]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def admin(s3_server: str) -> Iterator[Any]:
+    """The bucket's owner, who makes and spoils what the store under test holds."""
+    session = boto3.Session(aws_access_key_id="key", aws_secret_access_key="secret", region_name="us-east-1")
+    client = session.client("s3", endpoint_url=s3_server)
+    yield client
+    client.close()
+
+
 @pytest.fixture
 def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
@@ -61,24 +71,22 @@ def local_held(tmp_path: Path) -> Held:
 
 
 @pytest.fixture
-def s3_held(s3_server: str, credentials: None) -> Iterator[Held]:
-    client = boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1")
-    client.create_bucket(Bucket=BUCKET)
+def s3_held(s3_server: str, admin: Any, credentials: None) -> Iterator[Held]:
+    admin.create_bucket(Bucket=BUCKET)
     prefix = "some/prefix"
 
     def keys() -> list[str]:
-        return [item["Key"] for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
+        return [item["Key"] for item in admin.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
 
     def names() -> list[str]:
         return sorted(key.removeprefix(prefix + "/") for key in keys())
 
     def overwrite(digest: str, content: bytes) -> None:
-        client.put_object(Bucket=BUCKET, Key=f"{prefix}/sha256/{digest[7:9]}/{digest[7:]}", Body=content)
+        admin.put_object(Bucket=BUCKET, Key=f"{prefix}/sha256/{digest[7:9]}/{digest[7:]}", Body=content)
 
     store = S3BlobStore(BUCKET, prefix, endpoint=s3_server)
     yield Held(store, names, overwrite)
     store.close()
     for key in keys():
-        client.delete_object(Bucket=BUCKET, Key=key)
-    client.delete_bucket(Bucket=BUCKET)
-    client.close()
+        admin.delete_object(Bucket=BUCKET, Key=key)
+    admin.delete_bucket(Bucket=BUCKET)
