@@ -1,5 +1,6 @@
 """The OpenAPI document: complete, and true to itself."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,3 +98,9 @@ def test_request_schemas_refuse_unknown_fields() -> None:
     schemas = DOCUMENT["components"]["schemas"]
     for name in ("NewBase", "NewNode", "NewUpload", "NewVersion", "Move", "BaseManifest-Input", "FileDigest-Input"):
         assert schemas[name]["additionalProperties"] is False
+
+
+def test_the_reference_page_lists_every_route_and_no_other() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "http-api.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `([A-Z]+) (/v1/\S+)` \|", page, flags=re.MULTILINE)
+    assert sorted(told) == sorted((method.upper(), path) for path, method, _ in (p.values for p in OPERATIONS))
