@@ -52,4 +52,4 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.compose $(ARGS)
 
 soak: $(VENV)/.dev
-	OMP_NUM_THREADS=1 LORATREE_HYPOTHESIS=soak $(BIN)/python -m pytest --numprocesses 2 --timeout 3600 -m soak $(ARGS)
+	OMP_NUM_THREADS=1 LORATREE_HYPOTHESIS=soak $(BIN)/python -m pytest --numprocesses 2 --timeout 3600 -m hypothesis $(ARGS)
