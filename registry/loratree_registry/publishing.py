@@ -77,9 +77,10 @@ def publish(connection: Connection, path: str, submission: Submission, examined:
     node = ensure_node(connection, path, level=submission.level)
     repository.lock_node(connection, node.id)  # before looking: two of the same content must become one version
     if submission.found == "assumed":
-        known = repository.find_content(connection, node.id, examined.content)
-        if known is not None:  # it says what the adapter was trained on, where nothing else does
-            return Published(version=records(connection, [known])[0], created=False)
+        # Where nothing says what the adapter was trained on, its newest version of the same content does.
+        same = repository.list_versions(connection, node.id, content=examined.content, before=None, limit=1)
+        if same:
+            return Published(version=records(connection, same)[0], created=False)
     pin = _pin(connection, path, submission)
     digest = _digest(node, pin, submission, examined)
     known = repository.find_version(connection, node.id, digest)

@@ -153,12 +153,6 @@ def find_version(connection: Connection, node_id: int, selector: Selector) -> Ve
     return None if row is None else VersionRow(**row._asdict())
 
 
-def find_content(connection: Connection, node_id: int, content: str) -> VersionRow | None:
-    """The newest version at a node of one content."""
-    found = list_versions(connection, node_id, content=content, before=None, limit=1)
-    return found[0] if found else None
-
-
 def list_versions(
     connection: Connection, node_id: int, *, content: str | None, before: int | None, limit: int
 ) -> list[VersionRow]:
