@@ -21,6 +21,7 @@ from loratree_registry.locations import base_directory
 from loratree_registry.protocol import Registry
 from loratree_registry.settings import Settings
 
+HOME = "home"
 BASE = "base"
 FLATTENED = "flattened"
 BASE_DIGEST = "base-digest.txt"
@@ -32,7 +33,7 @@ class Growth:
     def __init__(self, cache: Cache, recipe: Recipe) -> None:
         self.cache = cache
         self.recipe = recipe
-        self.home = (cache.root / "home").absolute()
+        self.home = (cache.root / HOME).absolute()
         self.shell = Shell(self.home)
         self.refs = [RUNGS[0].path]  # of each level published so far, PATH@NUMBER
 
@@ -117,7 +118,9 @@ class Growth:
     def _register(self) -> None:
         inputs = self.cache.digest(BASE)
         if not (self.cache.holds(BASE_DIGEST, inputs) and self._home_is_whole()):
-            self.cache.drop("home")
+            if self.home.exists():
+                click.echo(f"the registry in {self.home} is damaged or holds another base: a new one is begun")
+            self.cache.drop(HOME)
             self.cache.drop(BASE_DIGEST)
         self._make(BASE_DIGEST, inputs, self._add_base)
 

@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from loratree_cli.demo.cache import Cache
-from loratree_cli.demo.grow import Growth, code
+from loratree_cli.demo.grow import HOME, Growth, code
 from loratree_cli.demo.recipe import LEAF, RUNGS, Recipe
 
 INTERRUPTED: Final = 130  # what a shell reports of a program that Ctrl-C stopped
@@ -32,6 +32,7 @@ def run_demo(out: Path, *, fresh: bool = False, recipe: Recipe | None = None) ->
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # PEFT asks for it
             if fresh:
                 cache.clear()
+                cache.drop(HOME)
             growth = Growth(cache, recipe or Recipe())
             holds = _grow_and_measure(growth)
     except KeyboardInterrupt:
@@ -57,9 +58,10 @@ def _show_ladder(growth: Growth) -> bool:
 
     ladder = measure.measure_ladder(growth)
     verdicts = ladder.verdicts()
-    sentences = [*(verdict.sentence() for verdict in verdicts), ladder.cost()]
+    paired = f"what each level gains on its own text, paired over {growth.recipe.held_out} documents:"
+    sentences = [paired, *(verdict.sentence() for verdict in verdicts), ladder.cost()]
     report.show("Held-out loss in nats a byte ± its standard error", report.ladder_table(ladder), *sentences)
-    inputs = [ladder.rows, ladder.columns, ladder.losses, code(report.__name__)]
+    inputs = [growth.cache.digest(measure.LADDER), code(report.__name__)]
     growth.cache.make(PICTURE, inputs, partial(report.save_picture, ladder))
     click.echo(f"drawn in {growth.path(PICTURE)}")
     return all(verdict.helps for verdict in verdicts)
