@@ -31,8 +31,8 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})")
 class AdapterDirectory:
     """An adapter on this machine, read and checked but for its base.
 
-    `header`, the finite values and `file`'s digest come from one pass over the weights: what was checked is what was
-    hashed. `not_published` names what else lies in the folder.
+    `header`, the finite values, the tensors' `digests` and `file`'s come from one pass over the weights: what was
+    checked is what was hashed. `not_published` names what else lies in the folder.
     """
 
     path: Path
@@ -41,6 +41,7 @@ class AdapterDirectory:
     weights: Path
     file: FileDigest
     header: Header
+    digests: dict[str, str]
     not_published: list[str]
 
     @property
@@ -57,7 +58,7 @@ class AdapterDirectory:
     def spec(self, manifest: BaseManifest) -> AdapterSpec:
         """Its modules, checked against a base. Raises Invalid, listing every problem, after the folder's name."""
         try:
-            return classify(self.config, self.header, manifest)
+            return classify(self.config, self.header, manifest, digests=self.digests)
         except Invalid as error:
             raise Invalid(f"{self.path}: {error}") from error
 
@@ -77,7 +78,7 @@ def read_adapter_directory(path: Path) -> AdapterDirectory:
     config = read_config(path / CONFIG)
     if WEIGHTS not in entries:
         raise Invalid(_no_weights(path, entries))
-    file, header = _read_weights(path / WEIGHTS)
+    file, header, digests = _read_weights(path / WEIGHTS)
     return AdapterDirectory(
         path=path,
         config=config,
@@ -85,6 +86,7 @@ def read_adapter_directory(path: Path) -> AdapterDirectory:
         weights=path / WEIGHTS,
         file=file,
         header=header,
+        digests=digests,
         not_published=[name for name in entries if name not in (CONFIG, WEIGHTS)],
     )
 
@@ -152,17 +154,17 @@ def _no_weights(path: Path, entries: list[str]) -> str:
     return f"{path} holds no {WEIGHTS}: {RESAVE}"
 
 
-def _read_weights(path: Path) -> tuple[FileDigest, Header]:
+def _read_weights(path: Path) -> tuple[FileDigest, Header, dict[str, str]]:
     from loratree_registry.tensor_check import check_finite  # numpy
 
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         hashed = _Hashed(stream)
         header = read_header(hashed, size, name=str(path))  # type: ignore[arg-type]
-        check_finite(hashed, header, name=str(path))  # type: ignore[arg-type]
+        digests = check_finite(hashed, header, name=str(path))  # type: ignore[arg-type]
         if stream.read(1):
             raise Invalid(f"{path} grew while it was read: wait until it is written and publish again")
-    return FileDigest(path.name, size, hashed.digest), header
+    return FileDigest(path.name, size, hashed.digest), header, digests
 
 
 class _Hashed:

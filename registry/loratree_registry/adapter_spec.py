@@ -31,9 +31,13 @@ class ModuleSpec:
 
 @dataclass(frozen=True, slots=True)
 class AdapterSpec:
-    """Every adapted module, sorted by name. Every tensor of the file belongs to exactly one of them."""
+    """Every adapted module, sorted by name, and the tensors that only repeat the base's, by key.
+
+    Every tensor of the file belongs to exactly one module or is such a copy, which nothing reads.
+    """
 
     modules: tuple[ModuleSpec, ...]
+    copies: tuple[str, ...] = ()
 
     def summary(self) -> AdapterSummary:
         """The distinct ranks and scales, and how many of what."""

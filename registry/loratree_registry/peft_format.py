@@ -39,15 +39,23 @@ FLOATS: Final = ("F16", "BF16", "F32", "F64")
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
-def classify(config: Mapping[str, Any], header: Header, manifest: BaseManifest) -> AdapterSpec:
+def classify(
+    config: Mapping[str, Any],
+    header: Header,
+    manifest: BaseManifest,
+    *,
+    digests: Mapping[str, str] | None = None,
+) -> AdapterSpec:
     """Checks an adapter against its base and says what each of its modules is.
 
-    `config` is adapter_config.json as PEFT wrote it, or its canonical form. Raises Invalid, listing every problem at
-    once: refused features, unknown fields and tensors, lone factors, and shapes as what, expected and found.
+    `config` is adapter_config.json as PEFT wrote it, or its canonical form. `digests` are those of the tensors' bytes:
+    PEFT saves the base's own lm_head beside a LoRA on it, and only the very same bytes are no problem; without them,
+    for an adapter that was published, they were compared then. Raises Invalid, listing every problem at once: refused
+    features, unknown fields and tensors, lone factors, and shapes as what, expected and found.
     """
     if config.get("peft_type") != "LORA":
         raise Invalid(f"the adapter cannot be published: its peft_type is {shown(config.get('peft_type'))}, not LORA")
-    reader = _Reader(config, header, manifest)
+    reader = _Reader(config, header, manifest, digests)
     reader.read_config()
     reader.read_tensors()
     modules = tuple(module for name in sorted(reader.factors) if (module := reader.module(name)) is not None)
@@ -56,12 +64,17 @@ def classify(config: Mapping[str, Any], header: Header, manifest: BaseManifest) 
         problems = ["it holds no lora_A and lora_B"]
     if problems:
         raise Invalid(f"the adapter cannot be published: {listed(problems)}")
-    return AdapterSpec(modules)
+    return AdapterSpec(modules, tuple(sorted(reader.copies)))
 
 
 def warnings(config: Mapping[str, Any], spec: AdapterSpec) -> list[str]:
-    """What a person should look at although the adapter is valid: pattern keys that overlap and disagree."""
+    """What a person should look at although the adapter is valid: copies of the base, pattern keys that disagree."""
     found = []
+    if spec.copies:
+        found.append(
+            f"it repeats weights of the base, which nothing reads ({listed(list(spec.copies), limit=3)}): "
+            "save_pretrained(…, save_embedding_layers=False) leaves them out"
+        )
     for field in ("rank_pattern", "alpha_pattern"):
         patterns = ModulePatterns(field, config.get(field) or {})
         for module in spec.modules:
@@ -78,8 +91,10 @@ def warnings(config: Mapping[str, Any], spec: AdapterSpec) -> list[str]:
 class _Reader:
     """One adapter while it is read: its factors by module, and what is wrong so far."""
 
-    def __init__(self, config: Mapping[str, Any], header: Header, manifest: BaseManifest) -> None:
-        self._config, self._header = config, header
+    def __init__(
+        self, config: Mapping[str, Any], header: Header, manifest: BaseManifest, digests: Mapping[str, str] | None
+    ) -> None:
+        self._config, self._header, self._digests = config, header, digests
         self._parameters = manifest.by_name()
         self._kinds = {p.name.rpartition(".")[0]: p.kind for p in manifest.parameters}
         ties = [(p.name, p.tied_to) for p in manifest.parameters if p.tied_to is not None]
@@ -87,6 +102,7 @@ class _Reader:
         self._scaling: Scaling | None = None
         self._refused: dict[Refusal, list[str]] = defaultdict(list)
         self._others: list[str] = []
+        self.copies: list[str] = []
         self.factors: dict[str, dict[str, str]] = defaultdict(dict)  # module → {"A": key, "B": key}
 
     def problems(self) -> list[str]:
@@ -123,6 +139,9 @@ class _Reader:
         """Sorts the tensors into factors; whatever is no factor is a problem."""
         for key in self._header.tensors:
             name = key.removeprefix(PREFIX)
+            if self._repeats_base(key):
+                self.copies.append(key)
+                continue
             refusal = self._refusal(name)
             if name == key:
                 self._others.append(f"tensor {key} does not start with {PREFIX}, as save_pretrained writes it")
@@ -132,6 +151,19 @@ class _Reader:
                 self.factors[name[: -len(_A)]][name[-len("A.weight")]] = key
             else:
                 self._others.append(f"tensor {key} is unknown: PEFT {PEFT_VERSION} writes no such part of LoRA")
+
+    def _repeats_base(self, key: str) -> bool:
+        """Tells whether a tensor is one of the base's own, unchanged; what the config says is trained is none."""
+        found = self._parameters.get(key.removeprefix(PREFIX).replace(".base_layer.", "."))
+        if found is None or not key.startswith(PREFIX) or self._trains_base():
+            return False
+        source = found if found.tied_to is None else self._parameters[found.tied_to]
+        tensor = self._header.tensors[key]
+        same = (tensor.dtype, tensor.shape) == (source.dtype, source.shape)
+        return same and (self._digests is None or self._digests.get(key) == source.sha256)
+
+    def _trains_base(self) -> bool:
+        return bool(self._config.get("modules_to_save")) or self._config.get("bias", "none") != "none"
 
     def _refusal(self, name: str) -> Refusal | None:
         for ending, refusal in REFUSED_TENSORS.items():

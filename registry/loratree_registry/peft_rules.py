@@ -36,7 +36,8 @@ PARAMETERS: Final = Refusal(
     "target_parameters", "its tensors do not name their parameter; use target_modules", reshapes=True
 )
 BASE_COPY: Final = Refusal(
-    "a copy of the base's weights", "the base is shared; save with save_pretrained(…, save_embedding_layers=False)"
+    "a copy of the base's weights with other values",
+    "the base is shared, and only the very same bytes may be repeated; save_embedding_layers=False leaves them out",
 )
 VOCABULARY: Final = Refusal("a resized vocabulary", "the tree's base has no rows for added tokens; train without them")
 TIED: Final = Refusal("LoRA on a tied weight", "it would change the module that it is tied to; leave it out")

@@ -67,8 +67,8 @@ def examine(blobs: BlobStore, manifest: BaseManifest, submission: Submission) ->
         raise Invalid(f"the adapter's config has no canonical form: {error}") from error
     with open_stored(blobs, weights.sha256) as stream:
         header = read_header(stream, weights.size, name=weights.name)
-        spec = classify(config, header, manifest)
-        check_finite(stream, header, name=weights.name)
+        digests = check_finite(stream, header, name=weights.name)
+    spec = classify(config, header, manifest, digests=digests)
     return Examined(config, spec, content)
 
 

@@ -51,8 +51,8 @@ class Node:
 class Pin:
     """What a version was trained on: a version above it, or the base (all three null), and how that was found.
 
-    `found` is `lockfile` (a verified loratree.json beside base_model_name_or_path), `explicit` (said by --parent, or the
-    adapter's own config names the base) or `assumed` (nothing said it: the nearest ancestor's head).
+    `found` is `lockfile` (a verified loratree.json beside base_model_name_or_path), `explicit` (said by --parent, or
+    the adapter's own config names the base) or `assumed` (nothing said it: the nearest ancestor's head).
     """
 
     path: str | None

@@ -1,10 +1,12 @@
 """Whether every value of a safetensors file is finite, by bit pattern, in bounded memory."""
 
+import hashlib
 from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loratree_registry.canonical import DIGEST_PREFIX
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.safetensors_header import Header, Tensor
 
@@ -19,8 +21,8 @@ _EXPONENTS: Final[dict[str, tuple[str, int]]] = {
 }
 
 
-def check_finite(stream: BinaryIO, header: Header, *, name: str = "the safetensors file") -> None:
-    """Reads the tensors' bytes and raises Invalid, naming every tensor that holds NaN or Inf.
+def check_finite(stream: BinaryIO, header: Header, *, name: str = "the safetensors file") -> dict[str, str]:
+    """Reads the tensors' bytes and returns each one's digest; raises Invalid, naming those that hold NaN or Inf.
 
     `stream` stands at `header.data_start`, where read_header left it, and is read forward to its end. A dtype other
     than F16, BF16, F32 and F64 is refused: its values cannot be checked.
@@ -30,29 +32,33 @@ def check_finite(stream: BinaryIO, header: Header, *, name: str = "the safetenso
         raise Invalid(
             f"{name} holds values other than {', '.join(_EXPONENTS)}: {listed(unchecked)}: cast and save again"
         )
-    problems = []
+    problems, digests = [], {}
     for key, tensor in header.tensors.items():
-        nans, infinities = _count(stream, tensor, name)
+        nans, infinities, digests[key] = _count(stream, tensor, name)
         if nans or infinities:
             problems.append(f"{key} holds {nans} NaN and {infinities} Inf")
     if problems:
         raise Invalid(f"{name} holds values that are not finite: {listed(problems)}: train again or drop them")
+    return digests
 
 
-def _count(stream: BinaryIO, tensor: Tensor, name: str) -> tuple[int, int]:
-    """How many NaN and how many ±Inf the next tensor of the stream holds."""
+def _count(stream: BinaryIO, tensor: Tensor, name: str) -> tuple[int, int, str]:
+    """How many NaN and how many ±Inf the next tensor of the stream holds, and the digest of its bytes."""
     code, exponent = _EXPONENTS[tensor.dtype]
     nans = infinities = 0
+    hasher = hashlib.sha256()
     left = tensor.end - tensor.start
     while left:
-        bits: NDArray[Any] = np.frombuffer(_chunk(stream, min(left, CHUNK), name), dtype=code)
+        chunk = _chunk(stream, min(left, CHUNK), name)
+        hasher.update(chunk)
+        bits: NDArray[Any] = np.frombuffer(chunk, dtype=code)
         left -= bits.nbytes
         suspects = bits[bits & exponent == exponent]
         sign_bit = 1 << (bits.itemsize * 8 - 1)
         infinite = int(np.count_nonzero(suspects & (sign_bit - 1) == exponent))
         infinities += infinite
         nans += len(suspects) - infinite
-    return nans, infinities
+    return nans, infinities, DIGEST_PREFIX + hasher.hexdigest()
 
 
 def _chunk(stream: BinaryIO, count: int, name: str) -> bytes:

@@ -24,6 +24,7 @@ from loratree_registry.errors import Invalid
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.peft_format import canonical_config, classify, warnings
 from loratree_registry.safetensors_header import read_header
+from loratree_registry.tensor_check import check_finite
 from tests import tiny
 
 PREFIX = "base_model.model."
@@ -78,7 +79,9 @@ def classified(directory: Path, manifest: BaseManifest) -> AdapterSpec:
 
 def classify_tensors(config: dict[str, Any], tensors: dict[str, torch.Tensor], manifest: BaseManifest) -> AdapterSpec:
     data = safetensors.torch.save(tensors)
-    return classify(config, read_header(io.BytesIO(data), len(data)), manifest)
+    stream = io.BytesIO(data)
+    header = read_header(stream, len(data))
+    return classify(config, header, manifest, digests=check_finite(stream, header))
 
 
 def refusal(config: dict[str, Any], tensors: dict[str, torch.Tensor], manifest: BaseManifest) -> str:
@@ -121,6 +124,7 @@ ACCEPTED: dict[str, tuple[str, dict[str, Any], int]] = {
     "bfloat16": ("llama", {"dtype": torch.bfloat16}, 14),
     "float16": ("llama", {"dtype": torch.float16}, 14),
     "float64": ("llama", {"dtype": torch.float64}, 14),
+    "lm_head, beside which PEFT saves the base's": ("llama", {"targets": ["lm_head", "q_proj"]}, 3),
 }
 
 
@@ -148,7 +152,7 @@ def test_an_accepted_adapter_has_the_ranks_and_scales_that_peft_gives_it_to_the_
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors_of(directory).items()}
     assert {m.a: (m.rank, m.in_features) for m in spec.modules} | {
         m.b: (m.out_features, m.rank) for m in spec.modules
-    } == shapes  # every tensor, once
+    } | {key: shapes[key] for key in spec.copies} == shapes  # every tensor, once
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
@@ -162,6 +166,10 @@ def test_an_accepted_adapter_is_the_same_by_its_canonical_config(
     assert classify_tensors(config, tensors, base.manifest) == classify_tensors(
         canonical_config(config), tensors, base.manifest
     )
+
+
+def other_lm_head(model: peft.PeftModel) -> None:
+    model.get_submodule("base_model.model.lm_head.base_layer").weight.data[0, 0] += 1
 
 
 def resize(model: peft.PeftModel) -> None:
@@ -188,12 +196,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "an embedding": (
         "llama",
         {"targets": ["embed_tokens", "q_proj"]},
-        ["LoRA on an Embedding", "embed_tokens.lora_embedding_A", "a copy of the base's weights", "base_layer.weight"],
+        ["LoRA on an Embedding", "embed_tokens.lora_embedding_A"],
     ),
-    "lm_head with its copy of the base": (
+    "lm_head over another base's": (
         "llama",
-        {"targets": ["lm_head", "q_proj"]},
-        ["a copy of the base's weights", "base_model.model.lm_head.base_layer.weight", "save_embedding_layers=False"],
+        {"targets": ["lm_head", "q_proj"], "change": other_lm_head},
+        ["with other values", "base_model.model.lm_head.base_layer.weight", "save_embedding_layers=False"],
     ),
     "a tied lm_head": ("tied", {"targets": ["lm_head", "q_proj"]}, ["LoRA on a tied weight is not composed (lm_head)"]),
     "BD-LoRA": (
@@ -399,7 +407,7 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "a B the other way round": (set_tensor(B0, torch.ones(4, 32)), f"tensor {B0} has shape [4, 32]"),
     "an A of three dimensions": (set_tensor(A0, torch.ones(4, 32, 1)), f"tensor {A0} has shape [4, 32, 1]"),
     "an A of numbers of another kind": (set_tensor(A0, torch.ones(4, 32).half()), "A in F16 and B in F32"),
-    "an A of whole numbers": (set_tensor(A0, torch.ones(4, 32).int()), "A in I32 and B in F32, expected one of F16"),
+    "an A of whole numbers": (set_tensor(A0, torch.ones(4, 32).int()), "lora_A.weight is I32: cast and save again"),
     "an unknown tensor": (set_tensor(f"{PREFIX}{Q0}.lora_C.weight", torch.ones(1)), "lora_C.weight is unknown"),
     "a key with its adapter's name": (
         set_tensor(f"{PREFIX}{Q0}.lora_A.default.weight", torch.ones(4, 32)),
@@ -426,8 +434,8 @@ BROKEN: dict[str, tuple[Change, str]] = {
         "module model is not in the base",
     ),
     "a whole parameter of the base": (
-        set_tensor(f"{PREFIX}model.norm.weight", torch.ones(32)),
-        "a copy of the base's weights is not composed (base_model.model.model.norm.weight)",
+        set_tensor(f"{PREFIX}model.norm.weight", torch.full((32,), 2.0)),
+        "a copy of the base's weights with other values is not composed (base_model.model.model.norm.weight)",
     ),
     "no factors at all": (
         lambda tensors: tensors.clear() or tensors.update(x=torch.ones(1)),
