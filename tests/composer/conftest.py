@@ -30,12 +30,14 @@ class Tree:
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    """Linear layers: mixed ranks, rsLoRA, rank and alpha patterns, and a leaf on two modules of one layer alone."""
+    """Linear layers, lm_head with its copy of the base too: mixed ranks, rsLoRA, patterns, a leaf on two modules."""
     root = tmp_path_factory.mktemp("llama")
     base = tiny.llama(root / "base")
     chain = [
         tiny.adapter(base, root / "domain", seed=1, rank=8, alpha=12),
-        tiny.adapter(base, root / "subdomain", seed=2, rank=6, alpha=9, use_rslora=True, targets=["q_proj", "v_proj"]),
+        tiny.adapter(
+            base, root / "subdomain", seed=2, rank=6, alpha=9, use_rslora=True, targets=["q_proj", "v_proj", "lm_head"]
+        ),
         tiny.adapter(
             base,
             root / "task",
