@@ -14,7 +14,6 @@ from loratree_registry import (
     history,
     lineage,
     nodes,
-    publishing,
     repository,
     resolving,
     versions,
@@ -135,6 +134,8 @@ class EmbeddedRegistry:
 
     def publish(self, path: str, submission: Submission) -> Published:
         """See Registry.publish."""
+        from loratree_registry import publishing  # it brings the adapter format, which a listing does without
+
         publishing.check_submission(path, submission)
         with reading(self._engine) as connection:
             manifest = bases.base_manifest(connection, base_of(path))

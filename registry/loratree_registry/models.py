@@ -189,15 +189,3 @@ event_views = Table(
     Column("event_id", ForeignKey(events.c.id), nullable=False),
     PrimaryKeyConstraint("node_id", "event_id"),
 )
-
-uploads = Table(
-    "uploads",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("sha256", Text, nullable=False),
-    Column("size", BigInteger, nullable=False),
-    Column("created_at", UtcTime, nullable=False, default=now),
-    Column("completed_at", UtcTime),
-    _digest("sha256"),
-    CheckConstraint("size >= 0", name="size_counts"),
-)

@@ -119,11 +119,11 @@ def test_a_migration_that_fails_leaves_no_table(kind: str, storage: Storage) -> 
     with new(kind, storage) as address:
         engine = open_engine(address)
         with writing(engine) as connection:  # in the way of the last table
-            connection.execute(text("CREATE TABLE uploads (id INTEGER)"))
-        with pytest.raises(LoratreeError, match="uploads"):
+            connection.execute(text("CREATE TABLE event_views (id INTEGER)"))
+        with pytest.raises(LoratreeError, match="event_views"):
             upgrade_database(address)
         with reading(engine) as connection:
-            assert inspect(connection).get_table_names() == ["uploads"]
+            assert inspect(connection).get_table_names() == ["event_views"]
             assert loratree_migrations.current(connection) is None
         engine.dispose()
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, Table, insert, select, update
 from sqlalchemy.exc import DataError, IntegrityError
 
 from loratree_registry.database import open_engine, upgrade_database
-from loratree_registry.models import aliases, bases, blobs, nodes, uploads, version_files, versions
+from loratree_registry.models import aliases, bases, blobs, nodes, version_files, versions
 from tests.registry.conftest import Storage
 from tests.registry.material import sha256
 
@@ -76,7 +76,6 @@ def test_a_digest_is_sha256_and_64_lower_case_hexadecimal_digits(connection: Con
     for wrong in WRONG_DIGESTS:
         assert refused(connection, bases, name="x", digest=wrong, parameters=1, manifest={})
         assert refused(connection, blobs, sha256=wrong, size=1)
-        assert refused(connection, uploads, id="x", sha256=wrong, size=1)
         assert refused(connection, versions, digest=wrong, content=A, **version)
         assert refused(connection, versions, digest=sha256(b"c"), content=wrong, **version)
     assert not refused(connection, versions, digest=sha256(b"c"), content=A, **version)

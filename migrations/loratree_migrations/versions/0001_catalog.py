@@ -1,4 +1,4 @@
-"""The catalog: bases, nodes, versions with their pins and files, aliases, events, uploads."""
+"""The catalog: bases, nodes, versions with their pins and files, aliases, events."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -56,7 +56,6 @@ def upgrade() -> None:
     create_version_files()
     create_aliases()
     create_events()
-    create_uploads()
 
 
 def create_bases() -> None:
@@ -199,25 +198,9 @@ def create_events() -> None:
     )
 
 
-def create_uploads() -> None:
-    """Uploads that were begun, and when each was completed."""
-    op.create_table(
-        "uploads",
-        sa.Column("id", sa.Text, nullable=False),
-        sa.Column("sha256", sa.Text, nullable=False),
-        sa.Column("size", sa.BigInteger, nullable=False),
-        sa.Column("created_at", TIME, nullable=False),
-        sa.Column("completed_at", TIME),
-        key("uploads", "id"),
-        is_sha256("uploads", "sha256"),
-        check("uploads", "size_counts", "size >= 0"),
-    )
-
-
 def downgrade() -> None:
     """Drops every table."""
     for table in (
-        "uploads",
         "event_views",
         "events",
         "aliases",
