@@ -51,7 +51,7 @@ class Recipe:
     length: int = 320
     batch: int = 8
     base_steps: int = 200
-    adapter_steps: int = 50
+    adapter_steps: int = 40
     base_rate: float = 3e-3
     adapter_rate: float = 7e-3
     held_out: int = 32
