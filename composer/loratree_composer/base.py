@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from loratree_composer.checkpoint import RESAVE, open_checkpoint
 from loratree_composer.sharing import tensors, ties
-from loratree_composer.stored_tensor import TensorType, digest_of, type_of
+from loratree_composer.stored_tensor import digest_of, type_of
+from loratree_registry.checkpoint import RESAVE, TensorType, open_checkpoint
 from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.manifest import BaseManifest, Parameter, check_manifest
 

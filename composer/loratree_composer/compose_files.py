@@ -8,7 +8,6 @@ from safetensors.torch import save_file
 
 from loratree_composer.adapter import Adapter, summed
 from loratree_composer.adapters import Adapters
-from loratree_composer.checkpoint import open_checkpoint
 from loratree_composer.flatten import flattened, widest
 from loratree_composer.merged_checkpoint import write_merged
 from loratree_composer.staging import staged
@@ -16,6 +15,7 @@ from loratree_composer.stored_tensor import CODES
 from loratree_registry import locations
 from loratree_registry.adapter_directory import CONFIG, WEIGHTS
 from loratree_registry.canonical import digest_stream
+from loratree_registry.checkpoint import open_checkpoint
 from loratree_registry.composition import (
     LOCKFILE,
     Artifact,

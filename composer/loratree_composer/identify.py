@@ -5,10 +5,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from loratree_composer.checkpoint import Checkpoint, open_checkpoint
 from loratree_composer.sharing import tensors
-from loratree_composer.stored_tensor import digest_of, type_of
+from loratree_composer.stored_tensor import digest_of, read_tensor, type_of
 from loratree_registry import locations
+from loratree_registry.checkpoint import Checkpoint, open_checkpoint
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.manifest import BaseManifest, Parameter
 from loratree_registry.protocol import Registry
@@ -84,7 +84,7 @@ def _is_cast(tensor: Tensor, source: Parameter, manifest: BaseManifest, checkpoi
     stored = next((name for name in names if name in checkpoint.shard_of), None)
     if stored is None or checkpoint.sha256(stored) != source.sha256:
         raise Invalid(f"{checkpoint.directory} no longer holds the base: {source.name} differs; add the base again")
-    return digest_of(checkpoint.tensor(stored).to(tensor.dtype)) == digest_of(tensor)
+    return digest_of(read_tensor(checkpoint, stored).to(tensor.dtype)) == digest_of(tensor)
 
 
 def _checkpoint(base: Base, home: Path, found: str, expected: str) -> Checkpoint:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from loratree_composer.checkpoint import INDEX, Checkpoint, Shard
 from loratree_composer.lowrank import LowRank
 from loratree_composer.merge import merged
-from loratree_composer.stored_tensor import TensorType, bytes_of, tensor_of
+from loratree_composer.stored_tensor import bytes_of, tensor_of
 from loratree_composer.targets import TRANSPOSED
+from loratree_registry.base_checkpoint import misfits
 from loratree_registry.canonical import DIGEST_PREFIX
+from loratree_registry.checkpoint import INDEX, Checkpoint, Shard
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.manifest import BaseManifest, Parameter
 
@@ -28,7 +29,8 @@ def write_merged(base: Checkpoint, manifest: BaseManifest, deltas: Mapping[str, 
     """
     expected = manifest.by_name()
     weights = _weights(deltas, manifest)
-    _check_tensors(base, manifest)
+    if problems := misfits(base, manifest):
+        raise _not_the_base(base.directory, problems)
     for shard in base.shards:
         with (out / shard.path.name).open("wb") as target:
             _write_shard(shard, expected, weights, target)
@@ -51,21 +53,6 @@ def _weights(deltas: Mapping[str, LowRank], manifest: BaseManifest) -> dict[str,
     if problems:
         raise Invalid(f"the chain cannot be merged into the base: {listed(problems)}")
     return weights
-
-
-def _check_tensors(base: Checkpoint, manifest: BaseManifest) -> None:
-    expected, found = manifest.by_name(), base.types()
-    stored = {expected[name].tied_to or name for name in found if name in expected}
-    problems = [f"{name} is unexpected" for name in sorted(found.keys() - expected.keys())]
-    problems += [f"{p.name} is missing" for p in manifest.parameters if p.tied_to is None and p.name not in stored]
-    for name in sorted(found.keys() & expected.keys()):
-        kind = TensorType(expected[name].dtype, expected[name].shape)
-        if found[name] != kind:
-            problems.append(
-                f"{name} is {found[name].dtype} {list(found[name].shape)}, expected {kind.dtype} {kind.shape}"
-            )
-    if problems:
-        raise _not_the_base(base.directory, problems)
 
 
 def _write_shard(

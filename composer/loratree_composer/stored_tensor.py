@@ -1,13 +1,13 @@
 """Tensors as safetensors stores them: dtype codes, bytes and their digest."""
 
 import hashlib
-from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from loratree_registry.canonical import DIGEST_PREFIX
+from loratree_registry.checkpoint import Checkpoint, TensorType
 from loratree_registry.errors import Invalid
 
 CODES: Final[dict[torch.dtype, str]] = {
@@ -28,17 +28,6 @@ CODES: Final[dict[torch.dtype, str]] = {
 DTYPES: Final = {code: dtype for dtype, code in CODES.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class TensorType:
-    """A tensor's safetensors dtype code and its shape."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.dtype} {list(self.shape)}"
-
-
 def type_of(tensor: Tensor) -> TensorType:
     """The code and shape under which safetensors stores `tensor`. Raises Invalid where there is no code."""
     if tensor.dtype not in CODES:
@@ -57,6 +46,12 @@ def tensor_of(raw: bytearray, kind: TensorType) -> Tensor:
     if kind.dtype not in DTYPES:
         raise Invalid(f"{kind.dtype} is no dtype that tensors are composed in: expected one of {', '.join(DTYPES)}")
     return torch.frombuffer(raw, dtype=DTYPES[kind.dtype]).reshape(kind.shape)
+
+
+def read_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
+    """One tensor of a checkpoint, on the CPU. Raises Invalid where it cannot be read."""
+    shard = checkpoint.shard_of[name]
+    return tensor_of(shard.raw(name), shard.type(name))
 
 
 def digest_of(tensor: Tensor) -> str:

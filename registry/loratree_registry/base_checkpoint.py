@@ -1,68 +1,40 @@
-"""Whether a folder of safetensors files holds a base's weights, compared tensor by tensor without loading any."""
+"""Whether a checkpoint holds a base's weights, compared tensor by tensor without loading any."""
 
-import hashlib
-import os
 from pathlib import Path
-from typing import Final
 
-from loratree_registry.adapter_directory import open_regular
-from loratree_registry.canonical import DIGEST_PREFIX
-from loratree_registry.errors import Invalid
-from loratree_registry.manifest import BaseManifest, Parameter
-from loratree_registry.safetensors_header import Header, read_header
-
-_CHUNK: Final = 1024 * 1024
+from loratree_registry.checkpoint import Checkpoint, TensorType, open_checkpoint
+from loratree_registry.errors import Invalid, NotFound
+from loratree_registry.manifest import BaseManifest
 
 
 def holds_base(folder: Path, manifest: BaseManifest) -> bool:
-    """Tells whether `folder`'s safetensors files hold exactly the base's tensors: names, dtypes, shapes and bytes.
+    """Tells whether the checkpoint in `folder` holds exactly the base's tensors: names, dtypes, shapes and bytes.
 
     A tied tensor may be there under any of its names. Shapes are compared first, so that other models are told apart
-    without reading their weights. A file that is not readable safetensors makes it another model.
+    without reading their weights. A folder that is no readable checkpoint is another model.
     """
-    expected = manifest.by_name()
     try:
-        files = [(path, _header(path)) for path in sorted(folder.glob("*.safetensors"))]
-        names = [name for _, header in files for name in header.tensors]
-        if len(names) != len(set(names)) or not _covers(set(names), manifest):
-            return False
-        return all(_fits(header, expected) for _, header in files) and all(
-            _same_bytes(path, header, expected) for path, header in files
-        )
-    except Invalid:
+        checkpoint = open_checkpoint(folder)
+        return not misfits(checkpoint, manifest) and _same_bytes(checkpoint, manifest)
+    except (Invalid, NotFound):
         return False
 
 
-def _header(path: Path) -> Header:
-    with open_regular(path) as stream:
-        return read_header(stream, os.fstat(stream.fileno()).st_size, name=str(path))
+def misfits(checkpoint: Checkpoint, manifest: BaseManifest) -> list[str]:
+    """Every tensor that is missing from the base, unexpected, or of another dtype or shape, a clause each."""
+    expected, found = manifest.by_name(), checkpoint.types()
+    stored = {expected[name].tied_to or name for name in found if name in expected}
+    problems = [f"{name} is unexpected" for name in sorted(found.keys() - expected.keys())]
+    problems += [f"{p.name} is missing" for p in manifest.parameters if p.tied_to is None and p.name not in stored]
+    for name in sorted(found.keys() & expected.keys()):
+        kind = TensorType(expected[name].dtype, expected[name].shape)
+        if found[name] != kind:
+            problems.append(f"{name} is {found[name]}, expected {kind}")
+    return problems
 
 
-def _covers(names: set[str], manifest: BaseManifest) -> bool:
-    """Every untied tensor is there, by its own name or by one that is tied to it."""
-    stored = {p.tied_to or p.name for p in manifest.parameters if p.name in names}
-    return stored == {p.name for p in manifest.parameters if p.tied_to is None}
-
-
-def _fits(header: Header, expected: dict[str, Parameter]) -> bool:
+def _same_bytes(checkpoint: Checkpoint, manifest: BaseManifest) -> bool:
+    expected = manifest.by_name()
     return all(
-        (parameter := expected.get(name)) is not None
-        and (tensor.dtype, tensor.shape) == (parameter.dtype, parameter.shape)
-        for name, tensor in header.tensors.items()
+        checkpoint.sha256(name) == expected[expected[name].tied_to or name].sha256 for name in checkpoint.types()
     )
-
-
-def _same_bytes(path: Path, header: Header, expected: dict[str, Parameter]) -> bool:
-    with open_regular(path) as stream:
-        stream.seek(header.data_start)
-        for name, tensor in header.tensors.items():
-            hasher = hashlib.sha256()
-            left = tensor.end - tensor.start
-            while chunk := stream.read(min(left, _CHUNK)):
-                hasher.update(chunk)
-                left -= len(chunk)
-            parameter = expected[name]
-            source = expected[parameter.tied_to] if parameter.tied_to is not None else parameter
-            if DIGEST_PREFIX + hasher.hexdigest() != source.sha256:
-                return False
-    return True

@@ -11,7 +11,7 @@ ARITHMETIC = [
     "precision",
     "sharing",
     "targets",
-    "checkpoint",
+    "stored_tensor",
     "base",
 ]
 CHECK = """

@@ -267,11 +267,12 @@ def test_a_sharded_copy_of_the_base_is_the_base_and_one_changed_byte_is_another_
     names = sorted(tensors)
     (copied / "model.safetensors").unlink()
     tied = {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
+    places = {}
     for number, part in enumerate((names[:9], names[9:])):
-        safetensors.torch.save_file(
-            {name: tensors[name] for name in part} | (tied if number else {}),
-            copied / f"model-0000{number + 1}-of-00002.safetensors",
-        )
+        shard = {name: tensors[name] for name in part} | (tied if number else {})
+        places |= dict.fromkeys(shard, f"model-0000{number + 1}-of-00002.safetensors")
+        safetensors.torch.save_file(shard, copied / f"model-0000{number + 1}-of-00002.safetensors")
+    (copied / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     assert bench.pinned(bench.publish(bench.adapter(8, copied), MEDICINE)) == (None, None, "explicit")
     last = copied / "model-00002-of-00002.safetensors"
     data = bytearray(last.read_bytes())

@@ -8,9 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from torch import Tensor
-
-from loratree_composer.stored_tensor import TensorType, tensor_of
 from loratree_registry.canonical import DIGEST_PREFIX
 from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.safetensors_header import Header, read_header
@@ -20,6 +17,17 @@ INDEX: Final = "model.safetensors.index.json"
 PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 RESAVE: Final = "load the model with transformers and write it again with save_pretrained"
 _CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """A tensor's safetensors dtype code and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {list(self.shape)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +96,6 @@ class Checkpoint:
     def sha256(self, name: str) -> str:
         """The digest over one tensor's bytes."""
         return self.shard_of[name].sha256(name)
-
-    def tensor(self, name: str) -> Tensor:
-        """One tensor, on the CPU. Raises Invalid where it cannot be read."""
-        shard = self.shard_of[name]
-        return tensor_of(shard.raw(name), shard.type(name))
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:
