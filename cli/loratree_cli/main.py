@@ -1,7 +1,6 @@
 """The entry point: the table of commands, and the one place where errors become a sentence and an exit status."""
 
 import gc
-import os
 import sys
 from importlib import import_module
 from typing import Final
@@ -91,10 +90,6 @@ def main() -> None:
         if error.name not in EXTRAS:
             raise
         fail(f"this command needs {error.name}, which is not installed: pip install 'loratree[{EXTRAS[error.name]}]'")
-    except BrokenPipeError:
-        # The reader of a pipe went away (`loratree ls | head`): not a failure, and nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:
         fail(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from loratree_registry.errors import Unavailable
+
 
 @click.command()
 @click.option(
@@ -21,6 +23,9 @@ def demo(out: Path, fresh: bool) -> None:
     \b
     loratree demo --out ./demo-out
     """
-    from loratree_cli.demo.run import run_demo
+    try:
+        from loratree_cli.demo.run import run_demo
+    except ModuleNotFoundError as error:
+        raise Unavailable(f"the demo needs {error.name}: pip install 'loratree[demo]'") from error
 
     sys.exit(run_demo(out, fresh=fresh))
