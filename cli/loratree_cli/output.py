@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from loratree_registry.schemas import Page
+from loratree_registry.schemas import Page, Version
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from rich.tree import Tree
 
 T = TypeVar("T")
+_WIDE = 10_000
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 limit_option = click.option("--limit", type=click.IntRange(min=1), help="Stop after so many rows.")
@@ -39,11 +40,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column)
     for row in rows:
         # As Text, since a note or a source may hold what rich would read as its markup.
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-    Console().print(table)
+    # As wide as it needs: a terminal breaks long lines by itself, and a ref or a digest stays whole to be copied.
+    Console(width=_WIDE).print(table)
 
 
 def print_tree(tree: "Tree") -> None:
@@ -108,3 +110,9 @@ def short(digest: str) -> str:
 def numbers(values: Sequence[float]) -> str:
     """The distinct values for people: `16`, or `16, 8`."""
     return ", ".join(f"{value:g}" for value in values)
+
+
+def pin_text(version: Version) -> str:
+    """What a version was trained on, as PATH@NUMBER, or the base's name."""
+    pin = version.pin
+    return version.base if pin.path is None else f"{pin.path}@{pin.version}"

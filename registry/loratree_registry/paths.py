@@ -116,14 +116,6 @@ def check_level(child: Level, parent: Level, path: str) -> Level:
     raise Invalid(f"{path} cannot be a {child} under a {parent}: expected one of {allowed}")
 
 
-def parse_level(text: str) -> Level:
-    """Checks a level's name, `base` excepted, which only a base has. Raises Invalid."""
-    for level in LEVELS[1:]:
-        if text == level:
-            return level
-    raise Invalid(f"level {_short(text)} is not known: expected one of {', '.join(LEVELS[1:])}")
-
-
 def _segment_remedy(segment: str) -> str:
     if len(segment) > 128:
         return f"it has {len(segment)} characters, at most 128 are allowed"

@@ -112,16 +112,6 @@ def test_the_default_level_is_the_next_one_down_and_nothing_is_below_a_user() ->
         paths.default_level("user")
 
 
-@pytest.mark.parametrize("name", ["base", "Domain", "", "sub-domain"])
-def test_a_level_that_no_node_may_be_given_is_refused(name: str) -> None:
-    with pytest.raises(Invalid, match="expected one of domain, subdomain, task, user"):
-        paths.parse_level(name)
-
-
-def test_the_levels_below_the_base_may_be_given() -> None:
-    assert [paths.parse_level(name) for name in paths.LEVELS[1:]] == list(paths.LEVELS[1:])
-
-
 def test_an_alias_may_not_be_named_latest() -> None:
     with pytest.raises(Invalid, match="always names the head"):
         paths.parse_alias("latest")

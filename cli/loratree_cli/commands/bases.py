@@ -35,8 +35,9 @@ def add(name: str, directory: Path, source: str | None, as_json: bool) -> None:
     with registry() as opened:
         with working(f"reading {directory}"):
             manifest = read_base(directory)
+        # First where it lies: a place without a base harms nobody, should the disk be full.
+        remember_base(Settings.from_environment().home, manifest.digest, directory)
         added = opened.add_base(name, manifest, source=source)
-    remember_base(Settings.from_environment().home, added.digest, directory)
     if as_json:
         print_json(added)
     else:

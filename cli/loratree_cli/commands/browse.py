@@ -8,6 +8,7 @@ from loratree_cli.output import (
     json_option,
     limit_option,
     numbers,
+    pin_text,
     print_json,
     print_table,
     print_tree,
@@ -133,17 +134,11 @@ def _show_version(version: Version, as_json: bool) -> None:
     print_table(("field", "value"), rows)
 
 
-def pin_text(version: Version) -> str:
-    """What a version was trained on, as PATH@NUMBER, or the base's name."""
-    pin = version.pin
-    return version.base if pin.path is None else f"{pin.path}@{pin.version}"
-
-
 def _draw(root: Node, nodes: list[Node], *, more: bool) -> None:
     from rich.markup import escape
     from rich.tree import Tree
 
-    drawn = {root.path: Tree(f"[bold]{escape(root.path)}[/] [dim]{root.level}[/]")}
+    drawn = {root.path: Tree(f"[bold]{escape(root.path)}[/] [dim]{root.level}[/]{escape(_suffix(root))}")}
     for node in nodes:
         above = drawn[parent_of(node.path) or root.path]
         name = node.path.rpartition("/")[2]

@@ -3,6 +3,7 @@
 import click
 
 from loratree_cli.output import say
+from loratree_registry.errors import Invalid
 from loratree_registry.settings import Settings
 
 
@@ -19,4 +20,10 @@ def upgrade() -> None:
     """
     from loratree_registry.database import upgrade as upgrade_database
 
-    say(f"the schema is at revision {upgrade_database(Settings.from_environment())}")
+    settings = Settings.from_environment()
+    if settings.url is not None:
+        raise Invalid(
+            "LORATREE_URL names a registry that is served, whose database this command cannot reach: "
+            "unset it, and run this where LORATREE_DATABASE is that server's"
+        )
+    say(f"the schema is at revision {upgrade_database(settings)}")

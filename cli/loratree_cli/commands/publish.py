@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from loratree_cli.output import bytes_text, json_option, print_json, say, working
+from loratree_cli.output import bytes_text, json_option, pin_text, print_json, say, working
 from loratree_cli.registry import registry
-from loratree_registry.paths import parse_level
+from loratree_registry.paths import LEVELS, Level
 from loratree_registry.settings import Settings
 
 
@@ -14,10 +14,12 @@ from loratree_registry.settings import Settings
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("path")
 @click.option("--parent", metavar="REF|base", help="What it was trained on, where no lockfile tells.")
-@click.option("--level", help="domain, subdomain, task or user; by default the next level down.")
+@click.option("--level", type=click.Choice(LEVELS[1:]), help="By default the next level down.")
 @click.option("--note", help="A line about this version.")
 @json_option
-def publish(directory: Path, path: str, parent: str | None, level: str | None, note: str | None, as_json: bool) -> None:
+def publish(
+    directory: Path, path: str, parent: str | None, level: Level | None, note: str | None, as_json: bool
+) -> None:
     """Publish the PEFT adapter in DIRECTORY as the next version at PATH.
 
     The version is pinned to what it was trained on: the lockfile beside its base_model_name_or_path tells, else
@@ -35,7 +37,7 @@ def publish(directory: Path, path: str, parent: str | None, level: str | None, n
             directory,
             path,
             parent=parent,
-            level=None if level is None else parse_level(level),
+            level=level,
             note=note,
             home=Settings.from_environment().home,
         )
@@ -47,7 +49,9 @@ def publish(directory: Path, path: str, parent: str | None, level: str | None, n
     if as_json:
         print_json(submitted.published)
         return
-    say(submitted.pin.why)
-    done = f"published, {bytes_text(version.size)}" if created else "already published, nothing stored"
-    say(f"{version.path}@{version.number}: {done}")
+    if created:
+        say(submitted.pin.why)
+        say(f"{version.path}@{version.number}: published, {bytes_text(version.size)}")
+    else:
+        say(f"{version.path}@{version.number}: already published, nothing stored; it is pinned to {pin_text(version)}")
     click.echo(version.digest)
