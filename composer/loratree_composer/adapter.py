@@ -32,9 +32,10 @@ class Factors:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapter:
-    """An additive adapter: its factors by the base's module names, sorted."""
+    """An additive adapter: its factors by the base's module names, sorted, and what its config calls its task."""
 
     modules: Mapping[str, Factors]
+    task_type: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -47,14 +48,14 @@ class Adapter:
         return {tensor.dtype for factors in self.modules.values() for tensor in (factors.a, factors.b)}
 
 
-def read_adapter(file: Path, spec: AdapterSpec) -> Adapter:
+def read_adapter(file: Path, spec: AdapterSpec, *, task_type: str | None = None) -> Adapter:
     """Reads the factors that `spec` names from a safetensors file. Raises Invalid where the file does not hold them."""
     other = [f"{module.name} ({module.rule})" for module in spec.modules if module.rule != "additive"]
     if other:
         raise Invalid(f"only additive modules are composed: {listed(other)}; publish a plain LoRA")
     try:
         with torch.inference_mode(False), safe_open(file, framework="pt") as tensors:
-            return Adapter({module.name: _factors(tensors, module) for module in spec.modules})
+            return Adapter({module.name: _factors(tensors, module) for module in spec.modules}, task_type)
     except (SafetensorError, OSError) as error:
         raise Invalid(f"{file} does not hold the adapter that its version describes: {error}") from error
 

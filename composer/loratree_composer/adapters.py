@@ -60,4 +60,5 @@ class Adapters:
         path = fetch(self._registry, self._home, ref, weights[0])
         with path.open("rb") as stream:
             header = read_header(stream, weights[0].size, name=ref)
-        return read_adapter(path, classify(version.config, header, self._manifest))
+        spec = classify(version.config, header, self._manifest)
+        return read_adapter(path, spec, task_type=version.config.get("task_type"))

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from loratree_composer.adapter import Adapter, summed
 from loratree_composer.adapters import Adapters
-from loratree_composer.flatten import flattened, widest
+from loratree_composer.flatten import flattened
 from loratree_composer.merged_checkpoint import write_merged
 from loratree_composer.staging import staged
 from loratree_composer.stored_tensor import CODES
@@ -113,15 +113,14 @@ def _same(lockfile: Lockfile | None, chain: Chain, mode: Mode) -> Lockfile:
 
 
 def _write_flattened(adapters: list[tuple[Adapter, float]], manifest: BaseManifest, base: Base, stage: Path) -> str:
-    dtype = widest({dtype for adapter, _ in adapters for dtype in adapter.dtypes})
-    flat = flattened(summed(adapters), manifest, dtype, base_model=base.source or base.name)
+    flat = flattened(adapters, manifest, base_model=base.source or base.name)
     (stage / CONFIG).write_text(json.dumps(flat.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     try:
         # One metadata key: safetensors writes several in random order.
         save_file(flat.tensors, stage / WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:
         raise Unavailable(f"{stage} cannot be written: {error}") from error
-    return CODES[dtype]
+    return CODES[flat.dtype]
 
 
 def _dtype(manifest: BaseManifest) -> str:

@@ -1,7 +1,7 @@
 """A chain as one ordinary PEFT adapter of rank Σr, in the form that every engine loads."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Final
@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from loratree_composer.adapter import Adapter, summed
 from loratree_composer.lowrank import LowRank
 from loratree_composer.targets import TRANSPOSED
 from loratree_registry.errors import Invalid, listed
@@ -16,37 +17,36 @@ from loratree_registry.manifest import BaseManifest
 
 PREFIX: Final = "base_model.model."
 SIBLINGS: Final = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-TASKS: Final = {
-    "ForCausalLM": "CAUSAL_LM",
-    "LMHeadModel": "CAUSAL_LM",
-    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
-}
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FlatAdapter:
-    """adapter_config.json as a document and the tensors of adapter_model.safetensors."""
+    """adapter_config.json as a document, the tensors of adapter_model.safetensors, and their one dtype."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
+    dtype: torch.dtype
 
 
-def flattened(
-    deltas: Mapping[str, LowRank], manifest: BaseManifest, dtype: torch.dtype, *, base_model: str
-) -> FlatAdapter:
-    """One PEFT LoRA that adds Σ sᵢBᵢAᵢ: α = r, every scale in B, every module padded with zeros to one rank.
+def flattened(chain: Sequence[tuple[Adapter, float]], manifest: BaseManifest, *, base_model: str) -> FlatAdapter:
+    """One PEFT LoRA that adds Σ wᵢsᵢBᵢAᵢ of (adapter, level weight): α = r, every module padded with zeros to one rank.
+
+    Every scale is folded into B in float32. The factors are written in the smallest dtype that holds those of every
+    level, if it holds the folded ones too, bit for bit; else in float32.
 
     A module's missing layers, and missing siblings of q, k, v and of gate, up, are filled with zeros: there are engines
-    that drop a layer type otherwise. `base_model` is what base_model_name_or_path says. Raises Invalid for no deltas.
+    that drop a layer type otherwise. The task_type is the one that all levels share, else null: PEFT takes it to mean
+    more than it says, such as a trained `score` for SEQ_CLS. `base_model` is what base_model_name_or_path says.
+
+    Raises Invalid for no deltas, deltas that do not fit the base, and values that are not finite.
     """
+    deltas = summed(chain)
     if not deltas:
         raise Invalid("there is no adapter to flatten, the composition is the base itself: compose it by merging")
     layers = _layers(manifest)
     _check(deltas, layers)
+    dtype = exact(deltas, widest({dtype for adapter, _ in chain for dtype in adapter.dtypes}))
     rank = max(delta.rank for delta in deltas.values())
     tensors, names = {}, filled(deltas, layers)
     for name in sorted(names):
@@ -55,8 +55,24 @@ def flattened(
         tensors[f"{PREFIX}{name}.lora_B.weight"] = delta.b
     overflown = sorted(key for key, tensor in tensors.items() if not tensor.isfinite().all())
     if overflown:
-        raise Invalid(f"folding the scales overflows {dtype} in {listed(overflown)}: publish these adapters in float32")
-    return FlatAdapter(_config(names, rank, layers, manifest, base_model), tensors)
+        raise Invalid(f"folding the scales overflows {dtype} in {listed(overflown)}: train with a smaller lora_alpha")
+    kinds = {layers[name].kind for name in names}
+    config = _config(rank, kinds, target_modules(names, manifest), task_type(chain), base_model)
+    return FlatAdapter(config, tensors, dtype)
+
+
+def exact(deltas: Mapping[str, LowRank], dtype: torch.dtype) -> torch.dtype:
+    """`dtype` where it holds every factor bit for bit, else the dtype that the factors are summed in."""
+    factors = [factor for delta in deltas.values() for factor in (delta.a, delta.b)]
+    if all(torch.equal(factor.to(dtype).to(factor.dtype), factor) for factor in factors):
+        return dtype
+    return widest({factor.dtype for factor in factors})
+
+
+def task_type(chain: Sequence[tuple[Adapter, float]]) -> str | None:
+    """The task_type that every level's config has, None where they differ or have none."""
+    tasks = {adapter.task_type for adapter, _ in chain}
+    return tasks.pop() if len(tasks) == 1 else None
 
 
 def widest(dtypes: Collection[torch.dtype]) -> torch.dtype:
@@ -70,12 +86,16 @@ def filled(names: Collection[str], layers: Collection[str]) -> set[str]:
     return {name for name in layers if _anywhere(name) in wanted}
 
 
-def target_modules(names: Collection[str], manifest: BaseManifest) -> list[str]:
-    """The shortest list that PEFT matches with exactly `names`: last segments where those suffice, else full names."""
-    suffixes = {name.rpartition(".")[2] for name in names}
+def target_modules(names: Collection[str], manifest: BaseManifest) -> list[str] | str:
+    """The shortest form that PEFT matches with exactly `names`: last segments, else full names, else a pattern.
+
+    PEFT matches a list's entries with the ends of names, so that `proj` means `a.proj` too; a pattern with all of one.
+    """
     modules = {module for parameter in manifest.parameters for module in _enclosing(parameter.name)}
-    exact = {module for module in modules if module.rpartition(".")[2] in suffixes} == set(names)
-    return sorted(suffixes if exact else names)
+    for targets in ({name.rpartition(".")[2] for name in names}, set(names)):
+        if {module for module in modules if not targets.isdisjoint(_endings(module))} == set(names):
+            return sorted(targets)
+    return "|".join(re.escape(name) for name in sorted(names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,21 +144,23 @@ def _siblings(name: str) -> list[str]:
     return [f"{parent}{dot}{sibling}" for sibling in family]
 
 
+def _endings(name: str) -> list[str]:
+    segments = name.split(".")
+    return [".".join(segments[start:]) for start in range(len(segments))]
+
+
 def _enclosing(parameter: str) -> list[str]:
     segments = parameter.split(".")[:-1]
     return [".".join(segments[:count]) for count in range(1, len(segments) + 1)]
 
 
-def _config(
-    names: set[str], rank: int, layers: Mapping[str, _Layer], manifest: BaseManifest, base_model: str
-) -> dict[str, Any]:
-    architecture = manifest.architecture or ""
+def _config(rank: int, kinds: set[str], targets: list[str] | str, task: str | None, base_model: str) -> dict[str, Any]:
     return {
         "alpha_pattern": {},
         "base_model_name_or_path": base_model,
         "bias": "none",
         # PEFT goes by each layer's own type; engines that do not read the flag as they find it.
-        "fan_in_fan_out": any(TRANSPOSED[layers[name].kind] for name in names),
+        "fan_in_fan_out": any(TRANSPOSED[kind] for kind in kinds),
         "inference_mode": True,
         "init_lora_weights": True,
         "lora_alpha": rank,
@@ -147,8 +169,8 @@ def _config(
         "peft_type": "LORA",
         "r": rank,
         "rank_pattern": {},
-        "target_modules": target_modules(names, manifest),
-        "task_type": next((task for ending, task in TASKS.items() if architecture.endswith(ending)), None),
+        "target_modules": targets,
+        "task_type": task,
         "use_dora": False,
         "use_rslora": False,
     }

@@ -1,18 +1,22 @@
 """Merged, stacked and flattened are one function: the one that PEFT computes by merging the whole chain in float64."""
 
+import copy
 import json
 from pathlib import Path
 
 import peft
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 
 from loratree_composer.adapter import summed
-from loratree_composer.flatten import flattened, widest
+from loratree_composer.base import manifest_of_module
+from loratree_composer.flatten import FlatAdapter, flattened
 from loratree_composer.lowrank import LowRank
 from loratree_composer.merged_weights import MergedWeights
 from loratree_composer.stack import Stack
+from tests import tiny
 from tests.composer import chains
 from tests.composer.conftest import Tree
 
@@ -22,8 +26,11 @@ def deltas(tree: Tree) -> dict[str, LowRank]:
 
 
 def flat(tree: Tree, directory: Path) -> Path:
-    dtypes = {dtype for path in tree.chain for dtype in chains.read(path, tree.manifest).dtypes}
-    adapter = flattened(deltas(tree), tree.manifest, widest(dtypes), base_model=str(tree.base))
+    chain = [(chains.read(path, tree.manifest), 1.0) for path in tree.chain]
+    return saved(flattened(chain, tree.manifest, base_model=str(tree.base)), directory)
+
+
+def saved(adapter: FlatAdapter, directory: Path) -> Path:
     directory.mkdir()
     (directory / "adapter_config.json").write_text(json.dumps(adapter.config))
     save_file(adapter.tensors, directory / "adapter_model.safetensors")
@@ -91,3 +98,32 @@ def test_a_bfloat16_base_under_a_float32_chain_stays_near_the_reference(llama: T
     Stack(stacked, deltas(llama))
     assert chains.relative(chains.logits(merged), exact) < 0.05
     assert chains.relative(chains.logits(stacked), exact) < 0.05
+
+
+def test_a_flattened_16_bit_adapter_is_as_exact_as_a_float32_one(llama: Tree, tmp_path: Path) -> None:
+    level = tiny.adapter(llama.base, tmp_path / "level", rank=4, alpha=6, dtype=torch.bfloat16)  # a scale of 1.5
+    expected = chains.logits(chains.merged_by_peft(llama.base, [level]))
+    adapter = flattened([(chains.read(level, llama.manifest), 1.0)], llama.manifest, base_model=str(llama.base))
+    model = peft.PeftModel.from_pretrained(chains.load(llama.base), saved(adapter, tmp_path / "flat"))
+    assert chains.relative(chains.logits(model), expected) < 1e-5
+
+
+def test_a_classifiers_flattened_chain_needs_no_more_than_the_chain(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings = tiny.llama_config(num_labels=2, pad_token_id=0)
+    model = transformers.LlamaForSequenceClassification(settings).eval()
+    manifest = manifest_of_module(model)
+    tuned = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj"]))
+    for name, parameter in tuned.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn_like(parameter) * 0.1
+    tuned.save_pretrained(tmp_path / "level")
+    adapter = flattened([(chains.read(tmp_path / "level", manifest), 1.0)], manifest, base_model="base")
+    assert adapter.config["task_type"] is None
+    loaded = peft.PeftModel.from_pretrained(copy.deepcopy(model), saved(adapter, tmp_path / "flat"))
+    assert chains.relative(chains.logits(loaded.eval()), chains.logits(tuned.eval())) < 1e-5
+
+
+def test_the_task_of_a_causal_chain_is_kept(tree: Tree, tmp_path: Path) -> None:
+    config = json.loads((flat(tree, tmp_path / "flat") / "adapter_config.json").read_text())
+    assert config["task_type"] == "CAUSAL_LM"

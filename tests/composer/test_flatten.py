@@ -4,8 +4,10 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from torch import nn
 
 from loratree_composer.adapter import Adapter, Factors, summed
+from loratree_composer.base import manifest_of_module
 from loratree_composer.flatten import FlatAdapter, filled, flattened, target_modules, widest
 from loratree_composer.lowrank import LowRank
 from loratree_registry.errors import Invalid
@@ -17,8 +19,17 @@ from tests.composer.conftest import Tree
 LAYERS = [f"model.layers.{layer}" for layer in (0, 1)]
 
 
-def flat(tree: Tree, deltas: dict[str, LowRank], dtype: torch.dtype = torch.float32) -> FlatAdapter:
-    return flattened(deltas, tree.manifest, dtype, base_model=str(tree.base))
+Chain = list[tuple[Adapter, float]]
+
+
+def level(deltas: dict[str, LowRank], scale: float = 1.0, **options: str) -> tuple[Adapter, float]:
+    """A level that has these factors, as they are, on Linear layers."""
+    return Adapter({name: Factors("Linear", scale, d.a, d.b) for name, d in deltas.items()}, **options), 1.0
+
+
+def flat(tree: Tree, deltas: dict[str, LowRank] | Chain) -> FlatAdapter:
+    chain = deltas if isinstance(deltas, list) else [level(deltas)]
+    return flattened(chain, tree.manifest, base_model=str(tree.base))
 
 
 def modules(adapter: FlatAdapter) -> set[str]:
@@ -59,10 +70,30 @@ def test_short_names_are_used_only_where_they_match_nothing_else() -> None:
     assert target_modules({"b.other"}, manifest) == ["b.other"]  # a container is called `other` too
 
 
+class Nested(nn.Module):
+    """Layers whose full names are the ends of others': proj, a.proj, b.a.proj."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj, self.aXproj = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.a, self.b = (nn.ModuleDict({"proj": nn.Linear(3, 3)}) for _ in range(2))
+        self.b["a"] = nn.ModuleDict({"proj": nn.Linear(3, 3)})
+
+
+@pytest.mark.parametrize(
+    "names", [{"proj"}, {"a.proj"}, {"proj", "b.proj"}, {"b.a.proj"}, {"proj", "a.proj", "b.proj", "b.a.proj"}]
+)
+def test_peft_matches_exactly_these_names_even_where_one_ends_another(names: set[str]) -> None:
+    module = Nested()
+    targets = target_modules(names, manifest_of_module(module))
+    tuned = peft.get_peft_model(module, peft.LoraConfig(target_modules=targets))  # type: ignore[arg-type]
+    assert set(tuned.base_model.targeted_module_names) == names
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_peft_targets_exactly_the_flattened_modules(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     tree: Tree = request.getfixturevalue(name)
-    adapter = flat(tree, summed((chains.read(path, tree.manifest), 1.0) for path in tree.chain[1:2]))
+    adapter = flat(tree, [(chains.read(tree.chain[1], tree.manifest), 1.0)])
     (tmp_path / "adapter_config.json").write_text(json.dumps(adapter.config))
     tuned = peft.get_peft_model(chains.load(tree.base), peft.LoraConfig.from_pretrained(tmp_path))
     targeted = {
@@ -73,12 +104,39 @@ def test_peft_targets_exactly_the_flattened_modules(name: str, request: pytest.F
     assert targeted == modules(adapter)
 
 
-def test_the_scale_is_folded_in_float32_before_the_cast(llama: Tree) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_factors_stay_so_where_folding_the_scale_is_exact_and_are_float32_elsewhere(
+    llama: Tree, dtype: torch.dtype
+) -> None:
     name = f"{LAYERS[0]}.self_attn.o_proj"
-    raw = random_delta(32, 32, 3, seed=0)
-    adapter = Adapter({name: Factors("Linear", 0.3, raw.a.bfloat16(), raw.b.bfloat16())})
-    found = flat(llama, summed([(adapter, 1.0)]), torch.bfloat16).tensors[f"base_model.model.{name}.lora_B.weight"]
-    assert torch.equal(found, (raw.b.bfloat16().float() * 0.3).bfloat16())
+    delta = random_delta(32, 32, 3, seed=0).to(torch.device("cpu"), dtype)
+    for scale, expected in ((2.0, dtype), (0.25, dtype), (0.3, torch.float32), (1.5, torch.float32)):
+        adapter = flat(llama, [level({name: delta}, scale)])
+        found = adapter.tensors[f"base_model.model.{name}.lora_B.weight"]
+        assert found.dtype == adapter.dtype == expected
+        assert torch.equal(found.float(), delta.b.float() * scale)
+
+
+def test_one_module_whose_scale_does_not_fold_exactly_makes_all_of_them_float32(llama: Tree) -> None:
+    halves = random_delta(32, 32, 3, seed=0).to(torch.device("cpu"), torch.bfloat16)
+    exact, other = (level({f"{layer}.self_attn.o_proj": halves}, s) for layer, s in zip(LAYERS, (2, 0.3), strict=True))
+    assert {tensor.dtype for tensor in flat(llama, [exact]).tensors.values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in flat(llama, [exact, other]).tensors.values()} == {torch.float32}
+
+
+def test_float64_factors_stay_float64(llama: Tree) -> None:
+    delta = random_delta(32, 32, 3, seed=0).to(torch.device("cpu"), torch.float64)
+    assert flat(llama, [level({f"{LAYERS[0]}.self_attn.o_proj": delta}, 0.3)]).dtype == torch.float64
+
+
+def test_the_task_is_the_one_that_all_levels_share(llama: Tree) -> None:
+    deltas = {f"{LAYERS[0]}.self_attn.o_proj": random_delta(32, 32, 1, seed=0)}
+    causal, classifier, none = (level(deltas, **task) for task in ({"task_type": "CAUSAL_LM"}, {"task_type": "X"}, {}))
+    found = [
+        flat(llama, chain).config["task_type"]
+        for chain in ([causal, causal], [causal, classifier], [causal, none], [none])
+    ]
+    assert found == ["CAUSAL_LM", None, None, None]
 
 
 def test_a_level_weight_multiplies_its_delta_and_zero_drops_the_level(llama: Tree) -> None:
@@ -106,8 +164,10 @@ def test_deltas_that_the_base_has_no_place_for_are_listed(llama: Tree) -> None:
         flat(llama, deltas)
 
 
-def test_a_factor_that_overflows_the_dtype_is_named(llama: Tree) -> None:
+def test_a_factor_that_overflows_is_named(llama: Tree) -> None:
     name = f"{LAYERS[0]}.self_attn.o_proj"
     delta = random_delta(32, 32, 1, seed=0)
+    half = delta.to(torch.device("cpu"), torch.float16)
+    assert flat(llama, [level({name: half}, 2.0**24)]).dtype == torch.float32
     with pytest.raises(Invalid, match=r"o_proj\.lora_B"):
-        flat(llama, {name: LowRank(delta.a, delta.b * 1e8)}, torch.float16)
+        flat(llama, [level({name: LowRank(delta.a, delta.b * 1e20)}, 1e30)])
