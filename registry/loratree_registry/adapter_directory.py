@@ -1,11 +1,8 @@
 """A folder that PEFT or a transformers Trainer wrote: what of it is an adapter, and what is left beside it."""
 
 import hashlib
-import json
 import os
 import re
-import stat
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -16,7 +13,9 @@ from loratree_registry.composition import FileDigest, content_digest
 from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.peft_format import canonical_config, classify, warnings
+from loratree_registry.plain_file import open_plain, read_plain
 from loratree_registry.safetensors_header import Header, read_header
+from loratree_registry.strict_json import parse_json
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -93,29 +92,13 @@ def read_adapter_directory(path: Path) -> AdapterDirectory:
 
 def read_config(path: Path) -> dict[str, Any]:
     """Reads an adapter_config.json: an object without duplicate keys, NaN or Infinity. Raises Invalid."""
-    with open_regular(path) as stream:
-        text = stream.read(MAX_CONFIG + 1)
-    if len(text) > MAX_CONFIG:
-        raise Invalid(f"{path} is larger than {MAX_CONFIG} bytes, which no adapter's config is: {RESAVE}")
     try:
-        config = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        config = parse_json(read_plain(path, limit=MAX_CONFIG, remedy=RESAVE))
+    except ValueError as error:
         raise Invalid(f"{path} is not usable JSON ({error}): {RESAVE}") from error
     if not isinstance(config, dict):
         raise Invalid(f"{path} is not a JSON object: {RESAVE}")
     return config
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Opens a plain file, following links to one; never waits on a pipe. Raises Invalid."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError as error:
-        raise Invalid(f"{path} cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise Invalid(f"{path} is not a file: {RESAVE}")
-    return os.fdopen(handle, "rb")
 
 
 def _entries(path: Path) -> list[str]:
@@ -157,7 +140,7 @@ def _no_weights(path: Path, entries: list[str]) -> str:
 def _read_weights(path: Path) -> tuple[FileDigest, Header, dict[str, str]]:
     from loratree_registry.tensor_check import check_finite  # numpy
 
-    with open_regular(path) as stream:
+    with open_plain(path, remedy=RESAVE) as stream:
         size = os.fstat(stream.fileno()).st_size
         hashed = _Hashed(stream)
         header = read_header(hashed, size, name=str(path))  # type: ignore[arg-type]
@@ -188,15 +171,3 @@ def _named(path: Path, config: dict[str, Any]) -> dict[str, Any]:
         return canonical_config(config)
     except Invalid as error:
         raise Invalid(f"{path.parent}: {error}") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = [ascii(key)[:80] for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-        raise ValueError(f"{listed(twice, limit=5)} stands twice in one object")
-    return found
-
-
-def _no_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")

@@ -1,7 +1,7 @@
 """A base's checkpoint on disk: safetensors shards, read one tensor at a time."""
 
 import hashlib
-import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,12 +10,15 @@ from typing import Final
 
 from loratree_registry.canonical import DIGEST_PREFIX
 from loratree_registry.errors import Invalid, NotFound, listed
+from loratree_registry.plain_file import open_plain, read_plain
 from loratree_registry.safetensors_header import Header, read_header
+from loratree_registry.strict_json import parse_json
 
 WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
 PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 RESAVE: Final = "load the model with transformers and write it again with save_pretrained"
+MAX_INDEX: Final = 64 * 1024 * 1024  # a name and its shard take about 100 bytes
 _CHUNK = 1024 * 1024
 
 
@@ -115,8 +118,8 @@ def open_checkpoint(directory: Path) -> Checkpoint:
 
 def _shard(path: Path) -> Shard:
     try:
-        with path.open("rb") as stream:
-            return Shard(path, read_header(stream, path.stat().st_size, name=str(path)))
+        with open_plain(path, remedy=RESAVE) as stream:
+            return Shard(path, read_header(stream, os.fstat(stream.fileno()).st_size, name=str(path)))
     except OSError as error:
         raise Invalid(f"{path} cannot be read ({error.strerror}): {RESAVE}") from error
 
@@ -133,9 +136,9 @@ def _no_weights(directory: Path) -> str:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places = parse_json(read_plain(index, limit=MAX_INDEX, remedy=RESAVE))["weight_map"]
         names = {str(name) for name in places.values()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Invalid(f"{index} is not an index of safetensors files ({error}): {RESAVE}") from error
     outside = sorted(name for name in names if Path(name).name != name or not name.endswith(".safetensors"))
     if outside or not names:

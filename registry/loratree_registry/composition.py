@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any, Final, Literal
 from loratree_registry.canonical import digest_json, digest_stream
 from loratree_registry.errors import Invalid, NotFound
 from loratree_registry.paths import is_digest, parse_path, parse_ref
+from loratree_registry.plain_file import open_plain, read_plain
+from loratree_registry.strict_json import parse_json
 
 VERSION_SCHEMA: Final = "loratree/version/1"
 COMPOSITION_SCHEMA: Final = "loratree/composition/1"
 LOCKFILE_SCHEMA: Final = "loratree/lockfile/1"
 LOCKFILE: Final = "loratree.json"
+MAX_LOCKFILE: Final = 4 * 1024 * 1024
+COMPOSE_AGAIN: Final = "compose it again"
 
 Mode = Literal["merge", "flatten"]
 
@@ -131,64 +136,102 @@ def file_list(files: Iterable[FileDigest]) -> list[list[str | int]]:
 def read_lockfile(directory: Path) -> Lockfile | None:
     """Reads `directory`/loratree.json and checks it against itself; None where there is none. Raises Invalid."""
     path = directory / LOCKFILE
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise Invalid(f"{path} cannot be read: {error}") from error
+    content = read_plain(path, limit=MAX_LOCKFILE, remedy=COMPOSE_AGAIN)
     try:
-        document = json.loads(text)
+        document = parse_json(content)
         lockfile = _from_json(document)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise Invalid(f"{path} is not a {LOCKFILE_SCHEMA} document ({error}): compose the directory again") from error
-    if document["composition"] != lockfile.chain.digest or document["artifact"]["digest"] != lockfile.artifact.digest:
-        raise Invalid(f"{path} was edited: its chain or files do not give the digests it states, compose it again")
+        stated = document["composition"], document["artifact"]["digest"]
+        edited = stated != (lockfile.chain.digest, lockfile.artifact.digest)
+    except (ValueError, TypeError, KeyError, AttributeError, Invalid) as error:
+        raise Invalid(f"{path} is not a {LOCKFILE_SCHEMA} document ({_reason(error)}): {COMPOSE_AGAIN}") from error
+    if edited:
+        raise Invalid(f"{path} was edited: its chain or files do not give the digests it states, {COMPOSE_AGAIN}")
     return lockfile
 
 
 def check_artifact(lockfile: Lockfile, directory: Path) -> None:
-    """Checks that every file the lockfile lists is still in `directory`, byte for byte. Raises Invalid, NotFound."""
+    """Checks that `directory` holds the files that the lockfile lists, byte for byte. Raises Invalid, NotFound."""
     for file in lockfile.artifact.files:
         path = directory / file.name
-        try:
-            with path.open("rb") as stream:
-                found, _ = digest_stream(stream)
-        except OSError as error:
-            raise NotFound(f"{path} is listed in {LOCKFILE} and cannot be read: {error.strerror}") from error
-        if found != file.sha256:
+        if not os.path.exists(path):  # noqa: PTH110 — Path.exists raises for a name too long
+            raise NotFound(f"{path} is listed in {LOCKFILE} and is not there: {COMPOSE_AGAIN}")
+        with open_plain(path, remedy=COMPOSE_AGAIN) as stream:
+            try:
+                found = digest_stream(stream)
+            except OSError as error:
+                raise Invalid(f"{path} cannot be read: {error.strerror}") from error
+        if found != (file.sha256, file.size):
             raise Invalid(
-                f"{path} changed since it was composed: expected {file.sha256}, found {found}, compose it again"
+                f"{path} changed since it was composed: expected {file.sha256} of {file.size} bytes, found {found[0]} "
+                f"of {found[1]}, {COMPOSE_AGAIN}"
             )
 
 
 def _from_json(document: dict[str, Any]) -> Lockfile:
     if document["schema"] != LOCKFILE_SCHEMA:
-        raise ValueError(f"its schema is {document['schema']!r}")
+        raise ValueError(f"its schema is {_short(document['schema'])}")
     base, artifact = document["base"], document["artifact"]
     if artifact["mode"] not in ("merge", "flatten"):
-        raise ValueError(f"its mode is {artifact['mode']!r}")
+        raise ValueError(f"its mode is {_short(artifact['mode'])}")
     steps = tuple(
-        Step(parse_path(step["path"]), int(step["version"]), _digest(step["digest"]), float(step["weight"]))
+        Step(
+            parse_path(step["path"]),
+            _whole(step["version"], least=1),
+            _digest(step["digest"]),
+            _number(step["weight"]),
+        )
         for step in document["chain"]
     )
-    files = tuple(FileDigest(_plain_name(f["name"]), int(f["size"]), _digest(f["sha256"])) for f in artifact["files"])
+    files = tuple(
+        FileDigest(_plain_name(file["name"]), _whole(file["size"], least=0), _digest(file["sha256"]))
+        for file in artifact["files"]
+    )
     return Lockfile(
         ref=str(parse_ref(document["ref"])),
         chain=Chain(parse_path(base["name"]), _digest(base["digest"]), steps),
-        artifact=Artifact(artifact["mode"], str(artifact["dtype"]), files),
+        artifact=Artifact(artifact["mode"], _text(artifact["dtype"]), files),
     )
 
 
-def _digest(text: object) -> str:
-    if not is_digest(text):
-        raise ValueError(f"{text!r} is not a digest")
-    return str(text)
+def _reason(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
-def _plain_name(name: str) -> str:
-    if not name or "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
-        raise ValueError(f"{name!r} is not a file name")
+def _short(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def _digest(value: object) -> str:
+    if not is_digest(value):
+        raise ValueError(f"{_short(value)} is not a digest")
+    return str(value)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{_short(value)} is not a text")
+    return value
+
+
+def _whole(value: object, *, least: int) -> int:
+    if type(value) is not int or not least <= value < 2**53:
+        raise ValueError(f"{_short(value)} is not a whole number from {least} and below 2**53")
+    return value
+
+
+def _number(value: object) -> float:
+    if type(value) not in (int, float) or (type(value) is int and abs(value) >= 2**53):
+        raise ValueError(f"{_short(value)} is not a number that JSON holds exactly")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _plain_name(value: object) -> str:
+    name = _text(value)
+    if not name or "/" in name or "\\" in name or name in (".", "..") or not name.isprintable():
+        raise ValueError(f"{_short(name)} is not a file name")
     return name
 
 

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from loratree_registry.adapter_directory import AdapterDirectory, open_regular, read_adapter_directory
+from loratree_registry.adapter_directory import RESAVE, AdapterDirectory, read_adapter_directory
 from loratree_registry.canonical import digest_stream
 from loratree_registry.errors import Conflict, Invalid, NotFound
 from loratree_registry.paths import Level, base_of, parent_of, parse_path
 from loratree_registry.pins import BASE, FoundPin, OpenPin, find_pin
+from loratree_registry.plain_file import open_plain
 from loratree_registry.protocol import Registry
 from loratree_registry.schemas import Published, Submission, Version
 
@@ -87,7 +88,7 @@ def _recorded(version: Version) -> FoundPin:
 def _upload(registry: Registry, adapter: AdapterDirectory) -> None:
     """Sends the weights; the registry verifies that they are the bytes that were checked and hashed here."""
     file = adapter.file
-    with open_regular(adapter.weights) as stream:
+    with open_plain(adapter.weights, remedy=RESAVE) as stream:
         try:
             registry.upload(stream, sha256=file.sha256, size=file.size)
         except Invalid as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ def test_a_composed_file_is_checked_byte_for_byte(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="changed since it was composed"):
         check_artifact(lockfile, tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(NotFound, match="cannot be read"):
+    with pytest.raises(NotFound, match="is not there"):
         check_artifact(lockfile, tmp_path)
 
 
@@ -186,3 +187,102 @@ def test_a_base_digest_does_not_depend_on_sharding_kinds_or_ties() -> None:
     tied = Parameter(name="0", shape=(2, 3), dtype="F32", kind="Linear", tied_to="a")
     for parameters in ((one, two), (two, one), (tied, two, one), (replace(one, kind="Conv1D"), two)):
         assert BaseManifest(parameters=parameters).digest == expected
+
+
+FORGED = {
+    "no composition": lambda text: text.replace('"composition"', '"x"'),
+    "no digest of the artifact": lambda text: text.replace('"dtype": "F32",\n    "digest"', '"dtype": "F32",\n    "x"'),
+    "an infinite version": lambda text: text.replace('"version": 1', '"version": 1e999'),
+    "a fractional version": lambda text: text.replace('"version": 1', '"version": 1.0'),
+    "a version of true": lambda text: text.replace('"version": 1', '"version": true'),
+    "a version of zero": lambda text: text.replace('"version": 1', '"version": 0'),
+    "an infinite size": lambda text: text.replace('"size": 7', '"size": 1e999'),
+    "a size that no float holds": lambda text: text.replace('"size": 7', f'"size": {2**60}'),
+    "a size of text": lambda text: text.replace('"size": 7', '"size": "7"'),
+    "half a character in a name": lambda text: text.replace("model.safetensors", "\\ud800"),
+    "a line break in a name": lambda text: text.replace("model.safetensors", "\\n"),
+    "a weight of 400 digits": lambda text: text.replace('"weight": 1', f'"weight": {10**400}'),
+    "a weight that no float holds": lambda text: text.replace('"weight": 1', f'"weight": {2**60 + 1}'),
+    "a weight of NaN": lambda text: text.replace('"weight": 1', '"weight": NaN'),
+    "a weight of text": lambda text: text.replace('"weight": 1', '"weight": "1"'),
+    "a dtype of a number": lambda text: text.replace('"dtype": "F32"', '"dtype": 32'),
+    "two refs": lambda text: text.replace('"ref"', '"ref": "tiny/a", "ref"'),
+    "a page too much": lambda text: text + " " * 2**22,
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_lockfile_is_refused_by_its_path(name: str, tmp_path: Path) -> None:
+    made(tmp_path)
+    text = (tmp_path / LOCKFILE).read_text()
+    assert FORGED[name](text) != text
+    (tmp_path / LOCKFILE).write_text(FORGED[name](text))
+    with pytest.raises(Invalid, match=LOCKFILE) as refused:
+        read_lockfile(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+DOCUMENTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(sha256(b"")),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.data())
+def test_any_document_is_a_lockfile_or_refused_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    made(folder)
+    document = json.loads((folder / LOCKFILE).read_text())
+    for _ in range(data.draw(st.integers(0, 2))):
+        document = changed(document, data)
+    (folder / LOCKFILE).write_text(json.dumps(document))
+    try:
+        found = read_lockfile(folder)
+    except Invalid:
+        return
+    assert found is not None
+    found.write(folder)
+    assert read_lockfile(folder) == found
+
+
+def changed(document: Any, data: st.DataObject) -> Any:
+    """The document with another value, or none, somewhere in it."""
+    if not isinstance(document, (dict, list)) or not document or data.draw(st.integers(0, 4)) == 0:
+        return data.draw(DOCUMENTS)
+    keys: list[Any] = list(document) if isinstance(document, dict) else list(range(len(document)))
+    key = data.draw(st.sampled_from(keys))
+    if data.draw(st.integers(0, 4)) == 0:
+        del document[key]
+    else:
+        document[key] = changed(document[key], data)
+    return document
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_lockfile_or_refused_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    (folder / LOCKFILE).write_bytes(content)
+    with pytest.raises(Invalid, match=LOCKFILE):
+        read_lockfile(folder)
+
+
+def test_a_pipe_is_refused_and_never_waited_for(tmp_path: Path) -> None:
+    lockfile = made(tmp_path)
+    for name in ("model.safetensors", LOCKFILE):
+        (tmp_path / name).unlink()
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(Invalid, match="safetensors is not a file"):
+        check_artifact(lockfile, tmp_path)
+    with pytest.raises(Invalid, match=f"{LOCKFILE} is not a file"):
+        read_lockfile(tmp_path)
+
+
+def test_a_link_to_nowhere_is_no_lockfile(tmp_path: Path) -> None:
+    (tmp_path / LOCKFILE).symlink_to(tmp_path / "gone")
+    with pytest.raises(Invalid, match="cannot be read"):
+        read_lockfile(tmp_path)
