@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
@@ -9,6 +10,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemy
 
 from loratree_migrations import HEAD, current
 from loratree_migrations import upgrade as migrate
+from loratree_registry.addresses import shown
 from loratree_registry.errors import Conflict, Invalid, LoratreeError, Unavailable
 from loratree_registry.models import metadata
 from loratree_registry.settings import Settings
@@ -27,9 +29,12 @@ _REMEDIES = {  # what a database says → what to do
 }
 
 
-def open_engine(address: str) -> Engine:
-    """An engine for `sqlite:///FILE` or `postgresql://…`; connects to nothing yet. Raises Invalid, Unavailable."""
-    url = _parsed(address)
+def open_engine(address: str | Path) -> Engine:
+    """An engine for `sqlite:///FILE`, its file alone, or `postgresql://…`. Raises Invalid, Unavailable.
+
+    Connects to nothing yet.
+    """
+    url = URL.create("sqlite", database=str(address)) if isinstance(address, Path) else _parsed(address)
     if url.get_backend_name() == "sqlite":
         return _sqlite(url)
     try:
@@ -77,7 +82,7 @@ def upgrade(settings: Settings) -> str:
     return upgrade_database(settings.database)
 
 
-def upgrade_database(address: str) -> str:
+def upgrade_database(address: str | Path) -> str:
     """Brings the database at an address to this release's schema, one caller at a time; returns the revision."""
     engine = open_engine(address)
     try:
@@ -150,4 +155,4 @@ def _sentence(url: URL, error: SQLAlchemyError) -> LoratreeError:
 
 
 def _shown(url: URL) -> str:
-    return url.render_as_string(hide_password=True)
+    return shown(url.render_as_string(hide_password=True))

@@ -13,13 +13,13 @@ class Settings:
     """Where things are: this machine's folder, a registry's URL, the database and the blobs of an embedded one.
 
     `LORATREE_HOME` (default: the platform's data folder), `LORATREE_URL` (default: none, the embedded registry),
-    `LORATREE_DATABASE` (default: sqlite:///HOME/loratree.db), `LORATREE_BLOBS` (default: HOME/blobs; or
+    `LORATREE_DATABASE` (default: the file HOME/loratree.db), `LORATREE_BLOBS` (default: HOME/blobs; or
     s3://bucket/prefix) and `LORATREE_S3_ENDPOINT` (default: Amazon's). An empty value counts as none.
     """
 
     home: Path
     url: str | None
-    database: str
+    database: str | Path
     blobs: str
     s3_endpoint: str | None
 
@@ -30,7 +30,7 @@ class Settings:
         return cls(
             home=home,
             url=environment.get("LORATREE_URL") or None,
-            database=environment.get("LORATREE_DATABASE") or f"sqlite:///{home / 'loratree.db'}",
+            database=environment.get("LORATREE_DATABASE") or home / "loratree.db",
             blobs=environment.get("LORATREE_BLOBS") or str(home / "blobs"),
             s3_endpoint=environment.get("LORATREE_S3_ENDPOINT") or None,
         )

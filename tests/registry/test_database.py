@@ -15,6 +15,7 @@ from loratree_registry import database
 from loratree_registry.database import open_engine, reading, writing
 from loratree_registry.embedded import EmbeddedRegistry, open_embedded
 from loratree_registry.errors import Conflict, Corrupt, Invalid, LoratreeError, Unavailable
+from loratree_registry.settings import Settings
 from tests.registry.conftest import Storage
 from tests.registry.material import WEIGHTS, Material, publish
 
@@ -91,6 +92,26 @@ def test_a_postgresql_that_is_not_there_is_one_sentence_without_its_password(sto
         with pytest.raises(Unavailable, match=r"does not answer.*check that it is running") as error:
             open_embedded(storage.settings(LORATREE_DATABASE=address))
     assert "secret" not in sentence(error)
+
+
+def test_no_part_of_an_address_that_may_hold_a_password_is_shown(storage: Storage) -> None:
+    addresses = [
+        "//u@127.0.0.1:1/x?password=sekret",
+        "//u:sekret@127.0.0.1:1/x",
+        "//127.0.0.1:1/x?user=u&password=se%40kret",
+    ]
+    for address in addresses:
+        with pytest.raises(Unavailable, match="does not answer") as error:
+            open_embedded(storage.settings(LORATREE_DATABASE=f"postgresql:{address}"))
+        assert "kret" not in sentence(error)
+
+
+@pytest.mark.parametrize("name", ["a?b", "%41", "a@b", "a#b", "x y", "ä", "sqlite:"])
+def test_a_home_may_have_any_name(storage: Storage, name: str) -> None:
+    home = storage.folder / name
+    open_embedded(Settings.from_environment({"LORATREE_HOME": str(home)})).close()
+    assert (home / "loratree.db").is_file()
+    assert [entry.name for entry in storage.folder.iterdir()] == [name]
 
 
 def test_a_postgresql_that_stops_answers_again_when_it_is_back(storage: Storage, material: Material) -> None:

@@ -210,6 +210,13 @@ def test_a_password_in_the_url_is_never_shown() -> None:
     registry.close()
 
 
+@pytest.mark.parametrize("url", ["ftp://u:sekret@host", "http://u:sekret@h?x=1", "u:sekret@h", "http://u:se?kret@h"])
+def test_a_password_in_a_url_that_is_refused_is_never_shown(url: str) -> None:
+    with pytest.raises(Invalid, match="LORATREE_URL is") as error:
+        RemoteRegistry(url)
+    assert "kret" not in str(error.value)
+
+
 @contextmanager
 def stranger(status: int, body: bytes, media_type: str = "text/html") -> Iterator[RemoteRegistry]:
     """A registry whose URL leads to another program, which always answers the same."""

@@ -12,7 +12,7 @@ def test_everything_follows_from_the_home(tmp_path: Path) -> None:
     assert settings == Settings(
         home=tmp_path,
         url=None,
-        database=f"sqlite:///{tmp_path}/loratree.db",
+        database=tmp_path / "loratree.db",
         blobs=f"{tmp_path}/blobs",
         s3_endpoint=None,
     )

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
+from loratree_registry.addresses import shown
 from loratree_registry.blobs.disk import disk_errors
 from loratree_registry.blobs.s3_client import error_code, open_client, s3_errors
 from loratree_registry.blobs.verified import CHUNK, check_announced, verified
@@ -41,7 +42,7 @@ class S3BlobStore:
         self._opening = threading.Lock()
 
     def __str__(self) -> str:
-        at = f" at {self.endpoint}" if self.endpoint else ""
+        at = f" at {shown(self.endpoint)}" if self.endpoint else ""
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/") + at
 
     def put(self, digest: str, size: int, stream: BinaryIO) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from loratree_registry.addresses import shown
 from loratree_registry.errors import Invalid, Unavailable
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ _NO_BUCKET = ("404", "NoSuchBucket")
 
 def open_client(endpoint: str | None) -> "S3Client":
     """A client with bounded timeouts and retries. Raises Unavailable where boto3 is missing, Invalid."""
+    if endpoint and shown(endpoint) != endpoint:  # botocore would print it whole when it fails
+        raise Invalid(
+            f"LORATREE_S3_ENDPOINT is {shown(endpoint)!r} with a user or a query: take that out, "
+            "credentials are read from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     try:
         import boto3
         from botocore.config import Config
@@ -37,7 +43,9 @@ def open_client(endpoint: str | None) -> "S3Client":
     try:
         return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
     except ValueError as error:
-        raise Invalid(f"LORATREE_S3_ENDPOINT is {endpoint!r}: expected a URL such as http://127.0.0.1:9000") from error
+        raise Invalid(
+            f"LORATREE_S3_ENDPOINT is {shown(endpoint or '')!r}: expected a URL such as http://127.0.0.1:9000"
+        ) from error
 
 
 @contextmanager

@@ -155,6 +155,14 @@ def test_an_endpoint_that_is_no_url_is_told(credentials: None) -> None:
         S3BlobStore("b", endpoint="nonsense").size(DIGEST)
 
 
+@pytest.mark.parametrize("endpoint", ["http://u:sekret@127.0.0.1:1", "http://127.0.0.1:1/?token=sekret"])
+def test_an_endpoint_with_a_password_is_refused_and_not_shown(credentials: None, endpoint: str) -> None:
+    store = S3BlobStore("b", endpoint=endpoint)
+    with pytest.raises(Invalid, match="credentials are read from AWS_ACCESS_KEY_ID") as error:
+        store.size(DIGEST)
+    assert "sekret" not in f"{error.value}{store}"
+
+
 def test_a_bucket_name_that_s3_forbids_is_told(s3_server: str, credentials: None) -> None:
     store = S3BlobStore("No Such/Name", endpoint=s3_server)
     with pytest.raises(Unavailable, match=r"(?s)\A[^\n]*check LORATREE_BLOBS[^\n]*\Z"):
