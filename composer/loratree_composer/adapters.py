@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Final
 
 from loratree_composer.adapter import Adapter, read_adapter
-from loratree_registry.adapter_directory import WEIGHTS
 from loratree_registry.composition import version_digest
 from loratree_registry.errors import Corrupt
 from loratree_registry.fetching import fetch
 from loratree_registry.manifest import BaseManifest
+from loratree_registry.peft_files import WEIGHTS
 from loratree_registry.peft_format import classify
 from loratree_registry.protocol import Registry
 from loratree_registry.safetensors_header import read_header

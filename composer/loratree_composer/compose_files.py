@@ -13,7 +13,6 @@ from loratree_composer.merged_checkpoint import write_merged
 from loratree_composer.staging import staged
 from loratree_composer.stored_tensor import CODES
 from loratree_registry import locations
-from loratree_registry.adapter_directory import CONFIG, WEIGHTS
 from loratree_registry.canonical import digest_stream
 from loratree_registry.checkpoint import open_checkpoint
 from loratree_registry.composition import (
@@ -28,6 +27,7 @@ from loratree_registry.composition import (
 )
 from loratree_registry.errors import Conflict, LoratreeError, NotFound, Unavailable, listed
 from loratree_registry.manifest import BaseManifest
+from loratree_registry.peft_files import CONFIG, WEIGHTS
 from loratree_registry.protocol import Registry
 from loratree_registry.schemas import Base
 

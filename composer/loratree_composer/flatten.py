@@ -14,8 +14,8 @@ from loratree_composer.lowrank import LowRank
 from loratree_composer.targets import TRANSPOSED
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.manifest import BaseManifest
+from loratree_registry.peft_files import PREFIX
 
-PREFIX: Final = "base_model.model."
 SIBLINGS: Final = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 

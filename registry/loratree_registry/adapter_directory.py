@@ -12,13 +12,12 @@ from loratree_registry.canonical import DIGEST_PREFIX
 from loratree_registry.composition import FileDigest, content_digest
 from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.manifest import BaseManifest
+from loratree_registry.peft_files import CONFIG, WEIGHTS
 from loratree_registry.peft_format import canonical_config, classify, warnings
 from loratree_registry.plain_file import open_plain, read_plain
 from loratree_registry.safetensors_header import Header, read_header
 from loratree_registry.strict_json import parse_json
 
-CONFIG: Final = "adapter_config.json"
-WEIGHTS: Final = "adapter_model.safetensors"
 MAX_CONFIG: Final = 4 * 1024 * 1024
 RESAVE: Final = "save it again with model.save_pretrained(…)"
 

@@ -1,18 +1,23 @@
 """Whether a checkpoint holds a base's weights, compared tensor by tensor without loading any."""
 
+import os
 from pathlib import Path
 
 from loratree_registry.checkpoint import Checkpoint, TensorType, open_checkpoint
 from loratree_registry.errors import Invalid, NotFound
 from loratree_registry.manifest import BaseManifest
+from loratree_registry.peft_files import CONFIG
 
 
 def holds_base(folder: Path, manifest: BaseManifest) -> bool:
     """Tells whether the checkpoint in `folder` holds exactly the base's tensors: names, dtypes, shapes and bytes.
 
     A tied tensor may be there under any of its names. Shapes are compared first, so that other models are told apart
-    without reading their weights. A folder that is no readable checkpoint is another model.
+    without reading their weights. A folder that is no readable checkpoint is another model, and so is one with an
+    adapter beside its weights, which transformers would load with them.
     """
+    if os.path.lexists(folder / CONFIG):
+        return False
     try:
         checkpoint = open_checkpoint(folder)
         return not misfits(checkpoint, manifest) and _same_bytes(checkpoint, manifest)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from loratree_registry.canonical import digest_json, digest_stream
-from loratree_registry.errors import Invalid, NotFound
+from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.paths import is_digest, parse_path, parse_ref
+from loratree_registry.peft_files import CONFIG
 from loratree_registry.plain_file import open_plain, read_plain
 from loratree_registry.strict_json import parse_json
 
@@ -20,6 +21,8 @@ LOCKFILE_SCHEMA: Final = "loratree/lockfile/1"
 LOCKFILE: Final = "loratree.json"
 MAX_LOCKFILE: Final = 4 * 1024 * 1024
 COMPOSE_AGAIN: Final = "compose it again"
+_MODEL_CONFIG: Final = "config.json"
+_WEIGHTS: Final = (".safetensors", ".bin", ".index.json")
 
 Mode = Literal["merge", "flatten"]
 
@@ -152,7 +155,18 @@ def read_lockfile(directory: Path) -> Lockfile | None:
 
 
 def check_artifact(lockfile: Lockfile, directory: Path) -> None:
-    """Checks that `directory` holds the files that the lockfile lists, byte for byte. Raises Invalid, NotFound."""
+    """Checks that `directory` holds the files that the lockfile lists, byte for byte, and nothing that would be read
+    in their place: transformers prefers a model.safetensors to shards, and loads an adapter that lies beside a model.
+
+    What a Trainer adds, checkpoint folders and a README, may lie there. Raises Invalid, NotFound.
+    """
+    _check_complete(lockfile.artifact, directory)
+    foreign = sorted(_loaded(directory) - {file.name for file in lockfile.artifact.files})
+    if foreign:
+        raise Invalid(
+            f"{directory} holds files that are not of its composition and would be loaded with it "
+            f"({listed(foreign, limit=5)}): remove them, or compose into another folder"
+        )
     for file in lockfile.artifact.files:
         path = directory / file.name
         if not os.path.exists(path):  # noqa: PTH110 — Path.exists raises for a name too long
@@ -167,6 +181,26 @@ def check_artifact(lockfile: Lockfile, directory: Path) -> None:
                 f"{path} changed since it was composed: expected {file.sha256} of {file.size} bytes, found {found[0]} "
                 f"of {found[1]}, {COMPOSE_AGAIN}"
             )
+
+
+def _check_complete(artifact: Artifact, directory: Path) -> None:
+    """Checks that the files make a model or an adapter: without, nothing would be compared."""
+    names = {file.name for file in artifact.files}
+    config = _MODEL_CONFIG if artifact.mode == "merge" else CONFIG
+    if config not in names or not any(name.endswith(".safetensors") for name in names):
+        raise Invalid(
+            f"{directory / LOCKFILE} lists no whole {artifact.mode} composition ({listed(sorted(names), limit=5)}), "
+            f"expected {config} and safetensors files: {COMPOSE_AGAIN}"
+        )
+
+
+def _loaded(directory: Path) -> set[str]:
+    """What transformers or PEFT may load from `directory`, by name."""
+    try:
+        names = {path.name for path in directory.iterdir()}
+    except OSError as error:
+        raise NotFound(f"{directory} cannot be read: {error.strerror}") from error
+    return {name for name in names if name in (_MODEL_CONFIG, CONFIG) or name.endswith(_WEIGHTS)}
 
 
 def _from_json(document: dict[str, Any]) -> Lockfile:

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from loratree_registry.adapter_directory import CONFIG
 from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.canonical import canonical_json, digest_stream
 from loratree_registry.composition import FileDigest
 from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from loratree_registry.paths import base_of
 from loratree_registry.peft_fields import full_config
+from loratree_registry.peft_files import CONFIG
 from loratree_registry.protocol import Registry
 from loratree_registry.schemas import Version
 

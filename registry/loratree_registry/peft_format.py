@@ -13,6 +13,7 @@ from loratree_registry.errors import Invalid, listed
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.module_patterns import ModulePatterns
 from loratree_registry.peft_fields import PEFT_VERSION, canonical_config, differs, unknown_fields
+from loratree_registry.peft_files import PREFIX
 from loratree_registry.peft_rules import (
     BASE_COPY,
     BIAS,
@@ -34,7 +35,6 @@ from loratree_registry.scaling import Scaling, read_scaling, shown
 
 __all__ = ["canonical_config", "classify", "warnings"]
 
-PREFIX: Final = "base_model.model."
 FLOATS: Final = ("F16", "BF16", "F32", "F64")
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 

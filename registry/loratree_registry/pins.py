@@ -138,12 +138,15 @@ def _unsaid(registry: Registry, base: Base, adapter: AdapterDirectory, path: str
     if name is None:
         return _assumed(candidates, base, f"{adapter.path} does not say what it was trained on")
     shown = name if name.isprintable() and len(name) <= 300 else ascii(name[:300])
-    if _is_base(registry, base, name, folder, home):
+    if _is_base(registry, base, name, folder):
         if candidates:
             raise OpenPin(_ask(f"the adapter names the plain base {base.name} ({shown})", path, candidates))
         return FoundPin(BASE, "explicit", f"pinned to the base {base.name}, which the adapter's config names")
     if folder is not None and any(folder.glob("*.safetensors")):
         what = f"{shown}, which the adapter was trained on, holds other weights than {base.name}"
+        remembered = base_directory(home, base.digest)
+        if remembered is not None and remembered.resolve() == folder.resolve():
+            what += ", although it was added from there"
         raise OpenPin(_ask(what, path, candidates))
     if candidates:
         raise OpenPin(_ask(f"the adapter was trained on {shown}, which is not known here", path, candidates))
@@ -155,12 +158,14 @@ def _assumed(candidates: list[str], base: Base, reason: str) -> FoundPin:
     return FoundPin(None, "assumed", f"{reason}: assumed to be {what}")
 
 
-def _is_base(registry: Registry, base: Base, name: str, folder: Path | None, home: Path) -> bool:
+def _is_base(registry: Registry, base: Base, name: str, folder: Path | None) -> bool:
+    """Tells whether the adapter was trained on the base: a folder is compared with it, only another name is believed.
+
+    A folder that was once the base may hold other weights by now, so its bytes are hashed each time that an adapter
+    which names it is published for the first time (0.5 s a gigabyte where they are in memory).
+    """
     if folder is None:
         return name in (base.name, base.source)
-    remembered = base_directory(home, base.digest)
-    if remembered is not None and remembered.resolve() == folder.resolve():
-        return True
     return holds_base(folder, registry.base_manifest(base.name))
 
 

@@ -116,11 +116,12 @@ def test_a_lockfile_is_read_back_as_it_was_written_and_its_bytes_are_stable(
 
 
 def made(folder: Path) -> Lockfile:
-    """A folder with one composed file and its lockfile."""
+    """A folder with two composed files and their lockfile."""
     (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "config.json").write_bytes(b"{}")
     chain = Chain("tiny", sha256(b"base"), (Step("tiny/a", 1, sha256(b"a")),))
-    file = FileDigest("model.safetensors", 7, sha256(b"weights"))
-    lockfile = Lockfile("tiny/a", chain, Artifact("merge", "F32", (file,)))
+    files = FileDigest("model.safetensors", 7, sha256(b"weights")), FileDigest("config.json", 2, sha256(b"{}"))
+    lockfile = Lockfile("tiny/a", chain, Artifact("merge", "F32", files))
     lockfile.write(folder)
     return lockfile
 

@@ -84,9 +84,12 @@ class Bench:
         """A folder with a model and the lockfile that `loratree compose` writes beside it."""
         directory = self.folder / f"composed{len(list(self.folder.iterdir()))}"
         shutil.copytree(self.made.base, directory)
-        with (directory / "model.safetensors").open("rb") as stream:
-            sha256, size = digest_stream(stream)
-        artifact = Artifact(mode, "F32", (FileDigest("model.safetensors", size, sha256),))
+        files = []
+        for file in sorted(directory.iterdir()):
+            with file.open("rb") as stream:
+                sha256, size = digest_stream(stream)
+            files.append(FileDigest(file.name, size, sha256))
+        artifact = Artifact(mode, "F32", tuple(files))
         found = self.registry.resolve(ref).to_chain()
         Lockfile(ref, chain or found, artifact).write(directory)
         return directory
@@ -252,13 +255,65 @@ def test_an_adapter_that_names_the_plain_base_is_pinned_to_it_while_nothing_abov
         assert message.endswith(f"say --parent {MEDICINE}@1 or --parent base")
 
 
-def test_a_base_s_remembered_folder_is_the_base_without_reading_its_weights(bench: Bench) -> None:
-    remembered = bench.folder / "remembered"
-    remembered.mkdir()
+def test_a_base_s_remembered_folder_is_the_base_only_while_it_holds_its_weights(bench: Bench) -> None:
+    remembered = shutil.copytree(bench.made.base, bench.folder / "remembered")
     remember_base(bench.home, bench.registry.base("tiny").digest, remembered)
     link = bench.folder / "link"
     link.symlink_to(remembered)
     assert bench.pinned(bench.publish(bench.adapter(8, link), MEDICINE)) == (None, None, "explicit")
+    shutil.copyfile(bench.made.other / "model.safetensors", remembered / "model.safetensors")
+    message = bench.refusal(bench.adapter(4, link), "tiny/law")
+    assert "holds other weights than tiny, although it was added from there" in message
+
+
+def test_a_base_with_an_adapter_beside_it_is_not_the_base(bench: Bench) -> None:
+    folder = shutil.copytree(bench.made.base, bench.folder / "both")
+    shutil.copytree(bench.made.adapters[8], folder, dirs_exist_ok=True)
+    assert "holds other weights than tiny" in bench.refusal(bench.adapter(4, folder), MEDICINE)
+
+
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "model-00001-of-00001.safetensors", "adapter_config.json", "x.safetensors.index.json"]
+)
+def test_a_composition_with_other_weights_beside_it_is_refused(name: str, bench: Bench) -> None:
+    bench.publish(bench.adapter(8), MEDICINE)
+    composed = bench.composed(MEDICINE)
+    (composed / "README.md").touch()
+    (composed / "checkpoint-9").mkdir()
+    (composed / "checkpoint-9" / "adapter_config.json").touch()
+    (composed / name).touch()
+    message = bench.refusal(bench.adapter(4, composed), CARDIOLOGY, kind=Invalid)
+    assert f"holds files that are not of its composition and would be loaded with it ({name})" in message
+    (composed / name).unlink()
+    assert bench.pinned(bench.publish(bench.adapter(4, composed), CARDIOLOGY)) == (MEDICINE, 1, "lockfile")
+
+
+def test_a_model_safetensors_that_hides_composed_shards_is_refused(bench: Bench) -> None:
+    bench.publish(bench.adapter(8), MEDICINE)
+    composed = bench.composed(MEDICINE)
+    lockfile = json.loads((composed / "loratree.json").read_text())
+    shard = "model-00001-of-00001.safetensors"
+    (composed / "model.safetensors").rename(composed / shard)
+    files = [FileDigest(**file) for file in lockfile["artifact"]["files"]]
+    renamed = [replace(file, name=shard) if file.name == "model.safetensors" else file for file in files]
+    chain = bench.registry.resolve(MEDICINE).to_chain()
+    Lockfile(MEDICINE, chain, Artifact("merge", "F32", tuple(renamed))).write(composed)
+    shutil.copy(bench.made.other / "model.safetensors", composed)
+    assert "(model.safetensors)" in bench.refusal(bench.adapter(4, composed), CARDIOLOGY, kind=Invalid)
+    (composed / "model.safetensors").unlink()
+    assert bench.pinned(bench.publish(bench.adapter(4, composed), CARDIOLOGY)) == (MEDICINE, 1, "lockfile")
+
+
+@pytest.mark.parametrize("kept", ["", "config.json", "model.safetensors"])
+def test_a_lockfile_that_lists_no_whole_model_is_refused(kept: str, bench: Bench) -> None:
+    bench.publish(bench.adapter(8), MEDICINE)
+    composed = bench.composed(MEDICINE)
+    lockfile = json.loads((composed / "loratree.json").read_text())
+    files = tuple(FileDigest(**file) for file in lockfile["artifact"]["files"] if file["name"] == kept)
+    chain = bench.registry.resolve(MEDICINE).to_chain()
+    Lockfile(MEDICINE, chain, Artifact("merge", "F32", files)).write(composed)
+    message = bench.refusal(bench.adapter(4, composed), CARDIOLOGY, kind=Invalid)
+    assert "lists no whole merge composition" in message
 
 
 def test_a_sharded_copy_of_the_base_is_the_base_and_one_changed_byte_is_another_model(bench: Bench) -> None:
