@@ -6,11 +6,13 @@ from torch import nn
 
 from loratree_composer.adapter import summed
 from loratree_composer.adapters import Adapters
+from loratree_composer.bare_model import bare_model
+from loratree_composer.held import check_free, hold, release
 from loratree_composer.identify import identify
 from loratree_composer.lowrank import LowRank
 from loratree_composer.merged_weights import MergedWeights, Place
-from loratree_composer.stack import Stack, is_stacked
-from loratree_registry.errors import Invalid, listed
+from loratree_composer.stack import Stack
+from loratree_registry.errors import Invalid
 from loratree_registry.paths import base_of
 from loratree_registry.protocol import Registry
 from loratree_registry.schemas import Base, Resolution
@@ -22,13 +24,20 @@ class Composer:
 
     `use` stacks (the base's weights stay untouched), `merge` writes the sum into the weights, `restore` gives the bare
     base back, bit for bit. A call replaces what was there before; if it fails while adapters are fetched, that stays.
-    It changes the model for the whole process, so it is not for several threads.
+    It changes the model for the whole process, so it is not for several threads. A model carries the composition of one
+    Composer at a time: while another has one on it, or on a part of it, `use` and `merge` raise Conflict.
+
+    A torch.compile'd model is taken for the one that it runs. Compiled code does not notice that hooks change, so `use`
+    and what takes its stack off drop all code that torch.compile made in this process: it is compiled again when next
+    called. `merge` writes in place and costs no compilation. A graph that was exported or captured by hand is a copy of
+    the model as it was, and no call here reaches it.
 
     The model is any torch.nn.Module whose tensors are those of a base in the registry: `base` names it, else it is
     found. With `verify` every tensor is hashed, which reads the whole model once; a model that is held in another
     dtype than its base is compared with the base's checkpoint, cast. Without, names and shapes alone are compared.
     `pristine` is where merging keeps a copy of the weights that it touches: on the host, or on their own device. `home`
-    is the folder of this machine's caches (default: LORATREE_HOME). Raises Invalid where the model is another one.
+    is the folder of this machine's caches (default: LORATREE_HOME). Raises Invalid where the model is another one, and
+    Conflict where it carries a composition already.
     """
 
     def __init__(
@@ -41,9 +50,10 @@ class Composer:
         pristine: Place = "host",
         home: Path | None = None,
     ) -> None:
-        _check_plain(model)
+        self._mark = object()
+        check_free(model, self._mark)
+        self._model = model = bare_model(model)
         home = home or Settings.from_environment().home
-        self._model = model
         self._registry = registry
         self._base, manifest = identify(model, registry, name=base, verify=verify, home=home)
         self._adapters = Adapters(registry, manifest, home)
@@ -67,47 +77,49 @@ class Composer:
         return self._stack.unreached if self._stack is not None else []
 
     def use(self, ref: str, *, follow: str | None = None) -> Resolution:
-        """Stacks the chain of `ref`: y = Wx + Σ sᵢBᵢ(Aᵢx), as one pair of products a layer."""
+        """Stacks the chain of `ref`: y = Wx + Σ sᵢBᵢ(Aᵢx), as one pair of products a layer.
+
+        The products are a layer's forward's: a model that reads a layer's weight past its forward, as Mamba does with
+        dt_proj, goes without that layer's delta, which PEFT's active adapter leaves out in the same way and `merge`
+        does not. `unreached` names such layers after a pass. The factors take each layer's dtype and device: after the
+        model was cast or moved, its layers raise Invalid until `use` is called again.
+        """
         resolution, deltas = self._read(ref, follow)
         self.restore()
         self._stack = Stack(self._model, deltas)
-        self._current = resolution
-        return resolution
+        return self._carries(resolution)
 
     def merge(self, ref: str, *, follow: str | None = None) -> Resolution:
         """Merges the chain of `ref`: W' = W + Σ sᵢBᵢAᵢ, from the pristine weights. After a failure the base is back."""
         resolution, deltas = self._read(ref, follow)
         self._unstack()
-        self._current = None
+        self._carries_nothing()
         self._merged.merge(deltas)
-        self._current = resolution
-        return resolution
+        return self._carries(resolution)
 
     def restore(self) -> None:
         """Gives the bare base back, bit for bit."""
         self._unstack()
         self._merged.restore()
-        self._current = None
+        self._carries_nothing()
 
     def _read(self, ref: str, follow: str | None) -> tuple[Resolution, dict[str, LowRank]]:
         if base_of(ref.partition("@")[0]) != self._base.name:
             raise Invalid(f"{ref} is not in the tree of {self._base.name}, the base that this model is")
+        check_free(self._model, self._mark)
         resolution = self._registry.resolve(ref, follow=follow)
         return resolution, summed(self._adapters.chain(resolution))
+
+    def _carries(self, resolution: Resolution) -> Resolution:
+        self._current = resolution
+        hold(self._model, self._mark)
+        return resolution
+
+    def _carries_nothing(self) -> None:
+        self._current = None
+        release(self._model, self._mark)
 
     def _unstack(self) -> None:
         if self._stack is not None:
             self._stack.remove()
             self._stack = None
-
-
-def _check_plain(model: nn.Module) -> None:
-    """Refuses a model that others have put adapters on."""
-    peft = sorted({type(layer).__name__ for layer in model.modules() if type(layer).__module__.startswith("peft.")})
-    if peft:
-        raise Invalid(
-            f"the model carries PEFT's layers ({listed(peft, limit=3)}): give the base model itself, or what its "
-            "unload() returns"
-        )
-    if is_stacked(model):
-        raise Invalid("another Composer has a composition on this model: call its restore() first")

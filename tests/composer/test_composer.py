@@ -1,5 +1,7 @@
+import copy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -10,7 +12,7 @@ from loratree_composer import Composer
 from loratree_composer.adapters import Adapters
 from loratree_composer.base import manifest_of_module
 from loratree_composer.merged_weights import Place
-from loratree_registry.errors import Corrupt, Invalid, NotFound
+from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound
 from tests import tiny
 from tests.composer import chains
 from tests.composer.conftest import Catalog
@@ -161,14 +163,111 @@ def test_a_model_that_already_carries_adapters_is_refused(catalog: Catalog) -> N
             composer(catalog, model)
     stacked = chains.load(catalog.tree.base)
     composer(catalog, stacked).use(catalog.leaf)
-    with pytest.raises(Invalid, match="another Composer"):
-        composer(catalog, stacked)
+    for model in (stacked, copy.deepcopy(stacked)):
+        with pytest.raises(Conflict, match=r"another Composer|copied from"):
+            composer(catalog, model)
+
+
+def test_a_wrapped_model_is_unwrapped_or_refused_with_what_to_give(catalog: Catalog) -> None:
+    model = chains.load(catalog.tree.base)
+    composer(catalog, torch.compile(model, backend="eager")).merge(catalog.leaf)  # type: ignore[arg-type]
+    assert chains.relative(chains.logits(model), reference(catalog, 4)) < 1e-5
+    with pytest.raises(Invalid, match=r"the model is a DataParallel.*give the inner model"):
+        composer(catalog, nn.DataParallel(chains.load(catalog.tree.base)))
+    partly: Any = chains.load(catalog.tree.base)
+    partly.model.layers[0] = torch.compile(partly.model.layers[0], backend="eager")
+    with pytest.raises(Invalid, match=r"model\.layers\.0 is a OptimizedModule"):
+        composer(catalog, partly)
 
 
 def test_any_module_whose_parameters_match_will_do(catalog: Catalog) -> None:
     plain = nn.Sequential(nn.Linear(4, 3))
     catalog.registry.add_base("plain", manifest_of_module(plain))
     assert composer(catalog, plain).base.architecture == "Sequential"
+
+
+# Two Composers on one model
+
+
+@pytest.mark.parametrize("first", ["use", "merge"])
+@pytest.mark.parametrize("second", ["use", "merge"])
+def test_what_one_composer_has_on_a_model_no_other_adds_to(catalog: Catalog, first: str, second: str) -> None:
+    model = chains.load(catalog.tree.base)
+    one, other = composer(catalog, model), composer(catalog, model)
+    getattr(one, first)(catalog.leaf)
+    before = chains.logits(model)
+    with pytest.raises(Conflict, match="another Composer has a composition on this model"):
+        getattr(other, second)(catalog.path(1))
+    other.restore()
+    with pytest.raises(Conflict, match="another Composer"):
+        composer(catalog, model, verify=False)
+    assert torch.equal(chains.logits(model), before)
+    one.restore()
+    getattr(other, second)(catalog.path(1))
+    assert chains.relative(chains.logits(model), reference(catalog, 1)) < 1e-5
+    other.restore()
+    composer(catalog, model)
+
+
+def test_a_part_of_a_model_that_carries_a_composition_carries_it_too(catalog: Catalog) -> None:
+    model: Any = chains.load(catalog.tree.base)
+    catalog.registry.add_base("inner", manifest_of_module(model.model))
+    inner, whole = composer(catalog, model.model, base="inner"), composer(catalog, model)
+    whole.merge(catalog.leaf)
+    with pytest.raises(Conflict, match="another Composer"):
+        inner.merge("inner")
+    whole.restore()
+    inner.use("inner")
+    with pytest.raises(Conflict, match="another Composer"):
+        whole.use(catalog.leaf)
+
+
+def test_a_merge_that_fails_holds_the_model_no_longer(catalog: Catalog, tmp_path: Path) -> None:
+    huge = tiny.adapter(catalog.tree.base, tmp_path / "huge", std=1e3, targets=["down_proj"])
+    catalog.publish(huge, "tiny/huge", parent="base")
+    model = chains.load(catalog.tree.base, torch.float16)
+    one, other = composer(catalog, model), composer(catalog, model)
+    one.merge(catalog.leaf)
+    with pytest.raises(Invalid, match="not finite"):
+        one.merge("tiny/huge")
+    other.merge(catalog.leaf)
+
+
+# Compiled models
+
+
+def test_a_compiled_model_follows_every_change(catalog: Catalog) -> None:
+    model = chains.load(catalog.tree.base)
+    bare, run, composed = chains.logits(model), compiled(model), composer(catalog, model)
+    assert torch.equal(chains.logits(run), bare)
+    composed.use(catalog.path(4))
+    assert chains.relative(chains.logits(run), reference(catalog, 4)) < 1e-5
+    composed.restore()
+    assert torch.equal(chains.logits(run), bare)
+    composed.use(catalog.path(1))
+    assert chains.relative(chains.logits(run), reference(catalog, 1)) < 1e-5
+    assert composed.unreached == []
+    composed.merge(catalog.path(3))
+    assert chains.relative(chains.logits(run), reference(catalog, 3)) < 1e-5
+    composed.restore()
+    assert torch.equal(chains.logits(run), bare)
+
+
+@pytest.mark.parametrize("how", ["in place", "by its caller"])
+def test_a_model_that_was_compiled_otherwise_follows_too(catalog: Catalog, how: str) -> None:
+    model = chains.load(catalog.tree.base)
+    run: Any = model
+    if how == "in place":
+        model.compile(backend="eager")
+    else:
+        run = compiled(lambda ids: model(ids))
+    chains.logits(run)
+    composer(catalog, model).use(catalog.path(1))
+    assert chains.relative(chains.logits(run), reference(catalog, 1)) < 1e-5
+
+
+def compiled(function: Any) -> Any:
+    return torch.compile(function, backend="eager")
 
 
 # What a registry answers

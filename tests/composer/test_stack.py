@@ -95,3 +95,16 @@ def test_a_delta_that_does_not_fit_leaves_no_hook(llama: Tree) -> None:
     with pytest.raises(Invalid, match="k_proj"):
         Stack(model, one() | {"model.layers.0.self_attn.k_proj": random_delta(32, 32, 4, seed=0)})
     assert not is_stacked(model)
+
+
+def test_a_model_that_is_cast_after_it_was_stacked_says_what_to_do(llama: Tree) -> None:
+    model = chains.load(llama.base)
+    stack = Stack(model, one())
+    model.half()
+    with pytest.raises(
+        Invalid, match=r"q_proj was stacked in torch.float32 on cpu and is now torch.float16.*use\(\) again"
+    ):
+        chains.logits(model)
+    stack.remove()
+    Stack(model, one())
+    chains.logits(model)
