@@ -3,9 +3,8 @@
 from sqlalchemy import Connection
 
 from loratree_registry import repository
-from loratree_registry.errors import Invalid
 from loratree_registry.nodes import find_node
-from loratree_registry.paging import check_limit, page
+from loratree_registry.paging import check_limit, number_after, page
 from loratree_registry.paths import Ref, parse_ref
 from loratree_registry.rows import NodeRow, VersionRow
 from loratree_registry.schemas import Edge, Lineage, Page, Version
@@ -24,28 +23,19 @@ def lineage(connection: Connection, ref: str) -> Lineage:
 
 
 def dependents(connection: Connection, ref: str, *, after: str | None, limit: int) -> Page[Version]:
-    """The versions trained directly on the one that `ref` names, or on the base, by path and number."""
+    """The versions trained directly on the one that `ref` names, or on the base, in the order of publishing."""
     parsed = parse_ref(ref)
     node = find_node(connection, parsed.path)
     pin_id = None if _is_base(node, parsed) else find_version(connection, ref).id
     rows = repository.list_dependents(
-        connection, pin_id, node.base_id, after=_after(after), limit=check_limit(limit) + 1
+        connection, pin_id, node.base_id, after=number_after(after), limit=check_limit(limit) + 1
     )
-    return page(rows, limit, key=lambda row: row.ref, records=lambda shown: records(connection, shown))
+    return page(rows, limit, key=lambda row: str(row.id), records=lambda shown: records(connection, shown))
 
 
 def _is_base(node: NodeRow, ref: Ref) -> bool:
     """Whether `ref` names a base itself, which is no version but what versions may be trained on."""
     return node.level == "base" and ref.selector is None
-
-
-def _after(after: str | None) -> tuple[str, int] | None:
-    if after is None:
-        return None
-    place = parse_ref(after)
-    if not isinstance(place.selector, int):
-        raise Invalid(f"after={after!r} is not a place in this listing: pass a page's `next` as it came")
-    return place.path, place.selector
 
 
 def _edge(row: VersionRow) -> Edge:

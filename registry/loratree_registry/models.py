@@ -105,6 +105,7 @@ nodes = Table(
     Column("level", Text, nullable=False),
     Column("last_number", Integer, nullable=False, default=0),
     Column("created_at", UtcTime, nullable=False, default=now),
+    UniqueConstraint("id", "base_id"),  # what a version refers to
     Index(None, "parent_id", "path"),
     _one_of("level", LEVELS),
     CheckConstraint("(parent_id IS NULL) = (level = 'base')", name="base_is_root"),
@@ -125,11 +126,12 @@ versions = Table(
     "versions",
     metadata,
     Column("id", _Id, primary_key=True),
-    Column("node_id", ForeignKey(nodes.c.id), nullable=False),
+    Column("node_id", _Id, nullable=False),
+    Column("base_id", _Id, nullable=False),  # its node's, so that what was trained on a base itself is one index
     Column("number", Integer, nullable=False),
     Column("digest", Text, nullable=False, index=True),
     Column("content", Text, nullable=False),
-    Column("pin_id", ForeignKey("versions.id"), index=True),
+    Column("pin_id", ForeignKey("versions.id")),
     Column("pin_found", Text, nullable=False),
     Column("config", JSON, nullable=False),
     Column("summary", JSON, nullable=False),
@@ -140,6 +142,8 @@ versions = Table(
     UniqueConstraint("node_id", "digest"),
     UniqueConstraint("node_id", "id"),  # what an alias refers to
     Index(None, "node_id", "content"),
+    Index(None, "pin_id", "id"),
+    ForeignKeyConstraint(["node_id", "base_id"], [nodes.c.id, nodes.c.base_id]),
     _digest("digest"),
     _digest("content"),
     _one_of("pin_found", get_args(PinSource)),
@@ -147,6 +151,9 @@ versions = Table(
     CheckConstraint("size >= 0", name="size_counts"),
     CheckConstraint("pin_id < id", name="pin_is_older"),  # so lineage has no cycle
 )
+
+_on_base = versions.c.pin_id.is_(None)
+Index(None, versions.c.base_id, versions.c.id, sqlite_where=_on_base, postgresql_where=_on_base)
 
 version_files = Table(
     "version_files",

@@ -115,8 +115,9 @@ def _page(connection: Connection, rows: list[NodeRow], limit: int) -> Page[Node]
 
 
 def _records(connection: Connection, rows: list[NodeRow]) -> list[Node]:
-    """The nodes as they are given out, with their aliases: one query for a whole page."""
+    """The nodes as they are given out, with their aliases: two queries for a whole page."""
     aliases: dict[int, dict[str, int]] = defaultdict(dict)
+    parents = repository.nodes_with_children(connection, [row.id for row in rows])
     for alias in repository.list_aliases(connection, [row.id for row in rows]):
         aliases[alias.node_id][alias.name] = alias.number
     return [
@@ -124,7 +125,7 @@ def _records(connection: Connection, rows: list[NodeRow]) -> list[Node]:
             path=row.path,
             level=row.level,
             head=row.head,
-            has_children=row.has_children,
+            has_children=row.id in parents,
             aliases=aliases[row.id],
             created_at=rfc3339(row.created_at),
         )

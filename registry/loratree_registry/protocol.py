@@ -79,7 +79,7 @@ class Registry(Protocol):
         ...
 
     def dependents(self, ref: str, *, after: str | None = None, limit: int = PAGE) -> Page[Version]:
-        """The versions trained directly on the one that `ref` names, by path and number."""
+        """The versions trained directly on the one that `ref` names, in the order of publishing."""
         ...
 
     def upload(self, stream: BinaryIO, *, sha256: str, size: int) -> None:

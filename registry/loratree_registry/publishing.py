@@ -133,6 +133,7 @@ def _insert(
         connection,
         submission.files,
         node_id=node.id,
+        base_id=node.base_id,
         number=number,
         digest=digest,
         content=examined.content,

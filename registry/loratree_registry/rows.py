@@ -46,7 +46,6 @@ class NodeRow:
     path: str
     level: Level
     head: int | None
-    has_children: bool
     created_at: datetime
 
     def base_ref(self) -> BaseRef:

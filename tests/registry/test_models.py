@@ -51,7 +51,7 @@ def add(connection: Connection, table: Table, **values: Any) -> None:
 
 
 def add_version(connection: Connection, **values: Any) -> None:
-    given = {"node_id": 2, "content": A, "pin_found": "assumed", "config": {}, "summary": {}, "size": 1}
+    given = {"node_id": 2, "base_id": 1, "content": A, "pin_found": "assumed", "config": {}, "summary": {}, "size": 1}
     add(connection, versions, **(given | values))
 
 
@@ -72,7 +72,7 @@ def _refused(connection: Connection, statement: Any) -> bool:
 
 
 def test_a_digest_is_sha256_and_64_lower_case_hexadecimal_digits(connection: Connection) -> None:
-    version = {"node_id": 2, "number": 3, "pin_found": "assumed", "config": {}, "summary": {}, "size": 1}
+    version = {"node_id": 2, "base_id": 1, "number": 3, "pin_found": "assumed", "config": {}, "summary": {}, "size": 1}
     for wrong in WRONG_DIGESTS:
         assert refused(connection, bases, name="x", digest=wrong, parameters=1, manifest={})
         assert refused(connection, blobs, sha256=wrong, size=1)
@@ -93,13 +93,13 @@ def test_a_base_is_the_root_and_no_other_node_is_one(connection: Connection) -> 
 def test_names_paths_numbers_and_digests_are_unique_where_they_name_something(connection: Connection) -> None:
     assert refused(connection, bases, name="tiny", digest=B, parameters=1, manifest={})
     assert refused(connection, nodes, base_id=1, parent_id=1, path="tiny/a", level="task")
-    version = {"node_id": 2, "content": A, "pin_found": "assumed", "config": {}, "summary": {}, "size": 1}
+    version = {"node_id": 2, "base_id": 1, "content": A, "pin_found": "assumed", "config": {}, "summary": {}, "size": 1}
     assert refused(connection, versions, number=1, digest=sha256(b"c"), **version)
     assert refused(connection, versions, number=3, digest=B, **version)
 
 
 def test_numbers_and_sizes_count(connection: Connection) -> None:
-    version = {"node_id": 2, "digest": sha256(b"c"), "content": A, "config": {}, "summary": {}}
+    version = {"node_id": 2, "base_id": 1, "digest": sha256(b"c"), "content": A, "config": {}, "summary": {}}
     assert refused(connection, versions, number=0, size=1, pin_found="assumed", **version)
     assert refused(connection, versions, number=3, size=-1, pin_found="assumed", **version)
     assert refused(connection, versions, number=3, size=1, pin_found="guessed", **version)
@@ -111,8 +111,22 @@ def test_a_pin_is_an_older_version_so_lineage_has_no_cycle(connection: Connectio
     assert _refused(connection, update(versions).where(versions.c.id == 1).values(pin_id=2))
     assert _refused(connection, update(versions).where(versions.c.id == 1).values(pin_id=1))
     assert _refused(connection, update(versions).where(versions.c.id == 2).values(pin_id=99))
-    version = {"node_id": 2, "number": 3, "digest": sha256(b"c"), "content": A, "pin_found": "assumed", "size": 1}
+    version = {
+        "node_id": 2,
+        "base_id": 1,
+        "number": 3,
+        "digest": sha256(b"c"),
+        "content": A,
+        "pin_found": "assumed",
+        "size": 1,
+    }
     assert not refused(connection, versions, pin_id=2, config={}, summary={}, **version)  # its key is not given here
+
+
+def test_a_version_is_of_its_nodes_base(connection: Connection) -> None:
+    add(connection, bases, name="other", digest=B, parameters=1, manifest={})
+    assert _refused(connection, update(versions).where(versions.c.id == 1).values(base_id=2))
+    assert _refused(connection, update(nodes).where(nodes.c.id == 2).values(base_id=2))
 
 
 def test_a_versions_file_must_be_stored_before_it(connection: Connection) -> None:

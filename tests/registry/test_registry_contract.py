@@ -744,7 +744,7 @@ def test_lineage_runs_from_the_version_to_the_base_and_tells_how_each_pin_was_fo
     assert registry.lineage("tiny").edges == []
 
 
-def test_dependents_are_the_versions_trained_directly_on_one_by_path_and_number(
+def test_dependents_are_the_versions_trained_directly_on_one_in_the_order_of_publishing(
     registry: Registry, material: Material
 ) -> None:
     publish(registry, MED, material.rank8)
@@ -754,10 +754,10 @@ def test_dependents_are_the_versions_trained_directly_on_one_by_path_and_number(
     publish(registry, f"{MED}/a/below", material.rank2)
     found = all_pages(registry.dependents, f"{MED}@1", limit=1)
     assert [(version.path, version.number) for version in found] == [
-        (f"{MED}/a", 1),
-        (f"{MED}/a", 2),
         (f"{MED}/b", 1),
         (f"{MED}/b", 2),
+        (f"{MED}/a", 1),
+        (f"{MED}/a", 2),
     ]
     assert [(version.path, version.number) for version in registry.dependents(f"{MED}/a@2").items] == [
         (f"{MED}/a/below", 1)
@@ -772,7 +772,8 @@ def test_dependents_of_a_base_are_the_versions_trained_on_it_and_on_no_other(
     publish(registry, "other/x", material.rank8)
     publish(registry, MED, material.rank8)
     publish(registry, CARDIO, material.rank4)
-    assert [version.path for version in registry.dependents("tiny").items] == [MED]
+    publish(registry, "tiny/law", material.rank8)
+    assert [version.path for version in all_pages(registry.dependents, "tiny", limit=1)] == [MED, "tiny/law"]
 
 
 # aliases

@@ -42,9 +42,11 @@ def refers(table: str, columns: list[str], to: list[str]) -> sa.ForeignKeyConstr
     return sa.ForeignKeyConstraint(columns, to, name=op.f(f"fk_{table}_{'_'.join(columns)}"))
 
 
-def index(table: str, *columns: str) -> None:
-    """Creates an index, named as the naming convention does."""
-    op.create_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table, list(columns))
+def index(table: str, *columns: str, where: str | None = None) -> None:
+    """Creates an index, of the rows `where` a condition holds, named as the naming convention does."""
+    rows = None if where is None else sa.text(where)
+    name = op.f(f"ix_{table}_{'_'.join(columns)}")
+    op.create_index(name, table, list(columns), sqlite_where=rows, postgresql_where=rows)
 
 
 def upgrade() -> None:
@@ -90,6 +92,7 @@ def create_nodes() -> None:
         sa.Column("created_at", TIME, nullable=False),
         key("nodes", "id"),
         unique("nodes", "path"),
+        unique("nodes", "id", "base_id"),
         refers("nodes", ["base_id"], ["bases.id"]),
         refers("nodes", ["parent_id"], ["nodes.id"]),
         check("nodes", "level_is_known", f"level IN ({LEVELS})"),
@@ -118,6 +121,7 @@ def create_versions() -> None:
         "versions",
         sa.Column("id", ID, nullable=False),
         sa.Column("node_id", ID, nullable=False),
+        sa.Column("base_id", ID, nullable=False),
         sa.Column("number", sa.Integer, nullable=False),
         sa.Column("digest", sa.Text, nullable=False),
         sa.Column("content", sa.Text, nullable=False),
@@ -132,7 +136,7 @@ def create_versions() -> None:
         unique("versions", "node_id", "number"),
         unique("versions", "node_id", "digest"),
         unique("versions", "node_id", "id"),
-        refers("versions", ["node_id"], ["nodes.id"]),
+        refers("versions", ["node_id", "base_id"], ["nodes.id", "nodes.base_id"]),
         refers("versions", ["pin_id"], ["versions.id"]),
         is_sha256("versions", "digest"),
         is_sha256("versions", "content"),
@@ -142,8 +146,9 @@ def create_versions() -> None:
         check("versions", "pin_is_older", "pin_id < id"),
     )
     index("versions", "digest")
-    index("versions", "pin_id")
+    index("versions", "pin_id", "id")
     index("versions", "node_id", "content")
+    index("versions", "base_id", "id", where="pin_id IS NULL")
 
 
 def create_version_files() -> None:

@@ -1,0 +1,88 @@
+"""What an answer costs does not grow with the tree: rows read, counted by PostgreSQL itself, and plans."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, text
+
+from loratree_registry.database import writing
+from loratree_registry.embedded import EmbeddedRegistry, open_embedded
+from tests.registry.conftest import Storage
+from tests.registry.material import Material, publish
+
+MANY = 10_000
+READ = 20  # rows of one table that one page of 3 may read
+CHILDREN = """
+INSERT INTO nodes (base_id, parent_id, path, level, last_number, created_at)
+SELECT 1, 1, 'tiny/n' || n, 'domain', 0, now() FROM generate_series(1, :many) n
+"""
+VERSIONS = """
+INSERT INTO versions (node_id, base_id, number, digest, content, pin_id, pin_found, config, summary, size, created_at)
+SELECT node_id, base_id, number + n, 'sha256:' || encode(sha256((id || ' ' || n)::bytea), 'hex'), content, {pin},
+    'explicit', config, summary, size, now() FROM versions, generate_series(1, :many) n WHERE id = {like}
+"""
+
+
+@pytest.fixture(scope="module")
+def behind(tmp_path_factory: pytest.TempPathFactory, material: Material, server: Any) -> Iterator[EmbeddedRegistry]:
+    """tiny has 10,000 children; tiny/a 10,001 versions on the base; tiny/a/b and its 10,001 versions are on tiny/a@1."""
+    storage = Storage(tmp_path_factory.mktemp("scale"), lambda: server, NotImplemented)
+    with server.migrated() as address:
+        registry = open_embedded(storage.settings(LORATREE_DATABASE=address))
+        registry.add_base("tiny", material.base)
+        publish(registry, "tiny/a", material.rank4)
+        publish(registry, "tiny/a/b", material.rank2)
+        registry.set_alias("tiny/a", "stable", version=1, expected=None)
+        with writing(registry._engine) as connection:
+            connection.execute(text(CHILDREN), {"many": MANY})
+            connection.execute(text(VERSIONS.format(pin="NULL", like=1)), {"many": MANY})
+            connection.execute(text(VERSIONS.format(pin="1", like=2)), {"many": MANY})
+        with registry._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("ANALYZE"))
+        yield registry
+        registry.close()
+
+
+ASKS: dict[str, Callable[[EmbeddedRegistry], object]] = {
+    "node": lambda registry: registry.node("tiny"),
+    "children": lambda registry: registry.children("tiny", limit=3),
+    "descendants": lambda registry: registry.descendants("tiny", limit=3),
+    "resolve": lambda registry: registry.resolve("tiny/a/b@1"),
+    "follow latest": lambda registry: registry.resolve("tiny/a/b", follow="latest"),
+    "follow an alias": lambda registry: registry.resolve("tiny/a/b", follow="stable"),
+    "lineage": lambda registry: registry.lineage("tiny/a/b"),
+    "versions": lambda registry: registry.versions("tiny/a", limit=3),
+    "dependents": lambda registry: registry.dependents("tiny/a@1", limit=3),
+    "dependents, later": lambda registry: registry.dependents("tiny/a@1", limit=3, after="15000"),
+    "dependents of the base": lambda registry: registry.dependents("tiny", limit=3),
+}
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_an_answer_reads_what_it_shows_however_much_there_is(behind: EmbeddedRegistry, ask: str) -> None:
+    plans: list[str] = []
+
+    def explain(connection: Connection, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
+        if statement.startswith(("SELECT", "WITH")):
+            with connection.connection.cursor() as cursor:
+                cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", values)
+                plans.append(cursor.fetchone()[0][0]["Plan"])  # type: ignore[index]
+
+    event.listen(behind._engine, "before_cursor_execute", explain)
+    try:
+        ASKS[ask](behind)
+    finally:
+        event.remove(behind._engine, "before_cursor_execute", explain)
+    assert len(plans) > 1
+    read = [(rows, node) for plan in plans for rows, node in scans(plan)]
+    assert [found for found in read if found[0] > READ] == []
+
+
+def scans(plan: Any) -> Iterator[tuple[float, str]]:
+    """Of each step that reads a table: the rows that it read in all, those it threw away too."""
+    if "Relation Name" in plan:
+        thrown = plan.get("Rows Removed by Filter", 0) + plan.get("Rows Removed by Index Recheck", 0)
+        yield (plan["Actual Rows"] + thrown) * plan["Actual Loops"], f"{plan['Node Type']} {plan['Relation Name']}"
+    for below in plan.get("Plans", []):
+        yield from scans(below)
