@@ -4,11 +4,12 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from loratree_composer.layer_kind import kind_of
 from loratree_composer.sharing import tensors, ties
 from loratree_composer.stored_tensor import digest_of, type_of
 from loratree_registry.checkpoint import RESAVE, TensorType, open_checkpoint
@@ -17,6 +18,11 @@ from loratree_registry.manifest import BaseManifest, Parameter, check_manifest
 
 # What transformers and the models' own code raise over a config that makes no sense.
 _UNBUILDABLE = (OSError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, ImportError, RuntimeError)
+
+OTHER_LAYOUT: Final = (
+    "transformers renames or fuses this architecture's tensors when it loads and saves them, and a checkpoint that is "
+    "laid out otherwise than the model is not read yet: saving it again does not help, choose another architecture"
+)
 
 
 class TensorSource(Protocol):
@@ -85,7 +91,7 @@ def manifest_of(module: nn.Module, source: TensorSource) -> BaseManifest:
             name=name,
             shape=types[stored[first]].shape,
             dtype=types[stored[first]].dtype,
-            kind=_kind(module, name),
+            kind=kind_of(module.get_submodule(name.rpartition(".")[0])),
             tied_to=None if name == first else first,
             sha256=digests[first] if name == first else None,
         )
@@ -156,7 +162,16 @@ def _check_names(
         if types[name].shape != tuple(expected[name].shape):
             problems.append(f"{name} is {list(types[name].shape)}, expected {list(expected[name].shape)}")
     if problems:
-        raise Invalid(f"its tensors are not those of {type(module).__name__}: {listed(problems)}; {RESAVE}")
+        remedy = OTHER_LAYOUT if _is_converted(module) else RESAVE
+        raise Invalid(f"its tensors are not those of {type(module).__name__}: {listed(problems)}; {remedy}")
+
+
+def _is_converted(module: nn.Module) -> bool:
+    """Tells whether transformers renames or fuses tensors between a checkpoint of this model and the model itself."""
+    from transformers import PreTrainedModel
+    from transformers.conversion_mapping import get_model_conversion_mapping
+
+    return isinstance(module, PreTrainedModel) and bool(get_model_conversion_mapping(module, add_legacy=False))
 
 
 def _check_copies(source: TensorSource, digests: Mapping[str, str], names: Mapping[str, list[str]]) -> None:
@@ -168,10 +183,6 @@ def _check_copies(source: TensorSource, digests: Mapping[str, str], names: Mappi
     ]
     if different:
         raise Invalid(f"the model ties tensors that are stored with different values: {listed(different)}; {RESAVE}")
-
-
-def _kind(module: nn.Module, name: str) -> str:
-    return type(module.get_submodule(name.rpartition(".")[0])).__name__
 
 
 def _vocabulary_size(module: nn.Module) -> int | None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from loratree_composer.adapter import Adapter, summed
+from loratree_composer.layer_kind import TRANSPOSED
 from loratree_composer.lowrank import LowRank
-from loratree_composer.targets import TRANSPOSED
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.peft_files import PREFIX

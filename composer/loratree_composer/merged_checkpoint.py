@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from loratree_composer.layer_kind import TRANSPOSED
 from loratree_composer.lowrank import LowRank
 from loratree_composer.merge import merged
 from loratree_composer.stored_tensor import bytes_of, tensor_of
-from loratree_composer.targets import TRANSPOSED
 from loratree_registry.base_checkpoint import misfits
 from loratree_registry.canonical import DIGEST_PREFIX
 from loratree_registry.checkpoint import INDEX, Checkpoint, Shard

@@ -1,16 +1,13 @@
 """The layers of a live module that deltas apply to."""
 
 from collections.abc import Collection, Mapping
-from typing import Final
 
 from torch import nn
 
+from loratree_composer.layer_kind import TRANSPOSED, kind_of
 from loratree_composer.lowrank import LowRank
 from loratree_composer.sharing import sharers
 from loratree_registry.errors import Invalid, listed
-
-# Which way round each kind of layer keeps its weight: Hugging Face's Conv1D has [in, out].
-TRANSPOSED: Final[dict[str, bool]] = {"Linear": False, "Conv1D": True}
 
 
 def target_layers(module: nn.Module, deltas: Mapping[str, LowRank]) -> dict[str, nn.Module]:
@@ -41,7 +38,7 @@ def check_unshared(module: nn.Module, names: Collection[str]) -> None:
 
 def is_transposed(layer: nn.Module) -> bool:
     """Tells whether the layer keeps its weight as [in, out]."""
-    return TRANSPOSED[type(layer).__name__]
+    return TRANSPOSED[kind_of(layer)]
 
 
 def _layer(module: nn.Module, name: str) -> nn.Module | None:
@@ -52,7 +49,7 @@ def _layer(module: nn.Module, name: str) -> nn.Module | None:
 
 
 def _problem(layer: nn.Module, delta: LowRank) -> str | None:
-    kind, weight = type(layer).__name__, getattr(layer, "weight", None)
+    kind, weight = kind_of(layer), getattr(layer, "weight", None)
     if kind not in TRANSPOSED or weight is None:
         return f"is a {kind}, and only {' and '.join(TRANSPOSED)} are composed"
     expected = delta.shape[::-1] if TRANSPOSED[kind] else delta.shape

@@ -174,3 +174,21 @@ def test_a_model_on_the_meta_device_has_no_manifest() -> None:
         model = transformers.LlamaForCausalLM(tiny.llama_config())
     with pytest.raises(Invalid, match="holds no values"):
         manifest_of_module(model)
+
+
+def test_an_architecture_that_is_laid_out_otherwise_on_disk_is_refused_for_what_it_is(tmp_path: Path) -> None:
+    settings = tiny.llama_config().to_dict()
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    config = transformers.MixtralConfig(**{name: settings[name] for name in names}, num_local_experts=2)
+    transformers.MixtralForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(
+        Invalid, match=r"experts.*renames or fuses this architecture's tensors.*is not read yet"
+    ) as caught:
+        read_base(tmp_path)
+    assert "write it again" not in str(caught.value)
+    neox = transformers.GPTNeoXConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=56, num_hidden_layers=1, num_attention_heads=4
+    )
+    transformers.GPTNeoXForCausalLM(neox).save_pretrained(tmp_path)
+    with pytest.raises(Invalid, match=r"embed_out.*is not read yet"):
+        read_base(tmp_path)
