@@ -153,6 +153,11 @@ def test_an_unreachable_registry_is_said_in_one_sentence(arguments: list[str], t
     assert done.stderr.count("\n") == 1
 
 
+def test_upgrading_a_served_registrys_database_from_a_client_is_refused(tmp_path: Path) -> None:
+    done = Shell(tmp_path / "home", url="http://127.0.0.1:9")("db", "upgrade", check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
 @pytest.mark.parametrize(
     "arguments", [["publish"], ["compose", "tiny", "--mode", "blend", "--out", "x"], ["frobnicate"]]
 )

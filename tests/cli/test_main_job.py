@@ -53,6 +53,8 @@ def test_publishing_the_same_directory_again_stores_nothing(shell: Shell, filled
     again = shell("publish", filled.adapters["tiny/medicine"], "tiny/medicine", "--parent", "base", "--json")
     assert json.loads(again.stdout)["created"] is False
     assert shell.state() == before
+    text = shell("publish", filled.adapters["tiny/medicine"], "tiny/medicine", "--parent", "base").stderr
+    assert "already published, nothing stored; it is pinned to tiny" in text
 
 
 def test_merged_flattened_and_peft_give_the_same_logits(shell: Shell, filled: Filled, tmp_path: Path) -> None:
