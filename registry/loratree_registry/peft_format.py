@@ -20,7 +20,9 @@ from loratree_registry.peft_rules import (
     CHANGED_BASE,
     CHANGING_INITS,
     PARAMETERS,
+    PAST_FORWARD,
     PLAIN_INITS,
+    READ_PAST_FORWARD,
     REFUSED_FIELDS,
     REFUSED_KINDS,
     REFUSED_TENSORS,
@@ -206,6 +208,12 @@ class _Reader:
             self._others.append(f"module {name} is a {kind}, LoRA is composed on {' and '.join(RULES)}")
         elif f"{name}.weight" in self._tied:
             self._refused[TIED].append(name)
+        elif self._is_read_past_forward(name):
+            self._refused[PAST_FORWARD].append(name)
+
+    def _is_read_past_forward(self, name: str) -> bool:
+        parent, _, layer = name.rpartition(".")
+        return layer in READ_PAST_FORWARD.get(self._kinds.get(parent, ""), ())
 
     def _measured(self, name: str, a_key: str, b_key: str, scaling: Scaling) -> ModuleSpec | None:
         a, b = self._header.tensors[a_key], self._header.tensors[b_key]

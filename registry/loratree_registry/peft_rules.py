@@ -32,6 +32,9 @@ TOKENS: Final = Refusal("trainable_token_indices", "it replaces rows of the embe
 EMBEDDING: Final = Refusal("LoRA on an Embedding", "only Linear and Conv1D are composed; leave embeddings out")
 CONVOLUTION: Final = Refusal("LoRA on a convolution", "only Linear and Conv1D are composed; leave convolutions out")
 ATTENTION: Final = Refusal("LoRA on MultiheadAttention", "it packs q, k and v in one parameter; leave it out")
+PAST_FORWARD: Final = Refusal(
+    "LoRA on a weight that the model reads past its layer", "PEFT's adapter does nothing there; leave it out"
+)
 PARAMETERS: Final = Refusal(
     "target_parameters", "its tensors do not name their parameter; use target_modules", reshapes=True
 )
@@ -107,6 +110,15 @@ REFUSED_KINDS: Final[dict[str, Refusal]] = {
     "Conv3d": CONVOLUTION,
     "MultiheadAttention": ATTENTION,
     "NonDynamicallyQuantizableLinear": ATTENTION,
+}
+
+# Kind of a module → its linear layers whose weight it multiplies itself instead of calling them, so that PEFT's wrapper
+# is never run (transformers 5.23). A merged weight would act there, a LoRA does not: the two forms would differ.
+READ_PAST_FORWARD: Final[dict[str, tuple[str, ...]]] = {
+    "MambaMixer": ("dt_proj",),
+    "FalconMambaMixer": ("dt_proj",),
+    "JambaMambaMixer": ("dt_proj",),
+    "MobileBertLMPredictionHead": ("dense", "decoder"),
 }
 
 # init_lora_weights, beside true and false, that leave the base as it is; the others change it before training.

@@ -162,7 +162,7 @@ def _is_base(registry: Registry, base: Base, name: str, folder: Path | None) -> 
     """Tells whether the adapter was trained on the base: a folder is compared with it, only another name is believed.
 
     A folder that was once the base may hold other weights by now, so its bytes are hashed each time that an adapter
-    which names it is published for the first time (0.5 s a gigabyte where they are in memory).
+    which names it is published for the first time (about a second a gigabyte).
     """
     if folder is None:
         return name in (base.name, base.source)

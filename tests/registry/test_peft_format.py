@@ -363,6 +363,50 @@ def test_a_layer_that_is_not_composed_is_refused_by_its_kind(
     assert "is not composed" in refusal(config, tensors, manifest)  # the tensors alone give it away
 
 
+COMMON = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2}
+JAMBA = {"attn_layer_period": 2, "attn_layer_offset": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+READ_PAST = {
+    "Mamba": (transformers.MambaForCausalLM, {"state_size": 4}, "dt_proj", "x_proj"),
+    "FalconMamba": (transformers.FalconMambaForCausalLM, {"state_size": 4}, "dt_proj", "x_proj"),
+    "Jamba": (
+        transformers.JambaForCausalLM,
+        JAMBA | {"intermediate_size": 56, "mamba_d_state": 4, "use_mamba_kernels": False, "num_experts": 1},
+        "dt_proj",
+        "x_proj",
+    ),
+    "MobileBERT": (
+        transformers.MobileBertForMaskedLM,
+        {"embedding_size": 16, "intra_bottleneck_size": 16, "intermediate_size": 56},
+        "predictions.dense",
+        "value",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READ_PAST)
+def test_a_layer_whose_weight_the_model_reads_past_it_is_refused_as_lora_does_nothing_there(
+    name: str, tmp_path: Path
+) -> None:
+    model_class, settings, past, plain = READ_PAST[name]
+    torch.manual_seed(0)
+    model = model_class(model_class.config_class(**COMMON, **settings)).eval()
+    for parameter in model.parameters():
+        parameter.data = torch.randn_like(parameter) * 0.3  # every layer counts
+    manifest, tokens = manifest_of_module(model), tiny.tokens(batch=1, length=5)
+    with torch.no_grad(), peft_warnings():
+        before = model(tokens).logits
+        tuned = peft.get_peft_model(model, peft.LoraConfig(target_modules=[past], init_lora_weights=False))
+        torch.testing.assert_close(tuned(tokens).logits, before)  # why it is refused
+        tuned.save_pretrained(tmp_path / "past")
+        both = peft.get_peft_model(tuned.unload(), peft.LoraConfig(target_modules=[plain], init_lora_weights=False))
+        assert (both(tokens).logits - before).abs().max() > 1e-3 * before.abs().max()
+        both.save_pretrained(tmp_path / "plain")
+    message = refusal(config_of(tmp_path / "past"), tensors_of(tmp_path / "past"), manifest)
+    assert "LoRA on a weight that the model reads past its layer is not composed (" in message
+    assert past in message
+    assert classified(tmp_path / "plain", manifest).modules
+
+
 def test_pissa_that_was_converted_is_plain_lora_of_twice_the_rank(bases: dict[str, Base], tmp_path: Path) -> None:
     base = bases["llama"]
     with peft_warnings():
