@@ -47,7 +47,8 @@ def compose(
     `merge` is the base's checkpoint with every delta summed in, shard by shard; `flatten` one PEFT adapter that needs
     no base weights. An empty chain merges to a copy of the base. `base_directory` is the base's checkpoint; without it
     the one that `home` remembers. The same composition gives the same bytes; where `out` holds it already and intact,
-    that is the answer. Whatever fails or interrupts it, `out` is whole or not there.
+    that is the answer, also where another process was first to finish it. Whatever fails or interrupts it, `out` is
+    whole or not there.
 
     Raises Conflict where `out` holds anything else, NotFound, Invalid, Corrupt, Unavailable.
     """
@@ -59,14 +60,19 @@ def compose(
     manifest = registry.base_manifest(chain.base)
     checkpoint = open_checkpoint(base_directory or _remembered(home, chain)) if mode == "merge" else None
     adapters = Adapters(registry, manifest, home).chain(resolution)
-    with staged(out) as stage:
-        if checkpoint is not None:
-            write_merged(checkpoint, manifest, summed(adapters), stage)
-            dtype = _dtype(manifest)
-        else:
-            dtype = _write_flattened(adapters, manifest, registry.base(chain.base), stage)
-        lockfile = Lockfile(resolution.ref, chain, Artifact(mode, dtype, _files(stage)))
-        lockfile.write(stage)
+    try:
+        with staged(out) as stage:
+            if checkpoint is not None:
+                write_merged(checkpoint, manifest, summed(adapters), stage)
+                dtype = _dtype(manifest)
+            else:
+                dtype = _write_flattened(adapters, manifest, registry.base(chain.base), stage)
+            lockfile = Lockfile(resolution.ref, chain, Artifact(mode, dtype, _files(stage)))
+            lockfile.write(stage)
+    except Conflict:
+        if (found := _composed(out, chain, mode)) is None:
+            raise
+        return found
     return lockfile
 
 

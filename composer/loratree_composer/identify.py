@@ -21,15 +21,37 @@ def identify(model: nn.Module, registry: Registry, *, name: str | None, verify: 
     """The base that `model` is, and its manifest: the one called `name`, else the one whose tensors it has.
 
     With `verify` every tensor's bytes are compared; a tensor in another dtype than the base's is compared with the
-    base's checkpoint, which `home` knows, cast to that dtype. Without, names and shapes alone are. Raises Invalid,
-    listing the tensors that differ.
+    base's checkpoint, which `home` knows, cast to that dtype. A base that has the model's own dtypes goes before one
+    that had to be cast. Without `verify`, names and shapes alone are compared. Raises Invalid, listing the tensors that
+    differ, or the bases among which the model does not tell.
     """
     candidates = _candidates(registry, name)
     fitting = [candidate for candidate in candidates if not any(_misfits(model, candidate[1]))]
-    alike = [candidate for candidate in fitting if not (verify and any(_differences(model, candidate, home)))]
-    if len(alike) == 1 or (alike and verify):
+    alike = _verified(model, fitting, home) if verify else fitting
+    if len(alike) == 1:
         return alike[0]
     raise Invalid(_refusal(model, candidates, fitting, alike, home))
+
+
+def _verified(model: nn.Module, fitting: list[Candidate], home: Path) -> list[Candidate]:
+    """The bases whose values the model has: in its own dtypes, else cast to them. Raises Invalid in doubt."""
+    exact = [candidate for candidate in fitting if _has_dtypes(model, candidate[1])]
+    alike = [candidate for candidate in exact if not any(_differences(model, candidate, home))]
+    doubts: list[Invalid] = []
+    for candidate in () if alike else (candidate for candidate in fitting if candidate not in exact):
+        try:
+            if not any(_differences(model, candidate, home)):
+                alike.append(candidate)
+        except Invalid as doubt:
+            doubts.append(doubt)
+    if doubts and not alike:
+        raise Invalid(listed([str(doubt) for doubt in doubts], limit=3))
+    return alike
+
+
+def _has_dtypes(model: nn.Module, manifest: BaseManifest) -> bool:
+    live = tensors(model)
+    return all(type_of(live[parameter.name]).dtype == parameter.dtype for parameter in manifest.parameters)
 
 
 def _candidates(registry: Registry, name: str | None) -> list[Candidate]:
@@ -107,7 +129,7 @@ def _refusal(
         return f"the model is not the base {base.name}: {listed(problems)}; load that base's own checkpoint"
     if len(alike) > 1:
         names = listed([base.name for base, _ in alike])
-        return f"the model has the names and shapes of several bases ({names}): say which it is with base=NAME"
+        return f"the model could be any of several bases ({names}): say which it is with base=NAME"
     if len(fitting) == 1:
         return _refusal(model, fitting, fitting, alike, home)
     names = listed([base.name for base, _ in candidates]) or "it has none yet"

@@ -1,6 +1,7 @@
 """A folder that is there whole or not at all."""
 
 import contextlib
+import errno
 import fcntl
 import glob
 import os
@@ -9,7 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from loratree_registry.errors import Unavailable
+from loratree_registry.errors import Conflict, Unavailable
+
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
 @contextlib.contextmanager
@@ -17,7 +20,8 @@ def staged(out: Path) -> Iterator[Path]:
     """Gives an empty folder that becomes `out` when the block ends well, and is removed when it does not.
 
     It lies in a hidden sibling of `out`, on the same file system, so that one rename does it; what a killed process
-    left there is removed by the next. `out` must be absent or empty. Raises Unavailable where the disk refuses.
+    left there is removed by the next. Everything is on the disk before the name is. `out` must be absent or empty.
+    Raises Conflict where it was filled in the meantime, Unavailable where the disk refuses.
     """
     out = out.absolute()
     try:
@@ -27,12 +31,24 @@ def staged(out: Path) -> Iterator[Path]:
             stage = shelter / "out"  # mkdtemp's own mode is for its owner alone; this one has the user's
             stage.mkdir()
             yield stage
-            stage.replace(out)
+            for path in (*stage.iterdir(), stage):
+                _sync(path)
+            _reveal(stage, out)
     except OSError as error:
         raise Unavailable(
             f"{error.filename or out} cannot be written ({error.strerror or error}): "
             "see to the disk's space and permissions, or choose another folder"
         ) from error
+
+
+def _reveal(stage: Path, out: Path) -> None:
+    try:
+        stage.replace(out)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            raise Conflict(f"{out} was filled by another program in the meantime: choose another folder") from error
+        raise
+    _sync(out.parent)
 
 
 @contextlib.contextmanager
@@ -62,3 +78,11 @@ def _sweep(out: Path) -> None:
 
 def _prefix(out: Path) -> str:
     return f".{out.name}.loratree-"
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

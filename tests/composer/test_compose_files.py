@@ -234,7 +234,7 @@ def test_a_base_that_changed_on_disk_after_it_was_added_is_noticed(
 
 
 def test_a_base_that_this_machine_does_not_know_is_asked_for(make: Compose, catalog: Catalog, tmp_path: Path) -> None:
-    (catalog.home / "bases.json").unlink()
+    shutil.rmtree(catalog.home / "bases")
     with pytest.raises(NotFound, match="--base, or run loratree base add tiny"):
         make("merge")
     with pytest.raises(NotFound, match="not a directory"):
@@ -269,27 +269,52 @@ import sys
 from pathlib import Path
 from loratree_composer.compose_files import compose
 from loratree_registry.connect import connect
-compose(connect(), "large", "merge", Path(sys.argv[1]), home=Path(sys.argv[2]))
+print(compose(connect(), "large", "merge", Path(sys.argv[1]), home=Path(sys.argv[2])).artifact.digest)
 """
+
+
+def writing_child(catalog: Catalog, tmp_path: Path) -> subprocess.Popen[str]:
+    """A process that is in the middle of writing a merge of the base `large` into tmp_path/out."""
+    large = tiny.llama(tmp_path / "large", vocab_size=150_000)  # 38 MB: it takes a while to write
+    manifest = read_base(large)
+    catalog.registry.add_base("large", manifest)
+    remember_base(catalog.home, manifest.digest, large)
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path / "out"), str(catalog.home)],
+        env=os.environ | {"LORATREE_HOME": str(catalog.home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while child.poll() is None and not list(tmp_path.glob(".out.*/out/model.safetensors")):
+        time.sleep(0.001)
+    return child
+
+
+@pytest.mark.parametrize("first", ["the same", "another"])
+def test_a_compose_that_another_process_overtakes_looks_again(catalog: Catalog, tmp_path: Path, first: str) -> None:
+    out, child = tmp_path / "out", writing_child(catalog, tmp_path)
+    child.send_signal(signal.SIGSTOP)
+    ref = "large" if first == "the same" else "tiny"
+    lockfile = compose(catalog.registry, ref, "merge", out, home=catalog.home)
+    child.send_signal(signal.SIGCONT)
+    printed, said = child.communicate(timeout=60)
+    assert left(tmp_path) == ["large", "out"]
+    assert read_lockfile(out) == lockfile
+    if first == "the same":
+        assert (child.returncode, printed.strip()) == (0, lockfile.artifact.digest)
+    else:
+        assert f"Conflict: {out} does not hold this composition" in said
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_compose_that_is_killed_leaves_no_folder_and_the_next_one_sweeps(
     catalog: Catalog, tmp_path: Path, how: signal.Signals
 ) -> None:
-    large = tiny.llama(tmp_path / "large", vocab_size=150_000)  # 38 MB: it takes a while to write
-    manifest, out = read_base(large), tmp_path / "out"
-    catalog.registry.add_base("large", manifest)
-    remember_base(catalog.home, manifest.digest, large)
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(out), str(catalog.home)],
-        env=os.environ | {"LORATREE_HOME": str(catalog.home)},
-        stderr=subprocess.DEVNULL,
-    )
-    while child.poll() is None and not list(tmp_path.glob(".out.*/out/model.safetensors")):
-        time.sleep(0.001)
+    out, child = tmp_path / "out", writing_child(catalog, tmp_path)
     child.send_signal(how)
-    assert child.wait(60) != 0
+    child.communicate(timeout=60)
+    assert child.returncode != 0
     assert not out.exists()
     assert (left(tmp_path) == ["large"]) == (how == signal.SIGINT)
     compose(catalog.registry, "large", "merge", out, home=catalog.home)

@@ -10,7 +10,7 @@ from torch import nn
 
 from loratree_composer import Composer
 from loratree_composer.adapters import Adapters
-from loratree_composer.base import manifest_of_module
+from loratree_composer.base import manifest_of_module, read_base
 from loratree_composer.merged_weights import Place
 from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound
 from tests import tiny
@@ -142,11 +142,35 @@ def test_a_model_in_another_dtype_is_compared_with_the_checkpoint_cast(catalog: 
 
 
 def test_a_model_in_another_dtype_whose_checkpoint_is_unknown_is_refused_with_what_to_do(catalog: Catalog) -> None:
-    (catalog.home / "bases.json").unlink()
+    shutil.rmtree(catalog.home / "bases")
     model = chains.load(catalog.tree.base, torch.bfloat16)
     with pytest.raises(Invalid, match=r"held in BF16 and the base tiny in F32.*verify=False"):
         composer(catalog, model)
     composer(catalog, model, verify=False).use(catalog.leaf)
+
+
+def test_a_base_that_cannot_be_compared_does_not_hide_the_one_that_the_model_is(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    for seed in (7, 8):  # no checkpoint is remembered for these
+        half = tiny.llama(tmp_path / f"half{seed}", seed=seed, dtype=torch.bfloat16)
+        catalog.registry.add_base(f"half{seed}", read_base(half))
+    assert composer(catalog, chains.load(catalog.tree.base)).base.name == "tiny"
+    assert composer(catalog, chains.load(catalog.tree.base, torch.float16)).base.name == "tiny"
+    assert composer(catalog, chains.load(tmp_path / "half7", torch.bfloat16)).base.name == "half7"
+    with pytest.raises(Invalid, match=r"base half7 in BF16.*its checkpoint is not known.*base half8 in BF16"):
+        composer(catalog, chains.load(tmp_path / "half7"))
+
+
+def test_a_base_in_the_models_own_dtype_goes_before_one_that_was_cast(catalog: Catalog, tmp_path: Path) -> None:
+    chains.load(catalog.tree.base, torch.bfloat16).save_pretrained(tmp_path / "half")  # type: ignore[operator]
+    model = chains.load(tmp_path / "half", torch.bfloat16)
+    catalog.registry.add_base("half", manifest_of_module(model))
+    assert composer(catalog, model).base.name == "half"
+    catalog.registry.add_base("twin", manifest_of_module(model))
+    with pytest.raises(Invalid, match=r"several bases \(half; twin\): say which it is with base=NAME"):
+        composer(catalog, model)
+    assert composer(catalog, model, base="twin").base.name == "twin"
 
 
 def test_a_tied_base_is_recognised(catalog: Catalog, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from loratree_composer.staging import staged
-from loratree_registry.errors import Unavailable
+from loratree_registry.errors import Conflict
 
 
 def names(folder: Path) -> list[str]:
@@ -36,7 +36,7 @@ def test_a_folder_that_was_filled_meanwhile_is_left_alone(tmp_path: Path) -> Non
             (tmp_path / "out").mkdir()
             (tmp_path / "out" / "theirs").write_text("y")
 
-    with pytest.raises(Unavailable, match="not empty"):
+    with pytest.raises(Conflict, match="filled by another program in the meantime"):
         race()
     assert names(tmp_path / "out") == ["theirs"]
     assert names(tmp_path) == ["out"]
