@@ -6,6 +6,7 @@ from torch import Tensor
 from loratree_composer.lowrank import LowRank
 
 UNIT = 2.0**-24
+MEASURED = 8
 
 
 def random_delta(out: int, inp: int, rank: int, *, seed: int, std: float = 0.1) -> LowRank:
@@ -15,16 +16,24 @@ def random_delta(out: int, inp: int, rank: int, *, seed: int, std: float = 0.1) 
     return LowRank(a * std, b * std)
 
 
-def excess(result: Tensor, weight: Tensor, levels: list[tuple[Tensor, Tensor, float]]) -> float:
-    """How far `result` is from W + Σ sBA in float64, over the bound of DESIGN.md's sixth rule: at most 1 is within.
+def provable(levels: list[tuple[Tensor, Tensor, float]]) -> int:
+    """The roundings that no order of summing exceeds: Σr + 2, and two more to fold a scale into B."""
+    scales = {scale for _, _, scale in levels}
+    return sum(len(a) for a, _, _ in levels) + (2 if scales <= {1.0} else 4)
 
-    The bound is ½ ulp(result) + 8·2⁻²⁴ (|W| + Σ |s| |B| |A|).
+
+def excess(
+    result: Tensor, weight: Tensor, levels: list[tuple[Tensor, Tensor, float]], *, roundings: int = MEASURED
+) -> float:
+    """How far `result` is from W + Σ sBA in float64, over the bound of a merge: at most 1 is within.
+
+    The bound is ½ ulp(result) + roundings·2⁻²⁴ (|W| + Σ |s| |B| |A|), by default the 8 that factors of both signs keep.
     """
     exact, size = weight.double(), weight.double().abs()
     for a, b, scale in levels:
         exact = exact + scale * (b.double() @ a.double())
         size = size + abs(scale) * (b.double().abs() @ a.double().abs())
-    bound = half_ulp(result) + 8 * UNIT * size
+    bound = half_ulp(result) + roundings * UNIT * size
     return float(((result.double() - exact).abs() / bound).max())
 
 

@@ -4,7 +4,7 @@ import torch
 from loratree_composer.lowrank import LowRank, concat
 from loratree_composer.merge import ROWS, merged
 from loratree_registry.errors import Invalid
-from tests.composer.arithmetic import excess, random_delta
+from tests.composer.arithmetic import excess, provable, random_delta
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -25,10 +25,20 @@ def test_chains_as_deep_and_wide_as_people_train_stay_within_the_bound() -> None
     assert excess(result, weight, [(d.a, d.b, 1.0) for d in raw]) <= 1
 
 
-def test_products_that_all_have_one_sign_stay_within_twice_the_bound() -> None:
-    generator = torch.Generator().manual_seed(0)
-    weight, a, b = (torch.rand(shape, generator=generator) for shape in ((256, 512), (512, 512), (256, 512)))
-    assert excess(merged(weight, LowRank(a, b), name="w"), weight, [(a, b, 1.0)]) <= 2
+@pytest.mark.parametrize("shape", [(700, 513), (513, 96), (300, 1024)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_merge_stays_within_the_provable_bound_for_any_signs_and_the_measured_one_for_both(
+    shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    for rank in (64, 96, 128, 200, 256):
+        delta, weight = random_delta(*shape, rank, seed=rank), random_weight(*shape, dtype, seed=1) / 20
+        levels = [(delta.a, delta.b, 1.0)]
+        result = merged(weight, delta, name="w")
+        assert excess(result, weight, levels) <= 1
+        assert excess(result, weight, levels, roundings=provable(levels)) <= 1
+        levels = [(delta.a.abs(), delta.b.abs(), 1.0)]
+        result = merged(weight.abs(), LowRank(delta.a.abs(), delta.b.abs()), name="w")
+        assert excess(result, weight.abs(), levels, roundings=provable(levels)) <= 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

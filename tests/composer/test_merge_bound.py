@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from loratree_composer.lowrank import LowRank, concat
 from loratree_composer.merge import merged
-from tests.composer.arithmetic import excess, random_delta
+from tests.composer.arithmetic import excess, provable, random_delta
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -35,3 +35,4 @@ def test_a_merge_is_within_the_bound_of_the_float64_sum(
     result = merged(weight, delta, name="w")
     assert result.dtype == dtype
     assert excess(result, weight, levels) <= 1
+    assert excess(result, weight, levels, roundings=provable(levels)) <= 1
