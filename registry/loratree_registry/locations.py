@@ -1,4 +1,4 @@
-"""Where this machine keeps the checkpoints of bases: HOME/bases.json, base digest → folder."""
+"""Where this machine keeps the checkpoints of bases: one file a base, HOME/bases/<64 hexadecimal digits>.json."""
 
 import json
 import os
@@ -6,47 +6,49 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from loratree_registry.canonical import DIGEST_PREFIX
 from loratree_registry.errors import Invalid, Unavailable
+from loratree_registry.paths import is_digest
 
-BASES: Final = "bases.json"
+BASES: Final = "bases"
 
 
 def remember_base(home: Path, digest: str, directory: Path) -> None:
     """Notes that the base's checkpoint is in `directory`, written atomically and readable by its owner alone.
 
-    Raises Unavailable where HOME cannot be written.
+    A file a base, so that processes that note different bases need no lock. Raises Unavailable where HOME cannot be
+    written.
     """
-    entries = _read(home) | {digest: str(directory.resolve())}
+    file = _file(home, digest)
     try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=home, prefix=f".{BASES}.")  # created 0600
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=".")  # created 0600
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(entries, file, indent=2, sort_keys=True)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(home / BASES)
+            with os.fdopen(handle, "w", encoding="utf-8") as temporary:
+                json.dump({"digest": digest, "directory": str(directory.resolve())}, temporary)
+                temporary.flush()
+                os.fsync(temporary.fileno())
+            Path(name).replace(file)
         finally:
             Path(name).unlink(missing_ok=True)
     except OSError as error:
-        raise Unavailable(
-            f"{home / BASES} cannot be written ({error.strerror}): set LORATREE_HOME elsewhere"
-        ) from error
+        raise Unavailable(f"{file} cannot be written ({error.strerror}): set LORATREE_HOME elsewhere") from error
 
 
 def base_directory(home: Path, digest: str) -> Path | None:
-    """The folder of the base's checkpoint on this machine; None where none is known or it is gone."""
-    directory = _read(home).get(digest)
-    return Path(directory) if directory is not None and Path(directory).is_dir() else None
-
-
-def _read(home: Path) -> dict[str, str]:
+    """The folder of the base's checkpoint on this machine; None where none is known or it is gone. Raises Invalid."""
+    file = _file(home, digest)
     try:
-        entries = json.loads((home / BASES).read_text(encoding="utf-8"))
+        entry = json.loads(file.read_text(encoding="utf-8"))
+        directory = Path(entry["directory"])
     except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise Invalid(f"{home / BASES} cannot be read ({error}): delete it and add the bases again") from error
-    if not isinstance(entries, dict) or not all(isinstance(value, str) for value in entries.values()):
-        raise Invalid(f"{home / BASES} does not map digests to folders: delete it and add the bases again")
-    return entries
+        return None
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        raise Invalid(f"{file} cannot be read ({error}): delete it and add the base again") from error
+    return directory if directory.is_dir() else None
+
+
+def _file(home: Path, digest: str) -> Path:
+    if not is_digest(digest):  # a server says it, and it becomes a file's name
+        raise Invalid(f"{digest!r} is not a base's digest: expected sha256: and 64 hexadecimal digits")
+    return home / BASES / f"{digest.removeprefix(DIGEST_PREFIX)}.json"
