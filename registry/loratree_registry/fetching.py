@@ -1,7 +1,6 @@
 """Bringing versions to this machine: the cache of files by digest, and `loratree pull`."""
 
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from loratree_registry.blobs.disk import sync
 from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.canonical import canonical_json, digest_stream
 from loratree_registry.composition import FileDigest
@@ -98,9 +98,9 @@ def _write(out: Path, files: dict[str, Path], config: dict[str, Any]) -> None:
                 shutil.copyfile(source, folder / name)
             (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             for name in (*files, CONFIG):
-                _sync(folder / name)
+                sync(folder / name)
             folder.rename(out)  # takes the place of an empty folder
-        _sync(out.absolute().parent)
+        sync(out.absolute().parent)
     except OSError as error:
         raise Unavailable(f"{out} cannot be written ({error.strerror}): give a folder on a disk with room") from error
 
@@ -116,11 +116,3 @@ def _sibling(out: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

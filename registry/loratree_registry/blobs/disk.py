@@ -1,6 +1,7 @@
 """What a disk refuses, said in one sentence."""
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,15 @@ def disk_errors(folder: Path, setting: str, *, needs: int = 0) -> Iterator[None]
         yield
     except OSError as error:
         raise Unavailable(_sentence(folder, setting, needs, error)) from error
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's bytes are on the disk, or a folder's names: a rename survives a power cut only then."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _sentence(folder: Path, setting: str, needs: int, error: OSError) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from loratree_registry.blobs.disk import disk_errors
+from loratree_registry.blobs.disk import disk_errors, sync
 from loratree_registry.blobs.verified import check_announced, verified
 from loratree_registry.canonical import DIGEST_PREFIX, digest_stream
 from loratree_registry.errors import NotFound, Unavailable
@@ -104,18 +104,9 @@ class LocalBlobStore:
             folder.mkdir(mode=0o700, exist_ok=True)
         temporary.replace(path)
         for folder in (path.parent, path.parent.parent, self.root):
-            _sync_folder(folder)
+            sync(folder)
 
 
 def _drain(chunks: Iterator[bytes]) -> None:
     for _ in chunks:
         pass
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename survives a power cut only once its folder is on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

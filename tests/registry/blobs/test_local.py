@@ -132,6 +132,37 @@ def test_an_interrupted_stream_leaves_no_temporary_file(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+def test_a_disk_that_gives_back_other_bytes_than_were_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(handle: int) -> None:
+        os.truncate(handle, 1)  # what a broken disk does behind the file's back
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(Unavailable, match="gave back other bytes than were written: check the disk"):
+        LocalBlobStore(tmp_path).put(digest_of(CONTENT), len(CONTENT), io.BytesIO(CONTENT))
+    assert files(tmp_path) == []
+
+
+def test_the_bytes_are_synced_before_they_are_named_and_every_folder_of_the_name_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = digest_of(CONTENT)
+    name = tmp_path / "sha256" / digest[7:9] / digest[7:]
+    synced: list[tuple[Path, bool]] = []
+    fsync = os.fsync
+
+    def watch(handle: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{handle}").readlink(), name.exists()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    LocalBlobStore(tmp_path).put(digest, len(CONTENT), io.BytesIO(CONTENT))
+    (written, named), *folders = synced
+    assert (written.parent, named) == (tmp_path / "tmp", False)
+    assert folders == [(name.parent, True), (name.parent.parent, True), (tmp_path, True)]
+
+
 def test_one_byte_where_none_was_announced_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="got more"):
         LocalBlobStore(tmp_path).put(digest_of(b""), 0, io.BytesIO(b"x"))
