@@ -1,12 +1,13 @@
 """Opens the database, its transactions and its schema; a failure is one sentence."""
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from loratree_migrations import HEAD, current
 from loratree_migrations import upgrade as migrate
@@ -119,9 +120,17 @@ def _parsed(address: str) -> URL:
 
 def _sqlite(url: URL) -> Engine:
     engine = create_engine(url, connect_args={"timeout": LOCK_TIMEOUT_S})
+    event.listen(engine, "do_connect", _create_private)
     event.listen(engine, "connect", _settle)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def _create_private(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> None:
+    """Creates the file for its owner alone, whatever its folder allows; SQLite gives its log the same mode."""
+    if "uri" not in options:
+        with suppress(OSError):  # it is there, or SQLite says why it cannot be: opening it would drop SQLite's locks
+            os.close(os.open(arguments[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _settle(connection: Any, _record: Any) -> None:
@@ -144,6 +153,9 @@ def _answering(engine: Engine) -> Iterator[None]:
         yield
     except IntegrityError as error:
         raise Conflict("another writer changed the same thing at the same time: try again") from error
+    except DataError as error:
+        reason = str(error.orig).strip().partition("\n")[0]
+        raise Invalid(f"the request holds what the database cannot ({reason}): take that out") from error
     except SQLAlchemyError as error:
         raise _sentence(engine.url, error) from error
 

@@ -168,8 +168,8 @@ class EmbeddedRegistry:
     def open_file(self, ref: str, name: str) -> Iterator[BinaryIO]:
         """See Registry.open_file."""
         with reading(self._engine) as connection:
-            digest = files.file_digest(connection, ref, name)
-        with files.open_stored(self._blobs, digest) as stream:
+            file = files.find_file(connection, ref, name)
+        with files.open_stored(self._blobs, file) as stream:
             yield stream
 
     def close(self) -> None:

@@ -23,24 +23,28 @@ def check_uploaded(connection: Connection, files: list[FileDigest]) -> None:
         raise Invalid(f"the sizes stated are not those stored: {listed(other)}")
 
 
-def file_digest(connection: Connection, ref: str, name: str) -> str:
-    """The digest of one file of the version that `ref` names. Raises NotFound."""
+def find_file(connection: Connection, ref: str, name: str) -> FileDigest:
+    """One file of the version that `ref` names. Raises NotFound."""
     version = find_version(connection, ref)
-    found = {file.name: file.sha256 for file in repository.files_of(connection, [version.id])[version.id]}
+    found = {file.name: file for file in repository.files_of(connection, [version.id])[version.id]}
     if name not in found:
         raise NotFound(f"{version.ref} has no file {name!r}: it has {listed(sorted(found))}")
     return found[name]
 
 
 @contextmanager
-def open_stored(blobs: BlobStore, digest: str) -> Iterator[BinaryIO]:
-    """Opens bytes that the database says are stored. Raises Corrupt where the blob store has lost them."""
+def open_stored(blobs: BlobStore, file: FileDigest) -> Iterator[BinaryIO]:
+    """Opens bytes that the database says are stored. Raises Corrupt where the blob store has lost or cut them."""
+    held = blobs.size(file.sha256)
+    if held != file.size:
+        found = "does not hold them" if held is None else f"holds {held}"
+        raise Corrupt(
+            f"the {file.size} bytes of {file.sha256} are recorded as stored, and the blob store {found}: "
+            "restore it from a backup, or upload the file again"
+        )
     with ExitStack() as stack:
         try:
-            stream = stack.enter_context(blobs.open(digest))
-        except NotFound as error:
-            raise Corrupt(
-                f"the bytes of {digest} are recorded as stored, and the blob store does not hold them: "
-                "restore it from a backup, or upload the file again"
-            ) from error
+            stream = stack.enter_context(blobs.open(file.sha256))
+        except NotFound as error:  # gone since
+            raise Corrupt(f"the bytes of {file.sha256} were removed while they were asked for: try again") from error
         yield stream

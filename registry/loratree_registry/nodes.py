@@ -20,6 +20,8 @@ def ensure_node(connection: Connection, path: str, *, level: Level | None) -> No
 
     Raises NotFound without the base, Conflict where the node has another level, Invalid where levels do not fit.
     """
+    if level is not None and level not in LEVELS:
+        raise Invalid(f"level {level[:80]!r} is not known: expected one of {', '.join(LEVELS)}")
     found = repository.nodes_on_path(connection, parse_path(path))
     if not found:
         raise unknown_base(base_of(path))

@@ -26,10 +26,10 @@ def page(
     return Page(items=records(shown), next=key(shown[-1]) if len(rows) > limit else None)
 
 
-def number_after(after: str | None) -> int | None:
-    """Reads an `after` that is a number. Raises Invalid."""
+def number_after(after: str | None, *, digits: int = 18) -> int | None:
+    """Reads an `after` that is a number of so many digits at most, as the column holds. Raises Invalid."""
     if after is None:
         return None
-    if not (after.isascii() and after.isdecimal() and len(after) <= 18):
-        raise Invalid(f"after={after!r} is not a place in this listing: pass a page's `next` as it came")
+    if not (after.isascii() and after.isdecimal() and len(after) <= digits):
+        raise Invalid(f"after={after[:80]!r} is not a place in this listing: pass a page's `next` as it came")
     return int(after)

@@ -5,7 +5,7 @@ Two parts, because the first reads the files and may take long, and the second h
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 from sqlalchemy import Connection
 
@@ -21,9 +21,9 @@ from loratree_registry.paths import ancestors_of, base_of, is_ancestor, is_diges
 from loratree_registry.peft_format import canonical_config, classify, warnings
 from loratree_registry.rows import NodeRow, VersionRow
 from loratree_registry.safetensors_header import read_header
-from loratree_registry.schemas import Published, Submission
+from loratree_registry.schemas import PinSource, Published, Submission
 from loratree_registry.text import check_text
-from loratree_registry.versions import find_version, records
+from loratree_registry.versions import find_version, records, versionless
 
 WEIGHTS = "adapter_model.safetensors"
 BASE = "base"
@@ -41,12 +41,14 @@ class Examined:
 def check_submission(path: str, submission: Submission) -> None:
     """Checks all that needs no database and no file. Raises Invalid."""
     if "/" not in parse_path(path):
-        raise Invalid(f"{path} is a base, which has no versions: publish below it, such as at {path}/DOMAIN")
+        raise Invalid(versionless(path))
     names = [file.name for file in submission.files]
     if names != [WEIGHTS]:
         raise Invalid(f"a version holds exactly the file {WEIGHTS}: got {listed(names) or 'none'}")
     if wrong := [file.sha256 for file in submission.files if not is_digest(file.sha256)]:
         raise Invalid(f"a file's digest is sha256: and 64 hexadecimal digits: got {listed(wrong)}")
+    if submission.found not in get_args(PinSource):
+        raise Invalid(f"the pin's source is {submission.found!r}: expected one of {', '.join(get_args(PinSource))}")
     if (submission.found == "assumed") != (submission.parent is None):
         raise Invalid(
             f"the parent is {submission.parent or 'not given'} and its source {submission.found}: "
@@ -65,7 +67,7 @@ def examine(blobs: BlobStore, manifest: BaseManifest, submission: Submission) ->
         content = content_digest(config, submission.files)
     except ValueError as error:
         raise Invalid(f"the adapter's config has no canonical form: {error}") from error
-    with open_stored(blobs, weights.sha256) as stream:
+    with open_stored(blobs, weights) as stream:
         header = read_header(stream, weights.size, name=weights.name)
         digests = check_finite(stream, header, name=weights.name)
     spec = classify(config, header, manifest, digests=digests)

@@ -196,7 +196,7 @@ def list_dependents(
     # PostgreSQL reads all 10,000 dependents for a page of 3, or walks the primary key.
     here = (tuple_(column, versions.c.id) > (key, after or 0)) & (column <= key)
     ids = select(versions.c.id).where(here).order_by(column, versions.c.id).limit(limit)
-    shown = (ids.where(versions.c.pin_id.is_(None)) if pin_id is None else ids).subquery()
+    shown = (ids.where(versions.c.pin_id.is_(None)) if pin_id is None else ids).subquery("shown")
     return _versions(connection, _VERSION.join(shown, shown.c.id == versions.c.id).order_by(versions.c.id))
 
 

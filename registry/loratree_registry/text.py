@@ -6,16 +6,21 @@ from loratree_registry.errors import Invalid
 
 
 def check_text(what: str, text: str | None, *, limit: int) -> str | None:
-    """Checks `text`'s length in characters, and for control characters, line breaks and tabs aside. Raises Invalid."""
+    """Checks `text`'s length in characters, and for control characters and line breaks. Raises Invalid."""
     if text is None:
         return None
     if len(text) > limit:
         raise Invalid(f"the {what} has {len(text)} characters, at most {limit} are allowed")
     wrong = sorted({repr(character) for character in text if _is_control(character)})
     if wrong:
-        raise Invalid(f"the {what} holds {', '.join(wrong[:5])}: control characters are not allowed, take them out")
+        raise Invalid(f"the {what} holds {', '.join(wrong[:5])}: take out control characters and line breaks")
     return text
 
 
+def one_line(text: str) -> str:
+    """The text as a terminal may be given it: a space for all that breaks the line or moves the cursor."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 def _is_control(character: str) -> bool:
-    return character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cs")
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")

@@ -3,10 +3,10 @@
 from sqlalchemy import Connection
 
 from loratree_registry import repository
-from loratree_registry.errors import NotFound, listed
+from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.nodes import find_node
 from loratree_registry.paging import check_limit, number_after, page
-from loratree_registry.paths import parse_ref
+from loratree_registry.paths import is_digest, parse_ref
 from loratree_registry.repository import Selector
 from loratree_registry.rows import NodeRow, VersionRow
 from loratree_registry.schemas import Page, Version
@@ -29,7 +29,9 @@ def version(connection: Connection, ref: str) -> Version:
 
 def versions(connection: Connection, path: str, *, content: str | None, after: str | None, limit: int) -> Page[Version]:
     """The versions at `path`, newest first; `content` keeps those of one content digest."""
-    node, before = find_node(connection, path), number_after(after)
+    if content is not None and not is_digest(content):
+        raise Invalid(f"content is {content[:80]!r}: expected sha256: and 64 hexadecimal digits")
+    node, before = find_node(connection, path), number_after(after, digits=9)
     rows = repository.list_versions(connection, node.id, content=content, before=before, limit=check_limit(limit) + 1)
     return page(rows, limit, key=lambda row: str(row.number), records=lambda shown: records(connection, shown))
 
@@ -40,10 +42,15 @@ def records(connection: Connection, rows: list[VersionRow]) -> list[Version]:
     return [row.record(files[row.id]) for row in rows]
 
 
+def versionless(base: str) -> str:
+    """The sentence for a base where a version's node is meant."""
+    return f"{base} is a base, which has no versions: name a node below it, such as {base}/DOMAIN"
+
+
 def no_version(connection: Connection, node: NodeRow, selector: Selector) -> NotFound:
     """The sentence for a selector that nothing at the node answers to, with what there is."""
     if node.level == "base":
-        return NotFound(f"{node.path} is a base, which has no versions: name a node below it")
+        return NotFound(versionless(node.path))
     if node.head is None:
         return NotFound(f"{node.path} is a grouping without a version: publish one there, or name another node")
     aliases = [alias.name for alias in repository.list_aliases(connection, [node.id])]

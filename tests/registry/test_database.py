@@ -23,7 +23,8 @@ SMALL = (
     "SCAN link",
     "SCAN CONSTANT ROW",
     "SCAN (subquery-1)",
-)  # what a plan may read whole: the chain, and the list of nothing
+    "SCAN shown",
+)  # what a plan may read whole: the chain, the list of nothing, a page
 
 
 @pytest.fixture
@@ -51,6 +52,16 @@ def sentence(error: pytest.ExceptionInfo[LoratreeError]) -> str:
 def test_the_home_is_made_for_its_owner_alone(storage: Storage) -> None:
     open_embedded(storage.settings()).close()
     assert (storage.folder / "home").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_database_is_its_owners_alone_in_a_folder_that_others_may_read(storage: Storage) -> None:
+    home = storage.folder / "home"
+    home.mkdir(mode=0o755)
+    registry = open_embedded(storage.settings())
+    registry.bases()
+    modes = {file.name: file.stat().st_mode & 0o777 for file in home.glob("loratree.db*")}
+    assert modes == dict.fromkeys(["loratree.db", "loratree.db-wal", "loratree.db-shm"], 0o600)
+    registry.close()
 
 
 def test_a_home_that_cannot_be_made_is_one_sentence(storage: Storage) -> None:
@@ -276,6 +287,7 @@ def test_no_listing_scans_a_table_that_grows(registry: EmbeddedRegistry, materia
     registry.resolve("tiny/a/b", follow="latest")
     registry.lineage("tiny/a/b")
     registry.dependents("tiny/a@stable")
+    registry.dependents("tiny", after="1")
     registry.aliases("tiny/a")
     registry.base("tiny")
     registry.events("tiny", after="9")

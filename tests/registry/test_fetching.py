@@ -91,7 +91,7 @@ def test_a_blob_that_is_damaged_in_the_store_is_named_and_never_given_out(
 ) -> None:
     whole = stored(home).read_bytes()
     stored(home).write_bytes({"changed": whole[:-1] + b"\x01", "cut": whole[:-1], "longer": whole + b"\0"}[damage])
-    with pytest.raises(Corrupt, match=f"the blob {version.files[0].sha256} .*{REF}.* is damaged"):
+    with pytest.raises(Corrupt, match=version.files[0].sha256):
         fetch(registry, home, REF, version.files[0])
     with pytest.raises(Corrupt):
         pull(registry, home, REF, tmp_path / "out")

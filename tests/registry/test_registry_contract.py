@@ -262,7 +262,7 @@ def test_an_after_that_no_page_gave_is_refused(registry: Registry, after: str) -
 
 def test_a_published_version_tells_all_about_itself(registry: Registry, material: Material) -> None:
     before = datetime.now(UTC) - timedelta(seconds=1)
-    published = publish(registry, MED, material.rank8, "base", note="first\ntry")
+    published = publish(registry, MED, material.rank8, "base", note="first try")
     version, adapter = published.version, material.rank8
     config = canonical_config(adapter.config)
     assert published.created
@@ -276,7 +276,7 @@ def test_a_published_version_tells_all_about_itself(registry: Registry, material
     assert version.pin == Pin(path=None, version=None, digest=None, found="explicit")
     assert (version.summary.ranks, version.summary.scales, version.summary.modules) == ([8], [2.0], 14)
     assert version.summary.rules == {"additive": 14}
-    assert (version.files, version.size, version.note) == ([adapter.file], adapter.file.size, "first\ntry")
+    assert (version.files, version.size, version.note) == ([adapter.file], adapter.file.size, "first try")
     assert version.config == config
     assert version.created_at.endswith("Z")
     assert len(version.created_at) == len("2026-01-31T09:30:00.000001Z")
@@ -466,6 +466,14 @@ def _zero_in_note(sent: Submission) -> Submission:
     return replace(sent, note="a\x00b")
 
 
+def _two_lines_in_note(sent: Submission) -> Submission:
+    return replace(sent, note="a\nb")
+
+
+def _guessed(sent: Submission) -> Submission:
+    return replace(sent, found="guessed")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -480,6 +488,8 @@ def _zero_in_note(sent: Submission) -> Submission:
         _other_rank,
         _long_note,
         _zero_in_note,
+        _two_lines_in_note,
+        _guessed,
     ],
 )
 def test_a_submission_that_is_wrong_in_itself_is_refused_and_leaves_nothing(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -154,11 +155,20 @@ def test_a_conflict_is_the_same_conflict(behind: EmbeddedRegistry, remote: Remot
         assert here[0] is Conflict
 
 
-def test_lost_bytes_are_corrupt_on_both_sides(
-    behind: EmbeddedRegistry, remote: RemoteRegistry, storage: Storage
+def cut(blob: Path) -> None:
+    os.truncate(blob, 100)
+
+
+def lengthen(blob: Path) -> None:
+    blob.write_bytes(blob.read_bytes() + b"more")
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, cut, lengthen])
+def test_lost_cut_and_longer_bytes_are_corrupt_on_both_sides(
+    behind: EmbeddedRegistry, remote: RemoteRegistry, storage: Storage, damage: Callable[[Path], None]
 ) -> None:
     for blob in Path(storage.settings().blobs).rglob("sha256/*/*"):
-        blob.unlink()
+        damage(blob)
     here, there = (refusal(lambda: registry.open_file(MED, WEIGHTS).__enter__()) for registry in (behind, remote))  # noqa: B023
     assert here == there
     assert here[0] is Corrupt
@@ -280,6 +290,15 @@ def test_every_problem_becomes_the_error_that_it_tells_of(slug: str, status: int
         assert refusal(registry.bases) == (kind, "why")
 
 
+@pytest.mark.parametrize("detail", ["a\nb", "a\x1b]0;title\x07b", "a\u202eb", "a\r\x9bb"])
+def test_a_servers_sentence_reaches_no_terminal_raw(detail: str) -> None:
+    document = {"type": "urn:loratree:problem:conflict", "title": "", "status": 409, "detail": detail, "instance": ""}
+    with stranger(409, json.dumps(document).encode(), "application/problem+json") as registry:
+        _, sentence = refusal(registry.bases)
+    assert sentence.isprintable()
+    assert (sentence[0], sentence[-1]) == ("a", "b")
+
+
 @contextmanager
 def scripted(*answers: bytes) -> Iterator[tuple[RemoteRegistry, list[bytes]]]:
     """A server that gives each connection one of `answers`, cut off where it ends, and notes the requests."""
@@ -312,9 +331,10 @@ def test_a_read_is_sent_again_where_the_connection_broke() -> None:
 
 
 def test_a_write_is_never_sent_twice() -> None:
-    with scripted(b"") as (registry, requests):
-        assert refusal(lambda: registry.create_node("tiny/x"))[0] is Unavailable
-    assert len(requests) == 1
+    with scripted(b"", EMPTY_PAGE) as (registry, requests):
+        assert "cannot be reached" in refusal(lambda: registry.create_node("tiny/x"))[1]
+        assert registry.bases().items == []
+    assert [request.split()[0] for request in requests] == [b"POST", b"GET"]
 
 
 def test_a_file_that_is_cut_off_is_told_and_never_taken_for_whole() -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from loratree_registry.errors import Conflict, Corrupt, Invalid, LoratreeError, NotFound, Unavailable
+from loratree_registry.text import one_line
 
 MEDIA_TYPE: Final = "application/problem+json"
 NO_ROUTE: Final = "no-route"
@@ -38,9 +39,10 @@ def problem_of(error: LoratreeError, instance: str) -> Problem:
 
 
 def error_of(problem: Problem) -> LoratreeError:
-    """The error that a problem document tells of, with the same sentence."""
+    """The error that a problem document tells of, with the same sentence, in one line for a terminal."""
+    sentence = one_line(problem.detail)
     if problem.slug in _KINDS:
-        return _KINDS[problem.slug](problem.detail)
+        return _KINDS[problem.slug](sentence)
     if problem.slug != NO_ROUTE and 400 <= problem.status < 500:
-        return Invalid(problem.detail)
-    return Unavailable(problem.detail)
+        return Invalid(sentence)
+    return Unavailable(sentence)
