@@ -9,7 +9,7 @@ from loratree_registry.name_regex import NameRegex
 
 MAX_REGEXES: Final = 32  # keys that are plain names have no such limit
 
-_PLAIN = re.compile(r"\^?[A-Za-z0-9_.-]+")
+_PLAIN = re.compile(r"\^?[^\\^$*+?{}\[\]|()]+")
 _Form = tuple[bool, int, tuple[int, ...]]  # anchored at the start, length, where its dots are
 
 

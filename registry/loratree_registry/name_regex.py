@@ -6,18 +6,18 @@ states are followed one character at a time (Thompson, 1968). What needs backtra
 look-around, is refused by name.
 """
 
-import string
+from collections.abc import Callable
 from typing import Final
 
-ALPHABET: Final = frozenset(string.ascii_letters + string.digits + "_-.")  # what a module's name is made of
 MAX_LENGTH: Final = 512
 MAX_STATES: Final = 2_000
 MAX_STEPS: Final = 100_000  # a usual key takes hundreds; this many hold about 4 MB
 
-_CLASSES: Final = {
-    "d": frozenset(string.digits),
-    "w": frozenset(string.ascii_letters + string.digits + "_"),
-    "s": frozenset[str](),
+_Accepts = Callable[[str], bool]  # of one character
+_CLASSES: Final[dict[str, _Accepts]] = {
+    "d": str.isdecimal,
+    "w": lambda character: character.isalnum() or character == "_",
+    "s": str.isspace,
 }
 _SPECIAL: Final = frozenset("^$*+?{}[]|()\\")
 _State = int
@@ -25,18 +25,21 @@ _Fragment = tuple[_State, _State]  # entry and exit
 
 
 class NameRegex:
-    """One pattern, matched as re.match((.*\\.)?(pattern)$, name) does. Raises ValueError for what it does not know."""
+    """One pattern, matched as re.match((.*\\.)?(pattern)$, name) does, or as re.fullmatch(pattern, name) where `whole`.
 
-    def __init__(self, pattern: str) -> None:
+    Names are printable. Raises ValueError for what it does not know.
+    """
+
+    def __init__(self, pattern: str, *, whole: bool = False) -> None:
         if len(pattern) > MAX_LENGTH:
             raise ValueError(f"it has {len(pattern)} characters, at most {MAX_LENGTH} are allowed")
         self._automaton = _Automaton()
         self._entry, self._exit = _Parser(pattern, self._automaton).parse()
         self._known: dict[tuple[frozenset[_State], str], frozenset[_State]] = {}
-        self._steps = 0
+        self._steps, self._whole = 0, whole
 
     def matches(self, name: str) -> bool:
-        """Tells whether the pattern matches `name`, or what stands behind one of its dots, to the end."""
+        """Tells whether the pattern matches `name`, or (unless `whole`) what stands behind a dot of it, to the end."""
         states = self._closure({self._entry}, start=True)
         for character in name:
             states = self._step(states, character)
@@ -45,8 +48,8 @@ class NameRegex:
     def _step(self, states: frozenset[_State], character: str) -> frozenset[_State]:
         key = (states, character)
         if key not in self._known:
-            moved = {to for state in states for accepted, to in self._automaton.moves[state] if character in accepted}
-            if character == ".":
+            moved = {to for state in states for accepts, to in self._automaton.moves[state] if accepts(character)}
+            if character == "." and not self._whole:
                 moved.add(self._entry)
             self._known[key] = self._closure(moved)
         return self._known[key]
@@ -73,7 +76,7 @@ class _Automaton:
     """States by number: what each accepts and where it leads, and where it leads for nothing or past an anchor."""
 
     def __init__(self) -> None:
-        self.moves: list[list[tuple[frozenset[str], _State]]] = []
+        self.moves: list[list[tuple[_Accepts, _State]]] = []
         self.skips: list[list[tuple[str, _State]]] = []
 
     def state(self) -> _State:
@@ -83,9 +86,9 @@ class _Automaton:
         self.skips.append([])
         return len(self.moves) - 1
 
-    def accept(self, characters: frozenset[str]) -> _Fragment:
+    def accept(self, accepts: _Accepts) -> _Fragment:
         entry, out = self.state(), self.state()
-        self.moves[entry].append((characters, out))
+        self.moves[entry].append((accepts, out))
         return entry, out
 
     def skip(self, anchor: str = "") -> _Fragment:
@@ -211,7 +214,7 @@ class _Parser:
     def _atom(self) -> _Fragment:
         character = self._take()
         if character == ".":
-            return self._automaton.accept(ALPHABET)
+            return self._automaton.accept(lambda found: found != "\n")
         if character in "^$":
             return self._automaton.skip(character)
         if character == "(":
@@ -222,7 +225,7 @@ class _Parser:
             return self._automaton.accept(self._escaped())
         if character in _SPECIAL:
             raise ValueError(f"it has a {character} that is neither escaped nor in its place")
-        return self._automaton.accept(frozenset(character))
+        return self._automaton.accept(_one(character))
 
     def _group(self) -> _Fragment:
         if self._peek() == "?":
@@ -234,39 +237,54 @@ class _Parser:
         self._take(")")
         return fragment
 
-    def _escaped(self) -> frozenset[str]:
+    def _escaped(self) -> _Accepts:
+        escaped = self._escape()
+        return _one(escaped) if isinstance(escaped, str) else escaped
+
+    def _escape(self) -> str | _Accepts:
+        """What stands behind a backslash: a character, or a class of them."""
         character = self._take()
         if character.lower() in _CLASSES:
             found = _CLASSES[character.lower()]
-            return found if character.islower() else ALPHABET - found
+            return found if character.islower() else _none_of([found])
         if character.isalnum():
             raise ValueError(f"it uses \\{character}, which is not matched here")
-        return frozenset(character)
+        return character
 
-    def _class(self) -> frozenset[str]:
+    def _class(self) -> _Accepts:
         negated = self._peek() == "^"
         if negated:
             self._take()
-        found: frozenset[str] = frozenset()
-        first = True
-        while first or self._peek() != "]":
-            found |= self._range()
-            first = False
+        found = [self._range()]
+        while self._peek() != "]":
+            found.append(self._range())
         self._take("]")
-        return ALPHABET - found if negated else found
+        return _none_of(found) if negated else _any_of(found)
 
-    def _range(self) -> frozenset[str]:
+    def _range(self) -> _Accepts:
         low = self._member()
         if self._peek() != "-" or self._pattern[self._at + 1 : self._at + 2] in ("]", ""):
-            return low
+            return _one(low) if isinstance(low, str) else low
         self._take("-")
         high = self._member()
-        if len(low) != 1 or len(high) != 1 or min(low) > min(high):
+        if not isinstance(low, str) or not isinstance(high, str) or low > high:
             raise ValueError("it has a character range that goes backwards or from a class")
-        return frozenset(character for character in ALPHABET if min(low) <= character <= min(high))
+        return lambda character: low <= character <= high
 
-    def _member(self) -> frozenset[str]:
+    def _member(self) -> str | _Accepts:
         character = self._take()
         if character == "[":
             raise ValueError("it has a [ within [ ], which is not matched here: escape it")
-        return self._escaped() if character == "\\" else frozenset(character)
+        return self._escape() if character == "\\" else character
+
+
+def _one(expected: str) -> _Accepts:
+    return lambda character: character == expected
+
+
+def _any_of(members: list[_Accepts]) -> _Accepts:
+    return lambda character: any(accepts(character) for accepts in members)
+
+
+def _none_of(members: list[_Accepts]) -> _Accepts:
+    return lambda character: not any(accepts(character) for accepts in members)

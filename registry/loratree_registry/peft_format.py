@@ -34,6 +34,7 @@ from loratree_registry.peft_rules import (
 )
 from loratree_registry.safetensors_header import Header
 from loratree_registry.scaling import Scaling, read_scaling, shown
+from loratree_registry.target_modules import TargetModules, left_out
 
 __all__ = ["canonical_config", "classify", "warnings"]
 
@@ -60,6 +61,7 @@ def classify(
     reader = _Reader(config, header, manifest, digests)
     reader.read_config()
     reader.read_tensors()
+    reader.check_targets()
     modules = tuple(module for name in sorted(reader.factors) if (module := reader.module(name)) is not None)
     problems = reader.problems()
     if not modules and not problems:
@@ -77,6 +79,11 @@ def warnings(config: Mapping[str, Any], spec: AdapterSpec) -> list[str]:
             f"it repeats weights of the base, which nothing reads ({listed(list(spec.copies), limit=3)}): "
             "save_pretrained(…, save_embedding_layers=False) leaves them out"
         )
+    targets = TargetModules(config)
+    left_out(targets, [module.name for module in spec.modules])
+    found += targets.unchecked
+    if config.get("target_modules") is None:
+        found.append("its config names no target_modules, so PEFT takes those that it knows for the architecture")
     for field in ("rank_pattern", "alpha_pattern"):
         patterns = ModulePatterns(field, config.get(field) or {})
         for module in spec.modules:
@@ -102,6 +109,7 @@ class _Reader:
         ties = [(p.name, p.tied_to) for p in manifest.parameters if p.tied_to is not None]
         self._tied = {name for tie in ties for name in tie}
         self._scaling: Scaling | None = None
+        self._targets: TargetModules | None = None
         self._refused: dict[Refusal, list[str]] = defaultdict(list)
         self._others: list[str] = []
         self.copies: list[str] = []
@@ -128,6 +136,10 @@ class _Reader:
         self._read_init(config.get("init_lora_weights", True))
         try:
             self._scaling = read_scaling(config)
+        except Invalid as error:
+            self._others.append(str(error))
+        try:
+            self._targets = TargetModules(config)
         except Invalid as error:
             self._others.append(str(error))
 
@@ -180,6 +192,12 @@ class _Reader:
         if name.endswith(".bias") and self._config.get("bias", "none") != "none":
             return BIAS
         return SAVED if self._config.get("modules_to_save") else BASE_COPY
+
+    def check_targets(self) -> None:
+        """Checks that PEFT would load every module, those of the base that LoRA is composed on."""
+        known = [name for name in sorted(self.factors) if self._kinds.get(name) in RULES]
+        if self._targets is not None and (clause := left_out(self._targets, known)):
+            self._others.append(clause)
 
     def module(self, name: str) -> ModuleSpec | None:
         """One module from its two factors, or None where something is wrong with it."""

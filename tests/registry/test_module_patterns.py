@@ -19,7 +19,7 @@ MODULES = [
     for layer in (0, 1, 11)
     for module in ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj", "mlp-x.w_1")
 ]
-NAMES = st.sampled_from(MODULES) | st.text("ab.0_-", max_size=8)
+NAMES = st.sampled_from(MODULES) | st.text("ab.0_-", max_size=8) | st.text("ab.>[ é中٣", max_size=8)
 ATOMS = st.sampled_from(
     [
         r"a",
@@ -84,7 +84,18 @@ def test_a_key_matches_a_module_exactly_when_re_matches_it(pattern: str, name: s
     assert regex.matches(name) == python_matches(pattern, name)
 
 
-@given(st.text("ab.*+?()[]{}|^$\\,-12:=!dwA", max_size=12), NAMES)
+@given(PATTERNS, NAMES)
+def test_a_pattern_matches_a_whole_name_exactly_when_re_does(pattern: str, name: str) -> None:
+    try:
+        regex = NameRegex(pattern, whole=True)
+    except ValueError:
+        assume(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert regex.matches(name) == (re.fullmatch(pattern, name) is not None)
+
+
+@given(st.text("ab.*+?()[]{}|^$\\,-12:=!dwA >é", max_size=12), NAMES)
 def test_any_text_is_matched_as_re_does_or_refused(pattern: str, name: str) -> None:
     try:
         regex = NameRegex(pattern)
