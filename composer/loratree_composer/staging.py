@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from loratree_registry.blobs.disk import sync
 from loratree_registry.errors import Conflict, Unavailable
 
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
@@ -32,7 +33,7 @@ def staged(out: Path) -> Iterator[Path]:
             stage.mkdir()
             yield stage
             for path in (*stage.iterdir(), stage):
-                _sync(path)
+                sync(path)
             _reveal(stage, out)
     except OSError as error:
         raise Unavailable(
@@ -48,7 +49,7 @@ def _reveal(stage: Path, out: Path) -> None:
         if error.errno in _TAKEN:
             raise Conflict(f"{out} was filled by another program in the meantime: choose another folder") from error
         raise
-    _sync(out.parent)
+    sync(out.parent)
 
 
 @contextlib.contextmanager
@@ -78,11 +79,3 @@ def _sweep(out: Path) -> None:
 
 def _prefix(out: Path) -> str:
     return f".{out.name}.loratree-"
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

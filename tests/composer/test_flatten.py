@@ -12,6 +12,7 @@ from loratree_composer.flatten import FlatAdapter, filled, flattened, target_mod
 from loratree_composer.lowrank import LowRank
 from loratree_registry.errors import Invalid
 from loratree_registry.manifest import BaseManifest, Parameter
+from loratree_registry.target_modules import TargetModules
 from tests.composer import chains
 from tests.composer.arithmetic import random_delta
 from tests.composer.conftest import Tree
@@ -88,6 +89,9 @@ def test_peft_matches_exactly_these_names_even_where_one_ends_another(names: set
     targets = target_modules(names, manifest_of_module(module))
     tuned = peft.get_peft_model(module, peft.LoraConfig(target_modules=targets))  # type: ignore[arg-type]
     assert set(tuned.base_model.targeted_module_names) == names
+    ours = TargetModules({"target_modules": targets})  # what publishing the flattened adapter goes by
+    assert {name for name, _ in Nested().named_modules() if name and ours.includes(name)} == names
+    assert ours.unchecked == []
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
