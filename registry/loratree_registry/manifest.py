@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from loratree_registry.canonical import digest_json
 from loratree_registry.errors import Invalid, listed
+from loratree_registry.tensor_name import name_problem
 
 SCHEMA = "loratree/base/1"
+MATRICES = ("Linear", "Conv1D")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +52,15 @@ class BaseManifest:
 
 
 def check_manifest(manifest: BaseManifest) -> BaseManifest:
-    """Checks what the digest relies on: unique names, a digest for each untied tensor, ties that lead somewhere."""
+    """Checks what others rely on: unique names, a digest for each untied tensor, ties that lead somewhere, matrices.
+
+    A layer that LoRA is composed on has a weight of two dimensions. Raises Invalid, listing every problem.
+    """
     names = [parameter.name for parameter in manifest.parameters]
     untied = {parameter.name for parameter in manifest.parameters if parameter.tied_to is None}
     problems = [f"{name} appears twice" for name, count in sorted(Counter(names).items()) if count > 1]
     for parameter in manifest.parameters:
-        if (parameter.sha256 is None) == (parameter.tied_to is None):
-            problems.append(f"{parameter.name} needs either a sha256 or a tensor that it is tied to")
+        problems += _problems(parameter)
         if parameter.tied_to is not None and parameter.tied_to not in untied:
             problems.append(f"{parameter.name} is tied to {parameter.tied_to}, which is not an untied tensor")
     if not names:
@@ -64,3 +68,17 @@ def check_manifest(manifest: BaseManifest) -> BaseManifest:
     if problems:
         raise Invalid(f"the base's manifest is not usable: {listed(problems)}")
     return manifest
+
+
+def _problems(parameter: Parameter) -> list[str]:
+    """What is wrong with one parameter by itself, a clause each."""
+    found = []
+    if problem := name_problem(parameter.name):
+        found.append(f"tensor {ascii(parameter.name)[:100]} {problem}")
+    if parameter.kind in MATRICES and parameter.name.endswith(".weight") and len(parameter.shape) != 2:
+        found.append(
+            f"{parameter.name} of a {parameter.kind} has shape {list(parameter.shape)}, expected two dimensions"
+        )
+    if (parameter.sha256 is None) == (parameter.tied_to is None):
+        found.append(f"{parameter.name} needs either a sha256 or a tensor that it is tied to")
+    return found

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from loratree_registry.adapter_spec import AdapterSpec, ModuleSpec
 from loratree_registry.errors import Invalid, listed
-from loratree_registry.manifest import BaseManifest
+from loratree_registry.manifest import BaseManifest, Parameter
 from loratree_registry.module_patterns import ModulePatterns
 from loratree_registry.peft_fields import PEFT_VERSION, canonical_config, differs, unknown_fields
 from loratree_registry.peft_files import PREFIX
@@ -168,7 +168,7 @@ class _Reader:
 
     def _repeats_base(self, key: str) -> bool:
         """Tells whether a tensor is one of the base's own, unchanged; what the config says is trained is none."""
-        found = self._parameters.get(key.removeprefix(PREFIX).replace(".base_layer.", "."))
+        found = self._own(key.removeprefix(PREFIX))
         if found is None or not key.startswith(PREFIX) or self._trains_base():
             return False
         source = found if found.tied_to is None else self._parameters[found.tied_to]
@@ -176,10 +176,17 @@ class _Reader:
         same = (tensor.dtype, tensor.shape) == (source.dtype, source.shape)
         return same and (self._digests is None or self._digests.get(key) == source.sha256)
 
+    def _own(self, name: str) -> Parameter | None:
+        """The base's parameter of that name, which PEFT keeps as `base_layer` within a module that it wrapped."""
+        module, _, leaf = name.rpartition(".")
+        return self._parameters.get(name) or self._parameters.get(f"{module.removesuffix('.base_layer')}.{leaf}")
+
     def _trains_base(self) -> bool:
         return bool(self._config.get("modules_to_save")) or self._config.get("bias", "none") != "none"
 
     def _refusal(self, name: str) -> Refusal | None:
+        if name.endswith((_A, _B)) and f"{name[: -len(_A)]}.weight" in self._parameters:
+            return None  # a factor, whatever the module is called
         for ending, refusal in REFUSED_TENSORS.items():
             if name.endswith(ending):
                 return refusal

@@ -6,17 +6,16 @@ one behind the other (https://github.com/huggingface/safetensors#format). The re
 """
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.strict_json import parse_json
+from loratree_registry.tensor_name import name_problem
 
 MAX_HEADER: Final = 8 * 1024 * 1024
 MAX_TENSORS: Final = 65_536  # mixture-of-experts adapters have 36,864
 MAX_DIMENSIONS: Final = 8
-MAX_NAME: Final = 512
 
 ITEM_SIZES: Final[dict[str, int]] = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
@@ -25,7 +24,6 @@ ITEM_SIZES: Final[dict[str, int]] = {
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
 }
 
-_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _METADATA = "__metadata__"
 
 
@@ -116,7 +114,7 @@ def _tensors(document: dict[str, Any], data_start: int, name: str) -> dict[str, 
         raise Invalid(f"{name} names {len(document)} tensors, at most {MAX_TENSORS} are read: it is not an adapter")
     tensors, problems = {}, []
     for key, entry in document.items():
-        found = _name_problem(key) or _tensor(entry, data_start)
+        found = name_problem(key) or _tensor(entry, data_start)
         if isinstance(found, Tensor):
             tensors[key] = found
         else:
@@ -124,14 +122,6 @@ def _tensors(document: dict[str, Any], data_start: int, name: str) -> dict[str, 
     if problems:
         raise Invalid(f"{name} is not usable: {listed(problems)}: save the adapter again")
     return dict(sorted(tensors.items(), key=lambda item: item[1].start))
-
-
-def _name_problem(key: str) -> str | None:
-    if len(key) > MAX_NAME:
-        return f"has a name of {len(key)} characters, at most {MAX_NAME} are allowed"
-    if not _NAME.fullmatch(key):
-        return "has a name that is not words of letters, digits, '_' and '-' joined by dots"
-    return None
 
 
 def _tensor(entry: object, data_start: int) -> Tensor | str:

@@ -1,12 +1,14 @@
 """Every kind of adapter that PEFT writes, classified from the files that PEFT itself wrote."""
 
 import copy
+import hashlib
 import io
 import json
+import re
 import warnings as python_warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -405,6 +407,64 @@ def test_a_layer_whose_weight_the_model_reads_past_it_is_refused_as_lora_does_no
     assert "LoRA on a weight that the model reads past its layer is not composed (" in message
     assert past in message
     assert classified(tmp_path / "plain", manifest).modules
+
+
+class Named(nn.Module):
+    """Modules whose names torch allows and nobody expects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.ModuleDict(
+            {"base_layer": nn.Linear(8, 6), "en->fr": nn.Linear(6, 5), "größe 1": nn.Linear(5, 4)}
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.inner.values():
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("name", ["base_layer", "en->fr", "größe 1"])
+def test_a_module_is_composed_whatever_its_name(name: str, tmp_path: Path) -> None:
+    manifest = manifest_of_module(Named())
+    with peft_warnings():
+        settings = peft.LoraConfig(r=2, lora_alpha=8, target_modules=[name], rank_pattern={re.escape(name): 3})
+        peft.get_peft_model(Named(), settings).save_pretrained(tmp_path)  # type: ignore[arg-type]
+    (module,) = classified(tmp_path, manifest).modules
+    assert (module.name, module.rank, module.scale) == (f"inner.{name}", 3, 8 / 3)
+
+
+def test_a_copy_of_the_base_is_known_under_each_of_its_names_and_its_biases_too(tmp_path: Path) -> None:
+    model = Named()
+    with peft_warnings():
+        tuned = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["base_layer"]))  # type: ignore[arg-type]
+        tuned.save_pretrained(tmp_path)
+    manifest, tensors, linear = manifest_of_module(Named()), tensors_of(tmp_path), model.inner["base_layer"]
+    kept = {"weight": linear.base_layer.weight.detach(), "bias": linear.base_layer.bias.detach()}
+    parameters = {p.name: p for p in manifest.parameters}
+    for leaf, tensor in kept.items():
+        own = parameters[f"inner.base_layer.{leaf}"]
+        parameters[own.name] = replace(own, sha256="sha256:" + hashlib.sha256(tensor.numpy().tobytes()).hexdigest())
+    manifest = replace(manifest, parameters=tuple(parameters.values()))
+    for where in ("inner.base_layer.base_layer", "inner.base_layer"):
+        copies = {f"{PREFIX}{where}.{leaf}": tensor.clone() for leaf, tensor in kept.items()}
+        assert classify_tensors(config_of(tmp_path), tensors | copies, manifest).copies == tuple(sorted(copies))
+        other = {key: tensor + 1 for key, tensor in copies.items()}
+        message = refusal(config_of(tmp_path), tensors | other, manifest)
+        assert all(key in message for key in other)
+        assert "is not composed" in refusal(config_of(tmp_path) | {"bias": "all"}, tensors | copies, manifest)
+
+
+def test_copies_of_tied_embeddings_are_known_under_both_names(bases: dict[str, Base], tmp_path: Path) -> None:
+    base = bases["tied"]
+    directory = write(base, tmp_path / "adapter", targets=["q_proj"])
+    embeddings = safetensors.torch.load_file(base.directory / "model.safetensors")["model.embed_tokens.weight"]
+    copies = {f"{PREFIX}{name}.weight": embeddings.clone() for name in ("lm_head", "model.embed_tokens")}
+    tensors = tensors_of(directory)
+    spec = classify_tensors(config_of(directory), tensors | copies, base.manifest)
+    assert spec.copies == tuple(sorted(copies))
+    for key in copies:
+        assert key in refusal(config_of(directory), tensors | {key: embeddings + 1}, base.manifest)
 
 
 def test_pissa_that_was_converted_is_plain_lora_of_twice_the_rank(bases: dict[str, Base], tmp_path: Path) -> None:
