@@ -144,7 +144,7 @@ class Wire:
 
     def _parsed(self, kind: type[T], response: httpx.Response) -> T:
         try:
-            record: T = _adapter(kind).validate_json(response.content)  # type: ignore[arg-type] # a class is hashable
+            record: T = _adapter(kind).validate_json(response.content, strict=True)  # type: ignore[arg-type] # a class is hashable
         except ValidationError as error:
             raise self._stranger(response) from error
         return record
@@ -152,7 +152,7 @@ class Wire:
     def _refusal(self, response: httpx.Response) -> LoratreeError:
         if response.headers.get("Content-Type", "").startswith(MEDIA_TYPE):
             try:
-                return error_of(_adapter(Problem).validate_json(response.content))
+                return error_of(_adapter(Problem).validate_json(response.content, strict=True))
             except ValidationError:
                 pass
         return self._stranger(response)

@@ -227,6 +227,10 @@ def test_a_password_in_a_url_that_is_refused_is_never_shown(url: str) -> None:
     assert "kret" not in str(error.value)
 
 
+STRANGE_BASE = b"""{"items": [{"name": "x", "digest": "", "architecture": null, "parameters": "7",
+    "vocabulary_size": true, "source": null, "created_at": ""}]}"""
+
+
 @contextmanager
 def stranger(status: int, body: bytes, media_type: str = "text/html") -> Iterator[RemoteRegistry]:
     """A registry whose URL leads to another program, which always answers the same."""
@@ -248,6 +252,8 @@ def stranger(status: int, body: bytes, media_type: str = "text/html") -> Iterato
         (200, b"<html>a router's login page</html>", "text/html"),
         (200, b"{}", "application/json"),
         (200, b'{"items": [{"name": 1}]}', "application/json"),
+        (200, b'{"items": [], "next": 7}', "application/json"),
+        (200, STRANGE_BASE, "application/json"),
         (200, b"[" * 100_000, "application/json"),
         (200, b"\xff", "application/json"),
         (301, b"", "text/html"),

@@ -10,7 +10,8 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
-from loratree_registry.api import aliases, bases, files, health, nodes, uploads, versions
+from loratree_registry.api import aliases, bases, examples, files, health, nodes, uploads, versions
+from loratree_registry.api.examples import replaced
 from loratree_registry.api.handlers import add_handlers
 from loratree_registry.api.host_guard import LOOPBACK, HostGuard
 from loratree_registry.api.problem import Problem
@@ -46,7 +47,7 @@ def create_app(registry: Registry, *, staging: Path, hosts: Collection[str] = LO
     add_handlers(app)
     for noun in NOUNS:
         app.include_router(noun.router)
-    _declare_problems(app)
+    _complete_document(app)
     return app
 
 
@@ -63,13 +64,14 @@ def _operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def _declare_problems(app: FastAPI) -> None:
-    """Adds the problem document to the OpenAPI document, where every route refers to it."""
+def _complete_document(app: FastAPI) -> None:
+    """Adds the problem document to the OpenAPI document, where every route refers to it, and the examples' nulls."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
-        document = generate()
-        document["components"]["schemas"].setdefault("Problem", TypeAdapter(Problem).json_schema())
-        return document
+        if app.openapi_schema is None:
+            app.openapi_schema = replaced(generate(), examples.NULL, None)
+            app.openapi_schema["components"]["schemas"]["Problem"] = TypeAdapter(Problem).json_schema()
+        return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign] # the framework's own way to extend the document

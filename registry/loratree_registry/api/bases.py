@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1", tags=["bases"], route_class=Route)
 manifests = APIRouter(route_class=ManifestRoute)
 
 
-@router.get("/bases", responses=answers(examples.one_page(examples.BASE)))
+@router.get("/bases", responses=answers(examples.one_page(examples.BASE, examples.BASE.name)))
 def list_bases(registry: Catalog, after: After = None, limit: Limit = PAGE_LIMIT) -> Page[Base]:
     """The bases, by name."""
     return registry.bases(after=after, limit=limit)

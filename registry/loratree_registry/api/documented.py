@@ -5,18 +5,22 @@ from typing import Annotated, Any
 from fastapi import Body, Depends, Path, Query, Request
 
 from loratree_registry.api.examples import PATH, REF, as_json
-from loratree_registry.api.problem import MEDIA_TYPE, problem_of
+from loratree_registry.api.problem import MEDIA_TYPE, problem_of, refused
 from loratree_registry.errors import Conflict, Corrupt, Invalid, LoratreeError, NotFound, Unavailable
 from loratree_registry.protocol import MAX_PAGE, PAGE, Registry
 
 _DIGEST = "sha256:" + "d" * 64
 _SENTENCES: dict[str, LoratreeError] = {
-    "404": NotFound(f"{PATH} has no version 7: it has 1 and 2"),
-    "409": Conflict("the alias stable is at version 1, expected 3: read it again and decide"),
+    "404": NotFound(f"{PATH} has no version 7: it has 1 to 2, and the aliases stable"),
+    "409": Conflict(f"the alias stable of {PATH} is at version 2, expected at version 1: look again, then decide"),
     "422": Invalid("path 'Llama' has the segment 'Llama': use lower case, such as 'llama'"),
-    "500": Corrupt(f"the stored bytes of {_DIGEST} have another digest: restore them from a copy"),
-    "503": Unavailable("the disk of /srv/blobs is full: needs 84000000 bytes, 4096 are free; free some space"),
-    "default": Invalid("the body is larger than POST /v1/nodes takes: send less"),
+    "500": Corrupt(
+        f"the 84000000 bytes of {_DIGEST} are recorded as stored, and the blob store does not hold them: "
+        "restore it from a backup, or upload the file again"
+    ),
+    "503": Unavailable(
+        "the disk of /srv/blobs is full: needs 84000000 bytes, 4096 are free; free some space or set LORATREE_BLOBS"
+    ),
 }
 _TITLES = {
     "404": "Nothing of that name",
@@ -62,6 +66,8 @@ def refusals(*problems: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _refusal(code: str) -> dict[str, Any]:
-    example = as_json(problem_of(_SENTENCES[code], f"/v1/nodes/{PATH}"))
+    place = f"/v1/nodes/{PATH}"
+    problem = refused(405, "PATCH", place, "") if code == "default" else problem_of(_SENTENCES[code], place)
+    example = as_json(problem)
     schema = {"$ref": "#/components/schemas/Problem"}
     return {"description": _TITLES[code], "content": {MEDIA_TYPE: {"schema": schema, "example": example}}}

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from loratree_registry.api.bodies import Health, Move, NewBase, NewNode, NewUpload, NewVersion, Stored, Upload
-from loratree_registry.composition import FileDigest
+from loratree_registry.composition import Chain, FileDigest, Step
 from loratree_registry.manifest import BaseManifest, Parameter
 from loratree_registry.schemas import (
     AdapterSummary,
@@ -25,6 +25,7 @@ from loratree_registry.schemas import (
 
 PATH: Final = "llama-3.1-8b/medicine/cardiology"
 REF: Final = f"{PATH}@stable"
+NULL: Final = "\0"  # the framework leaves null out of its document, so the application puts it back there
 WHEN: Final = "2026-01-31T09:30:00Z"
 
 
@@ -34,19 +35,12 @@ def _digest(letter: str) -> str:
 
 _FILE = FileDigest("adapter_model.safetensors", 84_000_000, _digest("e"))
 _CONFIG: dict[str, Any] = {"r": 32, "lora_alpha": 64, "target_modules": ["q_proj", "v_proj"]}
-_PIN = Pin(path="llama-3.1-8b/medicine", version=3, digest=_digest("c"), found="lockfile")
+PARENT: Final = "llama-3.1-8b/medicine"
+_PIN = Pin(path=PARENT, version=3, digest=_digest("c"), found="lockfile")
+_ON_BASE = Pin(path=None, version=None, digest=None, found="explicit")
 
 UPLOAD_ID: Final = "5f2b9c0d4e6a7f8091a2b3c4d5e6f708"
 HEALTH = Health(status="ok", version="0.1.0")
-BASE = Base(
-    name="llama-3.1-8b",
-    digest=_digest("b"),
-    architecture="LlamaForCausalLM",
-    parameters=8_030_261_248,
-    vocabulary_size=128_256,
-    source="meta-llama/Llama-3.1-8B",
-    created_at=WHEN,
-)
 MANIFEST = BaseManifest(
     parameters=(
         Parameter(name="lm_head.weight", shape=(128_256, 4096), dtype="BF16", kind="Linear", sha256=_digest("1")),
@@ -55,7 +49,16 @@ MANIFEST = BaseManifest(
     architecture="LlamaForCausalLM",
     vocabulary_size=128_256,
 )
-NODE = Node(path=PATH, level="subdomain", head=2, has_children=True, aliases={"stable": 1}, created_at=WHEN)
+BASE = Base(
+    name="llama-3.1-8b",
+    digest=MANIFEST.digest,
+    architecture="LlamaForCausalLM",
+    parameters=128_256 * 4096 + 4096,
+    vocabulary_size=128_256,
+    source="meta-llama/Llama-3.1-8B",
+    created_at=WHEN,
+)
+NODE = Node(path=PATH, level="subdomain", head=2, has_children=True, aliases={"stable": 2}, created_at=WHEN)
 VERSION = Version(
     path=PATH,
     level="subdomain",
@@ -74,7 +77,22 @@ VERSION = Version(
     note="trained on the January notes",
     created_at=WHEN,
 )
-LINK = Link(
+_PARENT_FILE = FileDigest("adapter_model.safetensors", 168_000_000, _digest("3"))
+_ABOVE = Link(
+    path=PARENT,
+    level="domain",
+    version=3,
+    digest=_digest("c"),
+    weight=1.0,
+    ranks=[64],
+    scales=[2.0],
+    pin=_ON_BASE,
+    head=3,
+    stale=False,
+    follow=None,
+    files=[_PARENT_FILE],
+)
+_LEAF = Link(
     path=PATH,
     level="subdomain",
     version=2,
@@ -85,11 +103,16 @@ LINK = Link(
     pin=_PIN,
     head=2,
     stale=False,
-    follow="alias",
+    follow=None,
     files=[_FILE],
 )
+_STEPS = tuple(Step(link.path, link.version, link.digest, link.weight) for link in (_ABOVE, _LEAF))
 RESOLUTION = Resolution(
-    ref=REF, base=BaseRef(name=BASE.name, digest=BASE.digest), chain=[LINK], stale=False, composition=_digest("a")
+    ref=REF,
+    base=BaseRef(name=BASE.name, digest=BASE.digest),
+    chain=[_ABOVE, _LEAF],
+    stale=False,
+    composition=Chain(BASE.name, BASE.digest, _STEPS).digest,
 )
 LINEAGE = Lineage(
     ref=REF,
@@ -98,16 +121,26 @@ LINEAGE = Lineage(
         Edge(
             child=f"{PATH}@2",
             child_digest=VERSION.digest,
-            parent="llama-3.1-8b/medicine@3",
+            parent=f"{PARENT}@3",
             parent_digest=_PIN.digest,
             found="lockfile",
             stale=False,
-        )
+        ),
+        Edge(
+            child=f"{PARENT}@3",
+            child_digest=_digest("c"),
+            parent=None,
+            parent_digest=None,
+            found="explicit",
+            stale=False,
+        ),
     ],
     stale=False,
 )
 ALIAS = Alias(path=PATH, name="stable", version=2, updated_at=WHEN)
-EVENT = Event(id=17, path=PATH, kind="alias-set", detail={"alias": "stable", "version": 2}, created_at=WHEN)
+EVENT = Event(
+    id=17, path=PATH, kind="alias-set", detail={"alias": "stable", "version": 2, "previous": 1}, created_at=WHEN
+)
 PUBLISHED = Published(version=VERSION, created=True)
 UPLOAD = Upload(id=UPLOAD_ID, href=f"/v1/uploads/{UPLOAD_ID}/content")
 STORED = Stored(sha256=_FILE.sha256, size=_FILE.size)
@@ -115,17 +148,24 @@ STORED = Stored(sha256=_FILE.sha256, size=_FILE.size)
 NEW_BASE = NewBase(name=BASE.name, manifest=MANIFEST, source=BASE.source)
 NEW_NODE = NewNode(path=PATH, level="subdomain")
 NEW_UPLOAD = NewUpload(sha256=_FILE.sha256, size=_FILE.size)
-NEW_VERSION = NewVersion(
-    config=_CONFIG, files=[_FILE], parent="llama-3.1-8b/medicine@3", found="lockfile", note=VERSION.note
-)
+NEW_VERSION = NewVersion(config=_CONFIG, files=[_FILE], parent=f"{PARENT}@3", found="lockfile", note=VERSION.note)
 MOVE = Move(version=2, expected=1)
 
 
-def one_page(item: Any) -> Page[Any]:
-    """A page that holds `item`, and another behind it."""
-    return Page(items=[item], next="MTc")
+def one_page(item: Any, after: str) -> Page[Any]:
+    """A page that holds `item`, and another behind it; `after` is the item's own place in the listing."""
+    return Page(items=[item], next=after)
 
 
 def as_json(value: Any) -> Any:
-    """A record, or a list of them, as the JSON that stands for it."""
-    return [asdict(item) for item in value] if isinstance(value, list) else asdict(value)
+    """A record, or a list of them, as the JSON that stands for it, its nulls as NULL."""
+    return replaced([asdict(item) for item in value] if isinstance(value, list) else asdict(value), None, NULL)
+
+
+def replaced(value: Any, old: Any, new: Any) -> Any:
+    """JSON with one leaf put in place of another."""
+    if isinstance(value, dict):
+        return {name: replaced(held, old, new) for name, held in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [replaced(held, old, new) for held in value]
+    return new if value == old else value

@@ -1,14 +1,13 @@
 """Every failure, ours or the framework's, answered as a problem document."""
 
 from collections.abc import Mapping
-from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 
-from loratree_registry.api.problem import MEDIA_TYPE, NO_ROUTE, Problem, problem, problem_of
+from loratree_registry.api.problem import MEDIA_TYPE, Problem, internal, problem_of, refused
 from loratree_registry.errors import Invalid, LoratreeError, listed
 
 _JSON = TypeAdapter(Problem)
@@ -40,14 +39,14 @@ def _loratree_error(request: Request, error: Exception) -> Response:
 
 def _invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    reasons = [_reason(found["loc"], found["msg"], found.get("ctx", {})) for found in error.errors()]
+    reasons = [_reason(found["loc"], found["type"], found["msg"], found.get("ctx", {})) for found in error.errors()]
     sentence = f"the request is not what {request.method} {path_of(request)} takes: {listed(reasons)}"
     return respond(problem_of(Invalid(sentence), path_of(request)))
 
 
-def _reason(place: tuple[str | int, ...], message: str, context: dict[str, object]) -> str:
+def _reason(place: tuple[str | int, ...], kind: str, message: str, context: dict[str, object]) -> str:
     name = ".".join(str(part) for part in place[1:]) or f"the {place[0]}"
-    if message == "JSON decode error":
+    if kind == "json_invalid":
         return f"its body is not JSON ({context.get('error')})"
     if place == ("body",):
         return f"its body: {message}, send a JSON object as application/json"
@@ -56,17 +55,8 @@ def _reason(place: tuple[str | int, ...], message: str, context: dict[str, objec
 
 def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    path, status = path_of(request), HTTPStatus(error.status_code)
-    slug, detail = status.phrase.lower().replace(" ", "-"), str(error.detail)
-    if status == HTTPStatus.NOT_FOUND:
-        slug, detail = NO_ROUTE, f"this server has no route {path}: see /docs for those it has"
-    elif status == HTTPStatus.METHOD_NOT_ALLOWED:
-        detail = f"{path} does not take {request.method}: see /docs for what it takes"
-    elif status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        detail = f"the body is larger than {request.method} {path} takes: send less"
-    return respond(problem(slug, status.phrase, status, detail, path), error.headers)
+    return respond(refused(error.status_code, request.method, path_of(request), str(error.detail)), error.headers)
 
 
 def _bug(request: Request, _: Exception) -> Response:
-    detail = "the server failed while it answered: its log tells why"
-    return respond(problem("internal-error", "Internal error", 500, detail, path_of(request)))
+    return respond(internal(path_of(request)))

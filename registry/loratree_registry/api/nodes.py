@@ -25,19 +25,19 @@ def get_node(registry: Catalog, path: NodePath) -> Node:
     return registry.node(path)
 
 
-@router.get("/children/{path:text}", responses=answers(examples.one_page(examples.NODE), 404))
+@router.get("/children/{path:text}", responses=answers(examples.one_page(examples.NODE, examples.NODE.path), 404))
 def list_children(registry: Catalog, path: NodePath, after: After = None, limit: Limit = PAGE_LIMIT) -> Page[Node]:
     """The nodes directly below `path`, by path."""
     return registry.children(path, after=after, limit=limit)
 
 
-@router.get("/descendants/{path:text}", responses=answers(examples.one_page(examples.NODE), 404))
+@router.get("/descendants/{path:text}", responses=answers(examples.one_page(examples.NODE, examples.NODE.path), 404))
 def list_descendants(registry: Catalog, path: NodePath, after: After = None, limit: Limit = PAGE_LIMIT) -> Page[Node]:
     """Every node below `path`, in byte order of their paths."""
     return registry.descendants(path, after=after, limit=limit)
 
 
-@router.get("/events/{path:text}", responses=answers(examples.one_page(examples.EVENT), 404))
+@router.get("/events/{path:text}", responses=answers(examples.one_page(examples.EVENT, "17"), 404))
 def list_events(registry: Catalog, path: NodePath, after: After = None, limit: Limit = PAGE_LIMIT) -> Page[Event]:
     """What happened at `path` and below it, newest first."""
     return registry.events(path, after=after, limit=limit)

@@ -38,6 +38,38 @@ def problem_of(error: LoratreeError, instance: str) -> Problem:
     return problem(error.slug, error.title, error.status, str(error), instance)
 
 
+def refused(status: int, method: str, path: str, reason: str) -> Problem:
+    """The problem of a request that the framework refused; `reason` is its own, for what we have no sentence for."""
+    if status == 404:
+        return problem(NO_ROUTE, "No route", 404, f"this server has no route {path}: see /docs for those it has", path)
+    if status == 405:
+        detail = f"{path} does not take {method}: see /docs for what it takes"
+        return problem("method-not-allowed", "Method not allowed", 405, detail, path)
+    if status == 413:
+        return problem(
+            "body-too-large", "Body too large", 413, f"the body is larger than {method} {path} takes: send less", path
+        )
+    return problem("bad-request", "Bad request", status, f"{method} {path} is refused: {reason}", path)
+
+
+def misdirected(host: str, names: str, path: str) -> Problem:
+    """The problem of a request for another host."""
+    detail = f"this server does not answer to the host {host[:80]!r}: expected one of {names}"
+    return problem("misdirected-request", "Misdirected request", 421, detail, path)
+
+
+def cross_site(origin: str, path: str) -> Problem:
+    """The problem of a write that another site's page sent."""
+    detail = f"a page of {origin[:80]!r} may not write here: only pages of this server's own and programs may"
+    return problem("cross-site-request", "Cross-site request", 403, detail, path)
+
+
+def internal(path: str) -> Problem:
+    """The problem of a bug, of which it tells nothing."""
+    detail = "the server failed while it answered: its log tells why"
+    return problem("internal-error", "Internal error", 500, detail, path)
+
+
 def error_of(problem: Problem) -> LoratreeError:
     """The error that a problem document tells of, with the same sentence, in one line for a terminal."""
     sentence = one_line(problem.detail)

@@ -42,7 +42,7 @@ def publish(
     return published
 
 
-@router.get("/versions/{path:text}", responses=answers(examples.one_page(examples.VERSION), 404))
+@router.get("/versions/{path:text}", responses=answers(examples.one_page(examples.VERSION, "2"), 404))
 def list_versions(
     registry: Catalog,
     path: NodePath,
@@ -76,7 +76,7 @@ def lineage(registry: Catalog, ref: RefPath) -> Lineage:
     return registry.lineage(ref)
 
 
-@router.get("/dependents/{ref:text}", responses=answers(examples.one_page(examples.VERSION), 404))
+@router.get("/dependents/{ref:text}", responses=answers(examples.one_page(examples.VERSION, "41"), 404))
 def list_dependents(registry: Catalog, ref: RefPath, after: After = None, limit: Limit = PAGE_LIMIT) -> Page[Version]:
     """The versions that were trained directly on the one that `ref` names."""
     return registry.dependents(ref, after=after, limit=limit)

@@ -8,7 +8,9 @@ import pytest
 
 from loratree_registry.embedded import EmbeddedRegistry
 from loratree_registry.schemas import Link, Node, Resolution, Version
+from tests.registry.conftest import Storage, embedded_sqlite
 from tests.registry.material import WEIGHTS, Material, publish, sha256
+from tests.registry.serving import Served
 
 from .conftest import MED
 
@@ -92,6 +94,31 @@ def test_only_a_ref_that_never_moves_may_be_kept_for_ever(http: httpx.Client) ->
         MED: "private, no-cache",
         f"{MED}@stable": "private, no-cache",
     }
+
+
+class Moving(EmbeddedRegistry):
+    """A registry whose alias `moving` is moved by another right after a version was asked for."""
+
+    def version(self, ref: str) -> Version:
+        found = super().version(ref)
+        if found.number == 1:
+            self.set_alias(found.path, "moving", version=2, expected=1)
+        return found
+
+
+def test_a_file_is_the_one_that_its_headers_tell_of_though_the_alias_moves_meanwhile(
+    web: Served, storage: Storage, material: Material
+) -> None:
+    with embedded_sqlite(storage) as behind:
+        behind.add_base("tiny", material.base)
+        for adapter in (material.rank4, material.rank8):
+            publish(behind, MED, adapter)
+        behind.set_alias(MED, "moving", version=1, expected=None)
+        url = web.over(Moving(behind._engine, behind._blobs), storage.folder)
+        response = httpx.get(f"{url}/v1/files/{MED}@moving", params={"name": WEIGHTS})
+        assert behind.version(f"{MED}@moving").number == 2
+    assert response.headers["etag"] == f'"{sha256(material.rank4.weights)}"'
+    assert response.content == material.rank4.weights
 
 
 def test_a_file_that_the_client_holds_is_not_sent_again(http: httpx.Client, material: Material) -> None:

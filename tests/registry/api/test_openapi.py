@@ -10,10 +10,12 @@ from fastapi.routing import APIRoute
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from loratree_registry.api import bases, versions
+from loratree_registry.api import bases, examples, versions
 from loratree_registry.api.app import NOUNS, create_app
 from loratree_registry.api.examples import UPLOAD_ID, as_json
-from loratree_registry.api.problem import MEDIA_TYPE
+from loratree_registry.api.problem import MEDIA_TYPE, cross_site, internal, misdirected, problem_of, refused
+from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
+from loratree_registry.paging import number_after
 from tests.registry.serving import Nothing
 
 DOCUMENT: dict[str, Any] = create_app(Nothing(), staging=Path("unused")).openapi()  # type: ignore[arg-type]
@@ -104,3 +106,29 @@ def test_the_reference_page_lists_every_route_and_no_other() -> None:
     page = (Path(__file__).parents[3] / "docs" / "http-api.md").read_text(encoding="utf-8")
     told = re.findall(r"^\| `([A-Z]+) (/v1/\S+)` \|", page, flags=re.MULTILINE)
     assert sorted(told) == sorted((method.upper(), path) for path, method, _ in (p.values for p in OPERATIONS))
+
+
+def test_the_reference_page_lists_every_type_of_problem_and_no_other() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "http-api.md").read_text(encoding="utf-8")
+    told = re.findall(r"^  \| `([a-z-]+)` \| ([0-9]+) \|", page, flags=re.MULTILINE)
+    errors = [problem_of(kind("why"), "/") for kind in (Invalid, NotFound, Conflict, Corrupt, Unavailable)]
+    refusals = [refused(status, "GET", "/", "why") for status in (400, 404, 405, 413)]
+    others = [misdirected("h", "n", "/"), cross_site("o", "/"), internal("/")]
+    assert sorted(told) == sorted((one.slug, str(one.status)) for one in [*errors, *refusals, *others])
+
+
+def test_the_examples_tell_of_one_tree_that_can_be() -> None:
+    above, leaf = examples.RESOLUTION.chain
+    assert (above.follow, leaf.follow) == (None, None)
+    assert (leaf.pin.path, leaf.pin.version, leaf.pin.digest) == (above.path, above.version, above.digest)
+    assert examples.RESOLUTION.composition == examples.RESOLUTION.to_chain().digest
+    child, root = examples.LINEAGE.edges
+    assert (child.parent, root.parent) == (root.child, None)
+    assert examples.MANIFEST.digest == examples.BASE.digest
+    assert examples.NODE.aliases == {examples.ALIAS.name: examples.ALIAS.version}
+    for path in ("versions", "dependents", "events"):
+        operation = DOCUMENT["paths"][f"/v1/{path}/{{{'ref' if path == 'dependents' else 'path'}}}"]["get"]
+        assert number_after(operation["responses"]["200"]["content"]["application/json"]["example"]["next"])
+    for path in ("/v1/bases", "/v1/children/{path}", "/v1/descendants/{path}"):
+        example = DOCUMENT["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["example"]
+        assert example["next"] == example["items"][0]["path" if "{" in path else "name"]

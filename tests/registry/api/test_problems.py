@@ -68,7 +68,7 @@ def test_a_conflict_is_409(http: httpx.Client) -> None:
     [
         (b"", "its body: Field required, send a JSON object as application/json"),
         (b"{", "its body is not JSON (EOF while parsing an object"),
-        (b"[]", "its body: Input should be a dictionary or an instance of NewNode"),
+        (b"[]", "its body: Input should be an object"),
         (b"{}", "path: Field required"),
         (b'{"path": 7}', "path: Input should be a valid string"),
         (b'{"path": "tiny/x", "level": "deep"}', "level: Input should be 'base', 'domain'"),
@@ -103,6 +103,105 @@ def test_a_body_of_another_type_is_refused_so_that_no_web_form_can_write(http: h
     response = http.post("/v1/nodes", content=body, headers={"Content-Type": "text/plain"})
     assert response.status_code == 422
     assert "send a JSON object as application/json" in problem(response)["detail"]
+
+
+@pytest.mark.parametrize(
+    "media_type", [None, "", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"]
+)
+def test_a_body_is_read_as_json_only_where_it_says_that_it_is(http: httpx.Client, media_type: str | None) -> None:
+    headers = {} if media_type is None else {"Content-Type": media_type}
+    for method, path in (("POST", "/v1/nodes"), ("POST", "/v1/uploads"), ("PUT", f"/v1/aliases/{MED}@evil")):
+        response = http.request(method, path, content=b"{}", headers=headers)
+        assert response.status_code == 422
+        assert "send a JSON object as application/json" in problem(response)["detail"]
+
+
+@pytest.mark.parametrize("media_type", ["application/json; charset=utf-8", "Application/JSON"])
+def test_json_may_name_its_charset(http: httpx.Client, media_type: str) -> None:
+    response = http.post("/v1/nodes", content=b'{"path": "tiny/charset"}', headers={"Content-Type": media_type})
+    assert response.status_code == 200
+
+
+WRITES = [
+    ("POST", "/v1/nodes", b'{"path": "tiny/evil"}'),
+    ("PUT", f"/v1/aliases/{MED}@evil", b'{"version": 1, "expected": null}'),
+    ("DELETE", f"/v1/aliases/{MED}@stable?expected=1", b""),
+    ("PUT", f"/v1/uploads/{'0' * 32}/content", b"x"),
+    ("POST", f"/v1/uploads/{'0' * 32}/complete", b""),
+]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost:9999"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+@pytest.mark.parametrize(("method", "path", "body"), WRITES)
+def test_no_other_sites_page_can_write(
+    http: httpx.Client, said: dict[str, str], method: str, path: str, body: bytes
+) -> None:
+    response = http.request(method, path, content=body, headers={"Content-Type": "application/json"} | said)
+    assert (response.status_code, problem(response)["type"]) == (403, "urn:loratree:problem:cross-site-request")
+    assert http.get("/v1/nodes/tiny/evil").status_code == 404
+    assert [alias["name"] for alias in http.get(f"/v1/aliases/{MED}").json()] == ["stable"]
+
+
+def test_this_servers_own_pages_and_programs_can_write(http: httpx.Client) -> None:
+    own = {"Origin": str(http.base_url).rstrip("/"), "Sec-Fetch-Site": "same-origin"}
+    for said in (own, {"Sec-Fetch-Site": "none"}, {}):
+        assert http.post("/v1/nodes", json={"path": "tiny/own"}, headers=said).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "detail"),
+    [
+        (
+            "PUT",
+            f"/v1/aliases/{MED}@x",
+            {"version": True, "expected": None},
+            "version: Input should be a valid integer",
+        ),
+        ("PUT", f"/v1/aliases/{MED}@x", {"version": "1", "expected": None}, "version: Input should be a valid integer"),
+        ("PUT", f"/v1/aliases/{MED}@x", {"version": 1.0, "expected": None}, "version: Input should be a valid integer"),
+        (
+            "POST",
+            "/v1/uploads",
+            {"sha256": "sha256:" + "0" * 64, "size": True},
+            "size: Input should be a valid integer",
+        ),
+        (
+            "POST",
+            "/v1/bases",
+            {
+                "name": "lax",
+                "manifest": {
+                    "parameters": [{"name": "x", "shape": [True, "3", 2.0], "dtype": "F32", "kind": "Linear"}]
+                },
+            },
+            "; ".join(f"manifest.parameters.0.shape.{place}: Input should be a valid integer" for place in range(3)),
+        ),
+    ],
+)
+def test_no_value_is_taken_for_another_of_another_type(
+    http: httpx.Client, method: str, path: str, body: dict[str, Any], detail: str
+) -> None:
+    response = http.request(method, path, json=body)
+    assert response.status_code == 422
+    assert detail in problem(response)["detail"]
+
+
+def test_a_body_that_is_announced_as_too_large_is_refused_before_it_is_sent(http: httpx.Client) -> None:
+    request = (
+        "POST /v1/nodes HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9999999\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", http.base_url.port or 0), timeout=10) as connection:
+        connection.sendall(f"{request}\r\n".encode())
+        assert connection.makefile("rb").readline().split()[1] == b"413"
 
 
 @pytest.mark.parametrize("chunked", [False, True])
