@@ -10,7 +10,6 @@ from loratree_composer.adapter import Adapter, summed
 from loratree_composer.adapters import Adapters
 from loratree_composer.flatten import flattened
 from loratree_composer.merged_checkpoint import write_merged
-from loratree_composer.staging import staged
 from loratree_composer.stored_tensor import CODES
 from loratree_registry import locations
 from loratree_registry.canonical import digest_stream
@@ -30,6 +29,7 @@ from loratree_registry.manifest import BaseManifest
 from loratree_registry.peft_files import CONFIG, WEIGHTS
 from loratree_registry.protocol import Registry
 from loratree_registry.schemas import Base
+from loratree_registry.staging import staged
 
 
 def compose(

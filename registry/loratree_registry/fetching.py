@@ -1,23 +1,20 @@
 """Bringing versions to this machine: the cache of files by digest, and `loratree pull`."""
 
 import json
-import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from loratree_registry.blobs.disk import sync
 from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.canonical import canonical_json, digest_stream
 from loratree_registry.composition import FileDigest
-from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
+from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound
 from loratree_registry.paths import base_of
 from loratree_registry.peft_fields import full_config
 from loratree_registry.peft_files import CONFIG
 from loratree_registry.protocol import Registry
 from loratree_registry.schemas import Version
+from loratree_registry.staging import staged
 
 CACHE: Final = "cache"
 
@@ -46,12 +43,12 @@ def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
 def pull(registry: Registry, home: Path, ref: str, out: Path) -> Version:
     """Writes the version that `ref` names into `out` as an ordinary PEFT directory, whole or not at all.
 
-    The config's base_model_name_or_path is the base's source, or its name where none is recorded. An `out` that holds
-    the same adapter already is left alone; one that holds anything else is refused with Conflict.
+    The config's base_model_name_or_path says what it was trained on: the pinned version as PATH@sha256:…, which publish
+    reads again, or the base by its source or name. An `out` that holds the same adapter already is left alone; one that
+    holds anything else is refused with Conflict.
     """
     version = registry.version(ref)
-    base = registry.base(base_of(version.path))
-    config = full_config(version.config, base_model=base.source or base.name)
+    config = full_config(version.config, base_model=_trained_on(registry, version))
     name = f"{version.path}@{version.number}"
     files = {file.name: fetch(registry, home, name, file) for file in version.files}
     if _is_filled(out):
@@ -92,27 +89,15 @@ def _check_same(out: Path, version: Version, config: dict[str, Any]) -> None:
 
 
 def _write(out: Path, files: dict[str, Path], config: dict[str, Any]) -> None:
-    try:
-        with _sibling(out) as folder:
-            for name, source in files.items():
-                shutil.copyfile(source, folder / name)
-            (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-            for name in (*files, CONFIG):
-                sync(folder / name)
-            folder.rename(out)  # takes the place of an empty folder
-        sync(out.absolute().parent)
-    except OSError as error:
-        raise Unavailable(f"{out} cannot be written ({error.strerror}): give a folder on a disk with room") from error
+    with staged(out) as folder:
+        for name, source in files.items():
+            shutil.copyfile(source, folder / name)
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-@contextmanager
-def _sibling(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`, so that renaming it stays within one file system; gone unless it was renamed."""
-    parent = out.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = parent / f".{out.name}.{secrets.token_hex(8)}"
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _trained_on(registry: Registry, version: Version) -> str:
+    """What base_model_name_or_path says: the pinned version as PATH@sha256:…, or the base by its source or name."""
+    if version.pin.path is not None:
+        return f"{version.pin.path}@{version.pin.digest}"
+    base = registry.base(base_of(version.path))
+    return base.source or base.name

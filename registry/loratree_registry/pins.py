@@ -9,7 +9,7 @@ from loratree_registry.base_checkpoint import holds_base
 from loratree_registry.composition import LOCKFILE, Lockfile, Step, check_artifact, read_lockfile
 from loratree_registry.errors import Conflict, Invalid, NotFound
 from loratree_registry.locations import base_directory
-from loratree_registry.paths import ancestors_of, base_of, is_ancestor, parse_ref
+from loratree_registry.paths import ancestors_of, base_of, is_ancestor, is_digest, parse_ref
 from loratree_registry.protocol import Registry
 from loratree_registry.schemas import Base, PinSource
 
@@ -138,6 +138,8 @@ def _unsaid(registry: Registry, base: Base, adapter: AdapterDirectory, path: str
     if name is None:
         return _assumed(candidates, base, f"{adapter.path} does not say what it was trained on")
     shown = name if name.isprintable() and len(name) <= 300 else ascii(name[:300])
+    if folder is None and _names_version(name):
+        return _pulled(registry, name, path, candidates)
     if _is_base(registry, base, name, folder):
         if candidates:
             raise OpenPin(_ask(f"the adapter names the plain base {base.name} ({shown})", path, candidates))
@@ -151,6 +153,25 @@ def _unsaid(registry: Registry, base: Base, adapter: AdapterDirectory, path: str
     if candidates:
         raise OpenPin(_ask(f"the adapter was trained on {shown}, which is not known here", path, candidates))
     return _assumed([], base, f"{shown}, which the adapter was trained on, is not known here")
+
+
+def _names_version(name: str) -> bool:
+    """Tells whether `name` is PATH@sha256:…, which `loratree pull` writes for what a version was trained on."""
+    try:
+        return is_digest(parse_ref(name).selector)
+    except Invalid:
+        return False
+
+
+def _pulled(registry: Registry, name: str, path: str, candidates: list[str]) -> FoundPin:
+    if not is_ancestor(parse_ref(name).path, path):
+        raise OpenPin(_ask(f"the adapter was trained on {name}, which is not above {path}", path, candidates))
+    try:
+        version = registry.version(name)
+    except NotFound as error:
+        raise OpenPin(_ask(f"the adapter was trained on {name}, which is not here", path, candidates)) from error
+    ref = f"{version.path}@{version.number}"
+    return FoundPin(ref, "explicit", f"pinned to {ref}, which the adapter's config names", version.digest)
 
 
 def _assumed(candidates: list[str], base: Base, reason: str) -> FoundPin:

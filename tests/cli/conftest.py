@@ -29,11 +29,15 @@ class Shell:
     home: Path
     url: str | None = None
 
-    def __call__(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *arguments: str | Path, check: bool = True, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("LORATREE_")}
         environment |= {"LORATREE_HOME": str(self.home)} | ({"LORATREE_URL": self.url} if self.url else {})
         command = [sys.executable, "-m", "loratree_cli", *map(str, arguments)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+        )
         assert not check or done.returncode == 0, done.stderr
         return done
 

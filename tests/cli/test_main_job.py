@@ -126,3 +126,28 @@ def test_every_command_answers_help_with_an_example(shell: Shell) -> None:
 
     for name in COMMANDS:
         assert "Usage: loratree" in shell(name, "--help").stdout
+
+
+def test_a_pulled_adapter_keeps_its_pin_when_it_is_published_again(shell: Shell, tmp_path: Path) -> None:
+    version = json.loads(shell("show", f"{LEAF}@1", "--json").stdout)
+    shell("pull", f"{LEAF}@1", "--out", tmp_path / "pulled")
+    sibling = LEAF.replace("alice", "bob")
+    again = json.loads(shell("publish", tmp_path / "pulled", sibling, "--json").stdout)["version"]
+    assert again["digest"] == version["digest"]
+    elsewhere = shell("publish", tmp_path / "pulled", "tiny/law", check=False)
+    assert elsewhere.returncode == 1
+    assert "--parent" in elsewhere.stderr
+
+
+def test_an_out_that_is_a_link_or_the_folder_that_one_stands_in(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    shell("pull", "tiny/medicine@1", "--out", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "adapter_config.json").is_file()
+    (tmp_path / "here").mkdir()
+    for command in (["pull", "tiny/medicine@1"], ["compose", "tiny/medicine", "--mode", "flatten"]):
+        refused = shell(*command, "--out", ".", check=False, cwd=tmp_path / "here")
+        assert refused.returncode == 1
+        assert "the folder that this command runs in" in refused.stderr
+    assert list((tmp_path / "here").iterdir()) == []

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from loratree_composer.staging import staged
 from loratree_registry.errors import Conflict
+from loratree_registry.staging import staged
 
 
 def names(folder: Path) -> list[str]:

@@ -21,11 +21,12 @@ def staged(out: Path) -> Iterator[Path]:
     """Gives an empty folder that becomes `out` when the block ends well, and is removed when it does not.
 
     It lies in a hidden sibling of `out`, on the same file system, so that one rename does it; what a killed process
-    left there is removed by the next. Everything is on the disk before the name is. `out` must be absent or empty.
-    Raises Conflict where it was filled in the meantime, Unavailable where the disk refuses.
+    left there is removed by the next. Everything is on the disk before the name is. `out` must be absent or empty; a
+    link to such a folder stays one. Raises Conflict where it was filled in the meantime or is where this process
+    stands, Unavailable where the disk refuses.
     """
-    out = out.absolute()
     try:
+        out = _destination(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         _sweep(out)
         with _locked(Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))) as shelter:
@@ -40,6 +41,15 @@ def staged(out: Path) -> Iterator[Path]:
             f"{error.filename or out} cannot be written ({error.strerror or error}): "
             "see to the disk's space and permissions, or choose another folder"
         ) from error
+
+
+def _destination(out: Path) -> Path:
+    """Where `out` leads to; never the working directory, whose name would then be another folder's."""
+    found = out.resolve()
+    here = Path.cwd()
+    if found == here or found in here.parents:
+        raise Conflict(f"{out} is the folder that this command runs in: give a new folder, such as {out / 'out'}")
+    return found
 
 
 def _reveal(stage: Path, out: Path) -> None:
