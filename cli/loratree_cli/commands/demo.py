@@ -25,7 +25,8 @@ def demo(out: Path, fresh: bool) -> None:
     """
     try:
         from loratree_cli.demo.run import run_demo
+
+        status = run_demo(out, fresh=fresh)
     except ModuleNotFoundError as error:
         raise Unavailable(f"the demo needs {error.name}: pip install 'loratree[demo]'") from error
-
-    sys.exit(run_demo(out, fresh=fresh))
+    sys.exit(status)
