@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-LIMIT = 0.5  # seconds for `loratree ls` once warm; the quickest of RUNS, as others may be using the machine
+LIMIT = 0.5  # seconds for `loratree ls` once warm, the median of RUNS
 RUNS = 11
 
 
@@ -28,9 +28,9 @@ def main(loratree: Path) -> None:
         assert "loratree[composer]" in refused.stderr, refused.stderr
         refused = _run([str(loratree), "demo", "--out", f"{home}/demo"], environment)
         assert "loratree[demo]" in refused.stderr, refused.stderr
-    quickest, median = min(seconds), statistics.median(seconds)
-    print(f"loratree ls without extras: {quickest:.3f} s, median {median:.3f} s of {RUNS} runs (limit {LIMIT} s)")
-    assert quickest < LIMIT, seconds
+    median = statistics.median(seconds)
+    print(f"loratree ls without extras: median {median:.3f} s of {RUNS} runs (limit {LIMIT} s)")
+    assert median < LIMIT, seconds
 
 
 def _timed(command: list[str], environment: dict[str, str]) -> float:
