@@ -6,5 +6,5 @@ from hypothesis import HealthCheck, settings
 
 # A busy machine is slow now and then: how long an example takes says nothing about what it shows.
 settings.register_profile("loratree", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("soak", settings.get_profile("loratree"), max_examples=20_000)
+settings.register_profile("soak", settings.get_profile("loratree"), max_examples=2_000)
 settings.load_profile(os.environ.get("LORATREE_HYPOTHESIS", "loratree"))
