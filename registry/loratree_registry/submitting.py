@@ -52,6 +52,8 @@ def publish_directory(
         pin = _recorded(known[0])
     same = [version for version in known if pin.parent is None or version.pin.digest == pin.digest]
     if same:
+        if level not in (None, same[0].level):
+            raise Conflict(f"{path} is a {same[0].level} and cannot become a {level}: levels never change")
         return Submitted(
             published=Published(version=same[0], created=False),
             pin=pin,

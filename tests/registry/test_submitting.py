@@ -121,6 +121,13 @@ def test_the_same_folder_again_is_the_same_version_and_sends_nothing(bench: Benc
     assert bench.state() == before
 
 
+def test_the_same_folder_at_another_level_is_refused(bench: Bench) -> None:
+    directory = bench.adapter(8)
+    bench.publish(directory, MEDICINE)
+    with pytest.raises(Conflict, match="is a domain and cannot become a task"):
+        publish_directory(bench.registry, directory, MEDICINE, level="task", home=bench.home)
+
+
 def test_a_folder_whose_pin_is_open_by_now_is_still_the_same_version(bench: Bench) -> None:
     directory = bench.adapter(4, bench.made.base)
     first = bench.publish(directory, CARDIOLOGY)
