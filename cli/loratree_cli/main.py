@@ -34,18 +34,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 }
 
 
-# The extra that brings each optional package.
-EXTRAS: Final = {
-    "torch": "composer",
-    "transformers": "composer",
-    "safetensors": "composer",
-    "fastapi": "server",
-    "uvicorn": "server",
-    "boto3": "s3",
-    "psycopg": "postgres",
-    "peft": "demo",
-    "matplotlib": "demo",
-}
+# What the extra `composer` brings. Every other optional package is named by the part that needs it.
+COMPOSER: Final = ("torch", "transformers", "safetensors")
 
 
 class LazyGroup(click.Group):
@@ -90,9 +80,9 @@ def main() -> None:
     except LoratreeError as error:
         fail(str(error))
     except ModuleNotFoundError as error:
-        if error.name not in EXTRAS:
+        if error.name not in COMPOSER:
             raise
-        fail(f"this command needs {error.name}, which is not installed: pip install 'loratree[{EXTRAS[error.name]}]'")
+        fail(f"this command needs {error.name}, which is not installed: pip install 'loratree[composer]'")
     except OSError as error:
         fail(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
 

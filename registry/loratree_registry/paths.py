@@ -116,6 +116,11 @@ def check_level(child: Level, parent: Level, path: str) -> Level:
     raise Invalid(f"{path} cannot be a {child} under a {parent}: expected one of {allowed}")
 
 
+def versionless(base: str) -> str:
+    """The sentence for a base where a version's node is meant."""
+    return f"{base} is a base, which has no versions: name a node below it, such as {base}/DOMAIN"
+
+
 def _segment_remedy(segment: str) -> str:
     if len(segment) > 128:
         return f"it has {len(segment)} characters, at most 128 are allowed"

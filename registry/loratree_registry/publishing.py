@@ -17,14 +17,14 @@ from loratree_registry.errors import Invalid, listed
 from loratree_registry.files import open_stored
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.nodes import ensure_node
-from loratree_registry.paths import ancestors_of, base_of, is_ancestor, is_digest, parse_path, parse_ref
+from loratree_registry.paths import ancestors_of, base_of, is_ancestor, is_digest, parse_path, parse_ref, versionless
 from loratree_registry.peft_files import WEIGHTS
 from loratree_registry.peft_format import canonical_config, classify, warnings
 from loratree_registry.rows import NodeRow, VersionRow
 from loratree_registry.safetensors_header import read_header
 from loratree_registry.schemas import PinSource, Published, Submission
 from loratree_registry.text import check_text
-from loratree_registry.versions import find_version, records, versionless
+from loratree_registry.versions import find_version, records
 
 BASE = "base"
 

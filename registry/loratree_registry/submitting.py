@@ -6,7 +6,7 @@ from pathlib import Path
 from loratree_registry.adapter_directory import RESAVE, AdapterDirectory, read_adapter_directory
 from loratree_registry.canonical import digest_stream
 from loratree_registry.errors import Conflict, Invalid, NotFound
-from loratree_registry.paths import Level, base_of, parent_of, parse_path
+from loratree_registry.paths import Level, base_of, parent_of, parse_path, versionless
 from loratree_registry.pins import BASE, FoundPin, OpenPin, find_pin
 from loratree_registry.plain_file import open_plain
 from loratree_registry.protocol import Registry
@@ -39,7 +39,7 @@ def publish_directory(
     pin, or with a pin that nothing tells, is answered with its version and sends nothing. Raises LoratreeError.
     """
     if parent_of(parse_path(path)) is None:
-        raise Invalid(f"{path} is a base, which has no versions: publish below it, at {path}/NAME")
+        raise Invalid(versionless(path))
     manifest = registry.base_manifest(base_of(path))
     adapter = read_adapter_directory(directory)
     adapter.spec(manifest)

@@ -6,7 +6,7 @@ from loratree_registry import repository
 from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.nodes import find_node
 from loratree_registry.paging import check_limit, number_after, page
-from loratree_registry.paths import is_digest, parse_ref
+from loratree_registry.paths import is_digest, parse_ref, versionless
 from loratree_registry.repository import Selector
 from loratree_registry.rows import NodeRow, VersionRow
 from loratree_registry.schemas import Page, Version
@@ -40,11 +40,6 @@ def records(connection: Connection, rows: list[VersionRow]) -> list[Version]:
     """The versions as they are given out: one query for all their files."""
     files = repository.files_of(connection, [row.id for row in rows])
     return [row.record(files[row.id]) for row in rows]
-
-
-def versionless(base: str) -> str:
-    """The sentence for a base where a version's node is meant."""
-    return f"{base} is a base, which has no versions: name a node below it, such as {base}/DOMAIN"
 
 
 def no_version(connection: Connection, node: NodeRow, selector: Selector) -> NotFound:

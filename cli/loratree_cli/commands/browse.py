@@ -15,7 +15,7 @@ from loratree_cli.output import (
     short,
 )
 from loratree_cli.registry import registry
-from loratree_registry.paths import parent_of, parse_ref
+from loratree_registry.paths import parent_of
 from loratree_registry.protocol import MAX_PAGE, Registry
 from loratree_registry.schemas import Node, Version
 
@@ -77,7 +77,7 @@ def show(ref: str, as_json: bool) -> None:
     loratree show tiny/medicine@2 --json
     """
     with registry() as opened:
-        if parse_ref(ref).selector is not None or "@" in ref:
+        if "@" in ref:
             _show_version(opened.version(ref), as_json)
         else:
             _show_node(opened, ref, as_json)

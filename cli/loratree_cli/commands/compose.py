@@ -1,24 +1,26 @@
 """loratree compose."""
 
 from pathlib import Path
+from typing import get_args
 
 import click
 
 from loratree_cli.output import json_option, print_json, say, working
 from loratree_cli.registry import registry
+from loratree_registry.composition import Mode
 from loratree_registry.settings import Settings
 
 
 @click.command()
 @click.argument("ref")
-@click.option("--mode", type=click.Choice(["merge", "flatten"]), required=True, help="A whole model, or one adapter.")
+@click.option("--mode", type=click.Choice(get_args(Mode)), required=True, help="A whole model, or one adapter.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write; new or empty.")
 @click.option(
     "--base", "base_directory", type=click.Path(path_type=Path), help="The base's checkpoint on this machine."
 )
 @click.option("--follow", metavar="ALIAS", help="Take each ancestor at this alias where it is set (latest: its head).")
 @json_option
-def compose(ref: str, mode: str, out: Path, base_directory: Path | None, follow: str | None, as_json: bool) -> None:
+def compose(ref: str, mode: Mode, out: Path, base_directory: Path | None, follow: str | None, as_json: bool) -> None:
     """Compose the chain of REF into the folder --out, with its lockfile loratree.json.
 
     merge writes the base with every delta summed in, as transformers loads it; flatten writes one ordinary PEFT adapter
@@ -34,7 +36,7 @@ def compose(ref: str, mode: str, out: Path, base_directory: Path | None, follow:
         lockfile = compose_files(
             opened,
             ref,
-            "merge" if mode == "merge" else "flatten",
+            mode,
             out,
             home=Settings.from_environment().home,
             base_directory=base_directory,
