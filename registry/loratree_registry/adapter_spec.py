@@ -10,14 +10,22 @@ Rule = Literal["additive", "override", "ordered"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleSpec:
-    """One adapted module of the base: ΔW = scale · B A for the rule `additive`.
+    """A low-rank delta on one tensor of the base: ΔW = scale · B A, [out_features, in_features].
 
-    `name` is the module's name in the base (`model.layers.0.self_attn.q_proj`), `kind` its layer kind there (`Linear`,
-    `Conv1D`). `a` and `b` are the tensors' keys in the file: a [rank, in], b [out, rank], whatever way round the layer
-    keeps its weight.
+    `name` is the module's name in the base (`model.layers.0.self_attn.q_proj`), `parameter` the tensor that changes
+    (`….q_proj.weight`), `kind` the layer's kind there (`Linear`). `a` and `b` are the tensors' keys in the file: a
+    [rank, in_features], b [out_features, rank]. A convolution's in_features are its inputs times its kernel's size, and
+    its factors have the kernel's dimensions; with `groups` > 1, b is [out_features, rank/groups] and the delta is no
+    value of the weight at all. With `experts` > 1 the tensor holds that many matrices; a is [experts·rank, in_features],
+    expert by expert, and b [out_features, rank·experts], the expert's index fastest. `transposed` tells that the tensor
+    keeps each matrix as [in_features, out_features].
+
+    The rule is `additive`, or `ordered` for DoRA, whose magnitudes [out_features] are at the key `magnitude`. `bias` is
+    the key of a lora_B.bias [out_features], which adds scale · bias to the module's own.
     """
 
     name: str
+    parameter: str
     kind: str
     rule: Rule
     rank: int
@@ -27,17 +35,43 @@ class ModuleSpec:
     in_features: int
     out_features: int
     dtype: str
+    transposed: bool = False
+    experts: int = 1
+    groups: int = 1
+    magnitude: str | None = None
+    bias: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueSpec:
+    """A whole value for one tensor of the base, at `key`: modules_to_save, or a trained bias. The rule is `override`."""
+
+    parameter: str
+    key: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsSpec:
+    """Values for some rows of one tensor of the base, at `key` [len(rows), …]: trained tokens. The rule is `override`."""
+
+    parameter: str
+    key: str
+    rows: tuple[int, ...]
+    dtype: str
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterSpec:
-    """Every adapted module, sorted by name, and the tensors that only repeat the base's, by key.
+    """Every part of an adapter, sorted by name, and the tensors that only repeat the base's, by key.
 
-    Every tensor of the file belongs to exactly one module or is such a copy, which nothing reads.
+    Every tensor of the file belongs to at least one part or is such a copy, which nothing reads.
     """
 
     modules: tuple[ModuleSpec, ...]
     copies: tuple[str, ...] = ()
+    values: tuple[ValueSpec, ...] = ()
+    rows: tuple[RowsSpec, ...] = ()
 
     def summary(self) -> AdapterSummary:
         """The distinct ranks and scales, and how many of what."""

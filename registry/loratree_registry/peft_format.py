@@ -264,6 +264,7 @@ class _Reader:
             return None
         return ModuleSpec(
             name=name,
+            parameter=f"{name}.weight",
             kind=kind,
             rule=RULES[kind],
             rank=rank,
@@ -273,4 +274,5 @@ class _Reader:
             in_features=in_features,
             out_features=out_features,
             dtype=a.dtype,
+            transposed=kind == "Conv1D",
         )
