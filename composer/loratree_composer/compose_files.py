@@ -1,6 +1,7 @@
 """`loratree compose`: a path as files, a merged checkpoint or a flattened adapter, with its lockfile."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -41,18 +42,19 @@ def compose(
     home: Path,
     base_directory: Path | None = None,
     follow: str | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> Lockfile:
     """Writes the composition of `ref` into the folder `out` and returns its lockfile, which is written last.
 
     `merge` is the base's checkpoint with every delta summed in, shard by shard; `flatten` one PEFT adapter that needs
-    no base weights. An empty chain merges to a copy of the base. `base_directory` is the base's checkpoint; without it
-    the one that `home` remembers. The same composition gives the same bytes; where `out` holds it already and intact,
-    that is the answer, also where another process was first to finish it. Whatever fails or interrupts it, `out` is
-    whole or not there.
+    no base weights. An empty chain merges to a copy of the base. `follow` and `weights` are Registry.resolve's.
+    `base_directory` is the base's checkpoint; without it the one that `home` remembers. The same composition gives the
+    same bytes; where `out` holds it already and intact, that is the answer, also where another process was first to
+    finish it. Whatever fails or interrupts it, `out` is whole or not there.
 
     Raises Conflict where `out` holds anything else, NotFound, Invalid, Corrupt, Unavailable.
     """
-    resolution = registry.resolve(ref, follow=follow)
+    resolution = registry.resolve(ref, follow=follow, weights=weights)
     chain = resolution.to_chain()
     found = _composed(out, chain, mode)
     if found is not None:

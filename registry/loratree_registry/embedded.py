@@ -1,6 +1,6 @@
 """The Registry over a database and a blob store in this process: the edge, where transactions open and end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -111,10 +111,10 @@ class EmbeddedRegistry:
         with reading(self._engine) as connection:
             return versions.version(connection, ref)
 
-    def resolve(self, ref: str, *, follow: str | None = None) -> Resolution:
+    def resolve(self, ref: str, *, follow: str | None = None, weights: Mapping[str, float] | None = None) -> Resolution:
         """See Registry.resolve."""
         with reading(self._engine) as connection:
-            return resolving.resolve(connection, ref, follow=follow)
+            return resolving.resolve(connection, ref, follow=follow, weights=weights)
 
     def lineage(self, ref: str) -> Lineage:
         """See Registry.lineage."""

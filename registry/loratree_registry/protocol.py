@@ -1,5 +1,6 @@
 """The Registry protocol: what the command line and the composer speak, in this process or over HTTP."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import BinaryIO, Protocol
 
@@ -70,8 +71,13 @@ class Registry(Protocol):
         """The version that `ref` names. Raises NotFound."""
         ...
 
-    def resolve(self, ref: str, *, follow: str | None = None) -> Resolution:
-        """The chain of `ref` by its pins, or with each ancestor at the alias `follow` where that is set."""
+    def resolve(self, ref: str, *, follow: str | None = None, weights: Mapping[str, float] | None = None) -> Resolution:
+        """The chain of `ref` by its pins, or with each ancestor at the alias `follow` where that is set.
+
+        `weights` maps paths of the chain to level weights, 1 for the others: W + Σ wᵢ sᵢ BᵢAᵢ. A weight is finite; 0
+        drops the level, which stays in the chain; an adapter with override or ordered parts takes 0 or 1 only.
+        Raises NotFound, and Invalid, which names every weight that the chain does not take.
+        """
         ...
 
     def lineage(self, ref: str) -> Lineage:

@@ -1,9 +1,11 @@
 """The Registry over HTTP."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import BinaryIO
 
 from loratree_registry.api.bodies import Move, NewBase, NewNode, NewUpload, Stored, Upload
+from loratree_registry.api.weights import written
 from loratree_registry.blobs.verified import check_announced, verified
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.paths import Level
@@ -77,9 +79,9 @@ class RemoteRegistry:
         """See Registry.version."""
         return self._wire.get(Version, "version", ref)
 
-    def resolve(self, ref: str, *, follow: str | None = None) -> Resolution:
+    def resolve(self, ref: str, *, follow: str | None = None, weights: Mapping[str, float] | None = None) -> Resolution:
         """See Registry.resolve."""
-        return self._wire.get(Resolution, "resolve", ref, follow=follow)
+        return self._wire.get(Resolution, "resolve", ref, follow=follow, weight=written(weights))
 
     def lineage(self, ref: str) -> Lineage:
         """See Registry.lineage."""

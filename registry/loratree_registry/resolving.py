@@ -1,11 +1,13 @@
 """Resolving: from a ref to the chain of versions that it stands for."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from sqlalchemy import Connection
 
 from loratree_registry import repository
 from loratree_registry.composition import Chain, FileDigest, Step
+from loratree_registry.level_weights import level_weights
 from loratree_registry.nodes import trail
 from loratree_registry.paths import HEAD, Ref, parse_alias, parse_ref
 from loratree_registry.rows import NodeRow, VersionRow
@@ -16,7 +18,7 @@ Followed = Literal["alias", "pin"]
 Found = tuple[VersionRow, Followed | None]
 
 
-def resolve(connection: Connection, ref: str, *, follow: str | None) -> Resolution:
+def resolve(connection: Connection, ref: str, *, follow: str | None, weights: Mapping[str, float] | None) -> Resolution:
     """The chain of `ref`: what the leaf was trained on, or each ancestor at the alias `follow` where that is set.
 
     Three queries whatever the depth, one more with `follow`. Raises NotFound, Invalid.
@@ -27,8 +29,10 @@ def resolve(connection: Connection, ref: str, *, follow: str | None) -> Resoluti
     found: list[Found] = [(row, None) for row in pinned]
     if follow is not None and pinned:
         found = _followed(connection, nodes, pinned, alias)
+    weighted = level_weights(str(parsed), [row for row, _ in found], weights)
     files = repository.files_of(connection, [row.id for row, _ in found])
-    return _resolution(str(parsed), nodes[0], [_link(row, followed, files[row.id]) for row, followed in found])
+    links = [_link(row, how, weight, files[row.id]) for (row, how), weight in zip(found, weighted, strict=True)]
+    return _resolution(str(parsed), nodes[0], links)
 
 
 def _alias(follow: str | None) -> str | None:
@@ -62,14 +66,14 @@ def _followed(connection: Connection, nodes: list[NodeRow], pinned: list[Version
     return [*(chosen[node_id] for node_id in above if node_id in chosen), (leaf, None)]
 
 
-def _link(row: VersionRow, followed: Followed | None, files: list[FileDigest]) -> Link:
+def _link(row: VersionRow, followed: Followed | None, weight: float, files: list[FileDigest]) -> Link:
     summary = row.adapter()
     return Link(
         path=row.path,
         level=row.level,
         version=row.number,
         digest=row.digest,
-        weight=1.0,
+        weight=weight,
         ranks=summary.ranks,
         scales=summary.scales,
         pin=row.pin(),

@@ -40,8 +40,8 @@ class Wire:
         limits = httpx.Limits(keepalive_expiry=_IDLE_S)
         self._client = httpx.Client(transport=httpx.HTTPTransport(verify=secure, retries=2, limits=limits))
 
-    def get(self, kind: type[T], noun: str, path: str | None = None, **query: str | int | None) -> T:
-        """Reads a record of type `kind`; a query of None is left out."""
+    def get(self, kind: type[T], noun: str, path: str | None = None, **query: str | int | list[str] | None) -> T:
+        """Reads a record of type `kind`; a query of None is left out, one of a list is there once for each text."""
         return self._parsed(kind, self._send(self._request("GET", noun, path, query)))
 
     def send(
@@ -106,7 +106,7 @@ class Wire:
         method: str,
         noun: str,
         path: str | None,
-        query: Mapping[str, str | int | None] | None = None,
+        query: Mapping[str, str | int | list[str] | None] | None = None,
         *,
         content: bytes | Iterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,

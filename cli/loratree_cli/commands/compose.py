@@ -5,9 +5,10 @@ from typing import get_args
 
 import click
 
-from loratree_cli.output import json_option, print_json, say, working
+from loratree_cli.output import json_option, numbers, print_json, say, working
 from loratree_cli.registry import registry
-from loratree_registry.composition import Mode
+from loratree_cli.weights import weight_option
+from loratree_registry.composition import Mode, Step
 from loratree_registry.settings import Settings
 
 
@@ -19,8 +20,17 @@ from loratree_registry.settings import Settings
     "--base", "base_directory", type=click.Path(path_type=Path), help="The base's checkpoint on this machine."
 )
 @click.option("--follow", metavar="ALIAS", help="Take each ancestor at this alias where it is set (latest: its head).")
+@weight_option
 @json_option
-def compose(ref: str, mode: Mode, out: Path, base_directory: Path | None, follow: str | None, as_json: bool) -> None:
+def compose(
+    ref: str,
+    mode: Mode,
+    out: Path,
+    base_directory: Path | None,
+    follow: str | None,
+    weights: dict[str, float],
+    as_json: bool,
+) -> None:
     """Compose the chain of REF into the folder --out, with its lockfile loratree.json.
 
     merge writes the base with every delta summed in, as transformers loads it; flatten writes one ordinary PEFT adapter
@@ -29,6 +39,7 @@ def compose(ref: str, mode: Mode, out: Path, base_directory: Path | None, follow
     \b
     loratree compose tiny/medicine --mode merge --out ./medicine
     loratree compose tiny/medicine/cardiology --mode flatten --out ./cardiology-adapter
+    loratree compose tiny/medicine/cardiology --mode merge --out ./halved --weight tiny/medicine=0.5
     """
     from loratree_composer import compose as compose_files
 
@@ -41,10 +52,15 @@ def compose(ref: str, mode: Mode, out: Path, base_directory: Path | None, follow
             home=Settings.from_environment().home,
             base_directory=base_directory,
             follow=follow,
+            weights=weights,
         )
     if as_json:
         print_json(lockfile.to_json())
         return
-    steps = " + ".join([lockfile.chain.base, *(f"{step.path}@{step.version}" for step in lockfile.chain.steps)])
-    say(f"{out}: {steps}")
+    say(f"{out}: {' + '.join([lockfile.chain.base, *map(_term, lockfile.chain.steps)])}")
     click.echo(lockfile.chain.digest)
+
+
+def _term(step: Step) -> str:
+    weight = "" if step.weight == 1 else f"{numbers([step.weight])} × "
+    return f"{weight}{step.path}@{step.version}"

@@ -4,14 +4,16 @@ import click
 
 from loratree_cli.output import json_option, numbers, print_json, print_table, say, short
 from loratree_cli.registry import registry
+from loratree_cli.weights import weight_option
 from loratree_registry.schemas import Edge, Link, Resolution
 
 
 @click.command()
 @click.argument("ref")
 @click.option("--follow", metavar="ALIAS", help="Take each ancestor at this alias where it is set (latest: its head).")
+@weight_option
 @json_option
-def resolve(ref: str, follow: str | None, as_json: bool) -> None:
+def resolve(ref: str, follow: str | None, weights: dict[str, float], as_json: bool) -> None:
     """Show the chain of versions that REF composes, root to leaf.
 
     Without --follow it is the chain that the leaf was trained on, whatever the tree holds now.
@@ -19,13 +21,14 @@ def resolve(ref: str, follow: str | None, as_json: bool) -> None:
     \b
     loratree resolve tiny/medicine/cardiology
     loratree resolve tiny/medicine/cardiology@3 --follow latest --json
+    loratree resolve tiny/medicine/cardiology --weight tiny/medicine=0.5
     """
     with registry() as opened:
-        resolution = opened.resolve(ref, follow=follow)
+        resolution = opened.resolve(ref, follow=follow, weights=weights)
     if as_json:
         print_json(resolution)
         return
-    columns = ("version", "level", "rank", "scale", "trained on", "found", "state", "digest")
+    columns = ("version", "level", "rank", "scale", "weight", "trained on", "found", "state", "digest")
     print_table(columns, (_row(resolution, link) for link in resolution.chain))
     say(f"base {resolution.base.name} {resolution.base.digest}")
     click.echo(resolution.composition)
@@ -59,6 +62,7 @@ def _row(resolution: Resolution, link: Link) -> tuple[object, ...]:
         link.level,
         numbers(link.ranks),
         numbers(link.scales),
+        numbers([link.weight]),
         pin,
         link.pin.found,
         state,

@@ -9,6 +9,7 @@ from loratree_registry.api import examples
 from loratree_registry.api.bodies import NewVersion
 from loratree_registry.api.documented import PAGE_LIMIT, After, Catalog, Limit, NodePath, RefPath, answers, body
 from loratree_registry.api.route import Route
+from loratree_registry.api.weights import read
 from loratree_registry.schemas import Lineage, Page, Published, Resolution, Submission, Version
 
 
@@ -21,6 +22,9 @@ class SubmissionRoute(Route):
 router = APIRouter(prefix="/v1", tags=["versions"], route_class=Route)
 submissions = APIRouter(route_class=SubmissionRoute)
 
+_WEIGHT = (
+    "PATH:NUMBER, the level weight of the chain's version at PATH; repeatable, once for each path, 1 for the others"
+)
 _AGAIN = replace(examples.PUBLISHED, created=False)
 _PUBLISHED = answers(_AGAIN, 404, 409, says="The node held this version already") | answers(
     examples.PUBLISHED, 404, 409, status=201, says="A new version"
@@ -65,9 +69,10 @@ def resolve(
     registry: Catalog,
     ref: RefPath,
     follow: Annotated[str | None, Query(description="Take each ancestor at this alias, where it is set")] = None,
+    weight: Annotated[list[str] | None, Query(description=_WEIGHT, examples=[[f"{examples.PARENT}:0.5"]])] = None,
 ) -> Resolution:
     """The chain of `ref`, root to leaf: by its pins, or with each ancestor at the alias `follow`."""
-    return registry.resolve(ref, follow=follow)
+    return registry.resolve(ref, follow=follow, weights=read(weight))
 
 
 @router.get("/lineage/{ref:text}", responses=answers(examples.LINEAGE, 404))
