@@ -1,0 +1,492 @@
+"""One adapter of each kind that PEFT writes, over a tiny base of each kind: what the support table is tested on.
+
+Each row makes its base anew, the same for the same seed, and lets PEFT itself write the adapter; every trained value is
+random and visible, so that whatever is left out of a composition shows in `run`.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import peft
+import torch
+import transformers
+from torch import Tensor, nn
+
+from loratree_registry.adapter_spec import Rule
+from tests import tiny
+
+Run = Callable[[nn.Module], Tensor]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """PEFT and transformers warn of what they do; these files are about what they write."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def logits(model: nn.Module) -> Tensor:
+    """The model's logits for some fixed tokens, [batch, length, vocabulary]."""
+    found = model(tiny.tokens(length=9)).logits
+    assert isinstance(found, Tensor)
+    return found
+
+
+def _image(dimensions: int) -> Run:
+    def run(model: nn.Module) -> Tensor:
+        shape = (2, 4, *[9, 8, 7][:dimensions])
+        found = model(torch.randn(shape, generator=torch.Generator().manual_seed(5)))
+        assert isinstance(found, Tensor)
+        return found
+
+    return run
+
+
+def _sequence(model: nn.Module) -> Tensor:
+    found = model(torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(5)))
+    assert isinstance(found, Tensor)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A kind of adapter: its base, the config that makes PEFT write it, and what becomes of it.
+
+    `rules` are those of its parts, none where it is refused; `reason` is then a phrase of the refusal. `run` gives the
+    output that shows the adapter's effect. `merges` tells whether the adapter is a value of the base's tensors at all.
+    """
+
+    name: str
+    meaning: str
+    make: Callable[[], nn.Module]
+    config: dict[str, Any]
+    rules: tuple[Rule, ...] = ()
+    reason: str = ""
+    run: Run = logits
+    merges: bool = True
+    save: dict[str, Any] = field(default_factory=dict)
+
+    def base(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
+        """The base model, the same values for the same seed, in eval mode."""
+        torch.manual_seed(seed)
+        model = self.make()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                noise = torch.randn_like(parameter) * 0.2
+                if parameter.dim() > 1:
+                    parameter.copy_(noise)
+                else:
+                    parameter.add_(noise)  # biases and norms start as zeros and ones
+        return model.to(dtype).eval()
+
+    def adapt(self, base: nn.Module, directory: Path, seed: int = 1, **config: Any) -> Path:
+        """Lets PEFT write an adapter over `base`, which stays as it is, and returns the directory."""
+        torch.manual_seed(seed)
+        settings = {"r": 4, "lora_alpha": 6} | copy.deepcopy(self.config) | config
+        with quiet():
+            tuned = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(**settings))
+            fill(tuned)
+            tuned.save_pretrained(directory, **self.save)
+        return directory
+
+    def load(self, base: nn.Module, directory: Path) -> nn.Module:
+        """PEFT's own model of the adapter over a copy of `base`, in the base's dtype and eval mode: the reference."""
+        with quiet():
+            model = peft.PeftModel.from_pretrained(copy.deepcopy(base), directory, autocast_adapter_dtype=False)
+            return model.to(next(base.parameters()).dtype).eval()
+
+
+@torch.no_grad()
+def fill(tuned: nn.Module, *, std: float = 0.2) -> None:
+    """Gives every trained value something to show: random factors, and all else changed from the base's."""
+    for name, parameter in tuned.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        noise = torch.randn_like(parameter) * std
+        if "lora_magnitude_vector" in name:
+            parameter.mul_(1 + noise)
+        elif "lora_" in name:
+            parameter.copy_(noise)  # in place: some are tied
+        else:
+            parameter.add_(noise)
+
+
+class Convolutions(nn.Module):
+    """Two convolutions, of which the second has another stride and groups."""
+
+    def __init__(self, dimensions: int, *, groups: int = 1, **settings: Any) -> None:
+        super().__init__()
+        kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+        kernel = (3, 2, 2)[:dimensions]
+        self.first = kind(4, 6, kernel, padding=1, **settings)
+        self.second = kind(6, 8, kernel, stride=2, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [batch, 4, …]"""
+        y = self.second(torch.tanh(self.first(x)))
+        assert isinstance(y, Tensor)
+        return y
+
+
+class Attention(nn.Module):
+    """A linear layer and torch's own attention over it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Linear(8, 8)
+        self.attn = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [batch, length, 8]"""
+        y = torch.tanh(self.proj(x))
+        attended = self.attn(y, y, y, need_weights=False)[0]
+        assert isinstance(attended, Tensor)
+        return attended
+
+
+def llama(**settings: Any) -> nn.Module:
+    """A small Llama."""
+    return transformers.LlamaForCausalLM(tiny.llama_config(**settings))
+
+
+def tied_llama() -> nn.Module:
+    """A small Llama whose lm_head is its embedding."""
+    return llama(tie_word_embeddings=True)
+
+
+def biased_llama() -> nn.Module:
+    """A small Llama with biases on all of its linear layers but the head."""
+    return llama(attention_bias=True, mlp_bias=True)
+
+
+def classifier() -> nn.Module:
+    """A small Llama with a classification head."""
+    return transformers.LlamaForSequenceClassification(tiny.llama_config(num_labels=3, pad_token_id=0))
+
+
+def gpt2() -> nn.Module:
+    """A small GPT-2, whose linear layers are Conv1D and whose embeddings are tied."""
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=96, n_positions=64, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0
+        )
+    )
+
+
+def gemma3() -> nn.Module:
+    """A small Gemma 3, whose embedding multiplies its rows, tied to the head."""
+    config = transformers.Gemma3TextConfig(
+        vocab_size=96,
+        hidden_size=32,
+        intermediate_size=56,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=64,
+        sliding_window=8,
+    )
+    return transformers.Gemma3ForCausalLM(config)
+
+
+def _experts(config: type[Any], model: type[nn.Module], **settings: Any) -> nn.Module:
+    common: dict[str, Any] = {
+        "vocab_size": 96,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 64,
+        "num_experts_per_tok": 2,
+        "num_local_experts": 4,
+        "pad_token_id": 0,
+        "tie_word_embeddings": False,
+    }
+    return model(config(**(common | settings)))
+
+
+def gpt_oss(**settings: Any) -> nn.Module:
+    """A small gpt-oss: experts stored [experts, in, out], those of down_proj square as in the real ones."""
+    square = {"intermediate_size": 16} | settings
+    return _experts(transformers.GptOssConfig, transformers.GptOssForCausalLM, **square)
+
+
+def qwen3_moe() -> nn.Module:
+    """A small Qwen 3 MoE: experts stored [experts, out, in]."""
+    settings = {"num_experts": 4, "moe_intermediate_size": 24, "decoder_sparse_step": 1, "mlp_only_layers": []}
+    return _experts(transformers.Qwen3MoeConfig, transformers.Qwen3MoeForCausalLM, **settings)
+
+
+def mixtral() -> nn.Module:
+    """A small Mixtral: experts stored [experts, out, in]."""
+    return _experts(transformers.MixtralConfig, transformers.MixtralForCausalLM)
+
+
+def llama4() -> nn.Module:
+    """A small Llama 4: experts stored [experts, in, out], which PEFT takes the other way round."""
+    settings = {
+        "intermediate_size_mlp": 24,
+        "num_experts_per_tok": 1,
+        "attention_chunk_size": 32,
+        "interleave_moe_layer_step": 1,
+    }
+    return _experts(transformers.Llama4TextConfig, transformers.Llama4ForCausalLM, **settings)
+
+
+ADDITIVE: Final[tuple[Rule, ...]] = ("additive",)
+MIXED: Final[tuple[Rule, ...]] = ("additive", "override")
+ORDERED: Final[tuple[Rule, ...]] = ("ordered",)
+Q: Final = ["q_proj"]
+EXPERTS: Final[dict[str, Any]] = {"target_modules": [], "target_parameters": ["gate_up_proj", "down_proj"]}
+
+
+def _composed(name: str, meaning: str, make: Callable[[], nn.Module], rules: tuple[Rule, ...], **config: Any) -> Row:
+    return Row(name=name, meaning=meaning, make=make, rules=rules, config=config)
+
+
+ACCEPTED: Final[tuple[Row, ...]] = (
+    _composed("linear", "Linear: W += s·BA", llama, ADDITIVE, target_modules=tiny.LINEARS),
+    _composed("conv1d-hf", "Conv1D of Hugging Face: W += s·(BA)ᵀ", gpt2, ADDITIVE, target_modules=["c_attn", "c_proj"]),
+    _composed("embedding", "Embedding: E += s·(BA)ᵀ", llama, ADDITIVE, target_modules=["embed_tokens", "q_proj"]),
+    _composed(
+        "embedding-scaled",
+        "Embedding whose forward multiplies its rows (embed_scale)",
+        gemma3,
+        ADDITIVE,
+        target_modules=["embed_tokens", "q_proj"],
+    ),
+    _composed(
+        "lm-head",
+        "the head of a model, beside which PEFT saves the base's",
+        llama,
+        ADDITIVE,
+        target_modules=["lm_head"],
+    ),
+    _composed(
+        "tied-embedding",
+        "LoRA on an embedding that lm_head is tied to: the embedding alone changes",
+        tied_llama,
+        ADDITIVE,
+        target_modules=["embed_tokens"],
+    ),
+    _composed(
+        "tied-head",
+        "LoRA on an lm_head that is tied to the embedding: the head alone changes",
+        tied_llama,
+        ADDITIVE,
+        target_modules=["lm_head"],
+    ),
+    _composed(
+        "tied-both",
+        "ensure_weight_tying: one LoRA for the embedding and for the head tied to it",
+        tied_llama,
+        ADDITIVE,
+        target_modules=["embed_tokens"],
+        ensure_weight_tying=True,
+    ),
+    *(
+        Row(
+            name=f"conv{n}d",
+            meaning=f"Conv{n}d: W += s·conv(Aᵀ, B)",
+            make=lambda n=n: Convolutions(n),
+            rules=ADDITIVE,
+            config={"target_modules": ["first", "second"]},
+            run=_image(n),
+        )
+        for n in (1, 2, 3)
+    ),
+    Row(
+        name="conv-groups",
+        meaning="Conv with groups: stacked alone",
+        make=lambda: Convolutions(2, groups=2),
+        rules=ADDITIVE,
+        config={"target_modules": ["first", "second"]},
+        run=_image(2),
+        merges=False,
+    ),
+    Row(
+        name="attention",
+        meaning="MultiheadAttention: in_proj_weight += s·BA, out_proj.weight += 2s·BA",
+        make=Attention,
+        rules=ADDITIVE,
+        config={"target_modules": ["proj", "attn"]},
+        run=_sequence,
+    ),
+    _composed("lora-bias", "lora_bias: b += s·b_B", gpt2, ADDITIVE, target_modules=["c_attn"], lora_bias=True),
+    _composed("dora", "DoRA on Linear", llama, ORDERED, target_modules=tiny.LINEARS, use_dora=True),
+    _composed(
+        "dora-biased",
+        "DoRA on Linear with a bias, which it leaves",
+        biased_llama,
+        ORDERED,
+        target_modules=tiny.LINEARS,
+        use_dora=True,
+    ),
+    _composed("dora-conv1d-hf", "DoRA on Conv1D", gpt2, ORDERED, target_modules=["c_attn", "c_proj"], use_dora=True),
+    _composed(
+        "dora-embedding", "DoRA on Embedding", llama, ORDERED, target_modules=["embed_tokens", "q_proj"], use_dora=True
+    ),
+    _composed(
+        "dora-embedding-scaled",
+        "DoRA on Embedding with embed_scale",
+        gemma3,
+        ORDERED,
+        target_modules=["embed_tokens"],
+        use_dora=True,
+    ),
+    *(
+        Row(
+            name=f"dora-conv{n}d",
+            meaning=f"DoRA on Conv{n}d",
+            make=lambda n=n: Convolutions(n),
+            rules=ORDERED,
+            config={"target_modules": ["first", "second"], "use_dora": True},
+            run=_image(n),
+        )
+        for n in (1, 2, 3)
+    ),
+    _composed("experts-gpt-oss", "target_parameters: experts stored [experts, in, out]", gpt_oss, ADDITIVE, **EXPERTS),
+    _composed("experts-qwen3", "target_parameters: experts stored [experts, out, in]", qwen3_moe, ADDITIVE, **EXPERTS),
+    _composed("experts-mixtral", "target_parameters: Mixtral's experts", mixtral, ADDITIVE, **EXPERTS),
+    _composed("experts-llama4", "target_parameters: Llama 4's experts", llama4, ADDITIVE, **EXPERTS),
+    _composed(
+        "experts-ranks",
+        "target_parameters with rank_pattern and alpha_pattern",
+        qwen3_moe,
+        ADDITIVE,
+        **EXPERTS,
+        rank_pattern={"experts.down_proj": 2},
+        alpha_pattern={"layers.1.mlp.experts.gate_up_proj": 5},
+    ),
+    _composed(
+        "parameter-matrix",
+        "target_parameters on a matrix",
+        llama,
+        ADDITIVE,
+        target_modules=["k_proj"],
+        target_parameters=["q_proj.weight"],
+        rank_pattern={"q_proj.weight": 2},
+    ),
+    _composed(
+        "saved-modules",
+        "modules_to_save: whole parameters",
+        llama,
+        MIXED,
+        target_modules=Q,
+        modules_to_save=["norm", "lm_head", "mlp"],
+    ),
+    _composed(
+        "saved-tied-embedding",
+        "modules_to_save of a tied embedding: the embedding alone changes",
+        tied_llama,
+        MIXED,
+        target_modules=Q,
+        modules_to_save=["embed_tokens"],
+    ),
+    _composed(
+        "saved-tied-both",
+        "modules_to_save with ensure_weight_tying: the embedding and the head",
+        tied_llama,
+        MIXED,
+        target_modules=Q,
+        modules_to_save=["embed_tokens"],
+        ensure_weight_tying=True,
+    ),
+    _composed(
+        "saved-head", "the head that PEFT saves for SEQ_CLS", classifier, MIXED, target_modules=Q, task_type="SEQ_CLS"
+    ),
+    _composed("bias-all", "bias='all': every bias", gpt2, MIXED, target_modules=["c_attn"], bias="all"),
+    _composed(
+        "bias-lora-only",
+        "bias='lora_only': the biases of the targets",
+        gpt2,
+        MIXED,
+        target_modules=["c_attn"],
+        bias="lora_only",
+    ),
+    _composed(
+        "tokens",
+        "trainable_token_indices: rows of the embedding",
+        llama,
+        MIXED,
+        target_modules=Q,
+        trainable_token_indices=[3, 1, 90],
+    ),
+    _composed(
+        "tokens-tied",
+        "token rows of a tied embedding: the head's as well",
+        tied_llama,
+        MIXED,
+        target_modules=Q,
+        trainable_token_indices=[3, 1, 90],
+    ),
+    _composed(
+        "tokens-head",
+        "token rows of a tied head: the head's alone",
+        tied_llama,
+        MIXED,
+        target_modules=Q,
+        trainable_token_indices={"lm_head": [3, 1, 90]},
+    ),
+    _composed(
+        "tokens-apart",
+        "other token rows for an embedding and the head tied to it",
+        tied_llama,
+        MIXED,
+        target_modules=Q,
+        trainable_token_indices={"embed_tokens": [3, 1], "lm_head": [5]},
+    ),
+    _composed(
+        "tokens-scaled",
+        "token rows of an embedding with embed_scale",
+        gemma3,
+        MIXED,
+        target_modules=Q,
+        trainable_token_indices=[3, 1, 90],
+    ),
+    _composed(
+        "tokens-and-head",
+        "LoRA on a tied head whose token rows change too: the rows first",
+        tied_llama,
+        MIXED,
+        target_modules=["lm_head"],
+        trainable_token_indices=[3, 1, 90],
+    ),
+    _composed(
+        "mixed",
+        "LoRA, lora_bias, biases, saved modules and token rows in one",
+        gpt2,
+        MIXED,
+        target_modules=["c_attn"],
+        lora_bias=True,
+        bias="all",
+        modules_to_save=["ln_f"],
+        trainable_token_indices=[3, 1],
+    ),
+    _composed(
+        "mixed-dora",
+        "DoRA beside saved modules and biases",
+        biased_llama,
+        ("override", "ordered"),
+        target_modules=Q,
+        use_dora=True,
+        bias="lora_only",
+        modules_to_save=["norm"],
+    ),
+    _composed(
+        "overrides-alone",
+        "saved modules without any LoRA",
+        llama,
+        ("override",),
+        target_modules="dummy-target-modules",
+        modules_to_save=["norm"],
+    ),
+)
