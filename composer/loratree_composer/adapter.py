@@ -1,8 +1,8 @@
-"""One published adapter: its factors by module, as stored, and the chain's sum of several."""
+"""One published adapter, as stored: its parts by the base's tensor names."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,36 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from loratree_composer.edits import Add, Edit, Replace, ReplaceRows, Rescale, Shift
 from loratree_composer.lowrank import LowRank, concat
 from loratree_composer.precision import full_float32
+from loratree_composer.program import Level, Program, programs
 from loratree_registry.adapter_spec import AdapterSpec, ModuleSpec
-from loratree_registry.errors import Invalid, listed
+from loratree_registry.errors import Invalid
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Factors:
-    """scale · B A at one module, in the dtype of the file: a [rank, in], b [out, rank]."""
+    """scale · B A on one tensor, in the dtype of the file: a [rank, in], b [out, rank], or [experts, …] of both.
+
+    `transposed` tells that the tensor keeps the matrix as [in, out]. `magnitude` [out] makes it DoRA.
+    """
 
     kind: str
     scale: float
     a: Tensor
     b: Tensor
+    transposed: bool = False
+    groups: int = 1
+    magnitude: Tensor | None = None
+
+    def edit(self, weight: float) -> Edit:
+        """The edit that it is with a level weight, the scales folded in float32."""
+        delta = self.folded(weight)
+        delta = delta.transposed() if self.transposed else delta
+        if self.magnitude is None:
+            return Add(delta, self.kind, self.groups)
+        return Rescale(delta, self.magnitude, int(self.transposed), self.kind)
 
     def folded(self, weight: float) -> LowRank:
         """weight · scale · B A, folded in float32."""
@@ -31,33 +47,98 @@ class Factors:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Adapter:
-    """An additive adapter: its factors by the base's module names, sorted, and what its config calls its task."""
+class Bias:
+    """scale · value [out], added to a bias."""
 
-    modules: Mapping[str, Factors]
+    scale: float
+    value: Tensor
+
+    def edit(self, weight: float) -> Edit:
+        """The edit that it is with a level weight, in float32."""
+        return Shift(self.value.to(torch.promote_types(self.value.dtype, torch.float32)) * (weight * self.scale))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Value:
+    """A whole value in place of a tensor's."""
+
+    value: Tensor
+
+    def edit(self, _: float) -> Edit:
+        """The edit that it is; its level weight is 1."""
+        return Replace(self.value)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Values [len(rows), …] in place of some rows of a tensor."""
+
+    rows: Tensor
+    value: Tensor
+
+    def edit(self, _: float) -> Edit:
+        """The edit that it is; its level weight is 1."""
+        return ReplaceRows(self.rows, self.value)
+
+
+Part = Factors | Bias | Value | Rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapter:
+    """An adapter's parts by the base's tensor names, sorted; its version's digest, and its config's task_type."""
+
+    parts: Mapping[str, tuple[Part, ...]]
+    digest: str = ""
     task_type: str | None = None
 
     @property
     def nbytes(self) -> int:
-        """The bytes of its factors."""
-        return sum(factors.a.nbytes + factors.b.nbytes for factors in self.modules.values())
+        """The bytes of its tensors."""
+        return sum(tensor.nbytes for tensor in self._tensors())
 
     @property
     def dtypes(self) -> set[torch.dtype]:
-        """The dtypes that its factors are stored in."""
-        return {tensor.dtype for factors in self.modules.values() for tensor in (factors.a, factors.b)}
+        """The dtypes that its factors and values are stored in."""
+        return {tensor.dtype for tensor in self._tensors() if tensor.is_floating_point()}
+
+    def level(self, weight: float) -> Level:
+        """Its edits with a level weight. Raises Invalid for one other than 1 where a part is not a plain delta."""
+        if weight != 1 and not all(_is_additive(part) for parts in self.parts.values() for part in parts):
+            raise Invalid(
+                f"a level weight of {weight} has no meaning for an adapter that replaces or rescales weights: it takes "
+                "1, or 0 to leave it out"
+            )
+        edits = {name: tuple(part.edit(weight) for part in parts) for name, parts in self.parts.items()}
+        return Level(self.digest, weight, edits)
+
+    def _tensors(self) -> Iterable[Tensor]:
+        for part in (part for parts in self.parts.values() for part in parts):
+            yield from (value for value in (getattr(part, f.name) for f in fields(part)) if isinstance(value, Tensor))
 
 
-def read_adapter(file: Path, spec: AdapterSpec, *, task_type: str | None = None) -> Adapter:
-    """Reads the factors that `spec` names from a safetensors file. Raises Invalid where the file does not hold them."""
-    other = [f"{module.name} ({module.rule})" for module in spec.modules if module.rule != "additive"]
-    if other:
-        raise Invalid(f"only additive modules are composed: {listed(other)}; publish a plain LoRA")
+def read_adapter(file: Path, spec: AdapterSpec, *, digest: str = "", task_type: str | None = None) -> Adapter:
+    """Reads the parts that `spec` names from a safetensors file. Raises Invalid where the file does not hold them."""
+    parts: dict[str, list[Part]] = defaultdict(list)
     try:
         with torch.inference_mode(False), safe_open(file, framework="pt") as tensors:
-            return Adapter({module.name: _factors(tensors, module) for module in spec.modules}, task_type)
+            for value in spec.values:
+                parts[value.parameter].append(Value(tensors.get_tensor(value.key)))
+            for rows in spec.rows:
+                parts[rows.parameter].append(Rows(torch.tensor(rows.rows), tensors.get_tensor(rows.key)))
+            for module in spec.modules:
+                parts[module.parameter].append(_factors(tensors, module))
+                if module.bias is not None:
+                    parts[f"{module.name}.bias"].append(Bias(module.scale, tensors.get_tensor(module.bias)))
     except (SafetensorError, OSError) as error:
         raise Invalid(f"{file} does not hold the adapter that its version describes: {error}") from error
+    return Adapter({name: tuple(parts[name]) for name in sorted(parts)}, digest, task_type)
+
+
+def composed(chain: Sequence[tuple[Adapter, float]]) -> dict[str, Program]:
+    """What (adapter, level weight) from root to leaf do to each tensor, in float32; weight 0 drops a level."""
+    with full_float32():
+        return programs([adapter.level(weight) for adapter, weight in chain if weight])
 
 
 def summed(chain: Iterable[tuple[Adapter, float]]) -> dict[str, LowRank]:
@@ -65,14 +146,27 @@ def summed(chain: Iterable[tuple[Adapter, float]]) -> dict[str, LowRank]:
     levels: dict[str, list[LowRank]] = defaultdict(list)
     with full_float32():
         for adapter, weight in chain:
-            for name, factors in adapter.modules.items() if weight else ():
-                levels[name].append(factors.folded(weight))
+            for name, parts in adapter.parts.items() if weight else ():
+                for part in parts:
+                    if not isinstance(part, Factors) or part.magnitude is not None:
+                        raise Invalid(f"{name} is not a plain delta and cannot be summed with others")
+                    levels[name.removesuffix(".weight")].append(part.folded(weight))
         return {name: concat(levels[name]) for name in sorted(levels)}
+
+
+def _is_additive(part: Part) -> bool:
+    return isinstance(part, Bias) or (isinstance(part, Factors) and part.magnitude is None)
 
 
 def _factors(tensors: Any, module: ModuleSpec) -> Factors:
     a, b = (tensors.get_tensor(key) for key in (module.a, module.b))
-    expected = (module.rank, module.in_features), (module.out_features, module.rank)
-    if (tuple(a.shape), tuple(b.shape)) != expected:
+    magnitude = None if module.magnitude is None else tensors.get_tensor(module.magnitude).reshape(-1)
+    experts, rank, groups = module.experts, module.rank, module.groups
+    expected = [experts * rank, module.in_features], [module.out_features, rank * experts // groups]
+    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    if [list(a.shape), list(b.shape)] != list(expected):
         raise Invalid(f"{module.name} holds A {list(a.shape)} and B {list(b.shape)}, its version says {expected}")
-    return Factors(module.kind, module.scale, a, b)
+    if experts > 1:
+        a = a.reshape(experts, rank, -1)  # expert by expert
+        b = b.reshape(len(b), rank, experts).permute(2, 0, 1)  # the expert's index is fastest
+    return Factors(module.kind, module.scale, a, b, module.transposed, groups, magnitude)

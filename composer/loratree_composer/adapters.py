@@ -61,4 +61,4 @@ class Adapters:
         with path.open("rb") as stream:
             header = read_header(stream, weights[0].size, name=ref)
         spec = classify(version.config, header, self._manifest)
-        return read_adapter(path, spec, task_type=version.config.get("task_type"))
+        return read_adapter(path, spec, digest=link.digest, task_type=version.config.get("task_type"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from loratree_composer.adapter import Adapter, summed
+from loratree_composer.adapter import Adapter, composed
 from loratree_composer.adapters import Adapters
 from loratree_composer.flatten import flattened
 from loratree_composer.merged_checkpoint import write_merged
@@ -65,7 +65,7 @@ def compose(
     try:
         with staged(out) as stage:
             if checkpoint is not None:
-                write_merged(checkpoint, manifest, summed(adapters), stage)
+                write_merged(checkpoint, manifest, composed(adapters), stage)
                 dtype = _dtype(manifest)
             else:
                 dtype = _write_flattened(adapters, manifest, registry.base(chain.base), stage)

@@ -1,22 +1,27 @@
 """Composer: a live model, and any path of the tree on it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
 
-from loratree_composer.adapter import summed
+from loratree_composer.adapter import composed
 from loratree_composer.adapters import Adapters
 from loratree_composer.bare_model import bare_model
+from loratree_composer.base_files import open_base
 from loratree_composer.held import check_free, hold, release
 from loratree_composer.identify import identify
-from loratree_composer.lowrank import LowRank
-from loratree_composer.merged_weights import MergedWeights, Place
+from loratree_composer.merged_weights import MergedWeights
+from loratree_composer.pristine import Place
+from loratree_composer.program import Program
 from loratree_composer.stack import Stack
 from loratree_registry.errors import Invalid
 from loratree_registry.paths import base_of
 from loratree_registry.protocol import Registry
 from loratree_registry.schemas import Base, Resolution
 from loratree_registry.settings import Settings
+
+Weights = Mapping[str, float]  # level weights by path
 
 
 class Composer:
@@ -35,9 +40,12 @@ class Composer:
     The model is any torch.nn.Module whose tensors are those of a base in the registry: `base` names it, else it is
     found. With `verify` every tensor is hashed, which reads the whole model once; a model that is held in another
     dtype than its base is compared with the base's checkpoint, cast. Without, names and shapes alone are compared.
-    `pristine` is where merging keeps a copy of the weights that it touches: on the host, or on their own device. `home`
-    is the folder of this machine's caches (default: LORATREE_HOME). Raises Invalid where the model is another one, and
-    Conflict where it carries a composition already.
+    `pristine` is where merging gets the untouched weights from: a copy on the `host` or on their own `device`, as large
+    as what was ever merged into, or the base's checkpoint in `files`, which costs no memory and a read at each merge.
+    `prefixes` keeps the float32 sum of the ancestors where the weights are, 4 bytes a weight that the leaf touches, so
+    that another leaf under them costs the leaf alone; by default only in the memory of a CPU. `home` is the folder of
+    this machine's caches (default: LORATREE_HOME). Raises Invalid where the model is another one, and Conflict where it
+    carries a composition already.
     """
 
     def __init__(
@@ -48,6 +56,7 @@ class Composer:
         base: str | None = None,
         verify: bool = True,
         pristine: Place = "host",
+        prefixes: bool | None = None,
         home: Path | None = None,
     ) -> None:
         self._mark = object()
@@ -57,7 +66,10 @@ class Composer:
         self._registry = registry
         self._base, manifest = identify(model, registry, name=base, verify=verify, home=home)
         self._adapters = Adapters(registry, manifest, home)
-        self._merged = MergedWeights(model, pristine=pristine)
+        source = open_base(self._base, manifest, home) if pristine == "files" else None
+        if prefixes is None:
+            prefixes = all(parameter.device.type == "cpu" for parameter in model.parameters())
+        self._merged = MergedWeights(model, pristine=pristine, source=source, prefixes=prefixes)
         self._stack: Stack | None = None
         self._current: Resolution | None = None
 
@@ -76,7 +88,7 @@ class Composer:
         """The stacked layers whose forward has not run yet: after a pass, those whose delta was left out."""
         return self._stack.unreached if self._stack is not None else []
 
-    def use(self, ref: str, *, follow: str | None = None) -> Resolution:
+    def use(self, ref: str, *, follow: str | None = None, weights: Weights | None = None) -> Resolution:
         """Stacks the chain of `ref`: y = Wx + Σ sᵢBᵢ(Aᵢx), as one pair of products a layer.
 
         The products are a layer's forward's: a model that reads a layer's weight past its forward, as Mamba does with
@@ -84,31 +96,38 @@ class Composer:
         does not. `unreached` names such layers after a pass. The factors take each layer's dtype and device: after the
         model was cast or moved, its layers raise Invalid until `use` is called again.
         """
-        resolution, deltas = self._read(ref, follow)
+        resolution, programs = self._read(ref, follow, weights)
         self.restore()
-        self._stack = Stack(self._model, deltas)
+        self._stack = Stack(self._model, programs)
         return self._carries(resolution)
 
-    def merge(self, ref: str, *, follow: str | None = None) -> Resolution:
-        """Merges the chain of `ref`: W' = W + Σ sᵢBᵢAᵢ, from the pristine weights. After a failure the base is back."""
-        resolution, deltas = self._read(ref, follow)
+    def merge(self, ref: str, *, follow: str | None = None, weights: Weights | None = None) -> Resolution:
+        """Merges the chain of `ref`: W' = W + Σ wᵢsᵢBᵢAᵢ, from the pristine weights. After a failure the base is back.
+
+        The ancestors are summed in one product a weight and the leaf in a second, in float32, and rounded once; what
+        does not differ from the last merge is left as it is. `weights` are level weights by path, 1 where not said.
+        """
+        resolution, programs = self._read(ref, follow, weights)
         self._unstack()
         self._carries_nothing()
-        self._merged.merge(deltas)
+        self._merged.merge(programs)
         return self._carries(resolution)
 
-    def restore(self) -> None:
-        """Gives the bare base back, bit for bit."""
+    def restore(self, *, release: bool = False) -> None:
+        """Gives the bare base back, bit for bit; with `release`, also the memory that is kept for the next merge."""
         self._unstack()
-        self._merged.restore()
+        if release:
+            self._merged.release()
+        else:
+            self._merged.restore()
         self._carries_nothing()
 
-    def _read(self, ref: str, follow: str | None) -> tuple[Resolution, dict[str, LowRank]]:
+    def _read(self, ref: str, follow: str | None, weights: Weights | None) -> tuple[Resolution, dict[str, Program]]:
         if base_of(ref.partition("@")[0]) != self._base.name:
             raise Invalid(f"{ref} is not in the tree of {self._base.name}, the base that this model is")
         check_free(self._model, self._mark)
-        resolution = self._registry.resolve(ref, follow=follow)
-        return resolution, summed(self._adapters.chain(resolution))
+        resolution = self._registry.resolve(ref, follow=follow, weights=weights)
+        return resolution, composed(self._adapters.chain(resolution))
 
     def _carries(self, resolution: Resolution) -> Resolution:
         self._current = resolution

@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
+from loratree_composer.base_files import BaseFiles
 from loratree_composer.sharing import tensors
-from loratree_composer.stored_tensor import digest_of, read_tensor, type_of
+from loratree_composer.stored_tensor import digest_of, type_of
 from loratree_registry import locations
 from loratree_registry.checkpoint import Checkpoint, open_checkpoint
 from loratree_registry.errors import Invalid, listed
-from loratree_registry.manifest import BaseManifest, Parameter
+from loratree_registry.manifest import BaseManifest
 from loratree_registry.protocol import Registry
 from loratree_registry.schemas import Base
 
@@ -86,7 +87,7 @@ def _differences(model: nn.Module, candidate: Candidate, home: Path) -> Iterator
     """What of the model's values is not the base's, tensor by tensor."""
     base, manifest = candidate
     live, expected = tensors(model), manifest.by_name()
-    checkpoint: Checkpoint | None = None
+    files: BaseFiles | None = None
     for parameter in manifest.parameters:
         tensor, source = live[parameter.name], expected[parameter.tied_to or parameter.name]
         if source is not parameter and tensor is live[source.name]:
@@ -94,19 +95,10 @@ def _differences(model: nn.Module, candidate: Candidate, home: Path) -> Iterator
         if type_of(tensor).dtype == source.dtype:
             same = digest_of(tensor) == source.sha256
         else:
-            checkpoint = checkpoint or _checkpoint(base, home, type_of(tensor).dtype, source.dtype)
-            same = _is_cast(tensor, source, manifest, checkpoint)
+            files = files or BaseFiles(manifest, _checkpoint(base, home, type_of(tensor).dtype, source.dtype))
+            same = digest_of(files.read(source.name).to(tensor.dtype)) == digest_of(tensor)
         if not same:
             yield f"{parameter.name} has other values"
-
-
-def _is_cast(tensor: Tensor, source: Parameter, manifest: BaseManifest, checkpoint: Checkpoint) -> bool:
-    """Tells whether `tensor` is, bit for bit, the base's tensor cast to its dtype."""
-    names = [source.name, *(parameter.name for parameter in manifest.parameters if parameter.tied_to == source.name)]
-    stored = next((name for name in names if name in checkpoint.shard_of), None)
-    if stored is None or checkpoint.sha256(stored) != source.sha256:
-        raise Invalid(f"{checkpoint.directory} no longer holds the base: {source.name} differs; add the base again")
-    return digest_of(read_tensor(checkpoint, stored).to(tensor.dtype)) == digest_of(tensor)
 
 
 def _checkpoint(base: Base, home: Path, found: str, expected: str) -> Checkpoint:

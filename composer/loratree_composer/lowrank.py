@@ -9,7 +9,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRank:
-    """ΔW = B A with a [rank, in], b [out, rank]; every scale is already in b."""
+    """ΔW = B A with a [rank, in], b [out, rank]; every scale is already in b.
+
+    With one more dimension in front of both, [experts, …], it is that many deltas of one rank.
+    """
 
     a: Tensor
     b: Tensor
@@ -22,12 +25,12 @@ class LowRank:
     @property
     def rank(self) -> int:
         """How many rows a has, and columns b."""
-        return self.a.shape[0]
+        return self.a.shape[-2]
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """[out, in], the shape of ΔW."""
-        return self.b.shape[0], self.a.shape[1]
+    def shape(self) -> tuple[int, ...]:
+        """[out, in], or [experts, out, in], the shape of ΔW."""
+        return (*self.b.shape[:-1], self.a.shape[-1])
 
     def delta(self) -> Tensor:
         """ΔW = B A, [out, in]."""
@@ -35,11 +38,15 @@ class LowRank:
 
     def transposed(self) -> "LowRank":
         """ΔWᵀ = Aᵀ Bᵀ, for a layer that keeps its weight as [in, out]."""
-        return LowRank(self.b.T, self.a.T)
+        return LowRank(self.b.mT, self.a.mT)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "LowRank":
         """The same factors on `device` in `dtype`."""
         return LowRank(self.a.to(device, dtype), self.b.to(device, dtype))
+
+    def largest(self) -> float:
+        """A number that no |value| of B A exceeds: rank · max|A| · max|B|."""
+        return self.rank * _largest(self.a) * _largest(self.b)
 
 
 def concat(levels: Sequence[LowRank]) -> LowRank:
@@ -47,8 +54,16 @@ def concat(levels: Sequence[LowRank]) -> LowRank:
 
     The order fixes the bits of what is made of it, so it is always root to leaf. a [Σr, in], b [out, Σr].
     """
-    return LowRank(torch.cat([level.a for level in levels]), torch.cat([level.b for level in levels], dim=1))
+    if len(levels) == 1:
+        return levels[0]
+    return LowRank(torch.cat([level.a for level in levels], dim=-2), torch.cat([level.b for level in levels], dim=-1))
 
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _largest(tensor: Tensor) -> float:
+    # aminmax makes no temporary of the tensor's size.
+    low, high = torch.aminmax(tensor)
+    return max(abs(float(low)), abs(float(high)))

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from loratree_composer.layer_kind import TRANSPOSED
-from loratree_composer.lowrank import LowRank
 from loratree_composer.merge import merged
+from loratree_composer.program import Program
 from loratree_composer.stored_tensor import bytes_of, tensor_of
 from loratree_registry.base_checkpoint import misfits
 from loratree_registry.canonical import DIGEST_PREFIX
@@ -21,48 +20,43 @@ BESIDE: Final = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe
 _NOT_BESIDE: Final = ("loratree.json", "adapter_config.json", "trainer_state.json")
 
 
-def write_merged(base: Checkpoint, manifest: BaseManifest, deltas: Mapping[str, LowRank], out: Path) -> None:
-    """Writes W + BA for every module of `deltas`, and every other tensor as it is, into the folder `out`.
+def write_merged(base: Checkpoint, manifest: BaseManifest, programs: Mapping[str, Program], out: Path) -> None:
+    """Writes what `programs` make of each tensor that they name, and every other tensor as it is, into `out`.
 
     The shards keep their names, headers and dtypes. Each tensor's digest is checked against the manifest as it passes.
-    Raises Invalid where the checkpoint is not the manifest's base or a delta has no untied weight to go to.
+    Raises Invalid where the checkpoint is not the manifest's base or a program has no untied tensor to go to.
     """
     expected = manifest.by_name()
-    weights = _weights(deltas, manifest)
+    _check(programs, manifest)
     if problems := misfits(base, manifest):
         raise _not_the_base(base.directory, problems)
     for shard in base.shards:
         with (out / shard.path.name).open("wb") as target:
-            _write_shard(shard, expected, weights, target)
+            _write_shard(shard, expected, programs, target)
     for path in _beside(base.directory):
         shutil.copyfile(path, out / path.name)
 
 
-def _weights(deltas: Mapping[str, LowRank], manifest: BaseManifest) -> dict[str, LowRank]:
-    """The deltas by the name of the weight they go to, the way round that it is kept."""
-    parameters, problems, weights = manifest.by_name(), [], {}
+def _check(programs: Mapping[str, Program], manifest: BaseManifest) -> None:
+    parameters, problems = manifest.by_name(), []
     shared = {p.tied_to for p in manifest.parameters} | {p.name for p in manifest.parameters if p.tied_to is not None}
-    for module, delta in deltas.items():
-        parameter = parameters.get(f"{module}.weight")
-        if parameter is None or parameter.kind not in TRANSPOSED:
-            problems.append(f"{module} is no {' or '.join(TRANSPOSED)} of the base")
-        elif parameter.name in shared:
-            problems.append(f"{module} shares its weight with another module")
-        else:
-            weights[parameter.name] = delta.transposed() if TRANSPOSED[parameter.kind] else delta
+    for name in programs:
+        if name not in parameters:
+            problems.append(f"{name} is not in the base")
+        elif name in shared:
+            problems.append(f"{name} shares its memory with another name")
     if problems:
         raise Invalid(f"the chain cannot be merged into the base: {listed(problems)}")
-    return weights
 
 
 def _write_shard(
-    shard: Shard, expected: Mapping[str, Parameter], weights: Mapping[str, LowRank], target: BinaryIO
+    shard: Shard, expected: Mapping[str, Parameter], programs: Mapping[str, Program], target: BinaryIO
 ) -> None:
     changed = []
     target.write(shard.head())
     for name in shard.header.tensors:  # in the order of their bytes
-        delta = weights.get(name)
-        digest = _copy(shard, name, target) if delta is None else _merge(shard, name, delta, target)
+        program = programs.get(name)
+        digest = _copy(shard, name, target) if program is None else _merge(shard, name, program, target)
         if digest != expected[expected[name].tied_to or name].sha256:
             changed.append(f"{name} has other values")
     if changed:
@@ -77,9 +71,9 @@ def _copy(shard: Shard, name: str, target: BinaryIO) -> str:
     return DIGEST_PREFIX + hasher.hexdigest()
 
 
-def _merge(shard: Shard, name: str, delta: LowRank, target: BinaryIO) -> str:
+def _merge(shard: Shard, name: str, program: Program, target: BinaryIO) -> str:
     raw = shard.raw(name)
-    target.write(bytes_of(merged(tensor_of(raw, shard.type(name)), delta, name=name)))
+    target.write(bytes_of(merged(tensor_of(raw, shard.type(name)), program.edits, name=name)))
     return DIGEST_PREFIX + hashlib.sha256(raw).hexdigest()
 
 

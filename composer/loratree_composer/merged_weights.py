@@ -1,82 +1,103 @@
-"""Deltas merged into a live module, and taken out again bit for bit: the one place that writes weights in place."""
+"""A chain merged into a live module, and taken out again bit for bit: the one place that writes weights in place."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from loratree_composer.lowrank import LowRank
-from loratree_composer.merge import merged
-from loratree_composer.targets import check_unshared, is_transposed, target_layers
-
-Place = Literal["host", "device"]
+from loratree_composer.merge import check_mergeable, merge_into
+from loratree_composer.own_memory import OwnMemory
+from loratree_composer.precision import full_float32
+from loratree_composer.prefix_sums import PrefixSums
+from loratree_composer.pristine import Place, Pristine, Source
+from loratree_composer.program import Key, Program
+from loratree_composer.targets import target_tensors
 
 
 class MergedWeights:
-    """A module's weights, W or W + Σ sᵢBᵢAᵢ, written where they are: addresses and references stay.
+    """A module's tensors, the base's or with a chain merged into them, written where they are: addresses stay.
 
-    Every merge starts from a pristine copy of the weights that it changes, and restoring writes that copy back, so the
-    base is bit-exact however often it is switched. The copies are as large as the touched weights, on their own device
-    or on the `host`. What a caller writes to a merged weight is lost when it is restored. Not for several threads.
+    Every merge starts from the pristine values, and restoring writes them back, so the base is bit-exact however often
+    it is switched. Only what differs from the last merge is computed and written. `pristine` says where the values are
+    kept: `host` and `device` hold a copy of every tensor that was ever merged into, until `release`; `files` reads them
+    from `source` each time. With `prefixes`, the float32 sum of the ancestors is kept on the tensors' device for those
+    that the leaf edits too, 4 bytes a value, from the second merge under the same ancestors on.
+
+    A tensor that other names of the module share, and that the chain edits under one of them, gets memory of its own
+    until it is restored. What a caller writes to a merged tensor is lost when it is restored. Not for several threads.
     """
 
-    def __init__(self, module: nn.Module, *, pristine: Place = "host") -> None:
+    def __init__(
+        self, module: nn.Module, *, pristine: Place = "host", source: Source | None = None, prefixes: bool = True
+    ) -> None:
         self._module = module
-        self._place: Place = pristine
-        self._pristine: dict[str, Tensor] = {}
+        self._pristine = Pristine(pristine, source)
+        self._prefixes = PrefixSums() if prefixes else None
+        self._untied = OwnMemory(module)
+        self._merged: dict[str, Key | None] = {}
 
     @property
     def names(self) -> list[str]:
-        """The modules that are merged into now."""
-        return sorted(self._pristine)
+        """The tensors that are merged into now."""
+        return sorted(self._merged)
 
-    def merge(self, deltas: Mapping[str, LowRank]) -> None:
-        """Makes every weight W + BA by module name, and W where `deltas` does not name it, whatever was merged before.
+    def merge(self, programs: Mapping[str, Program]) -> None:
+        """Makes every tensor what its program says, by name, and the base's where there is none.
 
-        a [rank, in], b [out, rank]. Raises Invalid where a delta does not fit or a result is not finite. After any
-        failure the whole base is back.
+        Raises Invalid where an edit does not fit or a result is not finite. After any failure the whole base is back.
         """
         try:
-            layers = target_layers(self._module, deltas)
-            check_unshared(self._module, layers)
-            for name, layer in layers.items():
-                self._merge(name, layer, deltas[name])
-            self._restore(set(self._pristine) - set(layers))
+            self._restore(set(self._merged) - set(programs))
+            tensors = target_tensors(self._module, programs)
+            for name, tensor in tensors.items():
+                check_mergeable(tensor, tensor, programs[name].edits, name=name)
+            tensors = self._untied.give(tensors, programs)
+            if self._prefixes is not None:
+                self._prefixes.begin(programs)
+            for name, tensor in tensors.items():
+                self._merge(name, tensor, programs[name])
         except BaseException:
             self.restore()
             raise
 
     def restore(self) -> None:
-        """Writes every pristine copy back, bit for bit, and frees it."""
-        self._restore(set(self._pristine))
+        """Writes every pristine value back, bit for bit. The copies stay for the next merge."""
+        self._restore(set(self._merged))
+        self._untied.take_back()
 
-    def _merge(self, name: str, layer: nn.Module, delta: LowRank) -> None:
-        weight = _weight(layer)
-        if name not in self._pristine:
-            self._pristine[name] = _copy(weight, self._place)
-        pristine = self._pristine[name].to(weight.device)
-        oriented = delta.transposed() if is_transposed(layer) else delta
-        _write(weight, merged(pristine, oriented, name=f"{name}.weight"))
+    def release(self) -> None:
+        """Restores, and frees what is kept for the next merge."""
+        self.restore()
+        self._pristine.forget()
+        if self._prefixes is not None:
+            self._prefixes.clear()
+
+    def _merge(self, name: str, tensor: Tensor, program: Program) -> None:
+        if program.key is not None and self._merged.get(name) == program.key:
+            return
+        pristine = self._untied.original(name)
+        if pristine is None:
+            if name not in self._merged:
+                self._pristine.keep(name, tensor)
+            pristine = self._pristine.read(name, tensor)
+        self._merged[name] = None  # unknown until it is done
+        prefix = self._prefixes.of(name, tensor, pristine, program) if self._prefixes is not None else None
+        if prefix is None:
+            merge_into(tensor, pristine, program.edits, name=name)
+        else:
+            merge_into(tensor, prefix, program.leaf, name=name)
+        self._merged[name] = program.key
 
     def _restore(self, names: set[str]) -> None:
-        for name in sorted(names):
-            _write(_weight(self._module.get_submodule(name)), self._pristine[name])
-            del self._pristine[name]
+        tensors = target_tensors(self._module, dict.fromkeys(names, Program((), ()))) if names else {}
+        for name, tensor in sorted(tensors.items()):
+            if self._untied.original(name) is None:
+                _write(tensor, self._pristine.read(name, tensor))
+                self._pristine.is_back(name, tensor)
+            del self._merged[name]
 
 
-def _weight(layer: nn.Module) -> Tensor:
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    return weight
-
-
-def _copy(weight: Tensor, place: Place) -> Tensor:
-    with torch.inference_mode(False):
-        return weight.detach().to("cpu" if place == "host" else weight.device, copy=True)
-
-
-def _write(weight: Tensor, value: Tensor) -> None:
-    # A weight made under inference mode may be written under it alone, any other anywhere.
-    with torch.inference_mode(weight.is_inference()), torch.no_grad():
-        weight.copy_(value)
+def _write(tensor: Tensor, value: Tensor) -> None:
+    # A tensor made under inference mode may be written under it alone, any other anywhere.
+    with full_float32(), torch.inference_mode(tensor.is_inference()):
+        tensor.detach().copy_(value)

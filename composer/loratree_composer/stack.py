@@ -8,9 +8,11 @@ from torch.nn.functional import linear
 from torch.utils.hooks import RemovableHandle
 
 from loratree_composer.compiled import drop_compiled
+from loratree_composer.edits import Add, joined
 from loratree_composer.lowrank import LowRank
 from loratree_composer.precision import full_float32
-from loratree_composer.targets import target_layers
+from loratree_composer.program import Program
+from loratree_composer.targets import target_tensors
 from loratree_registry.errors import Invalid
 
 
@@ -42,8 +44,10 @@ class Stack:
     out, where a merge would have it in. After a forward pass, `unreached` names those. Compiled code is dropped.
     """
 
-    def __init__(self, module: nn.Module, deltas: Mapping[str, LowRank]) -> None:
-        layers = target_layers(module, deltas)
+    def __init__(self, module: nn.Module, programs: Mapping[str, Program]) -> None:
+        target_tensors(module, programs)
+        deltas = {name.rpartition(".")[0]: _delta(program) for name, program in programs.items()}
+        layers = {name: module.get_submodule(name) for name in deltas}
         beside = {name: Beside(name, _beside(layer, deltas[name])) for name, layer in layers.items()}
         self._beside = beside
         self._handles: list[RemovableHandle] = []
@@ -72,6 +76,12 @@ class Stack:
 def is_stacked(module: nn.Module) -> bool:
     """Tells whether any layer of `module` carries a stacked delta."""
     return any(isinstance(hook, Beside) for layer in module.modules() for hook in layer._forward_hooks.values())
+
+
+def _delta(program: Program) -> LowRank:
+    (add,) = joined(program.edits)
+    assert isinstance(add, Add)
+    return add.delta.transposed() if add.kind == "Conv1D" else add.delta
 
 
 def _beside(layer: nn.Module, delta: LowRank) -> LowRank:

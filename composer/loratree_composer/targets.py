@@ -1,58 +1,69 @@
-"""The layers of a live module that deltas apply to."""
+"""The tensors of a live module that a chain edits."""
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Iterator, Mapping
+from typing import Final
 
-from torch import nn
+from torch import Tensor, nn
 
-from loratree_composer.layer_kind import TRANSPOSED, kind_of
-from loratree_composer.lowrank import LowRank
-from loratree_composer.sharing import sharers
+from loratree_composer.edits import Add, Edit, Replace, ReplaceRows, Rescale, Shift
+from loratree_composer.layer_kind import kind_of
+from loratree_composer.program import Program
+from loratree_composer.sharing import tensors
 from loratree_registry.errors import Invalid, listed
 
+# The kinds of layer whose factors say what its class must be; others are told by their tensors' shapes alone.
+LAYERS: Final = ("Linear", "Conv1D", "Embedding", "Conv1d", "Conv2d", "Conv3d")
 
-def target_layers(module: nn.Module, deltas: Mapping[str, LowRank]) -> dict[str, nn.Module]:
-    """The layer of each delta, by name. Raises Invalid listing every name that is missing, of another kind or shape."""
-    layers, problems = {}, []
-    for name, delta in deltas.items():
-        layer = _layer(module, name)
-        problem = "is not in the model" if layer is None else _problem(layer, delta)
-        if problem:
-            problems.append(f"{name} {problem}")
-        elif layer is not None:
-            layers[name] = layer
+
+def target_tensors(module: nn.Module, programs: Mapping[str, Program]) -> dict[str, Tensor]:
+    """The tensor of each program, by name. Raises Invalid listing all that are missing, of another kind or shape."""
+    live, found, problems = tensors(module), {}, []
+    for name, program in programs.items():
+        if name not in live:
+            problems.append(f"{name} is not in the model")
+            continue
+        found[name] = live[name]
+        problems += [f"{name} {problem}" for problem in _problems(owner(module, name), live[name], program)]
     if problems:
         raise Invalid(f"the adapter does not fit the model: {listed(problems)}")
-    return layers
+    return found
 
 
-def check_unshared(module: nn.Module, names: Collection[str]) -> None:
-    """Refuses to edit a weight that other names of the module share. Raises Invalid listing them."""
-    shared = sharers(module, {f"{name}.weight" for name in names})
-    if shared:
-        problems = [f"{name} with {', '.join(others)}" for name, others in sorted(shared.items())]
-        raise Invalid(
-            f"merging would also change what shares its memory: {listed(problems)}; stack the composition instead, or "
-            "publish an adapter without these modules"
-        )
+def owner(module: nn.Module, name: str) -> nn.Module:
+    """The module that holds the tensor `name`."""
+    return module.get_submodule(name.rpartition(".")[0])
 
 
-def is_transposed(layer: nn.Module) -> bool:
-    """Tells whether the layer keeps its weight as [in, out]."""
-    return TRANSPOSED[kind_of(layer)]
-
-
-def _layer(module: nn.Module, name: str) -> nn.Module | None:
-    try:
-        return module.get_submodule(name)
-    except AttributeError:
+def check_shape(shape: tuple[int, ...], edit: Edit) -> str | None:
+    """What is wrong with an edit for a tensor of `shape`, None where it fits."""
+    expected = _shape(shape, edit)
+    if expected == _given(edit):
         return None
+    return f"has shape {list(shape)} and the adapter's part is {list(_given(edit))}, expected {list(expected)}"
 
 
-def _problem(layer: nn.Module, delta: LowRank) -> str | None:
-    kind, weight = kind_of(layer), getattr(layer, "weight", None)
-    if kind not in TRANSPOSED or weight is None:
-        return f"is a {kind}, and only {' and '.join(TRANSPOSED)} are composed"
-    expected = delta.shape[::-1] if TRANSPOSED[kind] else delta.shape
-    if tuple(weight.shape) != expected:
-        return f"has a weight {list(weight.shape)} and the delta needs {list(expected)}"
-    return None
+def _problems(layer: nn.Module, tensor: Tensor, program: Program) -> Iterator[str]:
+    for edit in program.edits:
+        kind = edit.kind if isinstance(edit, Add | Rescale) else None
+        if kind in LAYERS and kind_of(layer) != kind:
+            yield f"is of a {kind_of(layer)}, and the adapter was made for a {kind}"
+        elif problem := check_shape(tuple(tensor.shape), edit):
+            yield problem
+
+
+def _shape(shape: tuple[int, ...], edit: Edit) -> tuple[int, ...]:
+    """The shape that an edit's part must have for a tensor of `shape`."""
+    if isinstance(edit, ReplaceRows):
+        return len(edit.rows), *shape[1:]
+    if not isinstance(edit, Add | Rescale) or (len(shape) == 3 == edit.delta.a.ndim):
+        return shape
+    return (*shape[:1], math.prod(shape[1:]) * (edit.groups if isinstance(edit, Add) else 1))
+
+
+def _given(edit: Edit) -> tuple[int, ...]:
+    match edit:
+        case Add(delta) | Rescale(delta):
+            return delta.shape
+        case Shift(value) | Replace(value) | ReplaceRows(_, value):
+            return tuple(value.shape)

@@ -1,9 +1,13 @@
 """The float64 reference that merged weights are held to, and random deltas to merge."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from loratree_composer.edits import Add
 from loratree_composer.lowrank import LowRank
+from loratree_composer.program import Level, Program, programs
 
 UNIT = 2.0**-24
 MEASURED = 8
@@ -14,6 +18,11 @@ def random_delta(out: int, inp: int, rank: int, *, seed: int, std: float = 0.1) 
     generator = torch.Generator().manual_seed(seed)
     a, b = torch.randn(rank, inp, generator=generator), torch.randn(out, rank, generator=generator)
     return LowRank(a * std, b * std)
+
+
+def adding(deltas: Mapping[str, LowRank], kind: str = "Linear") -> dict[str, Program]:
+    """The programs of one level that adds each delta, the way round that its module keeps its weight, by module."""
+    return programs([Level("", 1.0, {f"{name}.weight": (Add(delta, kind),) for name, delta in deltas.items()})])
 
 
 def provable(levels: list[tuple[Tensor, Tensor, float]]) -> int:

@@ -24,7 +24,8 @@ def read(directory: Path, manifest: BaseManifest) -> Adapter:
     with file.open("rb") as stream:
         header = read_header(stream, file.stat().st_size)
     config = json.loads((directory / "adapter_config.json").read_text())
-    return read_adapter(file, classify(config, header, manifest), task_type=config["task_type"])
+    spec = classify(config, header, manifest)
+    return read_adapter(file, spec, digest=str(directory), task_type=config["task_type"])
 
 
 def load(directory: Path, dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -10,19 +10,19 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from loratree_composer.adapter import summed
+from loratree_composer.adapter import composed, summed
 from loratree_composer.base import manifest_of_module
 from loratree_composer.flatten import FlatAdapter, flattened
-from loratree_composer.lowrank import LowRank
 from loratree_composer.merged_weights import MergedWeights
+from loratree_composer.program import Program
 from loratree_composer.stack import Stack
 from tests import tiny
 from tests.composer import chains
 from tests.composer.conftest import Tree
 
 
-def deltas(tree: Tree) -> dict[str, LowRank]:
-    return summed((chains.read(directory, tree.manifest), 1.0) for directory in tree.chain)
+def programs(tree: Tree) -> dict[str, Program]:
+    return composed([(chains.read(directory, tree.manifest), 1.0) for directory in tree.chain])
 
 
 def flat(tree: Tree, directory: Path) -> Path:
@@ -49,7 +49,7 @@ def test_the_chain_changes_the_model_by_far_more_than_the_tolerance(tree: Tree, 
 
 def test_merged_weights_are_what_peft_merges(tree: Tree) -> None:
     model = chains.load(tree.base)
-    MergedWeights(model).merge(deltas(tree))
+    MergedWeights(model).merge(programs(tree))
     expected = chains.merged_by_peft(tree.base, tree.chain).state_dict()
     assert model.state_dict().keys() == expected.keys()
     worst = max(chains.relative(tensor, expected[name]) for name, tensor in model.state_dict().items())
@@ -58,13 +58,13 @@ def test_merged_weights_are_what_peft_merges(tree: Tree) -> None:
 
 def test_merged_logits_are_pefts(tree: Tree, reference: torch.Tensor) -> None:
     model = chains.load(tree.base)
-    MergedWeights(model).merge(deltas(tree))
+    MergedWeights(model).merge(programs(tree))
     assert chains.relative(chains.logits(model), reference) < 1e-5
 
 
 def test_stacked_logits_are_pefts(tree: Tree, reference: torch.Tensor) -> None:
     model = chains.load(tree.base)
-    Stack(model, deltas(tree))
+    Stack(model, programs(tree))
     assert chains.relative(chains.logits(model), reference) < 1e-5
 
 
@@ -77,8 +77,8 @@ def test_peft_loads_the_flattened_chain_and_gives_the_same_logits(
 
 def test_the_three_forms_agree_with_each_other(tree: Tree, tmp_path: Path) -> None:
     merged, stacked = chains.load(tree.base), chains.load(tree.base)
-    MergedWeights(merged).merge(deltas(tree))
-    Stack(stacked, deltas(tree))
+    MergedWeights(merged).merge(programs(tree))
+    Stack(stacked, programs(tree))
     loaded = peft.PeftModel.from_pretrained(chains.load(tree.base), flat(tree, tmp_path / "flat"))
     expected = chains.logits(merged)
     assert chains.relative(chains.logits(stacked), expected) < 1e-5
@@ -87,15 +87,15 @@ def test_the_three_forms_agree_with_each_other(tree: Tree, tmp_path: Path) -> No
 
 def test_the_flattened_chain_is_itself_an_adapter_that_can_be_published(tree: Tree, tmp_path: Path) -> None:
     again = summed([(chains.read(flat(tree, tmp_path / "flat"), tree.manifest), 1.0)])
-    for name, delta in deltas(tree).items():
+    for name, delta in summed((chains.read(path, tree.manifest), 1.0) for path in tree.chain).items():
         assert chains.relative(again[name].delta(), delta.delta()) < 1e-6
 
 
 def test_a_bfloat16_base_under_a_float32_chain_stays_near_the_reference(llama: Tree) -> None:
     exact = chains.logits(chains.merged_by_peft(llama.base, llama.chain))
     merged, stacked = (chains.load(llama.base, torch.bfloat16) for _ in range(2))
-    MergedWeights(merged).merge(deltas(llama))
-    Stack(stacked, deltas(llama))
+    MergedWeights(merged).merge(programs(llama))
+    Stack(stacked, programs(llama))
     assert chains.relative(chains.logits(merged), exact) < 0.05
     assert chains.relative(chains.logits(stacked), exact) < 0.05
 

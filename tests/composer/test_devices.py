@@ -5,9 +5,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from loratree_composer.adapter import summed
+from loratree_composer.adapter import composed
+from loratree_composer.edits import Add
 from loratree_composer.merge import merged
-from loratree_composer.merged_weights import MergedWeights, Place
+from loratree_composer.merged_weights import MergedWeights
+from loratree_composer.pristine import Place
 from loratree_composer.sharing import tensors
 from loratree_composer.stack import Stack
 from tests import tiny
@@ -33,7 +35,7 @@ def test_a_merge_is_within_the_bound_at_the_lowest_precision(device: torch.devic
     weight = torch.randn(700, 512, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     delta = random_delta(700, 512, 120, seed=1)
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        result = merged(weight, delta, name="w")
+        result = merged(weight, [Add(delta)], name="w")
     assert (result.dtype, result.device.type) == (dtype, device.type)
     assert excess(result.cpu(), weight.cpu(), [(delta.a, delta.b, 1.0)]) <= 1
 
@@ -48,7 +50,7 @@ def test_merging_stays_in_place_and_restores_bit_for_bit(
     merges = MergedWeights(model, pristine=pristine)
     chain = [(chains.read(path, tree.manifest), 1.0) for path in tree.chain]
     for depth in (3, 1, 2):
-        merges.merge(summed(chain[:depth]))
+        merges.merge(composed(chain[:depth]))
         assert chains.state_digest(model) != before
     merges.restore()
     assert chains.state_digest(model) == before
@@ -57,7 +59,7 @@ def test_merging_stays_in_place_and_restores_bit_for_bit(
 
 def test_merged_and_stacked_agree(tree: Tree, device: torch.device) -> None:
     merged_model, stacked = (chains.load(tree.base).to(device) for _ in range(2))
-    deltas = summed((chains.read(path, tree.manifest), 1.0) for path in tree.chain)
+    deltas = composed([(chains.read(path, tree.manifest), 1.0) for path in tree.chain])
     MergedWeights(merged_model).merge(deltas)
     Stack(stacked, deltas)
     with torch.inference_mode():

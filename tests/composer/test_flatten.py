@@ -25,7 +25,9 @@ Chain = list[tuple[Adapter, float]]
 
 def level(deltas: dict[str, LowRank], scale: float = 1.0, **options: str) -> tuple[Adapter, float]:
     """A level that has these factors, as they are, on Linear layers."""
-    return Adapter({name: Factors("Linear", scale, d.a, d.b) for name, d in deltas.items()}, **options), 1.0
+    return Adapter(
+        {f"{name}.weight": (Factors("Linear", scale, d.a, d.b),) for name, d in deltas.items()}, **options
+    ), 1.0
 
 
 def flat(tree: Tree, deltas: dict[str, LowRank] | Chain) -> FlatAdapter:
@@ -146,7 +148,7 @@ def test_the_task_is_the_one_that_all_levels_share(llama: Tree) -> None:
 def test_a_level_weight_multiplies_its_delta_and_zero_drops_the_level(llama: Tree) -> None:
     name = f"{LAYERS[0]}.self_attn.o_proj"
     raw = random_delta(32, 32, 3, seed=0)
-    adapter = Adapter({name: Factors("Linear", 2.0, raw.a, raw.b)})
+    adapter = Adapter({f"{name}.weight": (Factors("Linear", 2.0, raw.a, raw.b),)})
     torch.testing.assert_close(summed([(adapter, 0.25), (adapter, 0.0)])[name].delta(), raw.delta() * 0.5)
     assert summed([(adapter, 0.0)]) == {}
 

@@ -10,14 +10,14 @@ from torch.nn.functional import linear
 from transformers.models.falcon.modeling_falcon import FalconLinear
 from transformers.pytorch_utils import Conv1D
 
-from loratree_composer.adapter import summed
+from loratree_composer.adapter import composed
 from loratree_composer.base import manifest_of_module
 from loratree_composer.layer_kind import kind_of
 from loratree_composer.merged_weights import MergedWeights
 from loratree_composer.stack import Stack
 from loratree_registry.errors import Invalid
 from tests.composer import chains
-from tests.composer.arithmetic import random_delta
+from tests.composer.arithmetic import adding, random_delta
 
 
 class Plain(nn.Linear):
@@ -60,8 +60,8 @@ def test_a_layer_that_is_only_named_so_is_another() -> None:
     ):
         assert kind_of(layer) == f"elsewhere.{name}"
         for put_on in (Stack, lambda module, deltas: MergedWeights(module).merge(deltas)):
-            with pytest.raises(Invalid, match=f"is a elsewhere.{name}, and only Linear and Conv1D"):
-                put_on(nn.Sequential(layer), {"0": random_delta(4, 4, 1, seed=0)})
+            with pytest.raises(Invalid, match=f"is of a elsewhere.{name}, and the adapter was made for a {name}"):
+                put_on(nn.Sequential(layer), adding({"0": random_delta(4, 4, 1, seed=0)}, name))
 
 
 def test_the_layer_that_attention_reads_past_its_forward_is_no_linear() -> None:
@@ -80,7 +80,7 @@ def test_falcons_own_linear_is_composed_as_peft_does(tmp_path: Path) -> None:
         if "lora_" in name:
             parameter.data = torch.randn_like(parameter) * 0.1
     tuned.save_pretrained(tmp_path)
-    deltas = summed([(chains.read(tmp_path, manifest_of_module(model)), 1.0)])
+    deltas = composed([(chains.read(tmp_path, manifest_of_module(model)), 1.0)])
     expected, stacked = chains.logits(tuned), copy.deepcopy(model)
     Stack(stacked, deltas)
     MergedWeights(model).merge(deltas)

@@ -32,6 +32,6 @@ def test_a_transposed_delta_is_the_deltas_transpose() -> None:
 def test_nothing_changes_its_arguments() -> None:
     a, b = A.clone(), B.clone()
     LowRank.scaled(a, b, 3.0)
-    concat([LowRank(a, b)]).b.zero_()
+    concat([LowRank(a, b), LowRank(a, b)]).b.zero_()
     assert torch.equal(a, A)
     assert torch.equal(b, B)

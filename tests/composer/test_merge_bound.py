@@ -2,6 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loratree_composer.edits import Add
 from loratree_composer.lowrank import LowRank, concat
 from loratree_composer.merge import merged
 from tests.composer.arithmetic import excess, provable, random_delta
@@ -32,7 +33,7 @@ def test_a_merge_is_within_the_bound_of_the_float64_sum(
     raw = [random_delta(out, inp, rank, seed=seed + index) for index, rank in enumerate(ranks)]
     levels = [(d.a.to(factors), d.b.to(factors), scale) for d, scale in zip(raw, scales, strict=False)]
     delta = concat([LowRank.scaled(a, b, scale) for a, b, scale in levels])
-    result = merged(weight, delta, name="w")
+    result = merged(weight, [Add(delta)], name="w")
     assert result.dtype == dtype
     assert excess(result, weight, levels) <= 1
     assert excess(result, weight, levels, roundings=provable(levels)) <= 1

@@ -3,26 +3,26 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from loratree_composer.lowrank import LowRank
+from loratree_composer.program import Program
 from loratree_composer.stack import Stack, is_stacked
 from loratree_registry.errors import Invalid
 from tests import tiny
 from tests.composer import chains
-from tests.composer.arithmetic import random_delta
+from tests.composer.arithmetic import adding, random_delta
 from tests.composer.conftest import Tree
 
 QUERY = "model.layers.0.self_attn.q_proj"
 
 
-def one(seed: int = 0) -> dict[str, LowRank]:
-    return {QUERY: random_delta(32, 32, 4, seed=seed)}
+def one(seed: int = 0) -> dict[str, Program]:
+    return adding({QUERY: random_delta(32, 32, 4, seed=seed)})
 
 
 def test_a_stacked_layer_adds_b_a_x_whatever_its_leading_dimensions() -> None:
     model, delta = nn.Sequential(nn.Linear(3, 4)), random_delta(4, 3, 2, seed=0)
     bare = nn.Linear(3, 4)
     bare.load_state_dict(model[0].state_dict())
-    Stack(model, {"0": delta})
+    Stack(model, adding({"0": delta}))
     for shape in ((3,), (5, 3), (2, 5, 3), (2, 2, 5, 3)):
         x = torch.randn(shape)
         torch.testing.assert_close(model(x), bare(x) + x @ delta.a.T @ delta.b.T)
@@ -84,7 +84,7 @@ def test_a_layer_whose_forward_is_never_called_is_told() -> None:
             return linear(self.called(x), self.read.weight)
 
     model = Functional()
-    stack = Stack(model, {name: random_delta(3, 3, 1, seed=0) for name in ("called", "read")})
+    stack = Stack(model, adding({name: random_delta(3, 3, 1, seed=0) for name in ("called", "read")}))
     assert stack.unreached == ["called", "read"]
     model(torch.ones(3))
     assert stack.unreached == ["read"]
@@ -93,7 +93,7 @@ def test_a_layer_whose_forward_is_never_called_is_told() -> None:
 def test_a_delta_that_does_not_fit_leaves_no_hook(llama: Tree) -> None:
     model = chains.load(llama.base)
     with pytest.raises(Invalid, match="k_proj"):
-        Stack(model, one() | {"model.layers.0.self_attn.k_proj": random_delta(32, 32, 4, seed=0)})
+        Stack(model, one() | adding({"model.layers.0.self_attn.k_proj": random_delta(32, 32, 4, seed=0)}))
     assert not is_stacked(model)
 
 

@@ -1,0 +1,65 @@
+"""Tensors that a module shares between several names, given memory of their own while they differ."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from loratree_composer.compiled import drop_compiled
+from loratree_composer.program import Program
+from loratree_composer.sharing import sharers
+from loratree_composer.targets import owner
+
+
+class OwnMemory:
+    """Unties what a chain edits under one name and not, or otherwise, under another, and ties it again.
+
+    The shared tensor itself is never written: its name is given a copy, and gets the very same tensor back.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._shared: dict[str, Tensor] = {}
+
+    def give(self, tensors: Mapping[str, Tensor], programs: Mapping[str, Program]) -> dict[str, Tensor]:
+        """The tensors to write to for `programs`: those given, and a copy for each name that shares its memory.
+
+        What was untied before and is so no longer is tied again. A copy holds the shared tensor's value.
+        """
+        for name in [name for name in self._shared if name not in programs]:
+            self._tie(name)
+        found, shared = dict(tensors), sharers(self._module, set(tensors))
+        for name in shared:
+            self._shared[name] = found[name]
+            found[name] = _copy(found[name])
+            put(self._module, name, found[name])
+        if shared:
+            drop_compiled()
+        return found
+
+    def original(self, name: str) -> Tensor | None:
+        """The shared tensor that `name` stands for, None where it is not untied."""
+        return self._shared.get(name)
+
+    def take_back(self) -> None:
+        """Gives every name its shared tensor back."""
+        for name in list(self._shared):
+            self._tie(name)
+
+    def _tie(self, name: str) -> None:
+        put(self._module, name, self._shared[name])
+        del self._shared[name]
+        drop_compiled()
+
+
+def put(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Makes `tensor` the parameter or buffer `name` of the module, in place of the object that is there."""
+    held, leaf = owner(module, name), name.rpartition(".")[2]
+    registered = held._parameters if leaf in held._parameters else held._buffers
+    registered[leaf] = tensor  # type: ignore[assignment]
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    with torch.inference_mode(False):
+        value = tensor.detach().clone()
+        return nn.Parameter(value, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
