@@ -272,4 +272,4 @@ def _plain_name(value: object) -> str:
 def _weight(weight: float) -> float | int:
     if not math.isfinite(weight):
         raise Invalid(f"a level weight is a finite number, got {weight}")
-    return int(weight) if weight == int(weight) and abs(weight) < 2**53 else weight
+    return int(weight) if weight == int(weight) and abs(weight) < 2**53 else float(weight)

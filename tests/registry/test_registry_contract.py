@@ -731,6 +731,98 @@ def test_following_an_alias_of_another_spelling_is_refused(registry: Registry, m
         registry.resolve(MED, follow="7")
 
 
+# level weights
+
+
+def test_a_level_weight_changes_its_level_alone_and_names_another_composition(
+    registry: Registry, material: Material
+) -> None:
+    chain_of_four(registry, material)
+    plain = registry.resolve(ALICE)
+    weighted = registry.resolve(ALICE, weights={MED: 0.5, ALICE: -2})
+    assert [link.weight for link in weighted.chain] == [0.5, 1.0, 1.0, -2.0]
+    assert [replace(link, weight=1.0) for link in weighted.chain] == plain.chain
+    steps = [
+        replace(step, weight=link.weight) for step, link in zip(plain.to_chain().steps, weighted.chain, strict=True)
+    ]
+    assert weighted.to_chain() == Chain("tiny", material.base.digest, tuple(steps))
+    assert weighted.composition == weighted.to_chain().digest != plain.composition
+
+
+def test_a_weight_of_zero_drops_a_level_that_stays_in_the_chain(registry: Registry, material: Material) -> None:
+    chain_of_four(registry, material)
+    dropped = registry.resolve(ALICE, weights={DIAG: 0})
+    assert [(link.path, link.weight) for link in dropped.chain] == [
+        (MED, 1.0),
+        (CARDIO, 1.0),
+        (DIAG, 0.0),
+        (ALICE, 1.0),
+    ]
+    assert dropped.composition != registry.resolve(ALICE).composition
+
+
+def test_a_number_written_in_another_way_is_the_same_weight(registry: Registry, material: Material) -> None:
+    chain_of_four(registry, material)
+    plain, dropped = registry.resolve(ALICE), registry.resolve(ALICE, weights={MED: 0})
+    for weights in (None, {}, {MED: 1}, {MED: 1.0, ALICE: 1}):
+        assert repr(registry.resolve(ALICE, weights=weights)) == repr(plain)  # == takes 1 for 1.0 and True
+    for zero in (0.0, -0.0):
+        assert repr(registry.resolve(ALICE, weights={MED: zero})) == repr(dropped)
+
+
+@pytest.mark.parametrize(
+    "weight", [0.1, 0.1 + 0.2, -1e-7, 5e-324, 1e16, 1e21, 1e22, 2**53, 2**60, 1.7976931348623157e308, 1 - 2**-53]
+)
+def test_a_weight_is_kept_to_the_last_bit(registry: Registry, material: Material, weight: float) -> None:
+    publish(registry, MED, material.rank8)
+    resolution = registry.resolve(MED, weights={MED: weight})
+    assert repr(resolution.chain[0].weight) == repr(float(weight))
+    assert resolution.composition == resolution.to_chain().digest
+
+
+def test_level_weights_are_of_the_chain_that_is_followed(registry: Registry, material: Material) -> None:
+    publish(registry, MED, material.rank8)
+    publish(registry, ALICE, material.rank2)
+    publish(registry, CARDIO, material.rank4)
+    followed = registry.resolve(ALICE, follow="latest", weights={CARDIO: 0.25})
+    assert [link.weight for link in followed.chain] == [1.0, 0.25, 1.0]
+    with pytest.raises(Invalid, match=f"{CARDIO} is not in its chain"):
+        registry.resolve(ALICE, weights={CARDIO: 0.25})
+
+
+def test_weights_that_the_chain_does_not_take_are_refused_together_and_its_levels_are_named(
+    registry: Registry, material: Material
+) -> None:
+    publish(registry, MED, material.rank8)
+    publish(registry, ALICE, material.rank2)
+    registry.create_node("tiny/law")
+    weights: Any = {MED: float("nan"), "tiny/law": 1, CARDIO: 0.5, f"{MED}@1": 0.5, ALICE: "0.5", "tiny": 2, "": True}
+    with pytest.raises(Invalid) as refused:
+        registry.resolve(ALICE, weights=weights)
+    assert str(refused.value) == (
+        f"{ALICE} does not take these level weights ({MED} has NaN, expected a finite number; tiny/law is not in its "
+        f'chain; {CARDIO} is not in its chain; {MED}@1 is not in its chain; {ALICE} has "0.5", expected a finite '
+        f"number; tiny is not in its chain; '' is not in its chain): its levels are {MED}; {ALICE}"
+    )
+
+
+@pytest.mark.parametrize("weight", [float("inf"), float("-inf"), True, False, "1", None, 10**400, 2**53 + 1])
+def test_a_weight_that_is_no_finite_number_is_refused(registry: Registry, material: Material, weight: Any) -> None:
+    publish(registry, MED, material.rank8)
+    with pytest.raises(Invalid, match=rf"\({MED} has .*, expected a finite number\): its levels are {MED}"):
+        registry.resolve(MED, weights={MED: weight})
+
+
+def test_a_base_alone_has_no_level_to_weight(registry: Registry) -> None:
+    with pytest.raises(Invalid, match=r"\(tiny is not in its chain\): it is the base alone, without a level"):
+        registry.resolve("tiny", weights={"tiny": 0.5})
+
+
+def test_a_ref_that_is_not_there_is_told_before_its_weights(registry: Registry) -> None:
+    with pytest.raises(NotFound, match="tiny/nowhere is not known"):
+        registry.resolve("tiny/nowhere", weights={"tiny/nowhere": 0.5})
+
+
 # lineage
 
 

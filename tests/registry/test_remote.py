@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from loratree_registry.connect import connect
 from loratree_registry.embedded import EmbeddedRegistry
@@ -55,6 +57,7 @@ def test_every_record_equals_the_one_of_the_registry_behind(behind: EmbeddedRegi
         lambda registry: registry.versions(MED),
         lambda registry: registry.version(f"{MED}@stable"),
         lambda registry: registry.resolve(MED, follow="stable"),
+        lambda registry: registry.resolve(MED, follow="stable", weights={MED: 2}),
         lambda registry: registry.lineage(MED),
         lambda registry: registry.dependents("tiny"),
         lambda registry: registry.aliases(MED),
@@ -106,6 +109,7 @@ def test_what_no_url_can_hold_is_invalid_here_as_there(
     asks: list[Callable[[Registry], object]] = [
         lambda registry: registry.node(text),
         lambda registry: registry.resolve(MED, follow=text),
+        lambda registry: registry.resolve(MED, weights={text: 1.0}),
         lambda registry: registry.set_alias(MED, text, version=1, expected=None),
         lambda registry: registry.create_node(text),
     ]
@@ -153,6 +157,27 @@ def test_a_conflict_is_the_same_conflict(behind: EmbeddedRegistry, remote: Remot
         here = refusal(lambda: ask(behind))  # noqa: B023
         assert here == refusal(lambda: ask(remote))  # noqa: B023
         assert here[0] is Conflict
+
+
+def test_any_level_weights_give_the_resolution_or_the_refusal_of_the_registry_behind(
+    behind: EmbeddedRegistry, remote: RemoteRegistry, material: Material
+) -> None:
+    publish(behind, "tiny/medicine/cardiology", material.rank2)
+    paths = st.sampled_from([MED, "tiny/medicine/cardiology", "tiny/law", "tiny", f"{MED}@1", "a&weight=b", "", "ä"])
+    values = st.floats() | st.integers() | st.booleans() | st.none() | st.text(max_size=5)
+
+    def outcome(registry: Registry, weights: dict[str, Any]) -> str:
+        try:
+            return repr(registry.resolve("tiny/medicine/cardiology", weights=weights))
+        except Invalid as error:
+            return f"refused: {error}"
+
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck), database=None, deadline=None)
+    @given(weights=st.dictionaries(paths, values, max_size=3) | st.fixed_dictionaries({MED: st.floats()}))
+    def every_outcome(weights: dict[str, Any]) -> None:
+        assert outcome(remote, weights) == outcome(behind, weights)
+
+    every_outcome()
 
 
 def cut(blob: Path) -> None:
