@@ -22,6 +22,8 @@ READING = [
     ["resolve", LEAF, "--json"],
     ["resolve", LEAF, "--follow", "latest", "--json"],
     ["resolve", LEAF],
+    ["resolve", LEAF, "--weight", "tiny/medicine=0.1", "--weight", f"{LEAF}=-0", "--json"],
+    ["resolve", LEAF, "--weight", "tiny/medicine=1e-7"],
     ["lineage", LEAF, "--json"],
     ["alias", "ls", "tiny/medicine", "--json"],
 ]
@@ -55,6 +57,7 @@ def test_refusals_say_the_same_sentence_over_http(shell: Shell, remote: Shell) -
     for command in (
         ["resolve", "tiny/nothing"],
         ["resolve", "tiny/medicine@9"],
+        ["resolve", LEAF, "--weight", "tiny/law=1", "--weight", "tiny/medicine=inf"],
         ["ls", "tiny/Upper"],
         ["ls", "absent"],
     ):
