@@ -13,7 +13,7 @@ from loratree_registry.peft_files import WEIGHTS
 from loratree_registry.peft_format import classify
 from loratree_registry.protocol import Registry
 from loratree_registry.safetensors_header import read_header
-from loratree_registry.schemas import Link, Resolution
+from loratree_registry.schemas import Link, Resolution, Version
 
 KEPT: Final = 1 << 30  # bytes of factors
 
@@ -39,26 +39,40 @@ class Adapters:
         """
         if resolution.base.digest != self._base_digest or resolution.composition != resolution.to_chain().digest:
             raise Corrupt(f"the registry's answer for {resolution.ref} does not give the digests that it states")
-        return [(self._adapter(link), link.weight) for link in resolution.chain]
+        known = all(link.digest in self._kept for link in resolution.chain)
+        records = {} if known else self._records(resolution.chain)
+        return [(self._adapter(link, records), link.weight) for link in resolution.chain]
 
-    def _adapter(self, link: Link) -> Adapter:
-        adapter = self._kept.pop(link.digest, None) or self._read(link)
+    def _records(self, links: list[Link]) -> dict[str, Version]:
+        """The versions by digest: one request, and one more for each that no pin names."""
+        found: dict[str, Version] = {}
+        for link in reversed(links):
+            if link.digest not in found:
+                found |= {version.digest: version for version in self._registry.ancestry(_ref(link))}
+        return found
+
+    def _adapter(self, link: Link, records: dict[str, Version]) -> Adapter:
+        adapter = self._kept.pop(link.digest, None) or self._read(link, records.get(link.digest))
         self._kept[link.digest] = adapter
         while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > self._limit:
             self._kept.popitem(last=False)
         return adapter
 
-    def _read(self, link: Link) -> Adapter:
-        ref = f"{link.path}@{link.version}"
-        version = self._registry.version(ref)
-        digest = version_digest(
-            base_digest=self._base_digest, pin_digest=version.pin.digest, config=version.config, files=version.files
-        )
-        weights = [file for file in version.files if file.name == WEIGHTS]
-        if digest != link.digest or len(weights) != 1:
+    def _read(self, link: Link, version: Version | None) -> Adapter:
+        ref = _ref(link)
+        weights = [file for file in version.files if file.name == WEIGHTS] if version is not None else []
+        if version is None or self._digest(version) != link.digest or len(weights) != 1:
             raise Corrupt(f"the registry's record of {ref} does not give the digest {link.digest} that names it")
         path = fetch(self._registry, self._home, ref, weights[0])
         with path.open("rb") as stream:
             header = read_header(stream, weights[0].size, name=ref)
         spec = classify(version.config, header, self._manifest)
         return read_adapter(path, spec, digest=link.digest, task_type=version.config.get("task_type"))
+
+    def _digest(self, version: Version) -> str:
+        pin, config, files = version.pin.digest, version.config, version.files
+        return version_digest(base_digest=self._base_digest, pin_digest=pin, config=config, files=files)
+
+
+def _ref(link: Link) -> str:
+    return f"{link.path}@{link.version}"

@@ -121,6 +121,11 @@ class EmbeddedRegistry:
         with reading(self._engine) as connection:
             return lineage.lineage(connection, ref)
 
+    def ancestry(self, ref: str) -> list[Version]:
+        """See Registry.ancestry."""
+        with reading(self._engine) as connection:
+            return lineage.ancestry(connection, ref)
+
     def dependents(self, ref: str, *, after: str | None = None, limit: int = PAGE) -> Page[Version]:
         """See Registry.dependents."""
         with reading(self._engine) as connection:

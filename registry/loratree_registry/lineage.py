@@ -13,13 +13,14 @@ from loratree_registry.versions import find_version, no_version, records
 
 def lineage(connection: Connection, ref: str) -> Lineage:
     """The edges from the version that `ref` names up to its base; a base has none. Raises NotFound."""
-    parsed = parse_ref(ref)
-    node = find_node(connection, parsed.path)
-    chain = repository.pinned_chain(connection, node.id, parsed.selector)
-    if not chain and not _is_base(node, parsed):
-        raise no_version(connection, node, parsed.selector)
+    parsed, node, chain = _pinned(connection, ref)
     edges = [_edge(row) for row in reversed(chain)]
     return Lineage(ref=str(parsed), base=node.base_ref(), edges=edges, stale=any(edge.stale for edge in edges))
+
+
+def ancestry(connection: Connection, ref: str) -> list[Version]:
+    """The version that `ref` names, last, and what it was trained on before it: three queries whatever the depth."""
+    return records(connection, _pinned(connection, ref)[2])
 
 
 def dependents(connection: Connection, ref: str, *, after: str | None, limit: int) -> Page[Version]:
@@ -31,6 +32,15 @@ def dependents(connection: Connection, ref: str, *, after: str | None, limit: in
         connection, pin_id, node.base_id, after=number_after(after), limit=check_limit(limit) + 1
     )
     return page(rows, limit, key=lambda row: str(row.id), records=lambda shown: records(connection, shown))
+
+
+def _pinned(connection: Connection, ref: str) -> tuple[Ref, NodeRow, list[VersionRow]]:
+    parsed = parse_ref(ref)
+    node = find_node(connection, parsed.path)
+    chain = repository.pinned_chain(connection, node.id, parsed.selector)
+    if not chain and not _is_base(node, parsed):
+        raise no_version(connection, node, parsed.selector)
+    return parsed, node, chain
 
 
 def _is_base(node: NodeRow, ref: Ref) -> bool:

@@ -84,6 +84,10 @@ class Registry(Protocol):
         """The edges from the version that `ref` names up to its base."""
         ...
 
+    def ancestry(self, ref: str) -> list[Version]:
+        """The version that `ref` names, last, and what it was trained on before it, root to leaf; none for a base."""
+        ...
+
     def dependents(self, ref: str, *, after: str | None = None, limit: int = PAGE) -> Page[Version]:
         """The versions trained directly on the one that `ref` names, in the order of publishing."""
         ...

@@ -87,6 +87,10 @@ class RemoteRegistry:
         """See Registry.lineage."""
         return self._wire.get(Lineage, "lineage", ref)
 
+    def ancestry(self, ref: str) -> list[Version]:
+        """See Registry.ancestry."""
+        return self._wire.get(list[Version], "ancestry", ref)
+
     def dependents(self, ref: str, *, after: str | None = None, limit: int = PAGE) -> Page[Version]:
         """See Registry.dependents."""
         return self._wire.get(Page[Version], "dependents", ref, after=after, limit=limit)

@@ -286,6 +286,7 @@ def test_no_listing_scans_a_table_that_grows(registry: EmbeddedRegistry, materia
     registry.resolve("tiny/a/b@1", follow="stable")
     registry.resolve("tiny/a/b", follow="latest")
     registry.lineage("tiny/a/b")
+    registry.ancestry("tiny/a/b")
     registry.dependents("tiny/a@stable")
     registry.dependents("tiny", after="1")
     registry.aliases("tiny/a")

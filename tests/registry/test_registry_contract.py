@@ -201,6 +201,7 @@ def test_an_unknown_node_is_not_found_and_the_nearest_one_above_is_named(registr
         registry.version,
         registry.resolve,
         registry.lineage,
+        registry.ancestry,
         registry.dependents,
         registry.aliases,
         registry.events,
@@ -596,7 +597,7 @@ def test_a_selector_that_nothing_answers_to_is_not_found_and_what_there_is_is_na
     publish(registry, MED, material.rank8.variant(1))
     registry.set_alias(MED, "stable", version=1, expected=None)
     for selector in ("3", "canary", sha256(b"nothing")):
-        for ask in (registry.version, registry.resolve, registry.lineage, registry.dependents):
+        for ask in (registry.version, registry.resolve, registry.lineage, registry.ancestry, registry.dependents):
             with pytest.raises(NotFound, match=f"no version {selector}: it has 1 to 2, and the aliases stable"):
                 ask(f"{MED}@{selector}")
 
@@ -844,6 +845,22 @@ def test_lineage_runs_from_the_version_to_the_base_and_tells_how_each_pin_was_fo
     assert lineage.stale
     assert [edge.parent_digest for edge in lineage.edges[:-1]] == [edge.child_digest for edge in lineage.edges[1:]]
     assert registry.lineage("tiny").edges == []
+
+
+def test_ancestry_is_every_version_that_one_was_trained_on_whole_and_itself_last(
+    registry: Registry, material: Material
+) -> None:
+    publish(registry, MED, material.rank8)
+    publish(registry, CARDIO, material.rank4, f"{MED}@1")
+    publish(registry, MED, material.rank8.variant(1))
+    publish(registry, ALICE, material.rank2, f"{CARDIO}@1", note="a leaf")
+    expected = [registry.version(ref) for ref in (f"{MED}@1", f"{CARDIO}@1", ALICE)]
+    for ref in (ALICE, f"{ALICE}@1", f"{ALICE}@{expected[-1].digest}"):
+        assert registry.ancestry(ref) == expected
+    assert [version.digest for version in expected] == [link.digest for link in registry.resolve(ALICE).chain]
+    assert registry.ancestry("tiny") == []
+    with pytest.raises(NotFound, match=f"{DIAG} is a grouping without a version"):
+        registry.ancestry(DIAG)
 
 
 def test_dependents_are_the_versions_trained_directly_on_one_in_the_order_of_publishing(

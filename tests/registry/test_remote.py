@@ -59,6 +59,7 @@ def test_every_record_equals_the_one_of_the_registry_behind(behind: EmbeddedRegi
         lambda registry: registry.resolve(MED, follow="stable"),
         lambda registry: registry.resolve(MED, follow="stable", weights={MED: 2}),
         lambda registry: registry.lineage(MED),
+        lambda registry: registry.ancestry(MED),
         lambda registry: registry.dependents("tiny"),
         lambda registry: registry.aliases(MED),
         lambda registry: registry.events("tiny"),
@@ -97,7 +98,18 @@ STRANGE += ["tiny//x", "tiny/", "tiny@", "tiny@@", "tiny@1/x", "tiny@..", "http:
 def test_a_strange_path_is_refused_with_the_sentence_of_the_registry_behind(
     behind: EmbeddedRegistry, remote: RemoteRegistry, text: str
 ) -> None:
-    for verb in ("base", "node", "children", "versions", "version", "resolve", "lineage", "aliases", "events"):
+    for verb in (
+        "base",
+        "node",
+        "children",
+        "versions",
+        "version",
+        "resolve",
+        "lineage",
+        "ancestry",
+        "aliases",
+        "events",
+    ):
         there, here = (refusal(partial(getattr(registry, verb), text)) for registry in (remote, behind))
         assert there == here, verb
 

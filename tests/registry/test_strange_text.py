@@ -64,6 +64,7 @@ ASKS: dict[str, Ask] = {
     "resolve": lambda r, m, t: r.resolve(t),
     "resolve follow": lambda r, m, t: r.resolve(MED, follow=t),
     "resolve weights": lambda r, m, t: r.resolve(MED, weights={t: 1.0, MED: t}),
+    "ancestry": lambda r, m, t: r.ancestry(t),
     "lineage": lambda r, m, t: r.lineage(t),
     "dependents": lambda r, m, t: r.dependents(t),
     "dependents after": lambda r, m, t: r.dependents(MED, after=t),

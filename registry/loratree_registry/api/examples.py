@@ -1,6 +1,6 @@
 """One small tree, from which every example in the OpenAPI document is taken."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from loratree_registry.api.bodies import Health, Move, NewBase, NewNode, NewUpload, NewVersion, Stored, Upload
@@ -107,6 +107,20 @@ _LEAF = Link(
     files=[_FILE],
 )
 _STEPS = tuple(Step(link.path, link.version, link.digest, link.weight) for link in (_ABOVE, _LEAF))
+PARENT_VERSION = replace(
+    VERSION,
+    path=PARENT,
+    level="domain",
+    number=3,
+    digest=_ABOVE.digest,
+    content=_digest("4"),
+    pin=_ON_BASE,
+    summary=replace(VERSION.summary, ranks=[64], parameters=83_886_080),
+    config=_CONFIG | {"r": 64, "lora_alpha": 128},
+    files=[_PARENT_FILE],
+    size=_PARENT_FILE.size,
+    note=None,
+)
 RESOLUTION = Resolution(
     ref=REF,
     base=BaseRef(name=BASE.name, digest=BASE.digest),

@@ -81,6 +81,12 @@ def lineage(registry: Catalog, ref: RefPath) -> Lineage:
     return registry.lineage(ref)
 
 
+@router.get("/ancestry/{ref:text}", responses=answers([examples.PARENT_VERSION, examples.VERSION], 404))
+def list_ancestry(registry: Catalog, ref: RefPath) -> list[Version]:
+    """The version that `ref` names, last, and what it was trained on before it, root to leaf, whole."""
+    return registry.ancestry(ref)
+
+
 @router.get("/dependents/{ref:text}", responses=answers(examples.one_page(examples.VERSION, "41"), 404))
 def list_dependents(registry: Catalog, ref: RefPath, after: After = None, limit: Limit = PAGE_LIMIT) -> Page[Version]:
     """The versions that were trained directly on the one that `ref` names."""

@@ -304,7 +304,18 @@ def test_a_publish_whose_commit_fails_does_not_answer_2xx(web: Served, material:
     registry.close()
 
 
-PLACES = ["nodes", "children", "descendants", "versions", "version", "resolve", "lineage", "dependents", "aliases"]
+PLACES = [
+    "nodes",
+    "children",
+    "descendants",
+    "versions",
+    "version",
+    "resolve",
+    "lineage",
+    "ancestry",
+    "dependents",
+    "aliases",
+]
 PLACES += ["events", "bases", "manifests", "files"]
 HOSTILE = [
     "%00",
