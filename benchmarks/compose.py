@@ -90,7 +90,7 @@ def _ours(folder: Path, chain: str, manifest: Any) -> list[tuple[Any, float]]:
         with file.open("rb") as stream:
             header = read_header(stream, file.stat().st_size)
         config = json.loads((directory / "adapter_config.json").read_text())
-        adapters.append((read_adapter(file, classify(config, header, manifest)), 1.0))
+        adapters.append((read_adapter(file, classify(config, header, manifest), digest=str(directory)), 1.0))
     return adapters
 
 
@@ -114,31 +114,35 @@ def _names(chain: str) -> list[str]:
 
 
 def _merge(folder: Path, name: str, repeats: int) -> Row:
+    """A chain that is ready, merged into a base that is bare: again, or with the first copy of the pristine weights."""
     import torch
 
-    from loratree_composer.adapter import summed
+    from loratree_composer.adapter import composed
     from loratree_composer.base import read_base
     from loratree_composer.merged_weights import MergedWeights
 
     dtype = torch.bfloat16 if name.endswith("bf16") else torch.float32
     model, theirs = _model(folder / "base", dtype), _peft(folder, dtype, "one")
-    chain = _ours(folder, "one", read_base(folder / "base"))
-    weights, deltas = MergedWeights(model), summed(chain)
+    weights = MergedWeights(model, prefixes=False)  # nothing is known from the merge before
+    programs = composed(_ours(folder, "one", read_base(folder / "base")))
 
     def reset() -> None:
-        weights.restore()
         theirs.unmerge_adapter()
+        if name.startswith("merge-first"):
+            weights.release()
+        weights.restore()
 
-    floor = partial(_addmm_each, model, deltas)
-    run = lambda: weights.merge(summed(chain))  # noqa: E731  # a name for what is timed
-    medians = interleaved([run, lambda: theirs.merge_adapter(_names("one")), floor], repeats=repeats, reset=reset)
+    floor = partial(_addmm_each, model, programs)
+    runs = [lambda: weights.merge(programs), lambda: theirs.merge_adapter(_names("one")), floor]
+    medians = interleaved(runs, repeats=repeats, reset=reset)
     return Row(name, *medians, medians[1] / medians[0], "s")
 
 
 def _switch(folder: Path, name: str, repeats: int) -> Row:
+    """From one merged chain to another: with nothing in common, or (switch-leaf) with the same ancestors."""
     import torch
 
-    from loratree_composer.adapter import summed
+    from loratree_composer.adapter import composed
     from loratree_composer.base import read_base
     from loratree_composer.merged_weights import MergedWeights
 
@@ -146,51 +150,67 @@ def _switch(folder: Path, name: str, repeats: int) -> Row:
     model, theirs = _model(folder / "base", dtype), _peft(folder, dtype, "one", "two")
     manifest = read_base(folder / "base")
     chains = [_ours(folder, chain, manifest) for chain in ("one", "two")]
-    weights, deltas = MergedWeights(model), summed(chains[0])
-    weights.merge(deltas)
-    theirs.merge_adapter(_names("one"))
+    names = [_names(chain) for chain in ("one", "two")]
+    same = len(RANKS) - 1 if name.startswith("switch-leaf") else 0
+    chains[1][:same], names[1][:same] = chains[0][:same], names[0][:same]
+    weights, programs = MergedWeights(model), composed(chains[0])
+    theirs.merge_adapter(names[0])
     turns = {"ours": 0, "theirs": 0}
 
     def ours() -> None:
         turns["ours"] ^= 1
-        weights.merge(summed(chains[turns["ours"]]))
+        weights.merge(composed(chains[turns["ours"]]))
 
     def peft_switch() -> None:
         turns["theirs"] ^= 1
         theirs.unmerge_adapter()
-        theirs.merge_adapter(_names(("one", "two")[turns["theirs"]]))
+        theirs.merge_adapter(names[turns["theirs"]])
 
-    medians = interleaved([ours, peft_switch, partial(_addmm_each, model, deltas)], repeats=repeats)
+    for _ in range(3):  # with the same ancestors, their sum is made at the second merge
+        ours()
+    floor = partial(_addmm_each, model, programs, leaf=bool(same))
+    medians = interleaved([ours, peft_switch, floor], repeats=repeats)
     return Row(name, *medians, medians[1] / medians[0], "s")
 
 
-def _addmm_each(model: Any, deltas: Any) -> None:
+def _addmm_each(model: Any, programs: Any, *, leaf: bool = False) -> None:
     """The floor of a merge: one float32 product a module over factors that lie ready, 256 rows of 16 bits at a time."""
     import torch
 
-    from loratree_composer.merge import ROWS
-
     with torch.no_grad():
-        for module_name, delta in deltas.items():
-            weight = model.get_submodule(module_name).weight
-            step = len(weight) if weight.dtype == torch.float32 else ROWS
+        for name, program in programs.items():
+            weight, delta = model.get_parameter(name), _delta(program.leaf if leaf else program.edits)
+            step = len(weight) if weight.dtype == torch.float32 else 256
             for start in range(0, len(weight), step):
                 rows = slice(start, start + step)
                 torch.addmm(weight[rows].float(), delta.b[rows], delta.a).to(weight.dtype)
 
 
+_READY: dict[int, Any] = {}
+
+
+def _delta(edits: Any) -> Any:
+    """The edits' factors side by side, made once."""
+    from loratree_composer.edits import joined
+
+    key = id(edits[0])
+    if key not in _READY:
+        _READY[key] = joined(edits)[0].delta
+    return _READY[key]
+
+
 def _stack(folder: Path, name: str, repeats: int) -> Row:
     import torch
 
-    from loratree_composer.adapter import summed
+    from loratree_composer.adapter import composed
     from loratree_composer.base import read_base
     from loratree_composer.stack import Stack
 
     base, ours = _model(folder / "base", torch.float32), _model(folder / "base", torch.float32)
     theirs = _peft(folder, torch.float32, "one")
     theirs.base_model.set_adapter(_names("one"))
-    deltas = summed(_ours(folder, "one", read_base(folder / "base")))
-    Stack(ours, deltas)
+    programs = composed(_ours(folder, "one", read_base(folder / "base")))
+    Stack(ours, programs)
     tokens = torch.randint(0, 8000, (1, 1 if name.endswith("decode") else PREFILL))
 
     def forward(model: Any) -> Any:
@@ -200,14 +220,15 @@ def _stack(folder: Path, name: str, repeats: int) -> Row:
     runs = [partial(forward, model) for model in (ours, theirs, base)]
     mine, peft_s, alone = interleaved(runs, repeats=8 * repeats)
     weights = [m.weight for m in base.modules() if isinstance(m, torch.nn.Linear)]
-    extra = sum(delta.rank * sum(delta.shape) for delta in deltas.values()) / sum(w.numel() for w in weights)
+    deltas = [_delta(program.edits) for program in programs.values()]
+    extra = sum(delta.rank * sum(delta.shape) for delta in deltas) / sum(w.numel() for w in weights)
     return Row(name, mine / alone, peft_s / alone, 1 + extra, peft_s / mine, "× base-only forward")
 
 
 def _load(folder: Path, name: str, repeats: int) -> Row:
     import torch
 
-    from loratree_composer.adapter import summed
+    from loratree_composer.adapter import composed
     from loratree_composer.base import read_base
 
     manifest, theirs = read_base(folder / "base"), _peft(folder, torch.float32, "two")
@@ -221,7 +242,7 @@ def _load(folder: Path, name: str, repeats: int) -> Row:
         for rank in RANKS:
             (folder / "one" / f"r{rank}" / "adapter_model.safetensors").read_bytes()
 
-    runs = [lambda: summed(_ours(folder, "one", manifest)), peft_load, read_bytes]
+    runs = [lambda: composed(_ours(folder, "one", manifest)), peft_load, read_bytes]
     medians = interleaved(runs, repeats=repeats)
     return Row(name, *medians, medians[1] / medians[0], "s")
 
@@ -229,8 +250,12 @@ def _load(folder: Path, name: str, repeats: int) -> Row:
 ROWS: dict[str, Callable[[Path, str, int], Row]] = {
     "merge-fp32": _merge,
     "merge-bf16": _merge,
+    "merge-first-fp32": _merge,
+    "merge-first-bf16": _merge,
     "switch-fp32": _switch,
     "switch-bf16": _switch,
+    "switch-leaf-fp32": _switch,
+    "switch-leaf-bf16": _switch,
     "stack-decode": _stack,
     "stack-prefill": _stack,
     "load": _load,

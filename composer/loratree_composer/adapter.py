@@ -1,10 +1,10 @@
 """One published adapter, as stored: its parts by the base's tensor names."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -109,36 +109,65 @@ class Adapter:
                 f"a level weight of {weight} has no meaning for an adapter that replaces or rescales weights: it takes "
                 "1, or 0 to leave it out"
             )
-        edits = {name: tuple(part.edit(weight) for part in parts) for name, parts in self.parts.items()}
-        return Level(self.digest, weight, edits)
+        return Level(self.digest, weight, _Edits(self.parts, weight))
 
     def _tensors(self) -> Iterable[Tensor]:
         for part in (part for parts in self.parts.values() for part in parts):
             yield from (value for value in (getattr(part, f.name) for f in fields(part)) if isinstance(value, Tensor))
 
 
+class _Edits(Mapping[str, tuple[Edit, ...]]):
+    """The edits that parts are with a level weight, folded in float32 at each access."""
+
+    def __init__(self, parts: Mapping[str, tuple[Part, ...]], weight: float) -> None:
+        self._parts, self._weight = parts, weight
+
+    def __getitem__(self, name: str) -> tuple[Edit, ...]:
+        with full_float32():
+            return tuple(part.edit(self._weight) for part in self._parts[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+
+class Tensors(Protocol):
+    """Where an adapter's tensors are read from, by key."""
+
+    def get_tensor(self, name: str) -> Tensor:
+        """One tensor, on the CPU."""
+        ...
+
+
 def read_adapter(file: Path, spec: AdapterSpec, *, digest: str = "", task_type: str | None = None) -> Adapter:
     """Reads the parts that `spec` names from a safetensors file. Raises Invalid where the file does not hold them."""
-    parts: dict[str, list[Part]] = defaultdict(list)
     try:
         with torch.inference_mode(False), safe_open(file, framework="pt") as tensors:
-            for value in spec.values:
-                parts[value.parameter].append(Value(tensors.get_tensor(value.key)))
-            for rows in spec.rows:
-                parts[rows.parameter].append(Rows(torch.tensor(rows.rows), tensors.get_tensor(rows.key)))
-            for module in spec.modules:
-                parts[module.parameter].append(_factors(tensors, module))
-                if module.bias is not None:
-                    parts[f"{module.name}.bias"].append(Bias(module.scale, tensors.get_tensor(module.bias)))
+            parts = read_parts(tensors, spec)
     except (SafetensorError, OSError) as error:
         raise Invalid(f"{file} does not hold the adapter that its version describes: {error}") from error
-    return Adapter({name: tuple(parts[name]) for name in sorted(parts)}, digest, task_type)
+    return Adapter(parts, digest, task_type)
+
+
+def read_parts(tensors: Tensors, spec: AdapterSpec) -> dict[str, tuple[Part, ...]]:
+    """The parts that `spec` names by the base's tensor names, sorted: values and rows before deltas."""
+    parts: dict[str, list[Part]] = defaultdict(list)
+    for value in spec.values:
+        parts[value.parameter].append(Value(tensors.get_tensor(value.key)))
+    for rows in spec.rows:
+        parts[rows.parameter].append(Rows(torch.tensor(rows.rows), tensors.get_tensor(rows.key)))
+    for module in spec.modules:
+        parts[module.parameter].append(_factors(tensors, module))
+        if module.bias is not None:
+            parts[f"{module.name}.bias"].append(Bias(module.scale, tensors.get_tensor(module.bias)))
+    return {name: tuple(parts[name]) for name in sorted(parts)}
 
 
 def composed(chain: Sequence[tuple[Adapter, float]]) -> dict[str, Program]:
     """What (adapter, level weight) from root to leaf do to each tensor, in float32; weight 0 drops a level."""
-    with full_float32():
-        return programs([adapter.level(weight) for adapter, weight in chain if weight])
+    return programs([adapter.level(weight) for adapter, weight in chain if weight])
 
 
 def summed(chain: Iterable[tuple[Adapter, float]]) -> dict[str, LowRank]:
@@ -158,7 +187,7 @@ def _is_additive(part: Part) -> bool:
     return isinstance(part, Bias) or (isinstance(part, Factors) and part.magnitude is None)
 
 
-def _factors(tensors: Any, module: ModuleSpec) -> Factors:
+def _factors(tensors: Tensors, module: ModuleSpec) -> Factors:
     a, b = (tensors.get_tensor(key) for key in (module.a, module.b))
     magnitude = None if module.magnitude is None else tensors.get_tensor(module.magnitude).reshape(-1)
     experts, rank, groups = module.experts, module.rank, module.groups

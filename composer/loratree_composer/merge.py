@@ -11,8 +11,7 @@ from loratree_composer.targets import check_shape
 from loratree_registry.errors import Invalid
 
 # A 16-bit weight is summed by this many rows at a time, so that no float32 copy of it is ever whole. Fewer rows cost
-# time, since each product prepares A anew: 256 rows of 1,024 at
-# rank 120 take 1.2 times as long as 1,024 rows.
+# time, since each product prepares A anew: 256 rows of 1,024 at rank 120 take 1.2 times as long as 1,024 rows.
 ROWS = 1024
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # Sums that move a float32 or bfloat16 value by less than this cannot overflow it: half an ulp of the largest is 3e35.
@@ -41,9 +40,9 @@ def merge_into(
     `dtype` as that of the weight it is for. Where Invalid is raised for what the sum
     holds, `target` is written already.
     """
-    check_mergeable(target, source, edits, name=name)
+    check_mergeable(target, edits, name=name)
     with full_float32(), torch.inference_mode(target.is_inference()):
-        if target.is_floating_point():
+        if target.is_floating_point() and target.ndim:
             _sum_into(target.detach(), source, edits, dtype or target.dtype)
             if not _stays_small(edits, target.dtype):
                 _check_finite(target, name)
@@ -52,8 +51,6 @@ def merge_into(
 
 
 def _sum_into(target: Tensor, source: Tensor, edits: Sequence[Edit], dtype: torch.dtype) -> None:
-    if target.ndim == 0:
-        target, source = target.view(1), source.view(1)
     placed = [_placed(edit, target) for edit in edits]
     for rows, accumulator in _accumulators(target, edits):
         accumulator.copy_(source[rows])
@@ -63,9 +60,9 @@ def _sum_into(target: Tensor, source: Tensor, edits: Sequence[Edit], dtype: torc
             target[rows] = accumulator
 
 
-def check_mergeable(target: Tensor, source: Tensor, edits: Sequence[Edit], *, name: str) -> None:
+def check_mergeable(target: Tensor, edits: Sequence[Edit], *, name: str) -> None:
     """Raises Invalid where the edits cannot be summed into a tensor like `target`."""
-    if target.is_meta or source.is_meta:
+    if target.is_meta:
         raise Invalid(f"{name} holds no values (it is on the meta device): load the whole base first")
     for edit in edits:
         if target.dtype not in _FLOATS and not isinstance(edit, Replace):

@@ -1,6 +1,6 @@
 """A chain merged into a live module, and taken out again bit for bit: the one place that writes weights in place."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,10 @@ from loratree_composer.own_memory import OwnMemory
 from loratree_composer.precision import full_float32
 from loratree_composer.prefix_sums import PrefixSums
 from loratree_composer.pristine import Place, Pristine, Source
-from loratree_composer.program import Key, Program
-from loratree_composer.targets import target_tensors
+from loratree_composer.program import Key, Program, is_known
+from loratree_composer.sharing import tensors
+from loratree_composer.targets import check_fit, fit_problems, target_tensors
+from loratree_registry.errors import Invalid
 
 
 class MergedWeights:
@@ -34,7 +36,7 @@ class MergedWeights:
         self._pristine = Pristine(pristine, source)
         self._prefixes = PrefixSums() if prefixes else None
         self._untied = OwnMemory(module)
-        self._merged: dict[str, Key | None] = {}
+        self._merged: dict[str, Key] = {}
 
     @property
     def names(self) -> list[str]:
@@ -48,14 +50,15 @@ class MergedWeights:
         """
         try:
             self._restore(set(self._merged) - set(programs))
-            tensors = target_tensors(self._module, programs)
-            for name, tensor in tensors.items():
-                check_mergeable(tensor, tensor, programs[name].edits, name=name)
-            tensors = self._untied.give(tensors, programs)
+            targets = self._untied.give(self._tensors(programs), programs)
             if self._prefixes is not None:
                 self._prefixes.begin(programs)
-            for name, tensor in tensors.items():
+            for name, tensor in targets.items():
                 self._merge(name, tensor, programs[name])
+        except Invalid:
+            self.restore()
+            target_tensors(self._module, programs)  # lists every one that does not fit
+            raise
         except BaseException:
             self.restore()
             raise
@@ -73,28 +76,37 @@ class MergedWeights:
             self._prefixes.clear()
 
     def _merge(self, name: str, tensor: Tensor, program: Program) -> None:
-        if program.key is not None and self._merged.get(name) == program.key:
+        if is_known(program.key) and self._merged.get(name) == program.key:
             return
-        pristine = self._untied.original(name)
-        if pristine is None:
-            if name not in self._merged:
-                self._pristine.keep(name, tensor)
-            pristine = self._pristine.read(name, tensor)
-        self._merged[name] = None  # unknown until it is done
-        prefix = self._prefixes.of(name, tensor, pristine, program) if self._prefixes is not None else None
-        if prefix is None:
-            merge_into(tensor, pristine, program.edits, name=name)
-        else:
-            merge_into(tensor, prefix, program.leaf, name=name)
+        pristine = self._original(name, tensor)
+        source = self._prefixes.of(name, tensor, pristine, program) if self._prefixes is not None else None
+        edits = program.edits if source is None else program.leaf
+        check_fit(fit_problems(self._module, name, tensor, edits))
+        check_mergeable(tensor, edits, name=name)
+        self._merged[name] = ()  # neither is it pristine, nor yet what the program says
+        merge_into(tensor, pristine if source is None else source, edits, name=name)
         self._merged[name] = program.key
 
-    def _restore(self, names: set[str]) -> None:
-        tensors = target_tensors(self._module, dict.fromkeys(names, Program((), ()))) if names else {}
-        for name, tensor in sorted(tensors.items()):
+    def _original(self, name: str, tensor: Tensor) -> Tensor:
+        """The base's value of a tensor."""
+        shared = self._untied.original(name)
+        if shared is not None:
+            return shared
+        if name not in self._merged:
+            self._pristine.keep(name, tensor)
+        return self._pristine.read(name, tensor)
+
+    def _restore(self, names: Collection[str]) -> None:
+        for name, tensor in self._tensors(sorted(names)).items():
             if self._untied.original(name) is None:
                 _write(tensor, self._pristine.read(name, tensor))
                 self._pristine.is_back(name, tensor)
             del self._merged[name]
+
+    def _tensors(self, names: Collection[str]) -> dict[str, Tensor]:
+        live = tensors(self._module) if names else {}
+        check_fit([f"{name} is not in the model" for name in names if name not in live])
+        return {name: live[name] for name in names}
 
 
 def _write(tensor: Tensor, value: Tensor) -> None:

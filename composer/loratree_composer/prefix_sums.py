@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from loratree_composer.merge import merge_into
-from loratree_composer.program import Key, Program
+from loratree_composer.program import Key, Program, is_known
 
 
 class PrefixSums:
@@ -30,7 +30,7 @@ class PrefixSums:
     def of(self, name: str, tensor: Tensor, pristine: Tensor, program: Program) -> Tensor | None:
         """The kept sum for `program`, of a weight like `tensor`, made now if it will be of use; None without one."""
         key = program.above_key
-        if not program.above or not program.leaf or not all(digest for digest, _ in key):
+        if program.last is None or not is_known(key):
             return None
         if (kept := self._sums.get(name)) is not None and kept[1].device == tensor.device:
             return kept[1]

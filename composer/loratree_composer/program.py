@@ -4,14 +4,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from loratree_composer.edits import Edit, Replace, joined
+from loratree_composer.edits import Edit, joined
 
 Key = tuple[tuple[str, float], ...]  # (version digest, level weight) of each level that edits a tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Level:
-    """One version of a chain with its level weight folded in: its edits by the base's tensor names.
+    """One version of a chain with its level weight: its edits by the base's tensor names, made when they are asked for.
 
     `digest` names the version; an empty one names nothing, and what is made of it is never taken for known.
     """
@@ -26,13 +26,23 @@ class Program:
     """The edits of one tensor, in order: those of the ancestors, joined, and those of the chain's last level.
 
     The two are summed one after the other, never as one product, so that a kept sum of the ancestors gives the same
-    bits as a new one. The keys tell whether two programs do the same.
+    bits as a new one. Edits are made of the levels at each access and not kept: they are as large as the factors. The
+    keys tell whether two programs do the same.
     """
 
-    above: tuple[Edit, ...]
-    leaf: tuple[Edit, ...]
-    above_key: Key = ()
-    leaf_key: Key = ()
+    name: str
+    ancestors: tuple[Level, ...] = ()
+    last: Level | None = None
+
+    @property
+    def above(self) -> tuple[Edit, ...]:
+        """The ancestors' edits."""
+        return joined([edit for level in self.ancestors for edit in level.edits[self.name]])
+
+    @property
+    def leaf(self) -> tuple[Edit, ...]:
+        """The last level's edits."""
+        return () if self.last is None else joined(self.last.edits[self.name])
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -40,29 +50,28 @@ class Program:
         return (*self.above, *self.leaf)
 
     @property
-    def key(self) -> Key | None:
-        """What names its outcome on a given base; None where a level has no digest."""
-        key = (*self.above_key, *self.leaf_key)
-        return key if key and all(digest for digest, _ in key) else None
+    def above_key(self) -> Key:
+        """What names the ancestors' sum on a given base."""
+        return tuple((level.digest, level.weight) for level in self.ancestors)
+
+    @property
+    def key(self) -> Key:
+        """What names the outcome on a given base."""
+        last = () if self.last is None else ((self.last.digest, self.last.weight),)
+        return (*self.above_key, *last)
 
 
-Programs = Mapping[str, Program]
+def is_known(key: Key) -> bool:
+    """Tells whether a key names an outcome: every level has a digest."""
+    return bool(key) and all(digest for digest, _ in key)
 
 
 def programs(levels: Sequence[Level]) -> dict[str, Program]:
     """The program of each edited tensor, by name, of levels from root to leaf."""
-    above: dict[str, list[Edit]] = defaultdict(list)
-    keys: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    above: dict[str, list[Level]] = defaultdict(list)
     for level in levels[:-1]:
-        for name, edits in level.edits.items():
-            above[name] += edits
-            keys[name].append((level.digest, level.weight))
-    leaf = levels[-1] if levels else Level("", 1.0, {})
-    names = sorted(above.keys() | leaf.edits.keys())
-    return {name: _program(above[name], tuple(keys[name]), leaf, leaf.edits.get(name, ())) for name in names}
-
-
-def _program(above: Sequence[Edit], key: Key, leaf: Level, edits: tuple[Edit, ...]) -> Program:
-    if any(isinstance(edit, Replace) for edit in edits):
-        above, key = (), ()
-    return Program(joined(above), joined(edits), key, ((leaf.digest, leaf.weight),) if edits else ())
+        for name in level.edits:
+            above[name].append(level)
+    leaf = set(levels[-1].edits) if levels else set()
+    names = sorted(above.keys() | leaf)
+    return {name: Program(name, tuple(above[name]), levels[-1] if name in leaf else None) for name in names}

@@ -1,7 +1,7 @@
 """The tensors of a live module that a chain edits."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from torch import Tensor, nn
@@ -18,16 +18,25 @@ LAYERS: Final = ("Linear", "Conv1D", "Embedding", "Conv1d", "Conv2d", "Conv3d")
 
 def target_tensors(module: nn.Module, programs: Mapping[str, Program]) -> dict[str, Tensor]:
     """The tensor of each program, by name. Raises Invalid listing all that are missing, of another kind or shape."""
-    live, found, problems = tensors(module), {}, []
+    live, problems = tensors(module), []
     for name, program in programs.items():
-        if name not in live:
+        if name in live:
+            problems += fit_problems(module, name, live[name], program.edits)
+        else:
             problems.append(f"{name} is not in the model")
-            continue
-        found[name] = live[name]
-        problems += [f"{name} {problem}" for problem in _problems(owner(module, name), live[name], program)]
+    check_fit(problems)
+    return {name: live[name] for name in programs}
+
+
+def fit_problems(module: nn.Module, name: str, tensor: Tensor, edits: Sequence[Edit]) -> list[str]:
+    """What is wrong with edits for the tensor `name` of a live module, a clause each."""
+    return [f"{name} {problem}" for problem in _problems(owner(module, name), tensor, edits)]
+
+
+def check_fit(problems: list[str]) -> None:
+    """Raises Invalid where there are any."""
     if problems:
         raise Invalid(f"the adapter does not fit the model: {listed(problems)}")
-    return found
 
 
 def owner(module: nn.Module, name: str) -> nn.Module:
@@ -43,8 +52,8 @@ def check_shape(shape: tuple[int, ...], edit: Edit) -> str | None:
     return f"has shape {list(shape)} and the adapter's part is {list(_given(edit))}, expected {list(expected)}"
 
 
-def _problems(layer: nn.Module, tensor: Tensor, program: Program) -> Iterator[str]:
-    for edit in program.edits:
+def _problems(layer: nn.Module, tensor: Tensor, edits: Sequence[Edit]) -> Iterator[str]:
+    for edit in edits:
         kind = edit.kind if isinstance(edit, Add | Rescale) else None
         if kind in LAYERS and kind_of(layer) != kind:
             yield f"is of a {kind_of(layer)}, and the adapter was made for a {kind}"
