@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Final
 
 from loratree_composer.adapter import Adapter, read_adapter
+from loratree_composer.stored_parts import StoredParts
+from loratree_registry.adapter_spec import AdapterSpec
 from loratree_registry.composition import version_digest
 from loratree_registry.errors import Corrupt
 from loratree_registry.fetching import fetch
@@ -12,7 +14,7 @@ from loratree_registry.manifest import BaseManifest
 from loratree_registry.peft_files import WEIGHTS
 from loratree_registry.peft_format import classify
 from loratree_registry.protocol import Registry
-from loratree_registry.safetensors_header import read_header
+from loratree_registry.safetensors_header import Header, read_header
 from loratree_registry.schemas import Link, Resolution, Version
 
 KEPT: Final = 1 << 30  # bytes of factors
@@ -37,11 +39,20 @@ class Adapters:
 
         Raises Corrupt where bytes or records do not have the digests that name them.
         """
-        if resolution.base.digest != self._base_digest or resolution.composition != resolution.to_chain().digest:
-            raise Corrupt(f"the registry's answer for {resolution.ref} does not give the digests that it states")
+        self._check(resolution)
         known = all(link.digest in self._kept for link in resolution.chain)
         records = {} if known else self._records(resolution.chain)
         return [(self._adapter(link, records), link.weight) for link in resolution.chain]
+
+    def stored(self, resolution: Resolution) -> list[tuple[Adapter, float]]:
+        """The same, fetched and verified, whose parts stay in their files until they are asked for, each time."""
+        self._check(resolution)
+        records = self._records(resolution.chain)
+        return [(self._stored(link, records.get(link.digest)), link.weight) for link in resolution.chain]
+
+    def _check(self, resolution: Resolution) -> None:
+        if resolution.base.digest != self._base_digest or resolution.composition != resolution.to_chain().digest:
+            raise Corrupt(f"the registry's answer for {resolution.ref} does not give the digests that it states")
 
     def _records(self, links: list[Link]) -> dict[str, Version]:
         """The versions by digest: one request, and one more for each that no pin names."""
@@ -59,6 +70,14 @@ class Adapters:
         return adapter
 
     def _read(self, link: Link, version: Version | None) -> Adapter:
+        file, _, spec = self._open(link, version)
+        return read_adapter(file, spec, digest=link.digest, task_type=_task_type(version))
+
+    def _stored(self, link: Link, version: Version | None) -> Adapter:
+        return Adapter(StoredParts(*self._open(link, version)), link.digest, _task_type(version))
+
+    def _open(self, link: Link, version: Version | None) -> tuple[Path, Header, AdapterSpec]:
+        """The file of a version's weights, its header, and what it is."""
         ref = _ref(link)
         weights = [file for file in version.files if file.name == WEIGHTS] if version is not None else []
         if version is None or self._digest(version) != link.digest or len(weights) != 1:
@@ -66,12 +85,15 @@ class Adapters:
         path = fetch(self._registry, self._home, ref, weights[0])
         with path.open("rb") as stream:
             header = read_header(stream, weights[0].size, name=ref)
-        spec = classify(version.config, header, self._manifest)
-        return read_adapter(path, spec, digest=link.digest, task_type=version.config.get("task_type"))
+        return path, header, classify(version.config, header, self._manifest)
 
     def _digest(self, version: Version) -> str:
         pin, config, files = version.pin.digest, version.config, version.files
         return version_digest(base_digest=self._base_digest, pin_digest=pin, config=config, files=files)
+
+
+def _task_type(version: Version | None) -> str | None:
+    return None if version is None else version.config.get("task_type")
 
 
 def _ref(link: Link) -> str:
