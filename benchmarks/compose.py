@@ -132,7 +132,7 @@ def _merge(folder: Path, name: str, repeats: int) -> Row:
             weights.release()
         weights.restore()
 
-    floor = partial(_addmm_each, model, programs)
+    floor = partial(_addmm_each, model, _ready(programs))
     runs = [lambda: weights.merge(programs), lambda: theirs.merge_adapter(_names("one")), floor]
     medians = interleaved(runs, repeats=repeats, reset=reset)
     return Row(name, *medians, medians[1] / medians[0], "s")
@@ -168,35 +168,29 @@ def _switch(folder: Path, name: str, repeats: int) -> Row:
 
     for _ in range(3):  # with the same ancestors, their sum is made at the second merge
         ours()
-    floor = partial(_addmm_each, model, programs, leaf=bool(same))
+    floor = partial(_addmm_each, model, _ready(programs, leaf=bool(same)))
     medians = interleaved([ours, peft_switch, floor], repeats=repeats)
     return Row(name, *medians, medians[1] / medians[0], "s")
 
 
-def _addmm_each(model: Any, programs: Any, *, leaf: bool = False) -> None:
+def _addmm_each(model: Any, deltas: Any) -> None:
     """The floor of a merge: one float32 product a module over factors that lie ready, 256 rows of 16 bits at a time."""
     import torch
 
     with torch.no_grad():
-        for name, program in programs.items():
-            weight, delta = model.get_parameter(name), _delta(program.leaf if leaf else program.edits)
+        for name, delta in deltas.items():
+            weight = model.get_parameter(name)
             step = len(weight) if weight.dtype == torch.float32 else 256
             for start in range(0, len(weight), step):
                 rows = slice(start, start + step)
                 torch.addmm(weight[rows].float(), delta.b[rows], delta.a).to(weight.dtype)
 
 
-_READY: dict[int, Any] = {}
-
-
-def _delta(edits: Any) -> Any:
-    """The edits' factors side by side, made once."""
+def _ready(programs: Any, *, leaf: bool = False) -> dict[str, Any]:
+    """The factors of each tensor's chain, or of its last level, side by side."""
     from loratree_composer.edits import joined
 
-    key = id(edits[0])
-    if key not in _READY:
-        _READY[key] = joined(edits)[0].delta
-    return _READY[key]
+    return {name: joined(program.leaf if leaf else program.edits)[0].delta for name, program in programs.items()}
 
 
 def _stack(folder: Path, name: str, repeats: int) -> Row:
@@ -220,7 +214,7 @@ def _stack(folder: Path, name: str, repeats: int) -> Row:
     runs = [partial(forward, model) for model in (ours, theirs, base)]
     mine, peft_s, alone = interleaved(runs, repeats=8 * repeats)
     weights = [m.weight for m in base.modules() if isinstance(m, torch.nn.Linear)]
-    deltas = [_delta(program.edits) for program in programs.values()]
+    deltas = _ready(programs).values()
     extra = sum(delta.rank * sum(delta.shape) for delta in deltas) / sum(w.numel() for w in weights)
     return Row(name, mine / alone, peft_s / alone, 1 + extra, peft_s / mine, "× base-only forward")
 
