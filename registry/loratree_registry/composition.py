@@ -62,12 +62,39 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """What a flattened chain is truncated to, module by module: a rank, or the least rank that keeps a share of its
+    energy, ‖ΔW‖²; one of the two. Raises Invalid.
+    """
+
+    rank: int | None = None
+    energy: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.rank is None) == (self.energy is None):
+            raise Invalid("a chain is compressed to a rank or to an energy: give one of the two")
+        if self.rank is not None and not 1 <= self.rank < 2**53:
+            raise Invalid(f"a rank to compress to is a whole number from 1, got {_short(self.rank)}")
+        if self.energy is not None and not 0 < self.energy <= 1:
+            raise Invalid(f"an energy to keep is a number above 0 and at most 1, such as 0.99, got {self.energy}")
+
+    def __str__(self) -> str:
+        return f"rank {self.rank}" if self.energy is None else f"energy {self.energy}"
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
-    """What was made of a chain: a merged model or a flattened adapter, file by file."""
+    """What was made of a chain: a merged model or a flattened adapter, within a limit or whole, file by file."""
 
     mode: Mode
     dtype: str
     files: tuple[FileDigest, ...]
+    limit: Limit | None = None
+
+    @property
+    def form(self) -> str:
+        """Its mode and limit for people: `merge`, `flatten`, `flatten to rank 32`."""
+        return form(self.mode, self.limit)
 
     @property
     def digest(self) -> str:
@@ -97,6 +124,7 @@ class Lockfile:
             "artifact": {
                 "mode": self.artifact.mode,
                 "dtype": self.artifact.dtype,
+                **_limit_fields(self.artifact.limit),
                 "digest": self.artifact.digest,
                 "files": [{"name": f.name, "size": f.size, "sha256": f.sha256} for f in sorted(self.artifact.files)],
             },
@@ -106,6 +134,11 @@ class Lockfile:
         """Writes loratree.json into `directory`."""
         text = json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
         (directory / LOCKFILE).write_text(text, encoding="utf-8")
+
+
+def form(mode: Mode, limit: Limit | None) -> str:
+    """A mode and a limit for people: `merge`, `flatten`, `flatten to rank 32`."""
+    return mode if limit is None else f"{mode} to {limit}"
 
 
 def version_digest(
@@ -225,7 +258,25 @@ def _from_json(document: dict[str, Any]) -> Lockfile:
     return Lockfile(
         ref=str(parse_ref(document["ref"])),
         chain=Chain(parse_path(base["name"]), _digest(base["digest"]), steps),
-        artifact=Artifact(artifact["mode"], _text(artifact["dtype"]), files),
+        artifact=Artifact(artifact["mode"], _text(artifact["dtype"]), files, _limit(artifact)),
+    )
+
+
+def _limit_fields(limit: Limit | None) -> dict[str, int | float]:
+    if limit is None:
+        return {}
+    return {key: value for key, value in (("rank", limit.rank), ("energy", limit.energy)) if value is not None}
+
+
+def _limit(artifact: dict[str, Any]) -> Limit | None:
+    if not {"rank", "energy"} & artifact.keys():
+        return None
+    if artifact["mode"] != "flatten":
+        raise ValueError("it limits what is not flattened")
+    rank, energy = artifact.get("rank"), artifact.get("energy")
+    return Limit(
+        None if rank is None else _whole(rank, least=1),
+        None if energy is None else _number(energy),
     )
 
 

@@ -1,0 +1,127 @@
+"""The best approximation of a low-rank delta by one of fewer ranks, and how much of the delta it keeps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from loratree_composer.lowrank import LowRank
+from loratree_composer.precision import full_float32
+from loratree_registry.composition import Limit
+from loratree_registry.errors import Invalid, listed
+
+EPSILON: Final = torch.finfo(torch.float64).eps
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compressed:
+    """A truncated delta, the rank that it had, and the singular values of what it was cut from.
+
+    `singular_values` is [rank_before], or [experts, rank_before], float64 and descending.
+    """
+
+    delta: LowRank
+    rank_before: int
+    singular_values: Tensor
+
+    @property
+    def energy(self) -> float:
+        """The share of ‖ΔW‖² that is kept, Σσ² of the kept ranks over Σσ² of all; 1 where there is nothing to keep."""
+        return 1 - float(_dropped(self.singular_values)[self.delta.rank])
+
+    @property
+    def norm(self) -> float:
+        """‖ΔW‖, the Frobenius norm of the delta before it was cut."""
+        return float(torch.linalg.vector_norm(self.singular_values))
+
+
+def compressed(deltas: Mapping[str, LowRank], limit: Limit) -> dict[str, Compressed]:
+    """Each module's delta within `limit`. Raises Invalid for factors that are not finite, all modules together."""
+    infinite = sorted(name for name, delta in deltas.items() if not isfinite(delta.largest()))
+    if infinite:
+        raise Invalid(
+            f"the scaled factors of {listed(infinite)} hold values that are not finite and cannot be compressed: train "
+            "with a smaller lora_alpha"
+        )
+    return {name: truncated(delta, limit) for name, delta in deltas.items()}
+
+
+def truncated(delta: LowRank, limit: Limit) -> Compressed:
+    """The nearest delta to B A in Frobenius norm of at most a rank, or of the least rank that keeps an energy.
+
+    B A = U Σ Vᵀ is cut to its k largest σ: a = √σ Vᵀ [k, in], b = U √σ [out, k], in the dtype of the factors; where
+    k is the rank that they have, they come back bit for bit. k is at least 1, and no more than the ranks that carry
+    anything: σ ≤ 2⁻²⁶ √(‖AAᵀ‖ ‖BᵀB‖) counts as 0, with each rank's rows of A and columns of B of equal length. Experts
+    share one k, the energy is over all of them. Signs are such that each row of a has
+    its largest part of a row of A with a plus.
+
+    Nothing of the size of ΔW is made: with AAᵀ = S Sᵀ, the eigenvectors W of Sᵀ (BᵀB) S, which is [rank, rank], give
+    V = Aᵀ S⁻ᵀ W and U Σ = B S W. All of it is in float64, in which the squares of float32 factors are exact.
+    """
+    with full_float32():
+        wide = LowRank(delta.a.double(), delta.b.double())
+        values, right, left = _factored(wide)
+        rank = _rank(values, delta.rank, limit)
+        kept = delta if rank == delta.rank else _cut(wide, values, right, left, rank, delta.a.dtype)
+        return Compressed(kept, delta.rank, values)
+
+
+def _factored(delta: LowRank) -> tuple[Tensor, Tensor, Tensor]:
+    """σ [rank], and right [rank, rank], left [rank, rank] of Vᵀ = rightᵀ A and U Σ = B left."""
+    a, b = delta.a.double(), delta.b.double()
+    gram_a, gram_b = a @ a.mT, b.mT @ b
+    scale_a, scale_b = _balance(gram_a.diagonal(dim1=-2, dim2=-1), gram_b.diagonal(dim1=-2, dim2=-1))
+    gram_a, gram_b = _scaled(gram_a, scale_a), _scaled(gram_b, scale_b)
+    lengths, vectors = torch.linalg.eigh(gram_a)
+    roots = torch.where(lengths > EPSILON * lengths[..., -1:], lengths, 0).sqrt()
+    root = vectors * roots.unsqueeze(-2)
+    squares, w = torch.linalg.eigh(root.mT @ gram_b @ root)
+    squares, w = squares.flip(-1), w.flip(-1)
+    noise = EPSILON * torch.linalg.matrix_norm(gram_a) * torch.linalg.matrix_norm(gram_b)
+    values = torch.where(squares > noise.unsqueeze(-1), squares, 0).sqrt()
+    right = scale_a.unsqueeze(-1) * ((vectors * _inverse(roots).unsqueeze(-2)) @ w)
+    return values, right, scale_b.unsqueeze(-1) * (root @ w)
+
+
+def _balance(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """What makes each rank's row of A as long as its column of B, of their squared lengths; 0 where one of them is."""
+    # Factors of very different lengths would lose the small ones' digits to the large ones'.
+    ratio = torch.where((a > 0) & (b > 0), b / a, 0).pow(0.25)
+    return ratio, _inverse(ratio)
+
+
+def _scaled(gram: Tensor, scale: Tensor) -> Tensor:
+    return scale.unsqueeze(-1) * gram * scale.unsqueeze(-2)
+
+
+def _inverse(values: Tensor) -> Tensor:
+    return torch.where(values > 0, 1 / values, 0)
+
+
+def _rank(values: Tensor, rank: int, limit: Limit) -> int:
+    """How many ranks to keep of `rank`."""
+    if limit.energy is not None:
+        return max(1, int((_dropped(values) > 1 - limit.energy).sum()))
+    assert limit.rank is not None
+    return rank if rank <= limit.rank else max(1, min(limit.rank, int((values > 0).sum(-1).max())))
+
+
+def _dropped(values: Tensor) -> Tensor:
+    """The share of Σσ² that the first k of [rank] or [experts, rank] leave out, for k from 0 to rank."""
+    squares = (values / values.max().clamp(min=torch.finfo(values.dtype).tiny)).square()
+    squares = squares.reshape(-1, values.shape[-1]).sum(0)
+    # From the smallest on, so that a small rest is not lost in a sum near 1.
+    rest = torch.cat([squares.new_zeros(1), squares.flip(0).cumsum(0)]).flip(0)
+    return rest / rest[0] if rest[0] > 0 else rest
+
+
+def _cut(delta: LowRank, values: Tensor, right: Tensor, left: Tensor, rank: int, dtype: torch.dtype) -> LowRank:
+    right, left = right[..., :rank], left[..., :rank]
+    farthest = right.gather(-2, right.abs().argmax(-2, keepdim=True))
+    half = torch.where(farthest < 0, -1.0, 1.0) * values[..., :rank].sqrt().unsqueeze(-2)
+    a = (right * half).mT @ delta.a
+    b = delta.b @ torch.where(half == 0, 0, left / half)
+    return LowRank(a.to(dtype), b.to(dtype))
