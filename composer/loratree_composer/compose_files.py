@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from loratree_composer.adapter import Adapter, composed
 from loratree_composer.adapters import Adapters
+from loratree_composer.compression import Compression
 from loratree_composer.flatten import flattened
 from loratree_composer.merged_checkpoint import write_merged
 from loratree_composer.stored_tensor import CODES
@@ -20,12 +21,14 @@ from loratree_registry.composition import (
     Artifact,
     Chain,
     FileDigest,
+    Limit,
     Lockfile,
     Mode,
     check_artifact,
+    form,
     read_lockfile,
 )
-from loratree_registry.errors import Conflict, LoratreeError, NotFound, Unavailable, listed
+from loratree_registry.errors import Conflict, Invalid, LoratreeError, NotFound, Unavailable, listed
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.peft_files import CONFIG, WEIGHTS
 from loratree_registry.protocol import Registry
@@ -43,36 +46,40 @@ def compose(
     base_directory: Path | None = None,
     follow: str | None = None,
     weights: Mapping[str, float] | None = None,
+    limit: Limit | None = None,
 ) -> Lockfile:
     """Writes the composition of `ref` into the folder `out` and returns its lockfile, which is written last.
 
     `merge` is the base's checkpoint with every delta summed in, shard by shard; `flatten` one PEFT adapter that needs
     no base weights. An empty chain merges to a copy of the base. `follow` and `weights` are Registry.resolve's.
+    With a `limit` each module of a flattened chain is truncated to it, and compression.json tells what was kept.
     `base_directory` is the base's checkpoint; without it the one that `home` remembers. The same composition gives the
     same bytes; where `out` holds it already and intact, that is the answer, also where another process was first to
     finish it. Whatever fails or interrupts it, `out` is whole or not there.
 
     Raises Conflict where `out` holds anything else, NotFound, Invalid, Corrupt, Unavailable.
     """
+    if limit is not None and mode != "flatten":
+        raise Invalid(f"a chain is compressed where it is flattened, got {form(mode, limit)}: compose it with flatten")
     resolution = registry.resolve(ref, follow=follow, weights=weights)
     chain = resolution.to_chain()
-    found = _composed(out, chain, mode)
+    found = _composed(out, chain, mode, limit)
     if found is not None:
         return found
     manifest = registry.base_manifest(chain.base)
     checkpoint = open_checkpoint(base_directory or _remembered(home, chain)) if mode == "merge" else None
-    adapters = Adapters(registry, manifest, home).chain(resolution)
+    adapters = Adapters(registry, manifest, home).stored(resolution)
     try:
         with staged(out) as stage:
             if checkpoint is not None:
                 write_merged(checkpoint, manifest, composed(adapters), stage)
                 dtype = _dtype(manifest)
             else:
-                dtype = _write_flattened(adapters, manifest, registry.base(chain.base), stage)
-            lockfile = Lockfile(resolution.ref, chain, Artifact(mode, dtype, _files(stage)))
+                dtype = _write_flattened(adapters, manifest, registry.base(chain.base), limit, stage)
+            lockfile = Lockfile(resolution.ref, chain, Artifact(mode, dtype, _files(stage), limit))
             lockfile.write(stage)
     except Conflict:
-        if (found := _composed(out, chain, mode)) is None:
+        if (found := _composed(out, chain, mode, limit)) is None:
             raise
         return found
     return lockfile
@@ -88,7 +95,7 @@ def _remembered(home: Path, chain: Chain) -> Path:
     return directory
 
 
-def _composed(out: Path, chain: Chain, mode: Mode) -> Lockfile | None:
+def _composed(out: Path, chain: Chain, mode: Mode, limit: Limit | None) -> Lockfile | None:
     """The lockfile of this very composition where `out` holds it; None where `out` is free. Raises Conflict."""
     remedy = "choose another folder, or remove this one first"
     try:
@@ -102,7 +109,7 @@ def _composed(out: Path, chain: Chain, mode: Mode) -> Lockfile | None:
     if LOCKFILE not in names:
         raise Conflict(f"{out} holds other files ({listed(sorted(names), limit=5)}): {remedy}")
     try:
-        lockfile = _same(read_lockfile(out), chain, mode)
+        lockfile = _same(read_lockfile(out), chain, mode, limit)
         check_artifact(lockfile, out)
     except LoratreeError as error:
         raise Conflict(f"{out} does not hold this composition: {error}; {remedy}") from error
@@ -112,16 +119,21 @@ def _composed(out: Path, chain: Chain, mode: Mode) -> Lockfile | None:
     return lockfile
 
 
-def _same(lockfile: Lockfile | None, chain: Chain, mode: Mode) -> Lockfile:
+def _same(lockfile: Lockfile | None, chain: Chain, mode: Mode, limit: Limit | None) -> Lockfile:
     assert lockfile is not None
-    held = f"{lockfile.ref} ({lockfile.artifact.mode}, {lockfile.chain.digest})"
-    if (lockfile.chain.digest, lockfile.artifact.mode) != (chain.digest, mode):
-        raise Conflict(f"it holds {held}, expected {mode} of {chain.digest}")
+    artifact = lockfile.artifact
+    if (lockfile.chain.digest, artifact.mode, artifact.limit) != (chain.digest, mode, limit):
+        held = f"{lockfile.ref} ({artifact.form}, {lockfile.chain.digest})"
+        raise Conflict(f"it holds {held}, expected {form(mode, limit)} of {chain.digest}")
     return lockfile
 
 
-def _write_flattened(adapters: list[tuple[Adapter, float]], manifest: BaseManifest, base: Base, stage: Path) -> str:
-    flat = flattened(adapters, manifest, base_model=base.source or base.name)
+def _write_flattened(
+    adapters: list[tuple[Adapter, float]], manifest: BaseManifest, base: Base, limit: Limit | None, stage: Path
+) -> str:
+    flat = flattened(adapters, manifest, base_model=base.source or base.name, limit=limit)
+    if limit is not None:
+        Compression(limit, flat.kept).write(stage)
     (stage / CONFIG).write_text(json.dumps(flat.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     try:
         # One metadata key: safetensors writes several in random order.

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from loratree_composer.merge import merged
+from loratree_composer.merge import merge_into
 from loratree_composer.program import Program
-from loratree_composer.stored_tensor import bytes_of, tensor_of
+from loratree_composer.stored_tensor import tensor_of
+from loratree_composer.untying import untie
+from loratree_composer.widened import widen_index, widened_head
 from loratree_registry.base_checkpoint import misfits
 from loratree_registry.canonical import DIGEST_PREFIX
 from loratree_registry.checkpoint import INDEX, Checkpoint, Shard
@@ -23,58 +25,62 @@ _NOT_BESIDE: Final = ("loratree.json", "adapter_config.json", "trainer_state.jso
 def write_merged(base: Checkpoint, manifest: BaseManifest, programs: Mapping[str, Program], out: Path) -> None:
     """Writes what `programs` make of each tensor that they name, and every other tensor as it is, into `out`.
 
-    The shards keep their names, headers and dtypes. Each tensor's digest is checked against the manifest as it passes.
-    Raises Invalid where the checkpoint is not the manifest's base or a program has no untied tensor to go to.
+    The shards keep their names and dtypes, and their headers where no tie is taken apart; a name that the chain changes
+    otherwise than the tensor that it is tied to gets a tensor of its own behind that one, and config.json and the index
+    say so. One tensor is in memory at a time, once. Each tensor's digest is checked against the manifest as it passes.
+
+    Raises Invalid where the checkpoint is not the manifest's base, a program has no tensor to go to, or a tie cannot
+    be taken apart, before any tensor is written; and for values that are not finite.
     """
     expected = manifest.by_name()
-    _check(programs, manifest)
+    if unknown := sorted(name for name in programs if name not in expected):
+        raise Invalid(f"the chain cannot be merged into the base: {listed([f'{n} is not in it' for n in unknown])}")
     if problems := misfits(base, manifest):
         raise _not_the_base(base.directory, problems)
-    for shard in base.shards:
-        with (out / shard.path.name).open("wb") as target:
-            _write_shard(shard, expected, programs, target)
     for path in _beside(base.directory):
         shutil.copyfile(path, out / path.name)
-
-
-def _check(programs: Mapping[str, Program], manifest: BaseManifest) -> None:
-    parameters, problems = manifest.by_name(), []
-    shared = {p.tied_to for p in manifest.parameters} | {p.name for p in manifest.parameters if p.tied_to is not None}
-    for name in programs:
-        if name not in parameters:
-            problems.append(f"{name} is not in the base")
-        elif name in shared:
-            problems.append(f"{name} shares its memory with another name")
-    if problems:
-        raise Invalid(f"the chain cannot be merged into the base: {listed(problems)}")
+    added = untie(base, manifest, programs, out)
+    for shard in base.shards:
+        with (out / shard.path.name).open("wb") as target:
+            _write_shard(shard, expected, programs, added, target)
+    if added and (out / INDEX).is_file():
+        widen_index(out / INDEX, base, added)
 
 
 def _write_shard(
-    shard: Shard, expected: Mapping[str, Parameter], programs: Mapping[str, Program], target: BinaryIO
+    shard: Shard,
+    expected: Mapping[str, Parameter],
+    programs: Mapping[str, Program],
+    added: Mapping[str, list[str]],
+    target: BinaryIO,
 ) -> None:
     changed = []
-    target.write(shard.head())
-    for name in shard.header.tensors:  # in the order of their bytes
-        program = programs.get(name)
-        digest = _copy(shard, name, target) if program is None else _merge(shard, name, program, target)
-        if digest != expected[expected[name].tied_to or name].sha256:
-            changed.append(f"{name} has other values")
+    target.write(widened_head(shard, added))
+    for stored in shard.header.tensors:  # in the order of their bytes
+        for name in (stored, *added.get(stored, ())):
+            program = programs.get(name)
+            digest = _copy(shard, stored, target) if program is None else _merge(shard, stored, name, program, target)
+            if digest != expected[expected[name].tied_to or name].sha256:
+                changed.append(f"{stored} has other values")
     if changed:
         raise _not_the_base(shard.path.parent, changed)
 
 
-def _copy(shard: Shard, name: str, target: BinaryIO) -> str:
+def _copy(shard: Shard, stored: str, target: BinaryIO) -> str:
     hasher = hashlib.sha256()
-    for chunk in shard.chunks(name):
+    for chunk in shard.chunks(stored):
         hasher.update(chunk)
         target.write(chunk)
     return DIGEST_PREFIX + hasher.hexdigest()
 
 
-def _merge(shard: Shard, name: str, program: Program, target: BinaryIO) -> str:
-    raw = shard.raw(name)
-    target.write(bytes_of(merged(tensor_of(raw, shard.type(name)), program.edits, name=name)))
-    return DIGEST_PREFIX + hashlib.sha256(raw).hexdigest()
+def _merge(shard: Shard, stored: str, name: str, program: Program, target: BinaryIO) -> str:
+    raw = shard.raw(stored)
+    digest = hashlib.sha256(raw).hexdigest()
+    tensor = tensor_of(raw, shard.type(stored))
+    merge_into(tensor, tensor, program.edits, name=name)  # in the memory of `raw`, so that it is there once
+    target.write(raw)
+    return DIGEST_PREFIX + digest
 
 
 def _beside(directory: Path) -> list[Path]:

@@ -1,0 +1,106 @@
+"""A checkpoint's ties, taken apart where a chain changes one name of a tensor otherwise than another."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from loratree_composer.base import meta_model
+from loratree_composer.program import Program
+from loratree_composer.sharing import ties
+from loratree_registry.checkpoint import Checkpoint
+from loratree_registry.errors import Invalid, listed
+from loratree_registry.manifest import BaseManifest
+
+_CONFIG: Final = "config.json"
+_TIE: Final = "tie_word_embeddings"
+
+
+def untie(
+    base: Checkpoint, manifest: BaseManifest, programs: Mapping[str, Program], directory: Path
+) -> dict[str, list[str]]:
+    """The names that need a tensor of their own, by the stored tensor whose value they start from; none for no tie.
+
+    Where there are some, `directory`/config.json is made to say that word embeddings are not tied, and the model that
+    it then describes is built, without memory, to see that it ties no names which the chain changes differently.
+    Raises Invalid where it does.
+    """
+    firsts = {parameter.name: parameter.tied_to or parameter.name for parameter in manifest.parameters}
+    if not (apart := _apart(firsts, programs)):
+        return {}
+    remaining = _remaining(directory, firsts, programs)
+    if remaining is None:
+        raise Invalid(
+            f"the base ties {listed(apart)}, the chain changes only one name of them or each in another way, and "
+            f"{manifest.architecture} cannot be built without that tie: put the chain on a live model with Composer"
+        )
+    return _added(base, firsts, remaining)
+
+
+def _apart(firsts: Mapping[str, str], programs: Mapping[str, Program]) -> list[str]:
+    """The ties, as name and name, that hold names with different edits."""
+    return [" and ".join(group) for group in _groups(firsts) if not _is_alike(group, programs)]
+
+
+def _remaining(directory: Path, firsts: Mapping[str, str], programs: Mapping[str, Program]) -> dict[str, str] | None:
+    """Each name's first name in the untied model, whose config is then in `directory`; None where none will do."""
+    path = directory / _CONFIG
+    written = json.loads(path.read_text(encoding="utf-8"))
+    for document in (written | {_TIE: False}, _everywhere(written)):
+        path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        try:
+            found = ties(meta_model(directory))
+        except Invalid:
+            continue
+        if found.keys() == firsts.keys() and not _apart(found, programs):
+            return found
+    return None
+
+
+def _everywhere(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with the tie denied in it and in every config inside it."""
+    configs = {name: value for name, value in document.items() if isinstance(value, dict) and "model_type" in value}
+    return {**document, **{name: _everywhere(value) for name, value in configs.items()}, _TIE: False}
+
+
+def _added(base: Checkpoint, firsts: Mapping[str, str], remaining: Mapping[str, str]) -> dict[str, list[str]]:
+    """One name of each remaining tie that the base stores no tensor for, by the tensor that it stores instead."""
+    stored, added = base.shard_of, defaultdict(list)
+    for group in _groups(remaining):
+        if stored.keys().isdisjoint(group):
+            source = next(name for name in firsts if name in stored and firsts[name] == firsts[group[0]])
+            added[source].append(group[0])
+    return dict(added)
+
+
+def _groups(firsts: Mapping[str, str]) -> list[list[str]]:
+    groups = defaultdict(list)
+    for name, first in firsts.items():
+        groups[first].append(name)
+    return list(groups.values())
+
+
+def _is_alike(names: Sequence[str], programs: Mapping[str, Program]) -> bool:
+    """Tells whether each of the names is edited in the same way, or none is."""
+    if len(names) == 1 or programs.keys().isdisjoint(names):
+        return True
+    edits = [programs[name].edits if name in programs else () for name in names]
+    return all(_equal(edits[0], other) for other in edits[1:])
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Tells whether two edits, or parts of them, hold the same values."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if is_dataclass(one):
+        return all(_equal(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
+    return bool(one == other)
