@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from loratree_composer.adapter import Adapter, summed
+from loratree_composer.compress import compressed
+from loratree_composer.compression import Kept, kept
 from loratree_composer.layer_kind import TRANSPOSED
 from loratree_composer.lowrank import LowRank
+from loratree_registry.composition import Limit
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.peft_files import PREFIX
@@ -22,14 +25,20 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FlatAdapter:
-    """adapter_config.json as a document, the tensors of adapter_model.safetensors, and their one dtype."""
+    """adapter_config.json as a document, the tensors of adapter_model.safetensors, and their one dtype.
+
+    `kept` tells what of each module a limit has left; nothing without one.
+    """
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     dtype: torch.dtype
+    kept: tuple[Kept, ...] = ()
 
 
-def flattened(chain: Sequence[tuple[Adapter, float]], manifest: BaseManifest, *, base_model: str) -> FlatAdapter:
+def flattened(
+    chain: Sequence[tuple[Adapter, float]], manifest: BaseManifest, *, base_model: str, limit: Limit | None = None
+) -> FlatAdapter:
     """One PEFT LoRA that adds Σ wᵢsᵢBᵢAᵢ of (adapter, level weight): α = r, every module padded with zeros to one rank.
 
     Every scale is folded into B in float32. The factors are written in the smallest dtype that holds those of every
@@ -39,6 +48,8 @@ def flattened(chain: Sequence[tuple[Adapter, float]], manifest: BaseManifest, *,
     that drop a layer type otherwise. The task_type is the one that all levels share, else null: PEFT takes it to mean
     more than it says, such as a trained `score` for SEQ_CLS. `base_model` is what base_model_name_or_path says.
 
+    `limit` truncates each module's sum; r is then the highest rank that is left, at most a limit's rank.
+
     Raises Invalid for no deltas, deltas that do not fit the base, and values that are not finite.
     """
     deltas = summed(chain)
@@ -46,6 +57,8 @@ def flattened(chain: Sequence[tuple[Adapter, float]], manifest: BaseManifest, *,
         raise Invalid("there is no adapter to flatten, the composition is the base itself: compose it by merging")
     layers = _layers(manifest)
     _check(deltas, layers)
+    cut = compressed(deltas, limit) if limit is not None else {}
+    deltas |= {name: module.delta for name, module in cut.items()}
     dtype = exact(deltas, widest({dtype for adapter, _ in chain for dtype in adapter.dtypes}))
     rank = max(delta.rank for delta in deltas.values())
     tensors, names = {}, filled(deltas, layers)
@@ -58,7 +71,7 @@ def flattened(chain: Sequence[tuple[Adapter, float]], manifest: BaseManifest, *,
         raise Invalid(f"folding the scales overflows {dtype} in {listed(overflown)}: train with a smaller lora_alpha")
     kinds = {layers[name].kind for name in names}
     config = _config(rank, kinds, target_modules(names, manifest), task_type(chain), base_model)
-    return FlatAdapter(config, tensors, dtype)
+    return FlatAdapter(config, tensors, dtype, kept(cut))
 
 
 def exact(deltas: Mapping[str, LowRank], dtype: torch.dtype) -> torch.dtype:

@@ -1,15 +1,20 @@
 """loratree compose."""
 
+from math import floor
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
+from loratree_cli.limits import limit_options
 from loratree_cli.output import json_option, numbers, print_json, say, working
 from loratree_cli.registry import registry
 from loratree_cli.weights import weight_option
-from loratree_registry.composition import Mode, Step
+from loratree_registry.composition import Limit, Mode, Step
 from loratree_registry.settings import Settings
+
+if TYPE_CHECKING:
+    from loratree_composer.compression import Compression
 
 
 @click.command()
@@ -21,6 +26,7 @@ from loratree_registry.settings import Settings
 )
 @click.option("--follow", metavar="ALIAS", help="Take each ancestor at this alias where it is set (latest: its head).")
 @weight_option
+@limit_options
 @json_option
 def compose(
     ref: str,
@@ -29,19 +35,25 @@ def compose(
     base_directory: Path | None,
     follow: str | None,
     weights: dict[str, float],
+    limit: Limit | None,
     as_json: bool,
 ) -> None:
     """Compose the chain of REF into the folder --out, with its lockfile loratree.json.
 
     merge writes the base with every delta summed in, as transformers loads it; flatten writes one ordinary PEFT adapter
-    that stands for the whole chain. A base alone can be composed too: train the first level on that.
+    that stands for the whole chain, with --rank or --energy the nearest one of fewer ranks. A base alone can be
+    composed too: train the first level on that.
 
     \b
     loratree compose tiny/medicine --mode merge --out ./medicine
     loratree compose tiny/medicine/cardiology --mode flatten --out ./cardiology-adapter
+    loratree compose tiny/medicine/cardiology --mode flatten --out ./small-adapter --rank 32
     loratree compose tiny/medicine/cardiology --mode merge --out ./halved --weight tiny/medicine=0.5
     """
+    if limit is not None and mode != "flatten":
+        raise click.UsageError(f"--rank and --energy go with --mode flatten, got --mode {mode}")
     from loratree_composer import compose as compose_files
+    from loratree_composer.compression import read_compression
 
     with registry() as opened, working(f"composing {ref}"):
         lockfile = compose_files(
@@ -53,14 +65,29 @@ def compose(
             base_directory=base_directory,
             follow=follow,
             weights=weights,
+            limit=limit,
         )
+        compression = read_compression(out) if limit is not None else None
     if as_json:
-        print_json(lockfile.to_json())
+        print_json(lockfile.to_json() | ({"compression": compression.to_json()} if compression else {}))
         return
     say(f"{out}: {' + '.join([lockfile.chain.base, *map(_term, lockfile.chain.steps)])}")
+    if compression is not None:
+        say(_kept(compression))
     click.echo(lockfile.chain.digest)
 
 
 def _term(step: Step) -> str:
     weight = "" if step.weight == 1 else f"{numbers([step.weight])} × "
     return f"{weight}{step.path}@{step.version}"
+
+
+def _kept(compression: "Compression") -> str:
+    least = compression.least
+    worst = "" if least is None else f", at least {_percent(least.energy)} of a module's ({least.name})"
+    return f"{compression.limit}: {_percent(compression.energy)} of the energy is kept{worst}"
+
+
+def _percent(share: float) -> str:
+    """Never rounded up: only what is whole reads 100 %."""
+    return f"{floor(share * 1e4) / 100:g} %"
