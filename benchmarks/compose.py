@@ -22,6 +22,7 @@ RANKS = (64, 32, 16, 8)
 LAYERS = int(os.environ.get("LORATREE_BENCH_LAYERS", "12"))  # fewer make a quick look; the claims are for 12
 SIZES = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "num_key_value_heads": 4}
 PREFILL = 64  # tokens
+TO_RANK = 32  # of a compression
 
 
 def main() -> None:
@@ -49,14 +50,14 @@ def _in_child(name: str, folder: str, repeats: int) -> Row:
     return Row(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _write_models(folder: Path) -> None:
+def _write_models(folder: Path, layers: int = LAYERS) -> None:
     """Saves the reference model and two chains of four adapters, so that there is something to switch to."""
     import peft
     import torch
 
     from tests.tiny import LINEARS, llama
 
-    base = llama(folder / "base", vocab_size=8000, num_hidden_layers=LAYERS, **SIZES)
+    base = llama(folder / "base", vocab_size=8000, num_hidden_layers=layers, **SIZES)
     for chain in ("one", "two"):
         model = _model(base, torch.float32)
         tuned: Any = None
@@ -241,6 +242,62 @@ def _load(folder: Path, name: str, repeats: int) -> Row:
     return Row(name, *medians, medians[1] / medians[0], "s")
 
 
+def _compress(folder: Path, name: str, repeats: int) -> Row:
+    """The seven matrices of one layer cut to rank 32; PEFT's `svd` takes seconds, so three rounds are enough."""
+    import torch
+
+    from loratree_composer.adapter import summed
+    from loratree_composer.base import read_base
+    from loratree_composer.compress import compressed
+    from loratree_registry.composition import Limit
+
+    _write_models(folder / name, layers=1)
+    chain, theirs = (
+        _ours(folder / name, "one", read_base(folder / name / "base")),
+        _peft(folder / name, torch.float32, "one"),
+    )
+    deltas = summed(chain)
+
+    def peft_svd() -> None:
+        theirs.add_weighted_adapter(_names("one"), [1.0] * len(RANKS), "svd", combination_type="svd", svd_rank=TO_RANK)
+
+    def reset() -> None:
+        if "svd" in theirs.peft_config:
+            theirs.delete_adapter("svd")
+
+    runs = [lambda: compressed(summed(chain), Limit(rank=TO_RANK)), peft_svd, partial(_products, deltas)]
+    medians = interleaved(runs, repeats=min(repeats, 3), reset=reset)
+    peft_svd()
+    ours = {module: cut.delta for module, cut in compressed(deltas, Limit(rank=TO_RANK)).items()}
+    errors = [_error(found, deltas) for found in (ours, _factors(theirs, "svd"))]
+    assert abs(errors[0] / errors[1] - 1) < 1e-3, f"not the same error: ours {errors[0]}, PEFT's {errors[1]}"
+    return Row(name, *medians, medians[1] / medians[0], "s")
+
+
+def _products(deltas: Any) -> None:
+    """The floor of a compression: AAᵀ and BᵀB, and what A and B are cut to, in float32."""
+    for delta in deltas.values():
+        to = (delta.a @ delta.a.mT @ (delta.b.mT @ delta.b))[:, :TO_RANK]
+        _ = to.mT @ delta.a, delta.b @ to
+
+
+def _factors(tuned: Any, name: str) -> Any:
+    """An adapter's factors in PEFT, by module; its scale is 1."""
+    from loratree_composer.lowrank import LowRank
+
+    layers = {path: module for path, module in tuned.base_model.model.named_modules() if hasattr(module, "lora_A")}
+    return {path: LowRank(m.lora_A[name].weight.detach(), m.lora_B[name].weight.detach()) for path, m in layers.items()}
+
+
+def _error(found: Any, deltas: Any) -> float:
+    """√Σ‖found − exact‖² over the modules, in float64."""
+    import torch
+
+    assert found.keys() == deltas.keys()
+    left = [d.b.double() @ d.a.double() - found[m].b.double() @ found[m].a.double() for m, d in deltas.items()]
+    return float(torch.stack([difference.square().sum() for difference in left]).sum().sqrt())
+
+
 ROWS: dict[str, Callable[[Path, str, int], Row]] = {
     "merge-fp32": _merge,
     "merge-bf16": _merge,
@@ -253,6 +310,7 @@ ROWS: dict[str, Callable[[Path, str, int], Row]] = {
     "stack-decode": _stack,
     "stack-prefill": _stack,
     "load": _load,
+    "compress-1024": _compress,
 }
 
 if __name__ == "__main__":
