@@ -1,60 +1,50 @@
-"""y = Wx + B(Ax): deltas beside the base's layers, which stay untouched."""
+"""A chain beside a live module's layers, which stay untouched: y = G ⊙ (Wx) + B(Ax) + b."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
-from torch.nn.functional import linear
-from torch.utils.hooks import RemovableHandle
 
+from loratree_composer.beside import KINDS, Beside
 from loratree_composer.compiled import drop_compiled
-from loratree_composer.edits import Add, joined
-from loratree_composer.lowrank import LowRank
+from loratree_composer.edits import Add, Edit, ReplaceRows, Rescale
+from loratree_composer.layer_kind import kind_of
+from loratree_composer.merge import merged
+from loratree_composer.normal_form import normal_form
+from loratree_composer.own_memory import put
 from loratree_composer.precision import full_float32
 from loratree_composer.program import Program
-from loratree_composer.targets import target_tensors
-from loratree_registry.errors import Invalid
-
-
-class Beside:
-    """A forward hook that adds B(Ax) to a layer's output: x [..., in], a [rank, in], b [out, rank], y [..., out]."""
-
-    def __init__(self, name: str, delta: LowRank) -> None:
-        self.name, self.a, self.b = name, delta.a, delta.b
-        self.called = False
-
-    def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        """Returns y + B(Ax) for the layer's output y and its one argument x. Raises Invalid once the layer is cast."""
-        self.called = True
-        weight = _weight(layer)
-        if (weight.dtype, weight.device) != (self.a.dtype, self.a.device):
-            raise Invalid(
-                f"{self.name} was stacked in {self.a.dtype} on {self.a.device} and is now {weight.dtype} on "
-                f"{weight.device}: call use() again after the model is cast or moved"
-            )
-        x = args[0] if args else next(iter(kwargs.values()))
-        return output + linear(linear(x, self.a), self.b)
+from loratree_composer.sharing import tensors
+from loratree_composer.targets import check_fit, fit_problems, owner
 
 
 class Stack:
-    """Deltas stacked onto a live module by forward hooks: one pair of products a layer, whatever the depth.
+    """A chain stacked onto a live module: no tensor of the module is written, and `remove` leaves no trace.
 
-    The factors are held in the layer's own dtype, on its device; they stay there until `remove`. A layer whose weight
-    is read past its forward (a functional call such as linear(x, layer.weight)) never runs its hook: its delta is left
-    out, where a merge would have it in. After a forward pass, `unreached` names those. Compiled code is dropped.
+    Deltas and DoRA on Linear, Conv1D, Embedding and convolutions, and replaced rows of the first and third, run beside
+    the layer: one pair of products and one gain a layer, whatever the depth. Their factors are held in the layer's own
+    dtype, on its device. A layer whose weight is read past its forward (a functional call such as linear(x,
+    layer.weight)) never runs them: they are left out, where a merge would have them in. After a forward pass,
+    `unreached` names those.
+
+    Every other tensor that the chain edits (a bias, a whole value, attention's in_proj and out_proj, experts, norms,
+    buffers) is a composed copy, as large as the tensor, in place of the module's own object until `remove`: it is what
+    state_dict() shows, and what an optimizer made before does not know. Compiled code is dropped.
+
+    Raises Invalid where an edit does not fit or a value is not finite; the module is then as it was.
     """
 
     def __init__(self, module: nn.Module, programs: Mapping[str, Program]) -> None:
-        target_tensors(module, programs)
-        deltas = {name.rpartition(".")[0]: _delta(program) for name, program in programs.items()}
-        layers = {name: module.get_submodule(name) for name in deltas}
-        beside = {name: Beside(name, _beside(layer, deltas[name])) for name, layer in layers.items()}
-        self._beside = beside
-        self._handles: list[RemovableHandle] = []
-        for name, layer in layers.items():
-            self._handles.append(layer.register_forward_hook(beside[name], with_kwargs=True))
-        if layers:
-            drop_compiled()
+        self._module = module
+        self._beside: dict[str, Beside] = {}
+        self._copies: dict[str, Tensor] = {}
+        self._originals: dict[str, Tensor] = {}
+        with full_float32():
+            self._prepare_all(programs)
+        try:
+            self._install()
+        except BaseException:
+            self.remove()
+            raise
 
     @property
     def unreached(self) -> list[str]:
@@ -62,35 +52,84 @@ class Stack:
 
         What such a pass computes lacks their deltas, as it does with PEFT's active adapter; merged weights have them.
         """
-        return sorted(name for name, hook in self._beside.items() if not hook.called)
+        return sorted(name for name, beside in self._beside.items() if not beside.called)
 
     def remove(self) -> None:
-        """Takes every hook away; the module is as it was."""
-        for handle in self._handles:
-            handle.remove()
-        if self._handles:
+        """Gives every layer its own forward and every name its own tensor back; the module is as it was."""
+        if self._beside or self._copies:
             drop_compiled()
-        self._handles.clear()
+        for name, beside in self._beside.items():
+            held = vars(self._module.get_submodule(name))
+            if held.get("forward") is beside:
+                del held["forward"]
+        for name, original in self._originals.items():
+            _follow(original, self._copies[name])
+            put(self._module, name, original)
+        self._beside, self._copies, self._originals = {}, {}, {}
+
+    def _prepare_all(self, programs: Mapping[str, Program]) -> None:
+        live = tensors(self._module)
+        problems = [f"{name} is not in the model" for name in programs if name not in live]
+        for name in (name for name in programs if name in live):
+            edits = programs[name].edits  # made at each access
+            problems += fit_problems(self._module, name, live[name], edits)
+            if not problems:
+                self._prepare(name, live[name], edits)
+        check_fit(problems)
+
+    def _prepare(self, name: str, tensor: Tensor, edits: Sequence[Edit]) -> None:
+        layer = owner(self._module, name)
+        whole, beside = _split(layer, name, edits)
+        if whole:
+            self._copies[name] = tensor = _composed(tensor, whole, name)
+        if beside:
+            layer_name = name.rpartition(".")[0]
+            self._beside[layer_name] = KINDS[kind_of(layer)](layer_name, layer, normal_form(tensor, beside))
+
+    def _install(self) -> None:
+        live = tensors(self._module)
+        for name, copy in self._copies.items():
+            self._originals[name] = live[name]
+            put(self._module, name, copy)
+        for name, beside in self._beside.items():
+            vars(self._module.get_submodule(name))["forward"] = beside
+        if self._beside or self._copies:
+            drop_compiled()
 
 
 def is_stacked(module: nn.Module) -> bool:
     """Tells whether any layer of `module` carries a stacked delta."""
-    return any(isinstance(hook, Beside) for layer in module.modules() for hook in layer._forward_hooks.values())
+    return any(isinstance(vars(layer).get("forward"), Beside) for layer in module.modules())
 
 
-def _delta(program: Program) -> LowRank:
-    (add,) = joined(program.edits)
-    assert isinstance(add, Add)
-    return add.delta.transposed() if add.kind == "Conv1D" else add.delta
+def _split(layer: nn.Module, name: str, edits: Sequence[Edit]) -> tuple[Sequence[Edit], Sequence[Edit]]:
+    """The edits that a copy of the tensor holds, and those after them that run beside it."""
+    if not _has_plain_forward(layer, name):
+        return edits, ()
+    beside = (Add, Rescale, ReplaceRows) if kind_of(layer) in ("Linear", "Embedding") else (Add, Rescale)
+    first = max((index + 1 for index, edit in enumerate(edits) if not isinstance(edit, beside)), default=0)
+    # Where there is a copy anyway, it may as well hold all of it, unless no value of it does.
+    if first and not any(isinstance(edit, Add) and edit.groups > 1 for edit in edits[first:]):
+        return edits, ()
+    return edits[:first], edits[first:]
 
 
-def _beside(layer: nn.Module, delta: LowRank) -> LowRank:
-    weight = _weight(layer)
-    with full_float32():
-        return LowRank(*(factor.to(weight.device, weight.dtype, copy=True) for factor in (delta.a, delta.b)))
+def _has_plain_forward(layer: nn.Module, name: str) -> bool:
+    """Tells whether the tensor is the weight of a layer whose forward is known and is nobody else's."""
+    return (
+        kind_of(layer) in KINDS
+        and name.endswith(".weight")
+        and "weight" in layer._parameters
+        and "forward" not in vars(layer)
+    )
 
 
-def _weight(layer: nn.Module) -> Tensor:
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    return weight
+def _composed(tensor: Tensor, edits: Sequence[Edit], name: str) -> Tensor:
+    value = merged(tensor, edits, name=name)
+    return nn.Parameter(value, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
+
+
+def _follow(original: Tensor, copy: Tensor) -> None:
+    """Casts and moves the original as the module was while the copy stood for it."""
+    if (original.dtype, original.device) != (copy.dtype, copy.device):
+        original.data = original.data.to(copy.device, copy.dtype)
