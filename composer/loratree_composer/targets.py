@@ -46,10 +46,12 @@ def owner(module: nn.Module, name: str) -> nn.Module:
 
 def check_shape(shape: tuple[int, ...], edit: Edit) -> str | None:
     """What is wrong with an edit for a tensor of `shape`, None where it fits."""
-    expected = _shape(shape, edit)
-    if expected == _given(edit):
-        return None
-    return f"has shape {list(shape)} and the adapter's part is {list(_given(edit))}, expected {list(expected)}"
+    expected, given = _shape(shape, edit), _given(edit)
+    if expected != given:
+        return f"has shape {list(shape)} and the adapter's part is {list(given)}, expected {list(expected)}"
+    if isinstance(edit, Rescale) and tuple(edit.magnitude.shape) != (expected[edit.dim],):
+        return f"has shape {list(shape)} and the adapter's magnitudes are {list(edit.magnitude.shape)}"
+    return None
 
 
 def _problems(layer: nn.Module, tensor: Tensor, edits: Sequence[Edit]) -> Iterator[str]:
