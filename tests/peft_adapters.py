@@ -5,53 +5,36 @@ random and visible, so that whatever is left out of a composition shows in `run`
 """
 
 import copy
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import peft
 import torch
-import transformers
-from torch import Tensor, nn
+from torch import nn
 
 from loratree_registry.adapter_spec import Rule
 from tests import tiny
-
-Run = Callable[[nn.Module], Tensor]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """PEFT and transformers warn of what they do; these files are about what they write."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def logits(model: nn.Module) -> Tensor:
-    """The model's logits for some fixed tokens, [batch, length, vocabulary]."""
-    found = model(tiny.tokens(length=9)).logits
-    assert isinstance(found, Tensor)
-    return found
-
-
-def _image(dimensions: int) -> Run:
-    def run(model: nn.Module) -> Tensor:
-        shape = (2, 4, *[9, 8, 7][:dimensions])
-        found = model(torch.randn(shape, generator=torch.Generator().manual_seed(5)))
-        assert isinstance(found, Tensor)
-        return found
-
-    return run
-
-
-def _sequence(model: nn.Module) -> Tensor:
-    found = model(torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(5)))
-    assert isinstance(found, Tensor)
-    return found
+from tests.peft_bases import (
+    Attention,
+    Convolutions,
+    Run,
+    biased_llama,
+    classifier,
+    gemma3,
+    gpt2,
+    gpt_oss,
+    image,
+    llama,
+    llama4,
+    logits,
+    mixtral,
+    quiet,
+    qwen3_moe,
+    sequence,
+    tied_llama,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +43,7 @@ class Row:
 
     `rules` are those of its parts, none where it is refused; `reason` is then a phrase of the refusal. `run` gives the
     output that shows the adapter's effect. `merges` tells whether the adapter is a value of the base's tensors at all.
+    `trained_on` makes another model of the base, on which the adapter is then trained.
     """
 
     name: str
@@ -70,7 +54,7 @@ class Row:
     reason: str = ""
     run: Run = logits
     merges: bool = True
-    save: dict[str, Any] = field(default_factory=dict)
+    trained_on: Callable[[nn.Module], nn.Module] | None = None
 
     def base(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
         """The base model, the same values for the same seed, in eval mode."""
@@ -89,10 +73,12 @@ class Row:
         """Lets PEFT write an adapter over `base`, which stays as it is, and returns the directory."""
         torch.manual_seed(seed)
         settings = {"r": 4, "lora_alpha": 6} | copy.deepcopy(self.config) | config
+        model = copy.deepcopy(base)
         with quiet():
-            tuned = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(**settings))
+            model = model if self.trained_on is None else self.trained_on(model)
+            tuned = peft.get_peft_model(model, peft.LoraConfig(**settings))
             fill(tuned)
-            tuned.save_pretrained(directory, **self.save)
+            tuned.save_pretrained(directory)
         return directory
 
     def load(self, base: nn.Module, directory: Path) -> nn.Module:
@@ -117,134 +103,18 @@ def fill(tuned: nn.Module, *, std: float = 0.2) -> None:
             parameter.add_(noise)
 
 
-class Convolutions(nn.Module):
-    """Two convolutions, of which the second has another stride and groups."""
-
-    def __init__(self, dimensions: int, *, groups: int = 1, **settings: Any) -> None:
-        super().__init__()
-        kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
-        kernel = (3, 2, 2)[:dimensions]
-        self.first = kind(4, 6, kernel, padding=1, **settings)
-        self.second = kind(6, 8, kernel, stride=2, groups=groups, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [batch, 4, …]"""
-        y = self.second(torch.tanh(self.first(x)))
-        assert isinstance(y, Tensor)
-        return y
-
-
-class Attention(nn.Module):
-    """A linear layer and torch's own attention over it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.proj = nn.Linear(8, 8)
-        self.attn = nn.MultiheadAttention(8, 2, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [batch, length, 8]"""
-        y = torch.tanh(self.proj(x))
-        attended = self.attn(y, y, y, need_weights=False)[0]
-        assert isinstance(attended, Tensor)
-        return attended
-
-
-def llama(**settings: Any) -> nn.Module:
-    """A small Llama."""
-    return transformers.LlamaForCausalLM(tiny.llama_config(**settings))
-
-
-def tied_llama() -> nn.Module:
-    """A small Llama whose lm_head is its embedding."""
-    return llama(tie_word_embeddings=True)
-
-
-def biased_llama() -> nn.Module:
-    """A small Llama with biases on all of its linear layers but the head."""
-    return llama(attention_bias=True, mlp_bias=True)
-
-
-def classifier() -> nn.Module:
-    """A small Llama with a classification head."""
-    return transformers.LlamaForSequenceClassification(tiny.llama_config(num_labels=3, pad_token_id=0))
-
-
-def gpt2() -> nn.Module:
-    """A small GPT-2, whose linear layers are Conv1D and whose embeddings are tied."""
-    return transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=96, n_positions=64, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0
-        )
-    )
-
-
-def gemma3() -> nn.Module:
-    """A small Gemma 3, whose embedding multiplies its rows, tied to the head."""
-    config = transformers.Gemma3TextConfig(
-        vocab_size=96,
-        hidden_size=32,
-        intermediate_size=56,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=64,
-        sliding_window=8,
-    )
-    return transformers.Gemma3ForCausalLM(config)
-
-
-def _experts(config: type[Any], model: type[nn.Module], **settings: Any) -> nn.Module:
-    common: dict[str, Any] = {
-        "vocab_size": 96,
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": 64,
-        "num_experts_per_tok": 2,
-        "num_local_experts": 4,
-        "pad_token_id": 0,
-        "tie_word_embeddings": False,
-    }
-    return model(config(**(common | settings)))
-
-
-def gpt_oss(**settings: Any) -> nn.Module:
-    """A small gpt-oss: experts stored [experts, in, out], those of down_proj square as in the real ones."""
-    square = {"intermediate_size": 16} | settings
-    return _experts(transformers.GptOssConfig, transformers.GptOssForCausalLM, **square)
-
-
-def qwen3_moe() -> nn.Module:
-    """A small Qwen 3 MoE: experts stored [experts, out, in]."""
-    settings = {"num_experts": 4, "moe_intermediate_size": 24, "decoder_sparse_step": 1, "mlp_only_layers": []}
-    return _experts(transformers.Qwen3MoeConfig, transformers.Qwen3MoeForCausalLM, **settings)
-
-
-def mixtral() -> nn.Module:
-    """A small Mixtral: experts stored [experts, out, in]."""
-    return _experts(transformers.MixtralConfig, transformers.MixtralForCausalLM)
-
-
-def llama4() -> nn.Module:
-    """A small Llama 4: experts stored [experts, in, out], which PEFT takes the other way round."""
-    settings = {
-        "intermediate_size_mlp": 24,
-        "num_experts_per_tok": 1,
-        "attention_chunk_size": 32,
-        "interleave_moe_layer_step": 1,
-    }
-    return _experts(transformers.Llama4TextConfig, transformers.Llama4ForCausalLM, **settings)
-
-
 ADDITIVE: Final[tuple[Rule, ...]] = ("additive",)
+
+
 MIXED: Final[tuple[Rule, ...]] = ("additive", "override")
+
+
 ORDERED: Final[tuple[Rule, ...]] = ("ordered",)
+
+
 Q: Final = ["q_proj"]
+
+
 EXPERTS: Final[dict[str, Any]] = {"target_modules": [], "target_parameters": ["gate_up_proj", "down_proj"]}
 
 
@@ -299,7 +169,7 @@ ACCEPTED: Final[tuple[Row, ...]] = (
             make=lambda n=n: Convolutions(n),
             rules=ADDITIVE,
             config={"target_modules": ["first", "second"]},
-            run=_image(n),
+            run=image(n),
         )
         for n in (1, 2, 3)
     ),
@@ -309,7 +179,7 @@ ACCEPTED: Final[tuple[Row, ...]] = (
         make=lambda: Convolutions(2, groups=2),
         rules=ADDITIVE,
         config={"target_modules": ["first", "second"]},
-        run=_image(2),
+        run=image(2),
         merges=False,
     ),
     Row(
@@ -318,7 +188,7 @@ ACCEPTED: Final[tuple[Row, ...]] = (
         make=Attention,
         rules=ADDITIVE,
         config={"target_modules": ["proj", "attn"]},
-        run=_sequence,
+        run=sequence,
     ),
     _composed("lora-bias", "lora_bias: b += s·b_B", gpt2, ADDITIVE, target_modules=["c_attn"], lora_bias=True),
     _composed("dora", "DoRA on Linear", llama, ORDERED, target_modules=tiny.LINEARS, use_dora=True),
@@ -349,7 +219,7 @@ ACCEPTED: Final[tuple[Row, ...]] = (
             make=lambda n=n: Convolutions(n),
             rules=ORDERED,
             config={"target_modules": ["first", "second"], "use_dora": True},
-            run=_image(n),
+            run=image(n),
         )
         for n in (1, 2, 3)
     ),

@@ -1,6 +1,7 @@
 """What an adapter's files say, without its tensors' values; standard library only."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 from loratree_registry.schemas import AdapterSummary
@@ -16,12 +17,16 @@ class ModuleSpec:
     (`….q_proj.weight`), `kind` the layer's kind there (`Linear`). `a` and `b` are the tensors' keys in the file: a
     [rank, in_features], b [out_features, rank]. A convolution's in_features are its inputs times its kernel's size, and
     its factors have the kernel's dimensions; with `groups` > 1, b is [out_features, rank/groups] and the delta is no
-    value of the weight at all. With `experts` > 1 the tensor holds that many matrices; a is [experts·rank, in_features],
+    value of the weight at all. With `experts` > 1 the tensor holds that many matrices: a [experts·rank, in_features],
     expert by expert, and b [out_features, rank·experts], the expert's index fastest. `transposed` tells that the tensor
     keeps each matrix as [in_features, out_features].
 
-    The rule is `additive`, or `ordered` for DoRA, whose magnitudes [out_features] are at the key `magnitude`. `bias` is
-    the key of a lora_B.bias [out_features], which adds scale · bias to the module's own.
+    The rule is `additive`, or `ordered` for DoRA, whose magnitudes, out_features of them, are at the key `magnitude`
+    ([1, out_features, 1, …] for a convolution). `bias` is the key of a lora_B.bias [out_features], which adds
+    scale · bias to the module's own. Within one adapter, values and rows count before deltas.
+
+    `scale` is all that the factors are multiplied by: for out_proj of a MultiheadAttention twice PEFT's own, as PEFT
+    adds its delta twice in every forward.
     """
 
     name: str
@@ -41,24 +46,38 @@ class ModuleSpec:
     magnitude: str | None = None
     bias: str | None = None
 
+    @property
+    def elements(self) -> int:
+        """How many numbers the file holds for it."""
+        factors = self.experts * self.rank * (self.in_features + self.out_features // self.groups)
+        return factors + self.out_features * ((self.magnitude is not None) + (self.bias is not None))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValueSpec:
-    """A whole value for one tensor of the base, at `key`: modules_to_save, or a trained bias. The rule is `override`."""
+    """A whole value for one tensor of the base, at `key`: modules_to_save, or a trained bias. The rule is `override`.
+
+    Tied tensors may share a key: each has a value of its own.
+    """
 
     parameter: str
     key: str
     dtype: str
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowsSpec:
-    """Values for some rows of one tensor of the base, at `key` [len(rows), …]: trained tokens. The rule is `override`."""
+    """Values for some rows of one tensor of the base, at `key` [len(rows), …]: trained tokens. The rule is `override`.
+
+    Tied tensors share a key where PEFT trains them together.
+    """
 
     parameter: str
     key: str
     rows: tuple[int, ...]
     dtype: str
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +95,16 @@ class AdapterSpec:
     def summary(self) -> AdapterSummary:
         """The distinct ranks and scales, and how many of what."""
         modules = self.modules
-        rules = sorted({module.rule for module in modules})
+        overrides: tuple[ValueSpec | RowsSpec, ...] = (*self.values, *self.rows)
+        stored = {part.key: prod(part.shape) for part in overrides}  # a key that tied tensors share counts once
+        dtypes = {module.dtype for module in modules} | {part.dtype for part in overrides}
+        rules: list[Rule] = [module.rule for module in modules]
+        rules += ["override"] * len(overrides)
         return AdapterSummary(
             ranks=sorted({module.rank for module in modules}, reverse=True),
             scales=sorted({module.scale for module in modules}),
             modules=len(modules),
-            parameters=sum(module.rank * (module.in_features + module.out_features) for module in modules),
-            dtypes=sorted({module.dtype for module in modules}),
-            rules={rule: sum(module.rule == rule for module in modules) for rule in rules},
+            parameters=sum(module.elements for module in modules) + sum(stored.values()),
+            dtypes=sorted(dtypes),
+            rules={rule: rules.count(rule) for rule in sorted(set(rules))},
         )

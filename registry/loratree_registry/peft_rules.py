@@ -1,49 +1,60 @@
 """The one table of what a PEFT LoRA adapter may hold: what each part becomes in a chain, or why it is refused.
 
-Widening what is composed means moving a row here: a layer kind into RULES, a feature out of REFUSED.
+Widening what is composed means moving a row here: a layer kind into COMPOSED, a feature out of REFUSED.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
-from loratree_registry.adapter_spec import Rule
+from loratree_registry.findings import Refusal
+from loratree_registry.layout import CONVOLUTIONS
 
-# Layer kind in the base's manifest → what plain A and B on it become.
-RULES: Final[dict[str, Rule]] = {"Linear": "additive", "Conv1D": "additive"}
+# Layer kinds in the base's manifest on which A and B are composed. Experts hold LoRAs by target_parameters alone.
+COMPOSED: Final = ("Linear", "Conv1D", "Embedding", *CONVOLUTIONS, "MultiheadAttention")
 
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Something PEFT can write that is not composed: its name, why, and what to do instead.
-
-    `reshapes` tells that A and B then have other shapes or modules, so that checking those would only add noise.
-    """
-
-    name: str
-    why: str
-    reshapes: bool = False
-
-
-DORA: Final = Refusal("DoRA", "it rescales each row of the sum so far; train without use_dora")
-LORA_BIAS: Final = Refusal("lora_bias", "it adds to the bias, not to the weight; train with lora_bias=False")
-BIAS: Final = Refusal("bias training", "it replaces the base's biases; train with bias='none'")
-SAVED: Final = Refusal("modules_to_save", "it replaces whole parameters of the base; train without it")
-TOKENS: Final = Refusal("trainable_token_indices", "it replaces rows of the embedding; train without it")
-EMBEDDING: Final = Refusal("LoRA on an Embedding", "only Linear and Conv1D are composed; leave embeddings out")
-CONVOLUTION: Final = Refusal("LoRA on a convolution", "only Linear and Conv1D are composed; leave convolutions out")
-ATTENTION: Final = Refusal("LoRA on MultiheadAttention", "it packs q, k and v in one parameter; leave it out")
+BIASLESS: Final = Refusal(
+    "lora_bias on a layer without a bias", "the base has no tensor to add it to; train with lora_bias=False"
+)
+ATTENTION_BIAS: Final = Refusal(
+    "lora_bias on MultiheadAttention", "PEFT leaves that of in_proj out; train with lora_bias=False"
+)
+DORA_GROUPS: Final = Refusal(
+    "DoRA on a convolution with groups", "PEFT takes the norm of another matrix there; train without use_dora"
+)
 PAST_FORWARD: Final = Refusal(
     "LoRA on a weight that the model reads past its layer", "PEFT's adapter does nothing there; leave it out"
 )
 PARAMETERS: Final = Refusal(
-    "target_parameters", "its tensors do not name their parameter; use target_modules", reshapes=True
+    "target_parameters on such a module", "only matrices of Linear and transformers' experts are; use target_modules"
+)
+AMBIGUOUS: Final = Refusal(
+    "target_parameters on parameters of one shape", "the file does not say which LoRA is whose; target one of them"
+)
+SINGLE_EXPERT: Final = Refusal(
+    "target_parameters on a single expert kept as [1, in, out]", "PEFT adds its delta the other way round; leave it out"
+)
+SAVED_LORA: Final = Refusal(
+    "LoRA within modules_to_save", "PEFT cannot load what it saves of that; train the module in one way"
+)
+MISSING: Final = Refusal(
+    "modules_to_save of a module that the base lacks", "publish to a tree whose base has it, saved with the model"
 )
 BASE_COPY: Final = Refusal(
     "a copy of the base's weights with other values",
     "the base is shared, and only the very same bytes may be repeated; save_embedding_layers=False leaves them out",
 )
 VOCABULARY: Final = Refusal("a resized vocabulary", "the tree's base has no rows for added tokens; train without them")
-TIED: Final = Refusal("LoRA on a tied weight", "it would change the module that it is tied to; leave it out")
+OTHER_SHAPE: Final = Refusal("a value of another shape than the base's", "publish to a tree whose base has that shape")
+TOKENS_KIND: Final = Refusal(
+    "trainable_token_indices on such a layer",
+    "only rows of Embedding and of a Linear tied to it are; train another way",
+)
+TOKENS_BIAS: Final = Refusal(
+    "trainable_token_indices on a Linear with a bias",
+    "PEFT leaves the bias out of its output; untie it or train another way",
+)
+TOKENS_TWICE: Final = Refusal(
+    "trainable_token_indices on a layer that is trained otherwise too", "PEFT gives no order; train it in one way"
+)
 CHANGED_BASE: Final = Refusal(
     "an initialisation that changed the base",
     "its A and B fit those weights alone; convert with save_pretrained's path_initial_model_for_weight_conversion",
@@ -64,12 +75,6 @@ VELORA: Final = Refusal("VeLoRA", "it is not checked to leave A and B plain; tra
 
 # Config field → the refusal that any value but the default brings.
 REFUSED_FIELDS: Final[dict[str, Refusal]] = {
-    "use_dora": DORA,
-    "lora_bias": LORA_BIAS,
-    "bias": BIAS,
-    "modules_to_save": SAVED,
-    "trainable_token_indices": TOKENS,
-    "target_parameters": PARAMETERS,
     "use_bdlora": BDLORA,
     "use_qalora": QALORA,
     "kasa_config": KASA,
@@ -81,44 +86,14 @@ REFUSED_FIELDS: Final[dict[str, Refusal]] = {
     "velora_config": VELORA,
 }
 
-# How a tensor's name ends, behind the module's → the refusal it brings; the first that fits counts.
+# How a tensor's name ends, behind the module's → the refusal it brings.
 REFUSED_TENSORS: Final[dict[str, Refusal]] = {
-    ".lora_magnitude_vector": DORA,
-    ".lora_B.bias": LORA_BIAS,
-    ".lora_embedding_A": EMBEDDING,
-    ".lora_embedding_B": EMBEDDING,
-    ".token_adapter.trainable_tokens_delta": TOKENS,
-    ".base_layer.weight": BASE_COPY,
-    ".base_layer.bias": BIAS,
-    ".base_layer.out_proj.lora_A.weight": ATTENTION,
-    ".base_layer.out_proj.lora_B.weight": ATTENTION,
-    ".base_layer.lora_A.weight": PARAMETERS,
-    ".base_layer.lora_B.weight": PARAMETERS,
     ".lora_diag": KASA,
     ".lora_velora_embed": VELORA,
     ".lora_monteclora_sampler.expert_weights": MONTECLORA,
     ".lora_monteclora_sampler.expert_weights_prior": MONTECLORA,
     ".lora_monteclora_sampler.gaussian_var_prior": MONTECLORA,
     ".lora_monteclora_sampler.std_prior": MONTECLORA,
-}
-
-# Layer kind → the refusal that plain A and B on it bring; any other kind outside RULES is refused by its own name.
-REFUSED_KINDS: Final[dict[str, Refusal]] = {
-    "Embedding": EMBEDDING,
-    "Conv1d": CONVOLUTION,
-    "Conv2d": CONVOLUTION,
-    "Conv3d": CONVOLUTION,
-    "MultiheadAttention": ATTENTION,
-    "NonDynamicallyQuantizableLinear": ATTENTION,
-}
-
-# Kind of a module → its linear layers whose weight it multiplies itself instead of calling them, so that PEFT's wrapper
-# is never run (transformers 5.23). A merged weight would act there, a LoRA does not: the two forms would differ.
-READ_PAST_FORWARD: Final[dict[str, tuple[str, ...]]] = {
-    "MambaMixer": ("dt_proj",),
-    "FalconMambaMixer": ("dt_proj",),
-    "JambaMambaMixer": ("dt_proj",),
-    "MobileBertLMPredictionHead": ("dense", "decoder"),
 }
 
 # init_lora_weights, beside true and false, that leave the base as it is; the others change it before training.

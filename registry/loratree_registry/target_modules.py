@@ -13,7 +13,8 @@ from loratree_registry.name_regex import NameRegex
 from loratree_registry.scaling import shown
 
 ALL_LINEAR: Final = "all-linear"
-_HEADS: Final = ("lm_head", "embed_out")  # what all-linear leaves out of a language model
+_LINEAR: Final = ("Linear", "Conv1D")  # the kinds of all-linear
+_HEADS: Final = ("lm_head", "embed_out")  # what it leaves out of a language model
 _FIRST_NUMBER: Final = re.compile(r".*?\.[^.]*\.(\d+)\.")  # PEFT's own; names are short
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _Chooses = Callable[[str], bool]
@@ -27,14 +28,15 @@ class TargetModules:
         self.unchecked: list[str] = []
         self._config = config
         self._names = config.get("target_modules")
+        self._is_all_linear = isinstance(self._names, str) and self._names.lower() == ALL_LINEAR
         self._chosen = self._matcher("target_modules", otherwise=True)
         self._excluded = self._matcher("exclude_modules", otherwise=False)
         self._layers = self._read_layers()
         self._patterns = self._read_patterns()
 
-    def includes(self, module: str) -> bool:
-        """Tells whether PEFT makes a LoRA on `module`, a linear layer of the base."""
-        if self._excluded(module) or not self._chosen(module):
+    def includes(self, module: str, kind: str = "Linear") -> bool:
+        """Tells whether PEFT makes a LoRA on `module`, a layer of the base of that kind."""
+        if self._excluded(module) or not self._chosen(module) or (self._is_all_linear and kind not in _LINEAR):
             return False
         if self._layers is None or not isinstance(self._names, list) or module in self._names:
             return True
@@ -45,7 +47,7 @@ class TargetModules:
         if value is None or (field == "exclude_modules" and not value):
             return lambda _: otherwise
         if isinstance(value, str):
-            is_all = field == "target_modules" and value.lower() == ALL_LINEAR
+            is_all = field == "target_modules" and self._is_all_linear
             return (lambda module: module not in _HEADS) if is_all else self._regex(field, value, otherwise=otherwise)
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             raise Invalid(f"{field} is {shown(value)}, expected a list of names or a regular expression")
@@ -97,9 +99,9 @@ class TargetModules:
             self.unchecked.append(clause)
 
 
-def left_out(targets: TargetModules, modules: list[str]) -> str | None:
-    """A clause that names the modules on which PEFT would make no LoRA; None where there are none."""
-    outside = [module for module in modules if not targets.includes(module)]
+def left_out(targets: TargetModules, modules: Mapping[str, str]) -> str | None:
+    """A clause that names those of the modules, with their kinds, on which PEFT would make no LoRA; None for none."""
+    outside = [module for module, kind in modules.items() if not targets.includes(module, kind)]
     if not outside:
         return None
     return (

@@ -1,0 +1,168 @@
+"""The LoRAs of an adapter: which tensor of the base each is on, by the kind of its layer; standard library only."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, permutations
+from typing import Final
+
+from loratree_registry.adapter_spec import ModuleSpec
+from loratree_registry.adapter_tensors import BIAS, AdapterTensors
+from loratree_registry.base_index import module_of
+from loratree_registry.errors import Invalid
+from loratree_registry.layout import EXPERTS, TRANSPOSED_EXPERTS, Layout, layer_layout, parameter_layout
+from loratree_registry.low_rank_part import LowRankPart
+from loratree_registry.manifest import Parameter
+from loratree_registry.peft_rules import (
+    AMBIGUOUS,
+    ATTENTION_BIAS,
+    COMPOSED,
+    PARAMETERS,
+    PAST_FORWARD,
+    SINGLE_EXPERT,
+)
+from loratree_registry.read_past_forward import is_read_past_forward
+from loratree_registry.saved_adapter import SavedAdapter
+from loratree_registry.scaling import Scaling
+from loratree_registry.target_parameters import TargetParameters
+from loratree_registry.wrapped_name import base_name
+
+MAX_NESTED: Final = 6  # parameters of one module: every order of them is tried
+ATTENTION: Final = "MultiheadAttention"
+OUT_PROJ: Final = "NonDynamicallyQuantizableLinear"  # its layer that is read and never called
+
+Stacks = Mapping[str, Sequence[Mapping[str, str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class LowRankParts:
+    """The LoRAs on each module of the base, the outermost first, as PEFT wraps one in the next."""
+
+    saved: SavedAdapter
+    parameters: TargetParameters
+    stacks: Stacks
+
+    @classmethod
+    def of(cls, saved: SavedAdapter, tensors: AdapterTensors) -> "LowRankParts":
+        """Gathers the file's LoRAs by the base's modules; one on no module of the base keeps its name."""
+        depths: dict[str, dict[int, dict[str, str]]] = defaultdict(dict)
+        for layer, keys in tensors.layers.items():
+            known = base_name(layer, saved.base.kinds)
+            module, depth = (layer, 0) if known is None else (known.name, len(known.taken))
+            depths[module][depth] = keys
+        stacks = {module: [keys for _, keys in sorted(stack.items())] for module, stack in depths.items()}
+        return cls(saved, TargetParameters(saved), stacks)
+
+    def target_modules(self) -> list[str]:
+        """The modules that target_modules must have chosen for PEFT to load their LoRAs, sorted."""
+        kinds = self.saved.base.kinds
+        chosen = {
+            module_of(module) if self._is_out_proj(module) else module
+            for module in self.stacks
+            if kinds.get(module) in (*COMPOSED, OUT_PROJ) and not self._is_by_parameter(module)
+        }
+        return sorted(chosen)
+
+    def specs(self, scaling: Scaling) -> tuple[ModuleSpec, ...]:
+        """Every LoRA as a spec, sorted by its parameter, after noting what is wrong with any."""
+        found: list[ModuleSpec] = []
+        for module in sorted(self.stacks):
+            try:
+                found += self._module(module, scaling)
+            except Invalid as error:  # a pattern that gives a rank or a scale
+                self.saved.findings.add(str(error))
+        return tuple(sorted(found, key=lambda spec: spec.parameter))
+
+    def _module(self, module: str, scaling: Scaling) -> Iterator[ModuleSpec]:
+        kind = self.saved.base.kinds.get(module)
+        if kind is None:
+            self.saved.findings.add(
+                f"module {module} is not in the base: is this the base that the adapter was trained on?"
+            )
+        elif self._is_read_past_forward(module, kind):
+            self.saved.findings.refuse(PAST_FORWARD, module)
+        elif self._is_by_parameter(module):
+            yield from self._by_parameter(module, kind, scaling)
+        else:
+            yield from self._by_layer(module, kind, scaling)
+
+    def _is_by_parameter(self, module: str) -> bool:
+        nested = len(self.stacks[module]) > 1 or self.saved.base.kinds.get(module) in EXPERTS
+        return nested or bool(self.parameters.of(module))
+
+    def _is_out_proj(self, module: str) -> bool:
+        kinds, attention = self.saved.base.kinds, module_of(module)
+        return kinds.get(module) == OUT_PROJ and kinds.get(attention) == ATTENTION and attention in self.stacks
+
+    def _is_read_past_forward(self, module: str, kind: str) -> bool:
+        if kind == OUT_PROJ:
+            return not self._is_out_proj(module)
+        return is_read_past_forward(self.saved.base, module)
+
+    def _by_layer(self, module: str, kind: str, scaling: Scaling) -> Iterator[ModuleSpec]:
+        """A LoRA on a layer. PEFT adds that of an attention's out_proj twice in each forward, so it counts twice."""
+        findings, times, named = self.saved.findings, 1, module
+        leaf = "in_proj_weight" if kind == ATTENTION else "weight"
+        if kind == OUT_PROJ:
+            kind, times, named = ATTENTION, 2, module_of(module)
+        (keys,) = self.stacks[module]
+        part = LowRankPart(module=module, parameter=f"{module}.{leaf}", kind=kind, keys=keys)
+        weight = self.saved.base.parameters.get(part.parameter)
+        if kind not in COMPOSED or weight is None:
+            findings.add(f"module {module} is of kind {kind}, LoRA is composed on {', '.join(COMPOSED)}")
+        elif kind == ATTENTION and BIAS in keys:
+            findings.refuse(ATTENTION_BIAS, module)
+        elif kind == ATTENTION and named == module and f"{module}.out_proj" not in self.stacks:
+            findings.add(f"module {module} has a LoRA and its out_proj has none, PEFT writes both")
+        elif part.is_complete(self.saved):
+            rank, scale = scaling.rank(named), times * scaling.scale(named)
+            layout = layer_layout(kind, weight.shape, rank, self.saved.tensors[keys[part.a]].shape)
+            yield from self._spec(part, layout, rank, scale)
+
+    def _by_parameter(self, module: str, kind: str, scaling: Scaling) -> Iterator[ModuleSpec]:
+        """The LoRAs on parameters of `module` by their own names, told apart by their shapes alone."""
+        findings, stack, chosen = self.saved.findings, self.stacks[module], self.parameters.of(module)
+        parts = [LowRankPart(module=module, parameter="", kind="Linear", keys=keys) for keys in stack]
+        complete = [part.is_complete(self.saved) for part in parts]
+        if kind not in ("Linear", *EXPERTS):
+            findings.refuse(PARAMETERS, f"{module} of kind {kind}")
+        elif len(chosen) != len(stack) or len(stack) > MAX_NESTED:
+            names = ", ".join(parameter.name for parameter in chosen) or "no parameter"
+            findings.add(f"module {module} has {len(stack)} LoRAs, and target_parameters chooses {names}")
+        elif all(complete):
+            yield from self._in_order(kind, parts, chosen, scaling)
+
+    def _in_order(
+        self, kind: str, parts: Sequence[LowRankPart], chosen: Sequence[Parameter], scaling: Scaling
+    ) -> Iterator[ModuleSpec]:
+        layouts = {p.name: parameter_layout(kind, p.shape, scaling.rank(p.name)) for p in chosen}
+        orders = list(islice((o for o in permutations(chosen) if self._fits(parts, o, layouts)), 2))
+        if len(orders) > 1:
+            self.saved.findings.refuse(AMBIGUOUS, ", ".join(parameter.name for parameter in chosen))
+            return
+        if not orders and len(parts) > 1:
+            names = ", ".join(parameter.name for parameter in chosen)
+            self.saved.findings.add(f"the LoRAs on {names} have shapes that fit these parameters in no order")
+            return
+        for part, parameter in zip(parts, orders[0] if orders else chosen, strict=True):
+            layout, name = layouts[parameter.name], parameter.name
+            if layout is not None and kind == TRANSPOSED_EXPERTS and parameter.shape[0] == 1:
+                self.saved.findings.refuse(SINGLE_EXPERT, name)
+                continue
+            found = LowRankPart(module=part.module, parameter=name, kind=kind, keys=part.keys)
+            yield from self._spec(found, layout, scaling.rank(name), scaling.scale(name))
+
+    def _fits(
+        self, parts: Sequence[LowRankPart], order: Sequence[Parameter], layouts: Mapping[str, Layout | None]
+    ) -> bool:
+        pairs = zip(parts, (layouts[parameter.name] for parameter in order), strict=True)
+        return all(layout is not None and part.fits(self.saved, layout) for part, layout in pairs)
+
+    def _spec(self, part: LowRankPart, layout: Layout | None, rank: int, scale: float) -> Iterator[ModuleSpec]:
+        if layout is None:
+            shape = list(self.saved.base.parameters[part.parameter].shape)
+            self.saved.findings.add(
+                f"parameter {part.parameter} of a {part.kind} has shape {shape}: LoRA has none such"
+            )
+        elif (spec := part.spec(self.saved, layout, rank, scale)) is not None:
+            yield spec

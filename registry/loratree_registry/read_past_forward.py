@@ -1,0 +1,73 @@
+"""The weights that models read past their layer, where PEFT's LoRA does nothing; standard library only.
+
+A model may multiply a layer's weight itself instead of calling the layer: then PEFT's wrapper is never run. A merged
+weight would act there, a LoRA does not, and the two forms would differ. Found in the models of transformers 5.23.
+"""
+
+from typing import Final
+
+from loratree_registry.base_index import BaseIndex, module_of
+from loratree_registry.layout import CONVOLUTIONS
+
+# Kind of a module → the layers of its own that it reads.
+BY_PARENT: Final[dict[str, tuple[str, ...]]] = {
+    "MambaMixer": ("dt_proj",),
+    "FalconMambaMixer": ("dt_proj",),
+    "JambaMambaMixer": ("dt_proj",),
+    "MobileBertLMPredictionHead": ("dense", "decoder"),
+}
+
+# Architecture → layers that its head reads.
+BY_ARCHITECTURE: Final[dict[str, tuple[str, ...]]] = {
+    "DebertaForMaskedLM": ("word_embeddings",),
+    "DebertaV2ForMaskedLM": ("word_embeddings",),
+    "DiffusionGemmaForBlockDiffusion": ("embed_tokens",),
+    "PerceiverForMaskedLM": ("embeddings",),
+}
+
+# Embeddings and convolutions that some model reads as a table or hands to a kernel, wherever they stand.
+TABLES: Final = frozenset(
+    (
+        "cls_embed",
+        "codebook",
+        "conv1d",
+        "conv_1d",
+        "embed_positions",
+        "hq_token",
+        "iou_token",
+        "level_embed",
+        "mask_tokens",
+        "ngram_embeddings",
+        "no_mask_embed",
+        "not_a_point_embed",
+        "obj_score_token",
+        "patterns",
+        "point_embed",
+        "position_embedding",
+        "position_embeddings",
+        "presence_token",
+        "prompt_ctx",
+        "queries_embedder",
+        "queries_features",
+        "query_1024_resolution",
+        "query_768_resolution",
+        "query_embed",
+        "query_feat",
+        "query_position_embeddings",
+        "query_refpoint_embeddings",
+        "reference_point_embed",
+        "reference_points",
+        "rel_embeddings",
+        "relative_attention_bias",
+        "tgt_embed",
+        "value_embeddings",
+    )
+)
+
+
+def is_read_past_forward(base: BaseIndex, module: str) -> bool:
+    """Tells whether the weight of the layer `module` of the base is read where no LoRA would act."""
+    parent, layer = module_of(module), module.rpartition(".")[2]
+    if base.kinds.get(module) in ("Embedding", *CONVOLUTIONS) and layer in TABLES:
+        return True
+    return layer in (*BY_PARENT.get(base.kinds.get(parent, ""), ()), *BY_ARCHITECTURE.get(base.architecture, ()))

@@ -1,0 +1,227 @@
+"""One adapter of each kind that PEFT writes and that is refused by name, over a tiny base."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+import transformers
+from peft.tuners.lora import config as lora
+from torch import nn
+
+from tests.peft_adapters import Q, Row
+from tests.peft_bases import Attention, Odd, bert, classifier, llama, opt
+
+
+def _resized(model: nn.Module) -> nn.Module:
+    assert isinstance(model, transformers.PreTrainedModel)
+    model.resize_token_embeddings(99, mean_resizing=False)
+    return model
+
+
+def _with_head(_: nn.Module) -> nn.Module:
+    return classifier()
+
+
+def _other_head(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        model.get_submodule("lm_head").weight[0, 0] += 1  # type: ignore[index, operator, union-attr]
+    return model
+
+
+def _refused(name: str, meaning: str, reason: str, make: Callable[[], nn.Module] = llama, **config: Any) -> Row:
+    return Row(name=name, meaning=meaning, reason=reason, make=make, config=config)
+
+
+REFUSED: Final[tuple[Row, ...]] = (
+    _refused(
+        "bd-lora",
+        "BD-LoRA: factors saved as blocks",
+        "BD-LoRA is not composed (use_bdlora={",
+        target_modules=Q,
+        use_bdlora=lora.BdLoraConfig(target_modules_bd_a=Q, nblocks=2, match_strict=False),
+    ),
+    _refused(
+        "qalora",
+        "QALoRA: A is pooled over the inputs",
+        "QALoRA is not composed (use_qalora=true)",
+        target_modules=Q,
+        use_qalora=True,
+    ),
+    _refused(
+        "kasa",
+        "KaSA: the base is changed, and a diagonal added",
+        "KaSA is not composed (kasa_config={",
+        target_modules=Q,
+        kasa_config=lora.KasaConfig(),
+    ),
+    _refused(
+        "alora",
+        "aLoRA: acts behind its invocation tokens alone",
+        "aLoRA is not composed (alora_invocation_tokens=[1])",
+        target_modules=Q,
+        alora_invocation_tokens=[1],
+    ),
+    _refused(
+        "layer-replication",
+        "layer_replication: layers of the base repeated",
+        "layer_replication is not composed (layer_replication=[[0, 2], [1, 2]])",
+        target_modules=Q,
+        layer_replication=[(0, 2), (1, 2)],
+    ),
+    _refused(
+        "monteclora",
+        "MonteCLoRA: samples around A and B",
+        "MonteCLoRA is not composed",
+        target_modules=Q,
+        monteclora_config=lora.MontecloraConfig(),
+    ),
+    _refused(
+        "velora",
+        "VeLoRA: another backward pass",
+        "VeLoRA is not composed",
+        target_modules=Q,
+        velora_config=lora.VeloraConfig(),
+    ),
+    _refused(
+        "pissa",
+        "PiSSA, not converted: the base was changed",
+        '(init_lora_weights="pissa")',
+        target_modules=Q,
+        init_lora_weights="pissa",
+    ),
+    _refused(
+        "olora",
+        "OLoRA, not converted: the base was changed",
+        '(init_lora_weights="olora")',
+        target_modules=Q,
+        init_lora_weights="olora",
+    ),
+    _refused(
+        "lora-ga",
+        "LoRA-GA, not converted: the base was changed",
+        '(init_lora_weights="lora_ga")',
+        target_modules=Q,
+        init_lora_weights="lora_ga",
+    ),
+    _refused(
+        "lora-bias-biasless",
+        "lora_bias on a layer without a bias",
+        "lora_bias on a layer without a bias is not composed",
+        target_modules=Q,
+        lora_bias=True,
+    ),
+    _refused(
+        "lora-bias-attention",
+        "lora_bias on MultiheadAttention",
+        "lora_bias on MultiheadAttention is not composed (attn",
+        Attention,
+        target_modules=["attn"],
+        lora_bias=True,
+    ),
+    _refused(
+        "attention-out-proj",
+        "LoRA on the out_proj of an attention alone, which is never called",
+        "reads past its layer is not composed (attention.out_proj)",
+        Odd,
+        target_modules=["out_proj"],
+    ),
+    _refused(
+        "conv-dilation",
+        "a convolution with dilation, which lora_A has not",
+        "module dilated is of kind Conv2d(dilation)",
+        Odd,
+        target_modules=["dilated"],
+    ),
+    _refused(
+        "conv-padding-mode",
+        "a convolution with a padding_mode, which lora_A has not",
+        "module reflected is of kind Conv2d(padding_mode)",
+        Odd,
+        target_modules=["reflected"],
+    ),
+    _refused(
+        "dora-groups",
+        "DoRA on a convolution with groups",
+        "DoRA on a convolution with groups is not composed (grouped)",
+        Odd,
+        target_modules=["grouped"],
+        use_dora=True,
+    ),
+    _refused(
+        "embedding-max-norm",
+        "an Embedding that renorms its weight as it reads",
+        "module renormed is of kind Embedding(max_norm)",
+        Odd,
+        target_modules=["renormed"],
+    ),
+    _refused(
+        "embedding-other",
+        "an Embedding with a forward of its own",
+        "module offset is of kind OPTLearnedPositionalEmbedding",
+        Odd,
+        target_modules=["offset"],
+    ),
+    _refused(
+        "parameters-other",
+        "target_parameters on a module that is not known",
+        "target_parameters on such a module is not composed (matrices of kind Matrices)",
+        Odd,
+        target_modules=[],
+        target_parameters=["matrices.up", "matrices.down"],
+    ),
+    _refused(
+        "parameters-embedding",
+        "target_parameters on an Embedding",
+        "target_parameters on such a module is not composed (model.embed_tokens of kind Embedding)",
+        target_modules=[],
+        target_parameters=["embed_tokens.weight"],
+    ),
+    _refused(
+        "lora-in-saved",
+        "target_parameters within a saved module",
+        "LoRA within modules_to_save is not composed (model.layers.0.self_attn.q_proj",
+        target_modules=[],
+        target_parameters=["q_proj.weight"],
+        modules_to_save=["self_attn"],
+    ),
+    Row(
+        name="saved-missing",
+        meaning="modules_to_save that the base lacks, such as a new head",
+        make=llama,
+        reason="modules_to_save of a module that the base lacks is not composed (base_model.model.score.weight)",
+        config={"target_modules": Q, "task_type": "SEQ_CLS"},
+        trained_on=_with_head,
+    ),
+    Row(
+        name="resized",
+        meaning="a resized vocabulary",
+        make=llama,
+        reason="a resized vocabulary is not composed (base_model.model.",
+        config={"target_modules": Q, "modules_to_save": ["embed_tokens", "lm_head"]},
+        trained_on=_resized,
+    ),
+    Row(
+        name="other-copy",
+        meaning="a copy of the base's weights with other values",
+        make=llama,
+        reason="with other values is not composed (base_model.model.lm_head.base_layer.weight)",
+        config={"target_modules": ["lm_head"]},
+        trained_on=_other_head,
+    ),
+    _refused(
+        "tokens-biased-head",
+        "token rows of an embedding whose tied head has a bias, which PEFT leaves out",
+        "trainable_token_indices on a Linear with a bias is not composed (cls.predictions.decoder)",
+        bert,
+        target_modules=["query"],
+        trainable_token_indices=[1],
+    ),
+    _refused(
+        "tokens-other",
+        "token rows of an Embedding with a forward of its own",
+        "trainable_token_indices on such a layer is not composed (model.decoder.embed_positions)",
+        opt,
+        target_modules=Q,
+        trainable_token_indices={"embed_positions": [1]},
+    ),
+)
