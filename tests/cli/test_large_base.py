@@ -1,0 +1,119 @@
+"""What the real command does with a checkpoint that is larger than the memory it may take."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from loratree_registry.checkpoint import INDEX, open_checkpoint
+from loratree_registry.peft_files import PREFIX, WEIGHTS
+from tests import tiny
+from tests.cli.conftest import Shell
+
+MIB = 1024 * 1024
+LEAF = "wide/medicine/cardiology"
+# Runs the command line as `python -m loratree_cli` does. Not rusage: ru_maxrss counts what the parent had at the fork.
+CHILD = """
+import atexit, pathlib, runpy, sys
+report = pathlib.Path(sys.argv.pop(1))
+atexit.register(lambda: report.write_text(pathlib.Path("/proc/self/status").read_text()))
+runpy.run_module("loratree_cli", run_name="__main__")
+"""
+
+
+def wide_llama(directory: Path, layers: int) -> Path:
+    """Writes a Llama in bfloat16, a shard a layer, of values that cost little to make."""
+    config = tiny.llama_config(
+        hidden_size=1024, intermediate_size=6144, num_hidden_layers=layers, dtype="bfloat16", vocab_size=8000
+    )
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(directory)
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in transformers.LlamaForCausalLM(config).state_dict().items()}
+    memory = (torch.rand(max(shape.numel() for shape in shapes.values())) - 0.5).bfloat16()
+    shards: dict[str, dict[str, torch.Tensor]] = {}
+    for name, shape in shapes.items():
+        layer = re.search(r"layers\.(\d+)\.", name)
+        file = f"model-{layer[1] if layer else name}.safetensors"
+        shards.setdefault(file, {})[name] = memory[: shape.numel()].clone().view(shape)
+    for file in list(shards):
+        save_file(shards[file], directory / file, metadata={"format": "pt"})
+    places = {name: file for file, tensors in shards.items() for name in tensors}
+    (directory / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return directory
+
+
+def adapter(base: Path, directory: Path, rank: int) -> Path:
+    """Writes an adapter on every layer's MLP and on the head."""
+    peft.LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules=["gate_proj", "up_proj", "down_proj", "lm_head"]
+    ).save_pretrained(str(directory))
+    tensors = {}
+    for name, kind in open_checkpoint(base).types().items():
+        if ".mlp." in name or name == "lm_head.weight":
+            key, (out, inp) = f"{PREFIX}{name.removesuffix('.weight')}", kind.shape
+            tensors[f"{key}.lora_A.weight"] = torch.randn(rank, inp) * 0.01
+            tensors[f"{key}.lora_B.weight"] = torch.randn(out, rank) * 0.01
+    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    return directory
+
+
+def peak(shell: Shell, report: Path, *arguments: str | Path) -> int:
+    """Runs the command line and returns the most memory, in bytes, that its process ever had resident."""
+    environment = os.environ | {"LORATREE_HOME": str(shell.home)}
+    command = [sys.executable, "-c", CHILD, str(report), *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"VmHWM:\s+(\d+) kB", report.read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Shell]:
+    """A base of 7 shards of 42 MiB and some smaller ones, and a registry that holds it and two levels over it."""
+    folder = tmp_path_factory.mktemp("wide")
+    base, shell = wide_llama(folder / "base", layers=7), Shell(folder / "home")
+    shell("base", "add", "wide", base)
+    above = "base"
+    for path, rank in (("wide/medicine", 64), (LEAF, 32)):
+        shell("publish", adapter(base, folder / path.replace("/", "-"), rank), path, "--parent", above)
+        above = path
+    return base, shell
+
+
+def test_merging_takes_less_memory_than_the_largest_shard_and_512_mib(wide: tuple[Path, Shell], tmp_path: Path) -> None:
+    base, shell = wide
+    sizes = [shard.header.size for shard in open_checkpoint(base).shards]
+    found = peak(shell, tmp_path / "report", "compose", LEAF, "--mode", "merge", "--out", tmp_path / "out")
+    bound = max(sizes) + 512 * MIB
+    print(f"peak {found / MIB:.0f} MiB, bound {bound / MIB:.0f} MiB, checkpoint {sum(sizes) / MIB:.0f} MiB")
+    assert found < bound
+    assert found - max(sizes) + sum(sizes) > bound  # the whole base in memory would show
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_merge_that_is_interrupted_leaves_no_half_output(
+    how: signal.Signals, wide: tuple[Path, Shell], tmp_path: Path
+) -> None:
+    _, shell = wide
+    command = [sys.executable, "-m", "loratree_cli", "compose", LEAF, "--mode", "merge", "--out", tmp_path / "out"]
+    environment = os.environ | {"LORATREE_HOME": str(shell.home)}
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while child.poll() is None and len(list(tmp_path.glob(".out.*/out/*.safetensors"))) < 2:
+        time.sleep(0.001)
+    child.send_signal(how)
+    printed, said = child.communicate(timeout=60)
+    assert (child.returncode != 0, printed, "Traceback" in said) == (True, "", False)
+    # What a killed process could not remove is hidden, and the next compose removes it.
+    assert [path.name.startswith(".out.") for path in tmp_path.iterdir()] == [True] * (how == signal.SIGKILL)
