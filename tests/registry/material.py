@@ -37,13 +37,15 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Material:
-    """A base's manifest, the manifest of other weights, and adapters of falling rank."""
+    """A base's manifest, that of other weights, adapters of falling rank, a DoRA, and one with a whole lm_head."""
 
     base: BaseManifest
     other_base: BaseManifest
     rank8: Adapter
     rank4: Adapter
     rank2: Adapter
+    ordered: Adapter
+    override: Adapter
 
 
 def make(folder: Path) -> Material:
@@ -54,8 +56,10 @@ def make(folder: Path) -> Material:
     adapters = [
         read(tiny.adapter(base, folder / f"rank{rank}", seed=rank, rank=rank, alpha=2 * rank)) for rank in (8, 4, 2)
     ]
+    ordered = read(tiny.adapter(base, folder / "dora", rank=2, use_dora=True))
+    override = read(tiny.adapter(base, folder / "saved", rank=2, targets=["q_proj"], modules_to_save=["lm_head"]))
     other = tiny.llama(folder / "other", seed=9)
-    return Material(manifest(base), manifest(other), *adapters)
+    return Material(manifest(base), manifest(other), *adapters, ordered, override)
 
 
 def read(directory: Path) -> Adapter:

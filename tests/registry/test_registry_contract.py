@@ -814,6 +814,21 @@ def test_a_weight_that_is_no_finite_number_is_refused(registry: Registry, materi
         registry.resolve(MED, weights={MED: weight})
 
 
+@pytest.mark.parametrize("rule", ["ordered", "override"])
+def test_what_overrides_or_is_ordered_takes_the_weights_0_and_1_alone(
+    registry: Registry, material: Material, rule: str
+) -> None:
+    publish(registry, MED, material.rank8)
+    publish(registry, CARDIO, getattr(material, rule))
+    for weight in (0, 1):
+        assert [link.weight for link in registry.resolve(CARDIO, weights={MED: 0.5, CARDIO: weight}).chain] == [
+            0.5,
+            weight,
+        ]
+    with pytest.raises(Invalid, match=f"{CARDIO}@1 has {rule} parts, so it takes 1, or 0 to drop the level, got 0.5"):
+        registry.resolve(CARDIO, weights={MED: 0.5, CARDIO: 0.5})
+
+
 def test_a_base_alone_has_no_level_to_weight(registry: Registry) -> None:
     with pytest.raises(Invalid, match=r"\(tiny is not in its chain\): it is the base alone, without a level"):
         registry.resolve("tiny", weights={"tiny": 0.5})
