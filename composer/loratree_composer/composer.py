@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from loratree_composer.adapter import composed
+from loratree_composer.adapter import Adapter, composed
 from loratree_composer.adapters import Adapters
 from loratree_composer.bare_model import bare_model
 from loratree_composer.base_files import open_base
@@ -13,15 +13,15 @@ from loratree_composer.held import check_free, hold, release
 from loratree_composer.identify import identify
 from loratree_composer.merged_weights import MergedWeights
 from loratree_composer.pristine import Place
-from loratree_composer.program import Program
 from loratree_composer.stack import Stack
-from loratree_registry.errors import Invalid
+from loratree_registry.errors import Invalid, listed
 from loratree_registry.paths import base_of
 from loratree_registry.protocol import Registry
 from loratree_registry.schemas import Base, Resolution
 from loratree_registry.settings import Settings
 
 Weights = Mapping[str, float]  # level weights by path
+WeightedChain = list[tuple[Adapter, float]]  # adapters with their level weights, root to leaf
 
 
 class Composer:
@@ -88,17 +88,36 @@ class Composer:
         """The stacked layers whose forward has not run yet: after a pass, those whose delta was left out."""
         return self._stack.unreached if self._stack is not None else []
 
-    def use(self, ref: str, *, follow: str | None = None, weights: Weights | None = None) -> Resolution:
-        """Stacks the chain of `ref`: y = Wx + Σ sᵢBᵢ(Aᵢx), as one pair of products a layer.
+    def use(
+        self, ref: str, *, merged: str | None = None, follow: str | None = None, weights: Weights | None = None
+    ) -> Resolution:
+        """Stacks the chain of `ref`: y = Wx + Σ wᵢsᵢBᵢ(Aᵢx), as one pair of products a layer.
+
+        With `merged`, the path of a version in the chain, the chain down to it is merged into the weights as `merge`
+        does, and what lies below is stacked on those: y = W'x + Σ wᵢsᵢBᵢ(Aᵢx). The next `use` that merges the same
+        writes no weight. The weights are then rounded once between the two, in their dtype.
 
         The products are a layer's forward's: a model that reads a layer's weight past its forward, as Mamba does with
         dt_proj, goes without that layer's delta, which PEFT's active adapter leaves out in the same way and `merge`
         does not. `unreached` names such layers after a pass. The factors take each layer's dtype and device: after the
-        model was cast or moved, its layers raise Invalid until `use` is called again.
+        model was cast or moved, its layers raise Invalid until `use` is called again. What is no delta of a layer's
+        weight is stacked as a composed copy of its tensor, which needs that tensor's memory again (see Stack).
+
+        Raises Invalid for a path that is not in the chain. After a failure on the model the bare base is back.
         """
-        resolution, programs = self._read(ref, follow, weights)
-        self.restore()
-        self._stack = Stack(self._model, programs)
+        resolution, chain = self._read(ref, follow, weights)
+        depth = _depth(resolution, merged)
+        self._unstack()
+        self._carries_nothing()
+        try:
+            if depth:
+                self._merged.merge(composed(chain[:depth]))
+            else:
+                self._merged.restore()
+            self._stack = Stack(self._model, composed(chain[depth:]))
+        except BaseException:
+            self.restore()
+            raise
         return self._carries(resolution)
 
     def merge(self, ref: str, *, follow: str | None = None, weights: Weights | None = None) -> Resolution:
@@ -107,10 +126,10 @@ class Composer:
         The ancestors are summed in one product a weight and the leaf in a second, in float32, and rounded once; what
         does not differ from the last merge is left as it is. `weights` are level weights by path, 1 where not said.
         """
-        resolution, programs = self._read(ref, follow, weights)
+        resolution, chain = self._read(ref, follow, weights)
         self._unstack()
         self._carries_nothing()
-        self._merged.merge(programs)
+        self._merged.merge(composed(chain))
         return self._carries(resolution)
 
     def restore(self, *, release: bool = False) -> None:
@@ -122,12 +141,12 @@ class Composer:
             self._merged.restore()
         self._carries_nothing()
 
-    def _read(self, ref: str, follow: str | None, weights: Weights | None) -> tuple[Resolution, dict[str, Program]]:
+    def _read(self, ref: str, follow: str | None, weights: Weights | None) -> tuple[Resolution, WeightedChain]:
         if base_of(ref.partition("@")[0]) != self._base.name:
             raise Invalid(f"{ref} is not in the tree of {self._base.name}, the base that this model is")
         check_free(self._model, self._mark)
         resolution = self._registry.resolve(ref, follow=follow, weights=weights)
-        return resolution, composed(self._adapters.chain(resolution))
+        return resolution, self._adapters.chain(resolution)
 
     def _carries(self, resolution: Resolution) -> Resolution:
         self._current = resolution
@@ -142,3 +161,14 @@ class Composer:
         if self._stack is not None:
             self._stack.remove()
             self._stack = None
+
+
+def _depth(resolution: Resolution, merged: str | None) -> int:
+    """How many versions of the chain lie above or at the path `merged`; none for None."""
+    paths = [link.path for link in resolution.chain]
+    if merged is None:
+        return 0
+    if merged not in paths:
+        levels = f"its levels are {listed(paths)}" if paths else "it is the base alone, without a level"
+        raise Invalid(f"{merged} is not in the chain of {resolution.ref}, so it cannot be merged down to: {levels}")
+    return paths.index(merged) + 1
