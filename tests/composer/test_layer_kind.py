@@ -1,5 +1,9 @@
 import copy
+import importlib
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -16,6 +20,7 @@ from loratree_composer.layer_kind import kind_of
 from loratree_composer.merged_weights import MergedWeights
 from loratree_composer.stack import Stack
 from loratree_registry.errors import Invalid
+from tests import peft_bases
 from tests.composer import chains
 from tests.composer.arithmetic import adding, random_delta
 
@@ -66,6 +71,54 @@ def test_a_layer_that_is_only_named_so_is_another() -> None:
 
 def test_the_layer_that_attention_reads_past_its_forward_is_no_linear() -> None:
     assert kind_of(nn.MultiheadAttention(4, 2).out_proj) == "NonDynamicallyQuantizableLinear"
+
+
+def test_a_layer_with_settings_that_lora_ignores_says_so() -> None:
+    kinds = {
+        "Conv1d": nn.Conv1d(2, 2, 3, stride=2, padding="valid"),
+        "Conv2d": nn.Conv2d(4, 4, 3, groups=2),
+        "Conv3d": nn.Conv3d(2, 2, 1),
+        "Conv1d(dilation)": nn.Conv1d(2, 2, 3, dilation=2),
+        "Conv2d(dilation, padding_mode)": nn.Conv2d(2, 2, 3, padding=1, dilation=(1, 2), padding_mode="circular"),
+        "Embedding": nn.Embedding(4, 2, padding_idx=0),
+        "Embedding(max_norm)": nn.Embedding(4, 2, max_norm=1.0),
+        "MultiheadAttention": nn.MultiheadAttention(4, 2),
+        "ConvTranspose2d": nn.ConvTranspose2d(2, 2, 3),
+        "EmbeddingBag": nn.EmbeddingBag(4, 2),
+    }
+    assert {kind: kind_of(layer) for kind, layer in kinds.items()} == dict(zip(kinds, kinds, strict=True))
+
+
+def scaled_embeddings() -> Iterator[Any]:
+    """Every class of transformers' models that multiplies an embedding's rows."""
+    for file in Path(transformers.__file__).parent.glob("models/*/modeling_*.py"):
+        for name in re.findall(r"class (\w+ScaledWordEmbedding)\(nn.Embedding\)", file.read_text()):
+            module = importlib.import_module(f"transformers.models.{file.parent.name}.{file.stem}")
+            yield getattr(module, name)
+
+
+def test_an_embedding_of_transformers_is_one_only_where_it_does_no_more_than_scale_its_rows() -> None:
+    scaled = {cls.__name__: cls(8, 4, 0, embed_scale=3.0) for cls in scaled_embeddings()}
+    assert (
+        kind_of(scaled.pop("T5Gemma2TextScaledWordEmbedding")) == "T5Gemma2TextScaledWordEmbedding"
+    )  # a row is its own
+    assert {"Gemma3TextScaledWordEmbedding", "BartScaledWordEmbedding"} < set(scaled)
+    for layer in scaled.values():
+        assert kind_of(layer) == "Embedding"
+        torch.testing.assert_close(layer(torch.arange(8)), layer.weight * 3.0)
+    offset = transformers.models.opt.modeling_opt.OPTLearnedPositionalEmbedding(8, 4)
+    assert kind_of(offset) == "OPTLearnedPositionalEmbedding"
+
+
+def test_experts_say_which_way_round_they_are_kept() -> None:
+    def kind(model: nn.Module, layer: str) -> str:
+        return kind_of(model.get_submodule(f"model.layers.0.{layer}"))
+
+    assert kind(peft_bases.gpt_oss(), "mlp.experts") == "Experts(transposed)"
+    assert kind(peft_bases.qwen3_moe(), "mlp.experts") == kind(peft_bases.mixtral(), "mlp.experts") == "Experts"
+    assert kind(peft_bases.llama4(), "feed_forward.experts") == "Experts"
+    assert kind(peft_bases.mixtral(), "mlp.gate") == "MixtralTopKRouter"
+    assert kind_of(foreign("Experts")) == "elsewhere.Experts"
 
 
 def test_falcons_own_linear_is_composed_as_peft_does(tmp_path: Path) -> None:
