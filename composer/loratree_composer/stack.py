@@ -62,8 +62,9 @@ class Stack:
             held = vars(self._module.get_submodule(name))
             if held.get("forward") is beside:
                 del held["forward"]
+        live = tensors(self._module) if self._originals else {}
         for name, original in self._originals.items():
-            _follow(original, self._copies[name])
+            _follow(original, live[name])
             put(self._module, name, original)
         self._beside, self._copies, self._originals = {}, {}, {}
 
@@ -129,7 +130,7 @@ def _composed(tensor: Tensor, edits: Sequence[Edit], name: str) -> Tensor:
     return nn.Parameter(value, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
 
 
-def _follow(original: Tensor, copy: Tensor) -> None:
-    """Casts and moves the original as the module was while the copy stood for it."""
-    if (original.dtype, original.device) != (copy.dtype, copy.device):
-        original.data = original.data.to(copy.device, copy.dtype)
+def _follow(original: Tensor, live: Tensor) -> None:
+    """Casts and moves the original as the module was while a copy stood for it."""
+    if (original.dtype, original.device) != (live.dtype, live.device):
+        original.data = original.data.to(live.device, live.dtype)
