@@ -18,6 +18,7 @@ from loratree_registry.composition import (
     Artifact,
     Chain,
     FileDigest,
+    Limit,
     Lockfile,
     Step,
     check_artifact,
@@ -63,8 +64,12 @@ digests = st.binary(max_size=4).map(sha256)
 weights = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53) + 1, 2**53 - 1).map(float)
 steps = st.builds(Step, st.sampled_from(["tiny/a", "tiny/a/b"]), st.integers(1, 9), digests, weights)
 chains = st.builds(Chain, st.just("tiny"), digests, st.lists(steps, max_size=5).map(tuple))
-artifacts = st.builds(
-    Artifact, st.sampled_from(["merge", "flatten"]), st.just("BF16"), st.lists(files, max_size=4).map(tuple)
+limits = st.builds(Limit, st.integers(1, 2**53 - 1)) | st.builds(
+    Limit, st.none(), st.floats(0, 1, exclude_min=True, allow_subnormal=True)
+)
+some_files = st.lists(files, max_size=4).map(tuple)
+artifacts = st.builds(Artifact, st.sampled_from(["merge", "flatten"]), st.just("BF16"), some_files) | st.builds(
+    Artifact, st.just("flatten"), st.just("BF16"), some_files, limits
 )
 
 
@@ -110,7 +115,7 @@ def test_a_lockfile_is_read_back_as_it_was_written_and_its_bytes_are_stable(
     found = read_lockfile(folder)
     assert found is not None
     assert (found.ref, found.chain) == (lockfile.ref, chain)
-    assert found.artifact.digest == artifact.digest
+    assert (found.artifact.digest, found.artifact.limit) == (artifact.digest, artifact.limit)
     found.write(folder)
     assert (folder / LOCKFILE).read_bytes() == written
 
@@ -124,6 +129,57 @@ def made(folder: Path) -> Lockfile:
     lockfile = Lockfile("tiny/a", chain, Artifact("merge", "F32", files))
     lockfile.write(folder)
     return lockfile
+
+
+@given(chains, artifacts, limits)
+def test_a_lockfile_without_a_limit_says_nothing_of_one_and_one_with_it_says_just_that(
+    chain: Chain, artifact: Artifact, limit: Limit
+) -> None:
+    plain = Lockfile("tiny/a", chain, replace(artifact, mode="flatten", limit=None)).to_json()
+    assert list(plain["artifact"]) == ["mode", "dtype", "digest", "files"]
+    limited = Lockfile("tiny/a", chain, replace(artifact, mode="flatten", limit=limit)).to_json()
+    said = {"rank": limit.rank} if limit.energy is None else {"energy": limit.energy}
+    assert limited == plain | {"artifact": plain["artifact"] | said}
+
+
+@pytest.mark.parametrize(
+    ("rank", "energy"),
+    [(None, None), (3, 0.5), (0, None), (-1, None), (2**53, None), (10**400, None)]
+    + [(None, energy) for energy in (0.0, -0.5, 1.0000001, float("nan"), float("inf"))],
+)
+def test_a_limit_that_limits_nothing_is_refused(rank: int | None, energy: float | None) -> None:
+    with pytest.raises(Invalid, match=r"give one of the two|from 1, got|at most 1, such as 0\.99, got"):
+        Limit(rank, energy)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"rank": 0},
+        {"rank": 1.5},
+        {"rank": True},
+        {"rank": "8"},
+        {"rank": 2**60},
+        {"rank": None},
+        {"energy": 0},
+        {"energy": 1.5},
+        {"energy": "0.9"},
+        {"energy": True},
+        {"rank": 8, "energy": 0.9},
+        {"mode": "merge", "rank": 8},
+        {"mode": "merge", "energy": None},
+    ],
+)
+def test_a_lockfile_of_a_limit_that_no_composition_has_is_refused(tmp_path: Path, said: dict[str, Any]) -> None:
+    artifact = Artifact("flatten", "F32", (), Limit(rank=8))
+    document = Lockfile("tiny/a", Chain("tiny", sha256(b"base")), artifact).to_json()
+    (tmp_path / LOCKFILE).write_text(json.dumps(document))
+    assert read_lockfile(tmp_path) is not None
+    del document["artifact"]["rank"]
+    document["artifact"] |= said
+    (tmp_path / LOCKFILE).write_text(json.dumps(document))
+    with pytest.raises(Invalid, match=LOCKFILE):
+        read_lockfile(tmp_path)
 
 
 def test_a_folder_without_a_lockfile_has_none(tmp_path: Path) -> None:
