@@ -25,7 +25,7 @@ from loratree_registry.read_past_forward import is_read_past_forward
 from loratree_registry.saved_adapter import SavedAdapter
 from loratree_registry.scaling import Scaling
 from loratree_registry.target_parameters import TargetParameters
-from loratree_registry.wrapped_name import base_name
+from loratree_registry.wrapped_name import LAYER, base_name
 
 MAX_NESTED: Final = 6  # parameters of one module: every order of them is tried
 ATTENTION: Final = "MultiheadAttention"
@@ -44,14 +44,18 @@ class LowRankParts:
 
     @classmethod
     def of(cls, saved: SavedAdapter, tensors: AdapterTensors) -> "LowRankParts":
-        """Gathers the file's LoRAs by the base's modules; one on no module of the base keeps its name."""
-        depths: dict[str, dict[int, dict[str, str]]] = defaultdict(dict)
-        for layer, keys in tensors.layers.items():
+        """Gathers the file's LoRAs by the base's modules; notes those at a place that PEFT would not read."""
+        layers: dict[str, list[str]] = defaultdict(list)
+        for layer in sorted(tensors.layers, key=lambda name: name.count(".")):
             known = base_name(layer, saved.base.kinds)
-            module, depth = (layer, 0) if known is None else (known.name, len(known.taken))
-            depths[module][depth] = keys
-        stacks = {module: [keys for _, keys in sorted(stack.items())] for module, stack in depths.items()}
-        return cls(saved, TargetParameters(saved), stacks)
+            layers[layer if known is None else known.name].append(layer)
+        stacks = {module: [tensors.layers[layer] for layer in found] for module, found in layers.items()}
+        parts = cls(saved, TargetParameters(saved), stacks)
+        for module, found in layers.items():
+            first = f"{module_of(module)}.{LAYER}.out_proj" if parts._is_out_proj(module) else module
+            if found != [first + f".{LAYER}" * depth for depth in range(len(found))]:
+                saved.findings.add(f"LoRA stands at {', '.join(found)}, where PEFT reads none of the base's {module}")
+        return parts
 
     def target_modules(self) -> list[str]:
         """The modules that target_modules must have chosen for PEFT to load their LoRAs, sorted."""

@@ -1,6 +1,6 @@
 """Whole tensors in an adapter's file: trained values, the base's own, or neither; standard library only."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from loratree_registry.adapter_spec import ValueSpec
@@ -15,12 +15,12 @@ BIASES: Final = ("none", "all", "lora_only")
 
 
 class OverrideValues:
-    """Reads the whole tensors of one adapter, whose LoRAs are on the modules `lora`.
+    """Reads the whole tensors of one adapter, whose LoRAs are `lora`, by module.
 
     `copies` are the keys of tensors that only repeat the base's, or another one of the file, and that nothing reads.
     """
 
-    def __init__(self, saved: SavedAdapter, lora: Collection[str]) -> None:
+    def __init__(self, saved: SavedAdapter, lora: Mapping[str, Sequence[object]]) -> None:
         self.copies: list[str] = []
         self._saved, self._lora = saved, lora
         self._modules = tuple(saved.names("modules_to_save"))
@@ -52,7 +52,7 @@ class OverrideValues:
         elif found is None:
             saved.findings.add(f"tensor {key} is unknown: PEFT {PEFT_VERSION} writes no such part of LoRA")
         else:
-            self._seen.add(found.name)
+            self._seen |= set() if found.taken else {found.name}
             self._sort(found.name, found.taken, key)
 
     def _sort(self, parameter: str, taken: tuple[str, ...], key: str) -> None:
@@ -81,9 +81,9 @@ class OverrideValues:
             tied = self._saved.base.tied(parameter) if self._ties else [parameter]
             if any(self._is_saved(module_of(name)) for name in tied):
                 return True
-        has_lora = any(module in self._lora for module in _within(module_of(parameter)))
-        is_bias = parameter.rpartition(".")[2] == "bias" and bool(taken) == has_lora and set(taken) <= {LAYER}
-        return is_bias and (self._bias == "all" or (self._bias == "lora_only" and has_lora))
+        wrapped = sum(len(self._lora.get(module, ())) for module in _within(module_of(parameter)))
+        is_bias = parameter.rpartition(".")[2] == "bias" and taken == (LAYER,) * wrapped
+        return is_bias and (self._bias == "all" or (self._bias == "lora_only" and wrapped > 0))
 
     def _is_saved(self, module: str) -> bool:
         """Tells whether PEFT trains a copy of `module`, or of one that it is within: it asks how the names end."""

@@ -59,7 +59,9 @@ _SESSION: Final = frozenset(
     {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "runtime_config"}
 )
 # What PEFT only asks "is it in there?", and saves in another order from run to run.
-_SETS: Final = frozenset({"target_modules", "exclude_modules", "modules_to_save", "layers_to_transform"})
+_SETS: Final = frozenset(
+    {"target_modules", "target_parameters", "exclude_modules", "modules_to_save", "layers_to_transform"}
+)
 
 
 def canonical_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from loratree_registry.findings import Refusal
 from loratree_registry.peft_rules import TOKENS_BIAS, TOKENS_KIND, TOKENS_TWICE
 from loratree_registry.saved_adapter import SavedAdapter
 from loratree_registry.scaling import shown
-from loratree_registry.wrapped_name import base_name
 
 Ids = tuple[int, ...]
 
@@ -28,11 +27,9 @@ class TokenRows:
 
     def read(self, tensors: Mapping[str, str]) -> tuple[RowsSpec, ...]:
         """Reads the rows by their modules' names in the file, sorted by parameter; notes what is wrong."""
-        kinds = self._saved.base.kinds
-        keys = {known.name if (known := base_name(name, kinds)) else name: key for name, key in tensors.items()}
-        found = [rows for module, key in keys.items() for rows in self._module(module, key, keys)]
+        found = [rows for module, key in tensors.items() for rows in self._module(module, key, tensors)]
         trained = {module for rows in found for module in map(module_of, self._saved.base.tied(rows.parameter))} | set(
-            keys
+            tensors
         )
         for end in sorted(self._ids):
             if not any(module.endswith(end) for module in trained):

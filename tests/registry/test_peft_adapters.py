@@ -356,6 +356,72 @@ def test_a_part_of_another_shape_is_refused_by_its_key(name: str, ending: str, t
     assert key in message or "in no order" in message
 
 
+@pytest.mark.parametrize(
+    ("name", "place", "other", "phrase"),
+    [
+        (
+            "linear",
+            "layers.0.self_attn.q_proj",
+            "layers.0.self_attn.q_proj.base_layer",
+            "LoRA stands at model.layers.0",
+        ),
+        (
+            "linear",
+            "layers.0.self_attn.q_proj",
+            "layers.0.base_layer.self_attn.q_proj",
+            "LoRA stands at model.layers.0",
+        ),
+        ("linear", "layers.0.self_attn.q_proj", "layers.0.self_attn.q_proj.token_adapter", "LoRA stands at model.laye"),
+        (
+            "attention",
+            "attn.base_layer.out_proj",
+            "attn.out_proj",
+            "LoRA stands at attn.out_proj, where PEFT reads none",
+        ),
+        (
+            "experts-qwen3",
+            "mlp.experts.base_layer",
+            "mlp.experts.base_layer.base_layer",
+            "LoRA stands at model.layers.0",
+        ),
+        (
+            "bias-all",
+            "c_attn.base_layer.bias",
+            "c_attn.bias",
+            "with other values is not composed (base_model.model.transf",
+        ),
+        (
+            "bias-all",
+            "ln_f.bias",
+            "ln_f.base_layer.bias",
+            "with other values is not composed (base_model.model.transform",
+        ),
+        ("tokens", "model.embed_tokens.token", "model.base_layer.embed_tokens.token", "which is not in the base"),
+        (
+            "saved-modules",
+            "model.norm.weight",
+            "model.norm.base_layer.weight",
+            "modules_to_save chooses model.norm.weight",
+        ),
+    ],
+)
+def test_a_tensor_at_a_place_where_peft_reads_none_is_refused(
+    name: str, place: str, other: str, phrase: str, tmp_path: Path
+) -> None:
+    (config, tensors), manifest = edited(name, tmp_path)
+    moved = {key.replace(place, other): tensor for key, tensor in tensors.items()}
+    assert set(moved) != set(tensors)
+    assert phrase in refusal((config, moved), manifest)
+
+
+def test_two_tensors_for_one_place_are_refused_and_neither_is_dropped(tmp_path: Path) -> None:
+    (config, tensors), manifest = edited("linear", tmp_path)
+    more = {key.replace("layers.0.self_attn", "layers.0.base_layer.self_attn"): t + 1 for key, t in tensors.items()}
+    assert "LoRA stands at model.layers.0.self_attn.q_proj, model.layers.0.base_layer" in refusal(
+        (config, tensors | more), manifest
+    )
+
+
 def test_an_unchanged_copy_is_told_from_a_trained_value(tmp_path: Path) -> None:
     base = kept("mixed").base()
     spec = spec_of(read(kept("mixed").adapt(base, tmp_path)), manifest_of_module(base))

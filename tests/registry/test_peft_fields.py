@@ -58,6 +58,13 @@ def test_a_config_keeps_what_differs_from_the_defaults_and_belongs_to_the_adapte
     }
 
 
+@given(st.permutations(["gate_up_proj", "down_proj", "q_proj.weight"]))
+def test_no_order_of_target_parameters_changes_the_canonical_config(names: list[str]) -> None:
+    assert canonical_config({"target_parameters": names}) == {
+        "target_parameters": ["down_proj", "gate_up_proj", "q_proj.weight"]
+    }
+
+
 @given(st.permutations(SETTINGS["target_modules"]), st.permutations(list(SETTINGS)))
 def test_no_order_in_which_a_run_saves_changes_the_canonical_config(targets: list[str], keys: list[str]) -> None:
     config = {key: SETTINGS[key] for key in keys} | {"target_modules": targets, "peft_type": "LORA"}
