@@ -24,6 +24,7 @@ class Beside:
         weight = self._tensors["weight"]
         assert weight is not None
         self._dtype, self._device = weight.dtype, weight.device
+        self._rank = form.delta.rank
         self._gain = None if form.gain is None else self._held(form.gain)
         self._values = self._held(form.values) if len(form.rows) else None
 
@@ -74,7 +75,7 @@ class BesideLinear(Beside):
             if bias is not None:
                 y = y.add_(bias)
         # y is this forward's own, and nothing that led to it reads it again.
-        return y.add_(functional.linear(functional.linear(x, self._a), self._b)) if len(self._a) else y
+        return y.add_(functional.linear(functional.linear(x, self._a), self._b)) if self._rank else y
 
     def _changed(self, x: Tensor, y: Tensor) -> Tensor:
         if self._gain is not None:
@@ -103,11 +104,11 @@ class BesideEmbedding(Beside):
         if self._gain is not None:
             y = y.mul_(self._gain)
         if self._place is not None and self._values is not None:
-            place = self._place[x].unsqueeze(-1)
-            y = torch.where(place < 0, y, self._values[place.squeeze(-1).clamp_min(0)])
+            place = self._place[x]
+            y = torch.where((place < 0).unsqueeze(-1), y, self._values[place.clamp_min(0)])
         if self._scale is not None:
             y = y * self._scale
-        return y.add_(functional.linear(functional.embedding(x, self._b), self._a)) if len(self._a.mT) else y
+        return y.add_(functional.linear(functional.embedding(x, self._b), self._a)) if self._rank else y
 
 
 class BesideConv(Beside):

@@ -32,10 +32,10 @@ class Composer:
     It changes the model for the whole process, so it is not for several threads. A model carries the composition of one
     Composer at a time: while another has one on it, or on a part of it, `use` and `merge` raise Conflict.
 
-    A torch.compile'd model is taken for the one that it runs. Compiled code does not notice that hooks change, so `use`
-    and what takes its stack off drop all code that torch.compile made in this process: it is compiled again when next
-    called. `merge` writes in place and costs no compilation. A graph that was exported or captured by hand is a copy of
-    the model as it was, and no call here reaches it.
+    A torch.compile'd model is taken for the one that it runs. A function is compiled anew for other forwards only so
+    often, so `use` and what takes its stack off drop all code that torch.compile made in this process: it is compiled
+    again when next called. `merge` writes in place and costs no compilation. A graph that was exported or captured by
+    hand is a copy of the model as it was, and no call here reaches it.
 
     The model is any torch.nn.Module whose tensors are those of a base in the registry: `base` names it, else it is
     found. With `verify` every tensor is hashed, which reads the whole model once; a model that is held in another

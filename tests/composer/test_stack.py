@@ -2,6 +2,7 @@ import copy
 import gc
 import pickle
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -291,3 +292,23 @@ def test_gradients_reach_the_base_through_every_kind_of_layer() -> None:
     model(ids).square().sum().backward()
     for found, expected in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(found.grad, expected.grad)
+
+
+def test_a_compiled_module_stays_compiled_however_often_it_is_stacked() -> None:
+    model, x, runs = nn.Sequential(nn.Linear(3, 4)), torch.randn(5, 3), []
+
+    def counting(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        def run(*args: object) -> object:
+            runs.append(1)
+            return graph(*args)
+
+        return run
+
+    compiled = torch.compile(model, backend=counting)
+    for seed in range(10):  # Dynamo's own limit is 8
+        delta = random_delta(4, 3, 2, seed=seed)
+        stack = Stack(model, adding({"0": delta}))
+        found = compiled(x)
+        stack.remove()
+        torch.testing.assert_close(found, model(x) + x @ delta.delta().T)
+    assert len(runs) == 10
