@@ -98,9 +98,9 @@ def biased_llama() -> nn.Module:
     return llama(attention_bias=True, mlp_bias=True)
 
 
-def classifier() -> nn.Module:
+def classifier(*, num_labels: int = 3) -> nn.Module:
     """A small Llama with a classification head."""
-    return transformers.LlamaForSequenceClassification(tiny.llama_config(num_labels=3, pad_token_id=0))
+    return transformers.LlamaForSequenceClassification(tiny.llama_config(num_labels=num_labels, pad_token_id=0))
 
 
 def gpt2() -> nn.Module:

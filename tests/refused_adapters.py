@@ -8,8 +8,8 @@ import transformers
 from peft.tuners.lora import config as lora
 from torch import nn
 
-from tests.peft_adapters import Q, Row
-from tests.peft_bases import Attention, Odd, bert, classifier, llama, opt
+from tests.peft_adapters import EXPERTS, Q, Row
+from tests.peft_bases import Attention, Odd, bert, classifier, gpt_oss, llama, opt
 
 
 def _resized(model: nn.Module) -> nn.Module:
@@ -22,6 +22,10 @@ def _with_head(_: nn.Module) -> nn.Module:
     return classifier()
 
 
+def _more_labels(_: nn.Module) -> nn.Module:
+    return classifier(num_labels=5)
+
+
 def _other_head(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         model.get_submodule("lm_head").weight[0, 0] += 1  # type: ignore[index, operator, union-attr]
@@ -31,6 +35,8 @@ def _other_head(model: nn.Module) -> nn.Module:
 def _refused(name: str, meaning: str, reason: str, make: Callable[[], nn.Module] = llama, **config: Any) -> Row:
     return Row(name=name, meaning=meaning, reason=reason, make=make, config=config)
 
+
+CHANGED: Final = "an initialisation that changed the base is not composed"
 
 REFUSED: Final[tuple[Row, ...]] = (
     _refused(
@@ -85,21 +91,21 @@ REFUSED: Final[tuple[Row, ...]] = (
     _refused(
         "pissa",
         "PiSSA, not converted: the base was changed",
-        '(init_lora_weights="pissa")',
+        CHANGED + ' (init_lora_weights="pissa")',
         target_modules=Q,
         init_lora_weights="pissa",
     ),
     _refused(
         "olora",
         "OLoRA, not converted: the base was changed",
-        '(init_lora_weights="olora")',
+        CHANGED + ' (init_lora_weights="olora")',
         target_modules=Q,
         init_lora_weights="olora",
     ),
     _refused(
         "lora-ga",
         "LoRA-GA, not converted: the base was changed",
-        '(init_lora_weights="lora_ga")',
+        CHANGED + ' (init_lora_weights="lora_ga")',
         target_modules=Q,
         init_lora_weights="lora_ga",
     ),
@@ -121,7 +127,7 @@ REFUSED: Final[tuple[Row, ...]] = (
     _refused(
         "attention-out-proj",
         "LoRA on the out_proj of an attention alone, which is never called",
-        "reads past its layer is not composed (attention.out_proj)",
+        "LoRA on a weight that the model reads past its layer is not composed (attention.out_proj)",
         Odd,
         target_modules=["out_proj"],
     ),
@@ -204,7 +210,7 @@ REFUSED: Final[tuple[Row, ...]] = (
         name="other-copy",
         meaning="a copy of the base's weights with other values",
         make=llama,
-        reason="with other values is not composed (base_model.model.lm_head.base_layer.weight)",
+        reason="a copy of the base's weights with other values is not composed (base_model.model.lm_head.base_layer",
         config={"target_modules": ["lm_head"]},
         trained_on=_other_head,
     ),
@@ -223,5 +229,43 @@ REFUSED: Final[tuple[Row, ...]] = (
         opt,
         target_modules=Q,
         trainable_token_indices={"embed_positions": [1]},
+    ),
+    Row(
+        name="saved-other-shape",
+        meaning="modules_to_save of another shape than the base's, such as more labels",
+        make=classifier,
+        reason="a value of another shape than the base's is not composed (base_model.model.score.weight, [5, 32]",
+        config={"target_modules": Q, "task_type": "SEQ_CLS"},
+        trained_on=_more_labels,
+    ),
+    _refused(
+        "experts-single",
+        "target_parameters on one expert kept as [1, in, out], whose delta PEFT adds the other way round",
+        "target_parameters on a single expert kept as [1, in, out] is not composed (model.layers.0.mlp.experts.",
+        lambda: gpt_oss(num_local_experts=1, num_experts_per_tok=1),
+        **EXPERTS,
+    ),
+)
+
+_CONFIG: Final = "tests/registry/test_peft_format.py::test_a_config_that_says_what_is_not_composed_is_refused"
+_ADAPTERS: Final = "tests/registry/test_peft_adapters.py"
+
+# What PEFT writes only after a preparation that needs data, a second adapter or another package: its meaning, what is
+# said of it, and its test.
+BY_CONFIG: Final[tuple[tuple[str, str, str], ...]] = (
+    ("CorDA, not converted: the base was changed", f'{CHANGED} (init_lora_weights="corda")', _CONFIG),
+    ("LoftQ: the base was quantised", f'{CHANGED} (init_lora_weights="loftq")', _CONFIG),
+    ("Arrow: routes between adapters token by token", "Arrow is not composed", _CONFIG),
+    ("Megatron: layers saved in parts", "Megatron is not composed", _CONFIG),
+    ("a setting that PEFT does not know, and that is on", "which PEFT 0.21.2 does not know", _CONFIG),
+    (
+        "target_parameters on parameters of one shape in one module",
+        "target_parameters on parameters of one shape is not composed",
+        f"{_ADAPTERS}::test_loras_on_parameters_of_one_shape_are_refused_as_nothing_tells_whose_is_whose",
+    ),
+    (
+        "token rows of an embedding that is saved whole as well",
+        "trainable_token_indices on a layer that is trained otherwise too is not composed",
+        f"{_ADAPTERS}::test_token_rows_of_a_saved_embedding_are_refused",
     ),
 )

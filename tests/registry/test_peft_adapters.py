@@ -3,6 +3,8 @@
 import copy
 import io
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,17 +59,35 @@ def named(rows: tuple[Row, ...]) -> list[Any]:
     return [pytest.param(row, id=row.name) for row in rows]
 
 
-@cache
-def kept(name: str) -> Row:
-    """An accepted row by its name."""
-    return next(row for row in ACCEPTED if row.name == name)
+@dataclass(frozen=True)
+class Written:
+    """What PEFT wrote for a row over its base, in float32, and the base's manifest."""
+
+    directory: Path
+    manifest: BaseManifest
+
+    @property
+    def saved(self) -> Saved:
+        return read(self.directory)
 
 
-def edited(name: str, directory: Path, **config: Any) -> tuple[Saved, BaseManifest]:
-    """What PEFT wrote for a row, with other fields in its config, and the base's manifest."""
-    base = kept(name).base()
-    found, tensors = read(kept(name).adapt(base, directory))
-    return (found | config, tensors), manifest_of_module(base)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Written]:
+    """The adapter of an accepted row, by its name, written once."""
+
+    @cache
+    def write(name: str) -> Written:
+        row = next(row for row in ACCEPTED if row.name == name)
+        base = row.base()
+        return Written(row.adapt(base, tmp_path_factory.mktemp(name)), manifest_of_module(base))
+
+    return write
+
+
+def edited(adapter: Written, **config: Any) -> tuple[Saved, BaseManifest]:
+    """The adapter with other fields in its config, and the base's manifest."""
+    found, tensors = adapter.saved
+    return (found | config, tensors), adapter.manifest
 
 
 # The shortest composer that reads the spec and the file alone: what a spec means, in float64.
@@ -116,13 +136,11 @@ def _matrix(weight: Tensor, module: ModuleSpec) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("row", named(ACCEPTED))
-def test_the_spec_and_the_file_alone_compose_what_peft_computes(row: Row, tmp_path: Path) -> None:
-    base = row.base(dtype=torch.float64)
-    directory = row.adapt(base, tmp_path)
-    config, tensors = read(directory)
-    spec = spec_of((config, tensors), manifest_of_module(base))
+def test_the_spec_and_the_file_alone_compose_what_peft_computes(row: Row, written: Callable[[str], Written]) -> None:
+    adapter, base = written(row.name), row.base(dtype=torch.float64)
+    spec, (_, tensors) = spec_of(adapter.saved, adapter.manifest), adapter.saved
     with torch.no_grad():
-        plain, expected = row.run(base), row.run(row.load(base, directory))
+        plain, expected = row.run(base), row.run(row.load(base, adapter.directory))
         assert (expected - plain).abs().max() > 0.1 * plain.abs().max()
         found = row.run(composed(base, spec, tensors) if row.merges else grouped(base, spec, tensors))
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
@@ -146,10 +164,9 @@ def grouped(base: nn.Module, spec: AdapterSpec, tensors: dict[str, Tensor]) -> n
 
 
 @pytest.mark.parametrize("row", named(ACCEPTED))
-def test_every_tensor_is_a_part_or_a_copy_and_counted_by_its_rule(row: Row, tmp_path: Path) -> None:
-    base = row.base()
-    config, tensors = read(row.adapt(base, tmp_path))
-    spec = spec_of((config, tensors), manifest_of_module(base))
+def test_every_tensor_is_a_part_or_a_copy_and_counted_by_its_rule(row: Row, written: Callable[[str], Written]) -> None:
+    adapter = written(row.name)
+    spec, (_, tensors) = spec_of(adapter.saved, adapter.manifest), adapter.saved
     read_by = {key for module in spec.modules for key in (module.a, module.b, module.magnitude, module.bias) if key}
     read_by |= {value.key for value in spec.values} | {rows.key for rows in spec.rows}
     assert not read_by & set(spec.copies)
@@ -170,9 +187,8 @@ def test_what_is_not_composed_is_refused_by_name_and_nothing_else_is_said(row: R
     assert "expected" not in message  # what follows from the refused feature is no problem of its own
 
 
-def test_peft_adds_the_delta_of_an_attention_s_out_proj_twice(tmp_path: Path) -> None:
-    base = kept("attention").base()
-    spec = spec_of(read(kept("attention").adapt(base, tmp_path)), manifest_of_module(base))
+def test_peft_adds_the_delta_of_an_attention_s_out_proj_twice(written: Callable[[str], Written]) -> None:
+    spec = spec_of(written("attention").saved, written("attention").manifest)
     assert {module.parameter: module.scale for module in spec.modules} == {
         "attn.in_proj_weight": 1.5,
         "attn.out_proj.weight": 3.0,
@@ -182,9 +198,9 @@ def test_peft_adds_the_delta_of_an_attention_s_out_proj_twice(tmp_path: Path) ->
 
 @pytest.mark.parametrize(("name", "transposed"), [("experts-gpt-oss", True), ("experts-qwen3", False)])
 def test_the_last_parameter_of_a_module_is_the_outermost_in_the_file(
-    name: str, transposed: bool, tmp_path: Path
+    name: str, transposed: bool, written: Callable[[str], Written]
 ) -> None:
-    saved, manifest = edited(name, tmp_path)
+    saved, manifest = edited(written(name))
     experts = "model.layers.0.mlp.experts"
     found = {module.parameter: module for module in spec_of(saved, manifest).modules if module.name == experts}
     assert found[f"{experts}.down_proj"].a == f"{PREFIX}{experts}.lora_A.weight"
@@ -192,8 +208,8 @@ def test_the_last_parameter_of_a_module_is_the_outermost_in_the_file(
     assert {(module.experts, module.transposed) for module in found.values()} == {(4, transposed)}
 
 
-def test_patterns_of_target_parameters_are_matched_on_the_parameter_s_name(tmp_path: Path) -> None:
-    saved, manifest = edited("experts-ranks", tmp_path)
+def test_patterns_of_target_parameters_are_matched_on_the_parameter_s_name(written: Callable[[str], Written]) -> None:
+    saved, manifest = edited(written("experts-ranks"))
     found = {module.parameter: (module.rank, module.scale) for module in spec_of(saved, manifest).modules}
     assert found["model.layers.0.mlp.experts.down_proj"] == (2, 3.0)
     assert found["model.layers.0.mlp.experts.gate_up_proj"] == (4, 1.5)
@@ -209,14 +225,16 @@ def test_patterns_of_target_parameters_are_matched_on_the_parameter_s_name(tmp_p
     ],
 )
 def test_experts_whose_parameters_the_config_does_not_name_are_refused(
-    names: list[str] | None, phrase: str, tmp_path: Path
+    names: list[str] | None, phrase: str, written: Callable[[str], Written]
 ) -> None:
-    saved, manifest = edited("experts-qwen3", tmp_path, target_parameters=names)
+    saved, manifest = edited(written("experts-qwen3"), target_parameters=names)
     assert phrase in refusal(saved, manifest)
 
 
-def test_loras_on_parameters_of_one_shape_are_refused_as_nothing_tells_whose_is_whose(tmp_path: Path) -> None:
-    saved, manifest = edited("experts-mixtral", tmp_path)
+def test_loras_on_parameters_of_one_shape_are_refused_as_nothing_tells_whose_is_whose(
+    written: Callable[[str], Written],
+) -> None:
+    saved, manifest = edited(written("experts-mixtral"))
     down = {p.name: p for p in manifest.parameters if p.name.endswith("experts.down_proj")}
     turned = [
         # as if gate and up were one of down's shape
@@ -238,8 +256,8 @@ def test_loras_on_parameters_of_one_shape_are_refused_as_nothing_tells_whose_is_
 
 
 @pytest.mark.parametrize("make", [qwen3_moe, mixtral])
-def test_experts_of_another_size_are_refused_in_every_order(make: Any, tmp_path: Path) -> None:
-    saved, _ = edited("experts-gpt-oss", tmp_path)
+def test_experts_of_another_size_are_refused_in_every_order(make: Any, written: Callable[[str], Written]) -> None:
+    saved, _ = edited(written("experts-gpt-oss"))
     message = refusal(saved, manifest_of_module(make()))
     assert "have shapes that fit these parameters in no order" in message
 
@@ -261,13 +279,15 @@ def test_experts_of_another_size_are_refused_in_every_order(make: Any, tmp_path:
         (None, "trainable_token_indices has no list of ids for model.embed_tokens"),
     ],
 )
-def test_token_ids_that_are_no_rows_of_the_file_are_refused(ids: Any, phrase: str, tmp_path: Path) -> None:
-    saved, manifest = edited("tokens", tmp_path, trainable_token_indices=ids)
+def test_token_ids_that_are_no_rows_of_the_file_are_refused(
+    ids: Any, phrase: str, written: Callable[[str], Written]
+) -> None:
+    saved, manifest = edited(written("tokens"), trainable_token_indices=ids)
     assert phrase in refusal(saved, manifest)
 
 
-def test_token_rows_of_a_saved_embedding_are_refused(tmp_path: Path) -> None:
-    (config, tensors), manifest = edited("tokens", tmp_path, modules_to_save=["embed_tokens"])
+def test_token_rows_of_a_saved_embedding_are_refused(written: Callable[[str], Written]) -> None:
+    (config, tensors), manifest = edited(written("tokens"), modules_to_save=["embed_tokens"])
     tensors[f"{PREFIX}model.embed_tokens.weight"] = torch.ones(96, 32)
     assert "on a layer that is trained otherwise too is not composed (model.embed_tokens)" in refusal(
         (config, tensors), manifest
@@ -313,9 +333,9 @@ def test_token_rows_of_a_saved_embedding_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_part_that_the_config_no_longer_speaks_of_is_refused_as_peft_would_not_load_it(
-    name: str, config: dict[str, Any], phrase: str, tmp_path: Path
+    name: str, config: dict[str, Any], phrase: str, written: Callable[[str], Written]
 ) -> None:
-    saved, manifest = edited(name, tmp_path, **config)
+    saved, manifest = edited(written(name), **config)
     assert phrase in refusal(saved, manifest)
 
 
@@ -330,8 +350,10 @@ def test_a_part_that_the_config_no_longer_speaks_of_is_refused_as_peft_would_not
         ("experts-qwen3", "base_layer.lora_A.weight", "experts has no lora_A, both A and B are needed"),
     ],
 )
-def test_a_part_that_the_file_lacks_is_named(name: str, ending: str, phrase: str, tmp_path: Path) -> None:
-    (config, tensors), manifest = edited(name, tmp_path)
+def test_a_part_that_the_file_lacks_is_named(
+    name: str, ending: str, phrase: str, written: Callable[[str], Written]
+) -> None:
+    (config, tensors), manifest = edited(written(name))
     assert phrase in refusal((config, {k: t for k, t in tensors.items() if not k.endswith(ending)}), manifest)
 
 
@@ -348,8 +370,10 @@ def test_a_part_that_the_file_lacks_is_named(name: str, ending: str, phrase: str
         ("tokens", "trainable_tokens_delta"),
     ],
 )
-def test_a_part_of_another_shape_is_refused_by_its_key(name: str, ending: str, tmp_path: Path) -> None:
-    (config, tensors), manifest = edited(name, tmp_path)
+def test_a_part_of_another_shape_is_refused_by_its_key(
+    name: str, ending: str, written: Callable[[str], Written]
+) -> None:
+    (config, tensors), manifest = edited(written(name))
     key = next(key for key in tensors if key.endswith(ending))
     wider = torch.cat([tensors[key], tensors[key]], dim=-1)
     message = refusal((config, tensors | {key: wider}), manifest)
@@ -406,25 +430,24 @@ def test_a_part_of_another_shape_is_refused_by_its_key(name: str, ending: str, t
     ],
 )
 def test_a_tensor_at_a_place_where_peft_reads_none_is_refused(
-    name: str, place: str, other: str, phrase: str, tmp_path: Path
+    name: str, place: str, other: str, phrase: str, written: Callable[[str], Written]
 ) -> None:
-    (config, tensors), manifest = edited(name, tmp_path)
+    (config, tensors), manifest = edited(written(name))
     moved = {key.replace(place, other): tensor for key, tensor in tensors.items()}
     assert set(moved) != set(tensors)
     assert phrase in refusal((config, moved), manifest)
 
 
-def test_two_tensors_for_one_place_are_refused_and_neither_is_dropped(tmp_path: Path) -> None:
-    (config, tensors), manifest = edited("linear", tmp_path)
+def test_two_tensors_for_one_place_are_refused_and_neither_is_dropped(written: Callable[[str], Written]) -> None:
+    (config, tensors), manifest = edited(written("linear"))
     more = {key.replace("layers.0.self_attn", "layers.0.base_layer.self_attn"): t + 1 for key, t in tensors.items()}
     assert "LoRA stands at model.layers.0.self_attn.q_proj, model.layers.0.base_layer" in refusal(
         (config, tensors | more), manifest
     )
 
 
-def test_an_unchanged_copy_is_told_from_a_trained_value(tmp_path: Path) -> None:
-    base = kept("mixed").base()
-    spec = spec_of(read(kept("mixed").adapt(base, tmp_path)), manifest_of_module(base))
+def test_an_unchanged_copy_is_told_from_a_trained_value(written: Callable[[str], Written]) -> None:
+    spec = spec_of(written("mixed").saved, written("mixed").manifest)
     assert spec.copies == tuple(
         f"{PREFIX}transformer.ln_f.{copy}.bias" for copy in ("modules_to_save", "original_module")
     )
