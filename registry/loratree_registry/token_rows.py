@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from math import prod
 from typing import Any
 
 from loratree_registry.adapter_spec import RowsSpec
@@ -73,8 +74,8 @@ class TokenRows:
         return [name for name in tied if name == parameter or module_of(name) not in keys]
 
     def _is_right(self, parameter: str, key: str, ids: Ids) -> bool:
-        vocabulary, *row = self._saved.base.parameters[parameter].shape
-        found, expected = self._saved.tensors[key].shape, (len(ids), *row)
+        shape = self._saved.base.parameters[parameter].shape
+        found, expected, vocabulary = self._saved.tensors[key].shape, (len(ids), *shape[1:]), prod(shape[:1])
         problems = []
         if found != expected:
             problems.append(f"tensor {key} has shape {list(found)}, expected {list(expected)}: a row for each token id")
