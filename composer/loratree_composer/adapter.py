@@ -16,13 +16,15 @@ from loratree_composer.precision import full_float32
 from loratree_composer.program import Level, Program, programs
 from loratree_registry.adapter_spec import AdapterSpec, ModuleSpec
 from loratree_registry.errors import Invalid
+from loratree_registry.wrapped_name import LAYER
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Factors:
     """scale · B A on one tensor, in the dtype of the file: a [rank, in], b [out, rank], or [experts, …] of both.
 
-    `transposed` tells that the tensor keeps the matrix as [in, out]. `magnitude` [out] makes it DoRA.
+    `transposed` tells that the tensor keeps the matrix as [in, out]. `magnitude` [out] makes it DoRA. `depth` tells how
+    many LoRAs on other parameters of the same experts PEFT has wrapped around it.
     """
 
     kind: str
@@ -32,6 +34,7 @@ class Factors:
     transposed: bool = False
     groups: int = 1
     magnitude: Tensor | None = None
+    depth: int = 0
 
     def edit(self, weight: float) -> Edit:
         """The edit that it is with a level weight, the scales folded in float32."""
@@ -198,4 +201,5 @@ def _factors(tensors: Tensors, module: ModuleSpec) -> Factors:
     if experts > 1:
         a = a.reshape(experts, rank, -1)  # expert by expert
         b = b.reshape(len(b), rank, experts).permute(2, 0, 1)  # the expert's index is fastest
-    return Factors(module.kind, module.scale, a, b, module.transposed, groups, magnitude)
+    depth = module.a.count(f".{LAYER}.")
+    return Factors(module.kind, module.scale, a, b, module.transposed, groups, magnitude, depth)

@@ -68,7 +68,9 @@ def compose(
         return found
     manifest = registry.base_manifest(chain.base)
     checkpoint = open_checkpoint(base_directory or _remembered(home, chain)) if mode == "merge" else None
-    adapters = Adapters(registry, manifest, home).stored(resolution)
+    reader = Adapters(registry, manifest, home)
+    # Merging reads one tensor's factors at a time, so that a chain may be larger than memory; flattening needs them all.
+    adapters = reader.stored(resolution) if checkpoint is not None else reader.chain(resolution)
     try:
         with staged(out) as stage:
             if checkpoint is not None:
@@ -140,7 +142,7 @@ def _write_flattened(
         save_file(flat.tensors, stage / WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:
         raise Unavailable(f"{stage} cannot be written: {error}") from error
-    return CODES[flat.dtype]
+    return "+".join(sorted({CODES[tensor.dtype] for tensor in flat.tensors.values()}))
 
 
 def _dtype(manifest: BaseManifest) -> str:

@@ -1,26 +1,34 @@
 """A chain as one ordinary PEFT adapter of rank Σr, in the form that every engine loads."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from math import lcm
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from loratree_composer.adapter import Adapter, summed
-from loratree_composer.compress import compressed
+from loratree_composer.adapter import Adapter, Factors, Part, Rows, Value, composed
+from loratree_composer.compress import Compressed, compressed
 from loratree_composer.compression import Kept, kept
+from loratree_composer.flat_overrides import flat_overrides
+from loratree_composer.flat_parts import REMEDY, flat_parts
+from loratree_composer.flat_places import flat_places, nesting
 from loratree_composer.layer_kind import TRANSPOSED
 from loratree_composer.lowrank import LowRank
+from loratree_composer.peft_place import Place
+from loratree_composer.peft_targets import target_modules
+from loratree_composer.stored_tensor import type_of
+from loratree_registry.base_index import BaseIndex
 from loratree_registry.composition import Limit
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.manifest import BaseManifest
-from loratree_registry.peft_files import PREFIX
+from loratree_registry.peft_format import classify
+from loratree_registry.safetensors_header import Header
+from loratree_registry.safetensors_header import Tensor as Stored
 
-SIBLINGS: Final = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+DUMMY: Final = "dummy-target-modules"  # PEFT's own word for no module at all
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,44 +47,43 @@ class FlatAdapter:
 def flattened(
     chain: Sequence[tuple[Adapter, float]], manifest: BaseManifest, *, base_model: str, limit: Limit | None = None
 ) -> FlatAdapter:
-    """One PEFT LoRA that adds Σ wᵢsᵢBᵢAᵢ of (adapter, level weight): α = r, every module padded with zeros to one rank.
+    """One PEFT LoRA that does what (adapter, level weight) from root to leaf do, without the base's values.
 
-    Every scale is folded into B in float32. The factors are written in the smallest dtype that holds those of every
-    level, if it holds the folded ones too, bit for bit; else in float32.
+    It adds Σ wᵢsᵢBᵢAᵢ: α = r, every module padded with zeros to one rank, every scale folded into B in float32. The
+    factors are written in the smallest dtype that holds those of every level, if it holds the folded ones too, bit for
+    bit; else in float32. A module's missing layers, and missing siblings of q, k, v and of gate, up, are filled with
+    zeros: there are engines that drop a layer type otherwise. The task_type is the one that all levels share, else
+    null: PEFT takes it to mean more than it says, such as a trained `score` for SEQ_CLS. `base_model` is what
+    base_model_name_or_path says.
 
-    A module's missing layers, and missing siblings of q, k, v and of gate, up, are filled with zeros: there are engines
-    that drop a layer type otherwise. The task_type is the one that all levels share, else null: PEFT takes it to mean
-    more than it says, such as a trained `score` for SEQ_CLS. `base_model` is what base_model_name_or_path says.
+    Deltas of linear layers, in embeddings too, are what engines load. The rest PEFT alone does: convolutions, attention
+    and experts; lora_bias, on all modules or none; the composed values of modules_to_save and of biases, and rows.
 
     `limit` truncates each module's sum; r is then the highest rank that is left, at most a limit's rank.
 
-    Raises Invalid for no deltas, deltas that do not fit the base, and values that are not finite.
+    Raises Invalid for no deltas, for what one adapter cannot hold, DoRA above all, for what does not fit the base, and
+    for values that are not finite.
     """
-    deltas = summed(chain)
-    if not deltas:
-        raise Invalid("there is no adapter to flatten, the composition is the base itself: compose it by merging")
-    layers = _layers(manifest)
-    _check(deltas, layers)
-    cut = compressed(deltas, limit) if limit is not None else {}
+    parts, base = flat_parts(composed(chain)), BaseIndex(manifest)
+    if not parts.names:
+        raise Invalid(f"there is no adapter to flatten, the composition is the base itself: {REMEDY}")
+    places = flat_places(parts, base, nesting(chain))
+    deltas = {place.name: place.as_peft(parts.deltas[name]) for name, place in places.items() if name in parts.deltas}
+    cut = _compressed(deltas, places, limit)
     deltas |= {name: module.delta for name, module in cut.items()}
-    dtype = exact(deltas, widest({dtype for adapter, _ in chain for dtype in adapter.dtypes}))
-    rank = max(delta.rank for delta in deltas.values())
-    tensors, names = {}, filled(deltas, layers)
-    for name in sorted(names):
-        delta = _padded(deltas.get(name), rank, layers[name], dtype)
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = delta.a
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = delta.b
-    overflown = sorted(key for key, tensor in tensors.items() if not tensor.isfinite().all())
-    if overflown:
-        raise Invalid(f"folding the scales overflows {dtype} in {listed(overflown)}: train with a smaller lora_alpha")
-    kinds = {layers[name].kind for name in names}
-    config = _config(rank, kinds, target_modules(names, manifest), task_type(chain), base_model)
-    return FlatAdapter(config, tensors, dtype, kept(cut))
+    overrides = flat_overrides(parts, base, {place.name for place in places.values()})
+    dtype = exact([*_factors(deltas), *parts.shifts.values()], widest(_dtypes(chain)))
+    tensors = _tensors(places, deltas, parts.shifts, _rank(places, deltas), dtype)
+    config = _config(_rank(places, deltas), places, manifest, task_type(chain), base_model)
+    config |= ({"lora_bias": True} if parts.shifts else {}) | overrides.config
+    flat = FlatAdapter(config, tensors | overrides.tensors, dtype, kept(cut))
+    keys = {(name, place.keys[0]) for name, place in places.items()} | overrides.keys.items()
+    _check_readable(flat, manifest, keys)
+    return flat
 
 
-def exact(deltas: Mapping[str, LowRank], dtype: torch.dtype) -> torch.dtype:
+def exact(factors: Collection[Tensor], dtype: torch.dtype) -> torch.dtype:
     """`dtype` where it holds every factor bit for bit, else the dtype that the factors are summed in."""
-    factors = [factor for delta in deltas.values() for factor in (delta.a, delta.b)]
     if all(torch.equal(factor.to(dtype).to(factor.dtype), factor) for factor in factors):
         return dtype
     return widest({factor.dtype for factor in factors})
@@ -93,87 +100,90 @@ def widest(dtypes: Collection[torch.dtype]) -> torch.dtype:
     return reduce(torch.promote_types, dtypes or {torch.float32})
 
 
-def filled(names: Collection[str], layers: Collection[str]) -> set[str]:
-    """`names`, the same modules in every other layer, and their siblings, of those that `layers` has."""
-    wanted = {_anywhere(sibling) for name in names for sibling in _siblings(name)}
-    return {name for name in layers if _anywhere(name) in wanted}
+def _dtypes(chain: Sequence[tuple[Adapter, float]]) -> set[torch.dtype]:
+    """The dtypes that the levels' factors are stored in."""
+    parts = (part for adapter, _ in chain for parts in adapter.parts.values() for part in parts)
+    return {(part.a if isinstance(part, Factors) else part.value).dtype for part in parts if not _replaces(part)}
 
 
-def target_modules(names: Collection[str], manifest: BaseManifest) -> list[str] | str:
-    """The shortest form that PEFT matches with exactly `names`: last segments, else full names, else a pattern.
-
-    PEFT matches a list's entries with the ends of names, so that `proj` means `a.proj` too; a pattern with all of one.
-    """
-    modules = {module for parameter in manifest.parameters for module in _enclosing(parameter.name)}
-    for targets in ({name.rpartition(".")[2] for name in names}, set(names)):
-        if {module for module in modules if not targets.isdisjoint(_endings(module))} == set(names):
-            return sorted(targets)
-    return "|".join(re.escape(name) for name in sorted(names))
+def _replaces(part: Part) -> bool:
+    return isinstance(part, Value | Rows)
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    kind: str
-    out_features: int
-    in_features: int
+def _factors(deltas: Mapping[str, LowRank]) -> list[Tensor]:
+    return [factor for delta in deltas.values() for factor in (delta.a, delta.b)]
 
 
-def _layers(manifest: BaseManifest) -> dict[str, _Layer]:
-    layers = {}
-    for parameter in manifest.parameters:
-        name, _, last = parameter.name.rpartition(".")
-        if last == "weight" and parameter.kind in TRANSPOSED and parameter.tied_to is None:
-            shape = parameter.shape[::-1] if TRANSPOSED[parameter.kind] else parameter.shape
-            layers[name] = _Layer(parameter.kind, *shape)
-    return layers
+def _compressed(
+    deltas: Mapping[str, LowRank], places: Mapping[str, Place], limit: Limit | None
+) -> dict[str, Compressed]:
+    grouped = sorted(place.name for place in places.values() if place.groups > 1)
+    if limit is not None and grouped:
+        raise Invalid(
+            f"{listed(grouped)} is a convolution in groups, whose delta is no matrix to truncate: flatten it whole"
+        )
+    return compressed(deltas, limit) if limit is not None else {}
 
 
-def _check(deltas: Mapping[str, LowRank], layers: Mapping[str, _Layer]) -> None:
-    problems = [f"{name} is no untied layer of the base" for name in deltas if name not in layers]
-    for name in deltas.keys() & layers.keys():
-        expected = layers[name].out_features, layers[name].in_features
-        if deltas[name].shape != expected:
-            problems.append(f"{name} has a delta {list(deltas[name].shape)}, expected {list(expected)}")
-    if problems:
-        raise Invalid(f"the chain does not fit the base: {listed(sorted(problems))}")
+def _rank(places: Mapping[str, Place], deltas: Mapping[str, LowRank]) -> int:
+    """The one rank of all: the highest, and a multiple of every convolution's groups."""
+    highest, groups = max((delta.rank for delta in deltas.values()), default=1), 1
+    for place in places.values():
+        groups = lcm(groups, place.groups)
+    return -(-highest // groups) * groups
 
 
-def _padded(delta: LowRank | None, rank: int, layer: _Layer, dtype: torch.dtype) -> LowRank:
-    a = torch.zeros(rank, layer.in_features, dtype=dtype)
-    b = torch.zeros(layer.out_features, rank, dtype=dtype)
-    if delta is not None:
-        a[: delta.rank] = delta.a
-        b[:, : delta.rank] = delta.b
-    return LowRank(a, b)
+def _tensors(
+    places: Mapping[str, Place],
+    deltas: Mapping[str, LowRank],
+    shifts: Mapping[str, Tensor],
+    rank: int,
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
+    """Every factor and, where there are any, every shift by its key. Raises Invalid for values that are not finite."""
+    tensors: dict[str, Tensor] = {}
+    for _, place in sorted(places.items()):
+        tensors |= place.tensors(deltas.get(place.name), rank, dtype)
+        if shifts:
+            shift = shifts.get(f"{place.name}.bias")
+            out = place.layout(rank).out_features
+            tensors[place.bias] = torch.zeros(out, dtype=dtype) if shift is None else shift.to(dtype)
+    overflown = sorted(key for key, tensor in tensors.items() if not tensor.isfinite().all())
+    if overflown:
+        raise Invalid(f"folding the scales overflows {dtype} in {listed(overflown)}: train with a smaller lora_alpha")
+    return tensors
 
 
-def _anywhere(name: str) -> str:
-    return _NUMBER.sub("*", name)
+def _check_readable(flat: FlatAdapter, manifest: BaseManifest, expected: set[tuple[str, str]]) -> None:
+    """Checks that the adapter, read as one that is published, changes what the chain changes, by the same tensors."""
+    stored = {key: type_of(tensor) for key, tensor in flat.tensors.items()}
+    header = Header({key: Stored(kind.dtype, kind.shape, 0, 0) for key, kind in stored.items()}, {}, 0, 0)
+    try:
+        spec = classify(flat.config, header, manifest)
+    except Invalid as error:
+        raise Invalid(f"one adapter cannot hold what the chain does ({error}): {REMEDY}") from error
+    found = {(module.parameter, module.a) for module in spec.modules}
+    found |= {(value.parameter, value.key) for value in spec.values} | {
+        (some.parameter, some.key) for some in spec.rows
+    }
+    if wrong := sorted({name for name, _ in found ^ expected}):
+        raise Invalid(
+            f"one adapter cannot hold what the chain does, as PEFT would change {listed(wrong)} otherwise: {REMEDY}"
+        )
 
 
-def _siblings(name: str) -> list[str]:
-    parent, dot, last = name.rpartition(".")
-    family = next((family for family in SIBLINGS if last in family), (last,))
-    return [f"{parent}{dot}{sibling}" for sibling in family]
-
-
-def _endings(name: str) -> list[str]:
-    segments = name.split(".")
-    return [".".join(segments[start:]) for start in range(len(segments))]
-
-
-def _enclosing(parameter: str) -> list[str]:
-    segments = parameter.split(".")[:-1]
-    return [".".join(segments[:count]) for count in range(1, len(segments) + 1)]
-
-
-def _config(rank: int, kinds: set[str], targets: list[str] | str, task: str | None, base_model: str) -> dict[str, Any]:
+def _config(
+    rank: int, places: Mapping[str, Place], manifest: BaseManifest, task: str | None, base_model: str
+) -> dict[str, Any]:
+    modules = {place.target for place in places.values() if not place.by_parameter}
+    parameters = sorted(place.target for place in places.values() if place.by_parameter)
+    nothing = [] if parameters else DUMMY
     return {
         "alpha_pattern": {},
         "base_model_name_or_path": base_model,
         "bias": "none",
         # PEFT goes by each layer's own type; engines that do not read the flag as they find it.
-        "fan_in_fan_out": any(TRANSPOSED[kind] for kind in kinds),
+        "fan_in_fan_out": any(TRANSPOSED.get(place.kind, False) for place in places.values()),
         "inference_mode": True,
         "init_lora_weights": True,
         "lora_alpha": rank,
@@ -182,8 +192,8 @@ def _config(rank: int, kinds: set[str], targets: list[str] | str, task: str | No
         "peft_type": "LORA",
         "r": rank,
         "rank_pattern": {},
-        "target_modules": targets,
+        "target_modules": target_modules(modules, manifest) if modules else nothing,
         "task_type": task,
         "use_dora": False,
         "use_rslora": False,
-    }
+    } | ({"target_parameters": parameters} if parameters else {})

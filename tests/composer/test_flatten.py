@@ -8,8 +8,9 @@ from torch import nn
 
 from loratree_composer.adapter import Adapter, Factors, summed
 from loratree_composer.base import manifest_of_module
-from loratree_composer.flatten import FlatAdapter, filled, flattened, target_modules, widest
+from loratree_composer.flatten import FlatAdapter, flattened, widest
 from loratree_composer.lowrank import LowRank
+from loratree_composer.peft_targets import filled, target_modules
 from loratree_registry.errors import Invalid
 from loratree_registry.manifest import BaseManifest, Parameter
 from loratree_registry.target_modules import TargetModules
@@ -166,7 +167,7 @@ def test_no_delta_at_all_is_refused(llama: Tree) -> None:
 
 def test_deltas_that_the_base_has_no_place_for_are_listed(llama: Tree) -> None:
     deltas = {"model.nowhere": random_delta(32, 32, 1, seed=0), "lm_head": random_delta(32, 32, 1, seed=0)}
-    with pytest.raises(Invalid, match=r"lm_head has a delta .*; model\.nowhere is no untied layer"):
+    with pytest.raises(Invalid, match=r"lm_head\.weight has a delta .*; model\.nowhere\.weight is no weight"):
         flat(llama, deltas)
 
 
