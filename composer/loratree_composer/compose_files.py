@@ -69,7 +69,7 @@ def compose(
     manifest = registry.base_manifest(chain.base)
     checkpoint = open_checkpoint(base_directory or _remembered(home, chain)) if mode == "merge" else None
     reader = Adapters(registry, manifest, home)
-    # Merging reads one tensor's factors at a time, so that a chain may be larger than memory; flattening needs them all.
+    # Merging reads one tensor's factors at a time: a chain may be larger than memory. Flattening needs them all.
     adapters = reader.stored(resolution) if checkpoint is not None else reader.chain(resolution)
     try:
         with staged(out) as stage:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -13,8 +14,10 @@ from loratree_composer.adapter import Adapter, composed
 from loratree_composer.base import manifest_of_module
 from loratree_composer.flatten import FlatAdapter, flattened
 from loratree_composer.merged_weights import MergedWeights
+from loratree_registry.composition import Limit
 from loratree_registry.errors import Invalid
 from loratree_registry.manifest import BaseManifest
+from tests import tiny
 from tests.composer import chains
 from tests.peft_adapters import ACCEPTED, Row
 
@@ -102,3 +105,122 @@ def test_the_groups_of_a_convolution_keep_their_ranks_apart(tmp_path: Path) -> N
     expected = run(row, tuned.eval())
     assert chains.relative(run(row, row.load(base, adapters[0])), expected) > 1e-3
     assert chains.relative(run(row, flatten(row, base, adapters, tmp_path / "flat")), expected) < 1e-5
+
+
+# Chains of unlike levels
+
+ROWS = {row.name: row for row in ACCEPTED}
+MANY: dict[str, tuple[str, list[dict[str, Any]]]] = {
+    "deltas on a module that a level above has replaced": (
+        "saved-modules",
+        [{}, {"target_modules": ["gate_proj", "lm_head", "k_proj"], "modules_to_save": None}],
+    ),
+    "a module that is replaced after deltas were added to it": (
+        "saved-modules",
+        [{"target_modules": [*tiny.LINEARS, "lm_head"], "modules_to_save": None}, {}],
+    ),
+    "lora_bias on biases that a level above has replaced, and on others": (
+        "bias-lora-only",
+        [{}, {"bias": "none", "lora_bias": True, "target_modules": ["c_attn", "c_fc"]}],
+    ),
+    "biases that are replaced after lora_bias was added to them": (
+        "lora-bias",
+        [{"target_modules": ["c_attn", "c_fc"]}, {"lora_bias": False, "bias": "lora_only"}],
+    ),
+    "all biases, then those of a level's own targets": (
+        "bias-all",
+        [{}, {"bias": "lora_only", "target_modules": ["c_fc"]}],
+    ),
+    "rows of the deepest level that has them": (
+        "tokens",
+        [{}, {"trainable_token_indices": [1, 7]}, {"trainable_token_indices": [90]}],
+    ),
+    "rows of a tied embedding, then of its head alone": (
+        "tokens-tied",
+        [{}, {"trainable_token_indices": {"lm_head": [5]}}],
+    ),
+    "an embedding with rows that is then replaced, and a delta on it": (
+        "tokens",
+        [
+            {},
+            {"trainable_token_indices": None, "modules_to_save": ["embed_tokens"]},
+            {"trainable_token_indices": None, "target_modules": ["embed_tokens"]},
+        ],
+    ),
+    "experts of which a level is on some alone": (
+        "experts-qwen3",
+        [{"target_parameters": ["gate_up_proj"]}, {}, {"target_parameters": ["layers.0.mlp.experts.down_proj"]}],
+    ),
+    "a rank above the layers' size": ("linear", [{"r": 70}, {"r": 2}]),
+    "ranks that are no multiple of each other": ("attention", [{"r": 3}, {"r": 5, "target_modules": ["proj"]}]),
+    "a classifier's head that two levels have trained": ("saved-head", [{}, {"target_modules": ["v_proj"]}]),
+    "experts beside layers": ("experts-mixtral", [{}, {"target_modules": ["q_proj"], "target_parameters": None}]),
+}
+
+
+@pytest.mark.parametrize("case", MANY)
+def test_a_flattened_chain_of_unlike_levels_is_what_merging_it_gives(case: str, tmp_path: Path) -> None:
+    name, configs = MANY[case]
+    row = ROWS[name]
+    base = row.base()
+    adapters = [row.adapt(base, tmp_path / f"level{at}", at + 1, **config) for at, config in enumerate(configs)]
+    found = run(row, flatten(row, base, adapters, tmp_path / "flat"))
+    without = run(row, base)
+    MergedWeights(base).merge(composed(read(adapters, manifest_of_module(base))))
+    expected = run(row, base)
+    assert chains.relative(without, expected) > 1e-3
+    assert chains.relative(found, expected) < 1e-5
+
+
+REFUSED: dict[str, tuple[str, list[dict[str, Any]], str]] = {
+    "rows behind deltas": (
+        "tokens",
+        [{"target_modules": ["embed_tokens"], "trainable_token_indices": None}, {}],
+        r"rows of model\.embed_tokens\.weight are replaced after deltas were added to it",
+    ),
+    "deltas on a tensor with rows": (
+        "tokens",
+        [{}, {"target_modules": ["embed_tokens"], "trainable_token_indices": None}],
+        r"trainable_token_indices on a layer that is trained otherwise too",
+    ),
+    "other values for the same rows of a tie": (
+        "tokens-tied",
+        [{}, {"trainable_token_indices": {"lm_head": [1, 3, 90]}}],
+        r"PEFT ties these rows of model\.embed_tokens\.weight and lm_head\.weight",
+    ),
+    "rows of one side of a tie whose other side is replaced": (
+        "tokens-tied",
+        [{}, {"trainable_token_indices": None, "modules_to_save": ["lm_head"]}],
+        r"trainable_token_indices on a layer that is trained otherwise too|would change lm_head\.weight otherwise",
+    ),
+    "lora_bias beside layers without a bias": (
+        "lora-bias",
+        [{}, {"lora_bias": False, "target_modules": ["c_attn", "lm_head"]}],
+        r"biases of all modules of an adapter or of none \(lora_bias\), and it can add to none of lm_head",
+    ),
+    "experts whose nesting no level tells": (
+        "experts-qwen3",
+        [{"target_parameters": ["gate_up_proj"]}, {"target_parameters": ["down_proj"]}],
+        r"no level of the chain is on all of .*experts\.down_proj; .*experts\.gate_up_proj",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_one_adapter_cannot_hold_is_refused_with_the_remedy(case: str, tmp_path: Path) -> None:
+    name, configs, reason = REFUSED[case]
+    row = ROWS[name]
+    base = row.base()
+    adapters = [row.adapt(base, tmp_path / f"level{at}", at + 1, **config) for at, config in enumerate(configs)]
+    with pytest.raises(Invalid, match=rf"{reason}.*: compose it by merging$"):
+        flatten(row, base, adapters, tmp_path / "flat")
+    MergedWeights(base).merge(composed(read(adapters, manifest_of_module(base))))  # which is the remedy
+
+
+def test_a_limit_on_a_convolution_in_groups_is_refused(tmp_path: Path) -> None:
+    row = ROWS["conv-groups"]
+    base = row.base()
+    manifest = manifest_of_module(base)
+    chain = read([row.adapt(base, tmp_path / "adapter")], manifest)
+    with pytest.raises(Invalid, match="second is a convolution in groups"):
+        flattened(chain, manifest, base_model="base", limit=Limit(rank=2))
