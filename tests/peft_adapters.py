@@ -19,6 +19,7 @@ from tests import tiny
 from tests.peft_bases import (
     Attention,
     Convolutions,
+    Normed,
     Run,
     biased_llama,
     classifier,
@@ -101,6 +102,9 @@ def fill(tuned: nn.Module, *, std: float = 0.2) -> None:
             parameter.copy_(noise)  # in place: some are tied
         else:
             parameter.add_(noise)
+    for name, buffer in tuned.named_buffers():
+        if ".modules_to_save." in name:
+            buffer.add_(torch.rand_like(buffer) if buffer.is_floating_point() else 7)
 
 
 ADDITIVE: Final[tuple[Rule, ...]] = ("additive",)
@@ -252,6 +256,14 @@ ACCEPTED: Final[tuple[Row, ...]] = (
         MIXED,
         target_modules=Q,
         modules_to_save=["norm", "lm_head", "mlp"],
+    ),
+    Row(
+        name="saved-buffers",
+        meaning="modules_to_save of a BatchNorm: its averages and its counter too",
+        make=Normed,
+        run=image(2),
+        rules=MIXED,
+        config={"target_modules": ["first"], "modules_to_save": ["norm"]},
     ),
     _composed(
         "saved-tied-embedding",

@@ -67,6 +67,20 @@ class Convolutions(nn.Module):
         return y
 
 
+class Normed(nn.Module):
+    """A convolution and a BatchNorm, which counts and averages in buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [batch, 4, height, width]"""
+        y = self.norm(self.first(x))
+        assert isinstance(y, Tensor)
+        return y
+
+
 class Attention(nn.Module):
     """A linear layer and torch's own attention over it."""
 

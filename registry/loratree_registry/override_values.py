@@ -63,7 +63,7 @@ class OverrideValues:
         elif SAVED in taken and saved.repeats(key, key_of(parameter)):
             self.copies.append(key)
         elif self._is_trained(parameter, taken) and parameter not in self._values:
-            if saved.is_float(key):
+            if saved.tensors[key].dtype == base.dtype or saved.is_float(key):
                 self._values[parameter] = key
         elif SAVED not in taken and saved.repeats_base(key, parameter):
             self.copies.append(key)

@@ -19,18 +19,22 @@ _EXPONENTS: Final[dict[str, tuple[str, int]]] = {
     "F32": ("<u4", 0x7F80_0000),
     "F64": ("<u8", 0x7FF0_0000_0000_0000),
 }
+# Always finite: counters and masks among a saved module's buffers.
+_WHOLE: Final = frozenset({"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"})
 
 
 def check_finite(stream: BinaryIO, header: Header, *, name: str = "the safetensors file") -> dict[str, str]:
     """Reads the tensors' bytes and returns each one's digest; raises Invalid, naming those that hold NaN or Inf.
 
     `stream` stands at `header.data_start`, where read_header left it, and is read forward to its end. A dtype other
-    than F16, BF16, F32 and F64 is refused: its values cannot be checked.
+    than F16, BF16, F32, F64 and the whole numbers is refused: its values cannot be checked.
     """
-    unchecked = [f"{key} is {tensor.dtype}" for key, tensor in header.tensors.items() if tensor.dtype not in _EXPONENTS]
+    checked = _EXPONENTS.keys() | _WHOLE
+    unchecked = [f"{key} is {tensor.dtype}" for key, tensor in header.tensors.items() if tensor.dtype not in checked]
     if unchecked:
         raise Invalid(
-            f"{name} holds values other than {', '.join(_EXPONENTS)}: {listed(unchecked)}: cast and save again"
+            f"{name} holds values other than {', '.join(_EXPONENTS)} and whole numbers: {listed(unchecked)}: cast and "
+            "save again"
         )
     problems, digests = [], {}
     for key, tensor in header.tensors.items():
@@ -44,7 +48,7 @@ def check_finite(stream: BinaryIO, header: Header, *, name: str = "the safetenso
 
 def _count(stream: BinaryIO, tensor: Tensor, name: str) -> tuple[int, int, str]:
     """How many NaN and how many ±Inf the next tensor of the stream holds, and the digest of its bytes."""
-    code, exponent = _EXPONENTS[tensor.dtype]
+    code, exponent = _EXPONENTS.get(tensor.dtype, ("u1", None))
     nans = infinities = 0
     hasher = hashlib.sha256()
     left = tensor.end - tensor.start
@@ -53,6 +57,8 @@ def _count(stream: BinaryIO, tensor: Tensor, name: str) -> tuple[int, int, str]:
         hasher.update(chunk)
         bits: NDArray[Any] = np.frombuffer(chunk, dtype=code)
         left -= bits.nbytes
+        if exponent is None:
+            continue
         suspects = bits[bits & exponent == exponent]
         sign_bit = 1 << (bits.itemsize * 8 - 1)
         infinite = int(np.count_nonzero(suspects & (sign_bit - 1) == exponent))
