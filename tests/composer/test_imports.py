@@ -7,6 +7,8 @@ ARITHMETIC = [
     "merged_weights",
     "stack",
     "flatten",
+    "compress",
+    "compression",
     "adapter",
     "precision",
     "sharing",
