@@ -249,7 +249,7 @@ def _compress(folder: Path, name: str, repeats: int) -> Row:
     from loratree_composer.adapter import summed
     from loratree_composer.base import read_base
     from loratree_composer.compress import compressed
-    from loratree_registry.composition import Limit
+    from loratree_registry.limit import Limit
 
     _write_models(folder / name, layers=1)
     chain, theirs = (

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from loratree_registry.composition import Limit
 from loratree_registry.errors import Invalid
+from loratree_registry.limit import Limit
 
 
 def limit_options(command: Callable[..., None]) -> Callable[..., None]:

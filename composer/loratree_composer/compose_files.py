@@ -21,7 +21,6 @@ from loratree_registry.composition import (
     Artifact,
     Chain,
     FileDigest,
-    Limit,
     Lockfile,
     Mode,
     check_artifact,
@@ -29,6 +28,7 @@ from loratree_registry.composition import (
     read_lockfile,
 )
 from loratree_registry.errors import Conflict, Invalid, LoratreeError, NotFound, Unavailable, listed
+from loratree_registry.limit import Limit
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.peft_files import CONFIG, WEIGHTS
 from loratree_registry.protocol import Registry

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from loratree_composer.lowrank import LowRank
 from loratree_composer.precision import full_float32
-from loratree_registry.composition import Limit
 from loratree_registry.errors import Invalid, listed
+from loratree_registry.limit import Limit
 
 EPSILON: Final = torch.finfo(torch.float64).eps
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from loratree_composer.compress import Compressed
-from loratree_registry.composition import COMPOSE_AGAIN, Limit
+from loratree_registry.composition import COMPOSE_AGAIN
 from loratree_registry.errors import Invalid
+from loratree_registry.limit import Limit
 from loratree_registry.plain_file import read_plain
 from loratree_registry.strict_json import parse_json
 

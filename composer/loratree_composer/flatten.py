@@ -21,8 +21,8 @@ from loratree_composer.peft_place import Place
 from loratree_composer.peft_targets import target_modules
 from loratree_composer.stored_tensor import type_of
 from loratree_registry.base_index import BaseIndex
-from loratree_registry.composition import Limit
 from loratree_registry.errors import Invalid, listed
+from loratree_registry.limit import Limit
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.peft_format import classify
 from loratree_registry.safetensors_header import Header

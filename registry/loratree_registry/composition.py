@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 from loratree_registry.canonical import digest_json, digest_stream
 from loratree_registry.errors import Invalid, NotFound, listed
+from loratree_registry.limit import Limit
 from loratree_registry.paths import is_digest, parse_path, parse_ref
 from loratree_registry.peft_files import CONFIG
 from loratree_registry.plain_file import open_plain, read_plain
@@ -59,27 +60,6 @@ class Chain:
         """The composition digest: it names the sum W + Σ wᵢ sᵢ BᵢAᵢ, whatever dtype or form is made of it."""
         steps = [[step.digest, _weight(step.weight)] for step in self.steps]
         return digest_json({"schema": COMPOSITION_SCHEMA, "base": self.base_digest, "chain": steps})
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """What a flattened chain is truncated to, module by module: a rank, or the least rank that keeps a share of its
-    energy, ‖ΔW‖²; one of the two. Raises Invalid.
-    """
-
-    rank: int | None = None
-    energy: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.rank is None) == (self.energy is None):
-            raise Invalid("a chain is compressed to a rank or to an energy: give one of the two")
-        if self.rank is not None and not 1 <= self.rank < 2**53:
-            raise Invalid(f"a rank to compress to is a whole number from 1, got {_short(self.rank)}")
-        if self.energy is not None and not 0 < self.energy <= 1:
-            raise Invalid(f"an energy to keep is a number above 0 and at most 1, such as 0.99, got {self.energy}")
-
-    def __str__(self) -> str:
-        return f"rank {self.rank}" if self.energy is None else f"energy {self.energy}"
 
 
 @dataclass(frozen=True, slots=True)

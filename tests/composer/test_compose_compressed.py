@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from loratree_composer.compose_files import compose
 from loratree_composer.compression import COMPRESSION, Compression, Kept, read_compression
 from loratree_registry.adapter_directory import read_adapter_directory
-from loratree_registry.composition import Limit, Lockfile, Mode, check_artifact, read_lockfile
+from loratree_registry.composition import Lockfile, Mode, check_artifact, read_lockfile
 from loratree_registry.errors import Conflict, Invalid
+from loratree_registry.limit import Limit
 from tests.composer import chains
 from tests.composer.conftest import Catalog
 

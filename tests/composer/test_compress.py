@@ -13,8 +13,8 @@ from loratree_composer.adapter import summed
 from loratree_composer.compress import Compressed, compressed, truncated
 from loratree_composer.flatten import flattened
 from loratree_composer.lowrank import LowRank, concat
-from loratree_registry.composition import Limit
 from loratree_registry.errors import Invalid
+from loratree_registry.limit import Limit
 from tests.composer import chains
 from tests.composer.arithmetic import random_delta
 from tests.composer.conftest import Tree

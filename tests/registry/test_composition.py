@@ -18,7 +18,6 @@ from loratree_registry.composition import (
     Artifact,
     Chain,
     FileDigest,
-    Limit,
     Lockfile,
     Step,
     check_artifact,
@@ -27,6 +26,7 @@ from loratree_registry.composition import (
     version_digest,
 )
 from loratree_registry.errors import Invalid, NotFound
+from loratree_registry.limit import Limit
 from loratree_registry.manifest import BaseManifest, Parameter
 from tests.registry.material import sha256
 

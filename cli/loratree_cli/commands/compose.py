@@ -10,7 +10,8 @@ from loratree_cli.limits import limit_options
 from loratree_cli.output import json_option, numbers, print_json, say, working
 from loratree_cli.registry import registry
 from loratree_cli.weights import weight_option
-from loratree_registry.composition import Limit, Mode, Step
+from loratree_registry.composition import Mode, Step
+from loratree_registry.limit import Limit
 from loratree_registry.settings import Settings
 
 if TYPE_CHECKING:
