@@ -73,6 +73,8 @@ def _add_rows(found: FlatOverrides, name: str, parts: FlatParts, base: BaseIndex
             return
         if torch.equal(ids, rows):
             raise Invalid(f"PEFT ties these rows of {source} and {name}, and the chain has others for each: {REMEDY}")
+    if name in parts.deltas:
+        raise Invalid(f"PEFT gives no order for rows of {name} that are replaced and a delta that is added: {REMEDY}")
     found.keys[name] = _row_key(name)
     found.tensors[found.keys[name]] = values
     found.config.setdefault("trainable_token_indices", {})[module_of(name)] = rows.tolist()
