@@ -11,7 +11,7 @@ from loratree_composer.lowrank import LowRank
 from loratree_composer.merge import ROWS
 from loratree_composer.precision import full_float32
 
-Beside = Add | Rescale | ReplaceRows  # the edits that have this form
+LayerEdit = Add | Rescale | ReplaceRows  # the edits that have this form
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +50,7 @@ def normal_form(weight: Tensor, edits: Sequence[Edit]) -> NormalForm:
     with full_float32():
         form = _bare(matrix, wide)
         for edit in edits:
-            assert isinstance(edit, Beside)
+            assert isinstance(edit, LayerEdit)
             form = _after(form, edit, matrix)
     return form
 
@@ -61,7 +61,7 @@ def _bare(matrix: Tensor, dtype: torch.dtype) -> NormalForm:
     return NormalForm(LowRank(a, b), torch.empty(0, dtype=torch.int64, device=matrix.device), a)
 
 
-def _after(form: NormalForm, edit: Beside, matrix: Tensor) -> NormalForm:
+def _after(form: NormalForm, edit: LayerEdit, matrix: Tensor) -> NormalForm:
     device, dtype = matrix.device, form.delta.a.dtype
     match edit:
         case Add(delta, _, groups):

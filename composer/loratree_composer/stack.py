@@ -1,6 +1,7 @@
 """A chain beside a live module's layers, which stay untouched: y = G ⊙ (Wx) + B(Ax) + b."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from loratree_composer.precision import full_float32
 from loratree_composer.program import Program
 from loratree_composer.sharing import tensors
 from loratree_composer.targets import check_fit, fit_problems, owner
+from loratree_registry.errors import listed
 
 
 class Stack:
@@ -71,6 +73,7 @@ class Stack:
     def _prepare_all(self, programs: Mapping[str, Program]) -> None:
         live = tensors(self._module)
         problems = [f"{name} is not in the model" for name in programs if name not in live]
+        problems += _shared_layers(self._module, programs)
         for name in (name for name in programs if name in live):
             edits = programs[name].edits  # made at each access
             problems += fit_problems(self._module, name, live[name], edits)
@@ -101,6 +104,15 @@ class Stack:
 def is_stacked(module: nn.Module) -> bool:
     """Tells whether any layer of `module` carries a stacked delta."""
     return any(isinstance(vars(layer).get("forward"), Beside) for layer in module.modules())
+
+
+def _shared_layers(module: nn.Module, names: Collection[str]) -> list[str]:
+    """What is wrong where an edited layer is one object under several names: each of them would change."""
+    paths = defaultdict(list)
+    for path, layer in module.named_modules(remove_duplicate=False):
+        paths[layer].append(path)
+    owners = {name.rpartition(".")[0] for name in names}
+    return [f"{listed(found)} are one layer" for found in paths.values() if len(found) > 1 and owners & set(found)]
 
 
 def _split(layer: nn.Module, name: str, edits: Sequence[Edit]) -> tuple[Sequence[Edit], Sequence[Edit]]:

@@ -213,19 +213,35 @@ def test_nothing_is_stacked_where_one_of_many_edits_does_not_fit_or_is_not_finit
     assert chains.state_digest(model) == state
 
 
-def test_a_stack_that_is_interrupted_leaves_the_module_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_is_one_under_two_names_is_refused_rather_than_changed_under_both() -> None:
+    layer = nn.Linear(3, 3)
+    model = nn.ModuleDict({"one": layer, "other": layer})
+    with pytest.raises(Invalid, match="does not fit the model: one; other are one layer"):
+        Stack(model, adding({"other": random_delta(3, 3, 1, seed=0)}))
+
+
+class Interrupting(dict[str, torch.Tensor | None]):
+    """A table of tensors during whose first write the user presses Ctrl-C."""
+
+    interrupted = False
+
+    def __setitem__(self, name: str, tensor: torch.Tensor | None) -> None:
+        if not self.interrupted:
+            self.interrupted = True
+            raise KeyboardInterrupt
+        super().__setitem__(name, tensor)
+
+
+@pytest.mark.parametrize("table", ["_parameters", "_buffers"])
+def test_a_stack_that_is_interrupted_leaves_the_module_as_it_was(table: str) -> None:
     model = Normed()
-    before, calls = tensors(model), []
-
-    def interrupted(*_: object) -> None:
-        calls.append(1)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("loratree_composer.stack.drop_compiled", lambda: calls or interrupted())
+    before = tensors(model)
+    vars(model.norm)[table] = Interrupting(vars(model.norm)[table])
     with pytest.raises(KeyboardInterrupt):
         Stack(model, normed())
-    assert calls == [1]
     assert not is_stacked(model)
+    assert all(tensor is before[name] for name, tensor in tensors(model).items())
+    Stack(model, normed()).remove()
     assert all(tensor is before[name] for name, tensor in tensors(model).items())
 
 
