@@ -21,6 +21,7 @@ from tests import tiny
 from tests.cli.conftest import Shell
 
 MIB = 1024 * 1024
+HEAD = "lm_head.weight"
 LEAF = "wide/medicine/cardiology"
 # Runs the command line as `python -m loratree_cli` does. Not rusage: ru_maxrss counts what the parent had at the fork.
 CHILD = """
@@ -34,12 +35,18 @@ runpy.run_module("loratree_cli", run_name="__main__")
 def wide_llama(directory: Path, layers: int) -> Path:
     """Writes a Llama in bfloat16, a shard a layer, of values that cost little to make."""
     config = tiny.llama_config(
-        hidden_size=1024, intermediate_size=6144, num_hidden_layers=layers, dtype="bfloat16", vocab_size=8000
+        hidden_size=1024,
+        intermediate_size=6144,
+        num_hidden_layers=layers,
+        vocab_size=8000,
+        dtype="bfloat16",
+        tie_word_embeddings=True,
     )
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(directory)
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in transformers.LlamaForCausalLM(config).state_dict().items()}
+    del shapes[HEAD]  # which is tied
     memory = (torch.rand(max(shape.numel() for shape in shapes.values())) - 0.5).bfloat16()
     shards: dict[str, dict[str, torch.Tensor]] = {}
     for name, shape in shapes.items():
@@ -54,13 +61,14 @@ def wide_llama(directory: Path, layers: int) -> Path:
 
 
 def adapter(base: Path, directory: Path, rank: int) -> Path:
-    """Writes an adapter on every layer's MLP and on the head."""
+    """Writes an adapter on every layer's MLP, and on the head alone of what is tied."""
     peft.LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules=["gate_proj", "up_proj", "down_proj", "lm_head"]
     ).save_pretrained(str(directory))
     tensors = {}
-    for name, kind in open_checkpoint(base).types().items():
-        if ".mlp." in name or name == "lm_head.weight":
+    types = open_checkpoint(base).types()
+    for name, kind in {**types, HEAD: types["model.embed_tokens.weight"]}.items():
+        if ".mlp." in name or name == HEAD:
             key, (out, inp) = f"{PREFIX}{name.removesuffix('.weight')}", kind.shape
             tensors[f"{key}.lora_A.weight"] = torch.randn(rank, inp) * 0.01
             tensors[f"{key}.lora_B.weight"] = torch.randn(out, rank) * 0.01
@@ -81,7 +89,7 @@ def peak(shell: Shell, report: Path, *arguments: str | Path) -> int:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Shell]:
-    """A base of 7 shards of 42 MiB and some smaller ones, and a registry that holds it and two levels over it."""
+    """A base of 7 shards of 42 MiB and a small one, embeddings tied, and a registry with two levels over it."""
     folder = tmp_path_factory.mktemp("wide")
     base, shell = wide_llama(folder / "base", layers=7), Shell(folder / "home")
     shell("base", "add", "wide", base)
@@ -98,6 +106,7 @@ def test_merging_takes_less_memory_than_the_largest_shard_and_512_mib(wide: tupl
     found = peak(shell, tmp_path / "report", "compose", LEAF, "--mode", "merge", "--out", tmp_path / "out")
     bound = max(sizes) + 512 * MIB
     print(f"peak {found / MIB:.0f} MiB, bound {bound / MIB:.0f} MiB, checkpoint {sum(sizes) / MIB:.0f} MiB")
+    assert open_checkpoint(tmp_path / "out").types()[HEAD].shape == (8000, 1024)  # transformers was asked for the ties
     assert found < bound
     assert found - max(sizes) + sum(sizes) > bound  # the whole base in memory would show
 
