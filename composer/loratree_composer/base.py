@@ -4,11 +4,12 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from loratree_composer.converted import is_converted, load_converted
 from loratree_composer.layer_kind import kind_of
 from loratree_composer.sharing import tensors, ties
 from loratree_composer.stored_tensor import digest_of, type_of
@@ -18,11 +19,6 @@ from loratree_registry.manifest import BaseManifest, Parameter, check_manifest
 
 # What transformers and the models' own code raise over a config that makes no sense.
 _UNBUILDABLE = (OSError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, ImportError, RuntimeError)
-
-OTHER_LAYOUT: Final = (
-    "transformers renames or fuses this architecture's tensors when it loads and saves them, and a checkpoint that is "
-    "laid out otherwise than the model is not read yet: saving it again does not help, choose another architecture"
-)
 
 
 class TensorSource(Protocol):
@@ -40,6 +36,9 @@ class TensorSource(Protocol):
 def read_base(directory: Path) -> BaseManifest:
     """The manifest of a checkpoint that `save_pretrained` wrote; its code is never run, its model only on meta.
 
+    Where transformers renames or fuses tensors as it loads a checkpoint (Mixtral, Llava, GPT-NeoX), the base is the
+    model as it is then, and all of it is loaded into memory to be read.
+
     Raises NotFound where there is no such directory, Invalid where it is not a safetensors checkpoint of a model that
     transformers knows, each in one sentence.
     """
@@ -49,6 +48,8 @@ def read_base(directory: Path) -> BaseManifest:
         )
     model, checkpoint = meta_model(directory), open_checkpoint(directory)
     try:
+        if is_converted(model, checkpoint):
+            return manifest_of_module(load_converted(directory, type(model)))
         return manifest_of(model, checkpoint)
     except Invalid as error:
         raise Invalid(f"{directory} is not a usable base: {error}") from error
@@ -162,16 +163,7 @@ def _check_names(
         if types[name].shape != tuple(expected[name].shape):
             problems.append(f"{name} is {list(types[name].shape)}, expected {list(expected[name].shape)}")
     if problems:
-        remedy = OTHER_LAYOUT if _is_converted(module) else RESAVE
-        raise Invalid(f"its tensors are not those of {type(module).__name__}: {listed(problems)}; {remedy}")
-
-
-def _is_converted(module: nn.Module) -> bool:
-    """Tells whether transformers renames or fuses tensors between a checkpoint of this model and the model itself."""
-    from transformers import PreTrainedModel
-    from transformers.conversion_mapping import get_model_conversion_mapping
-
-    return isinstance(module, PreTrainedModel) and bool(get_model_conversion_mapping(module, add_legacy=False))
+        raise Invalid(f"its tensors are not those of {type(module).__name__}: {listed(problems)}; {RESAVE}")
 
 
 def _check_copies(source: TensorSource, digests: Mapping[str, str], names: Mapping[str, list[str]]) -> None:

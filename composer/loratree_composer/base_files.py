@@ -26,8 +26,14 @@ class BaseFiles:
         first = parameters[name].tied_to or name
         names = [first, *(p.name for p in self.manifest.parameters if p.tied_to == first)]
         stored = next((candidate for candidate in names if candidate in self.checkpoint.shard_of), None)
-        tensor = None if stored is None else read_tensor(self.checkpoint, stored)
-        if tensor is None or digest_of(tensor) != parameters[first].sha256:
+        if stored is None:
+            raise Invalid(
+                f"{self.checkpoint.directory} holds no {first}: where it is the base still, transformers renames or "
+                "fuses its tensors as it loads them, and none can be read alone; keep the pristine weights in memory, "
+                "or load the model in the base's own dtype"
+            )
+        tensor = read_tensor(self.checkpoint, stored)
+        if digest_of(tensor) != parameters[first].sha256:
             raise Invalid(f"{self.checkpoint.directory} no longer holds the base: {first} differs; add the base again")
         return tensor
 

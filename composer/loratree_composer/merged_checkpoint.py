@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from loratree_composer.base import meta_model
+from loratree_composer.converted import is_converted
 from loratree_composer.merge import merge_into
+from loratree_composer.merged_model import write_merged_model
 from loratree_composer.program import Program
 from loratree_composer.stored_tensor import tensor_of
 from loratree_composer.untying import untie
@@ -29,6 +32,9 @@ def write_merged(base: Checkpoint, manifest: BaseManifest, programs: Mapping[str
     otherwise than the tensor that it is tied to gets a tensor of its own behind that one, and config.json and the index
     say so. One tensor is in memory at a time, once. Each tensor's digest is checked against the manifest as it passes.
 
+    A checkpoint that is laid out otherwise than its model, such as Mixtral's, is loaded whole, and written in the same
+    layout, by transformers.
+
     Raises Invalid where the checkpoint is not the manifest's base, a program has no tensor to go to, or a tie cannot
     be taken apart, before any tensor is written; and for values that are not finite.
     """
@@ -36,9 +42,14 @@ def write_merged(base: Checkpoint, manifest: BaseManifest, programs: Mapping[str
     if unknown := sorted(name for name in programs if name not in expected):
         raise Invalid(f"the chain cannot be merged into the base: {listed([f'{n} is not in it' for n in unknown])}")
     if problems := misfits(base, manifest):
-        raise _not_the_base(base.directory, problems)
-    for path in _beside(base.directory):
-        shutil.copyfile(path, out / path.name)
+        model = meta_model(base.directory)
+        if is_converted(model, base):
+            problems = write_merged_model(base, type(model), manifest, programs, out)
+        if problems:
+            raise _not_the_base(base.directory, problems)
+        _copy_beside(base.directory, out, without=INDEX)
+        return
+    _copy_beside(base.directory, out)
     added = untie(base, manifest, programs, out)
     for shard in base.shards:
         with (out / shard.path.name).open("wb") as target:
@@ -81,6 +92,12 @@ def _merge(shard: Shard, stored: str, name: str, program: Program, target: Binar
     merge_into(tensor, tensor, program.edits, name=name)  # in the memory of `raw`, so that it is there once
     target.write(raw)
     return DIGEST_PREFIX + digest
+
+
+def _copy_beside(directory: Path, out: Path, *, without: str | None = None) -> None:
+    for path in _beside(directory):
+        if path.name != without:
+            shutil.copyfile(path, out / path.name)
 
 
 def _beside(directory: Path) -> list[Path]:

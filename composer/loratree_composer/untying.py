@@ -35,11 +35,22 @@ def untie(
         return {}
     remaining = _remaining(directory, firsts, programs)
     if remaining is None:
-        raise Invalid(
-            f"the base ties {listed(apart)}, the chain changes only one name of them or each in another way, and "
-            f"{manifest.architecture} cannot be built without that tie: put the chain on a live model with Composer"
-        )
+        raise _tied(apart, manifest)
     return _added(base, firsts, remaining)
+
+
+def check_tied(manifest: BaseManifest, programs: Mapping[str, Program]) -> None:
+    """Raises Invalid where the chain changes the names of one tied tensor in different ways."""
+    firsts = {parameter.name: parameter.tied_to or parameter.name for parameter in manifest.parameters}
+    if apart := _apart(firsts, programs):
+        raise _tied(apart, manifest)
+
+
+def _tied(apart: list[str], manifest: BaseManifest) -> Invalid:
+    return Invalid(
+        f"the base ties {listed(apart)}, the chain changes only one name of them or each in another way, and "
+        f"{manifest.architecture} cannot be written without that tie: put the chain on a live model with Composer"
+    )
 
 
 def _apart(firsts: Mapping[str, str], programs: Mapping[str, Program]) -> list[str]:

@@ -25,6 +25,17 @@ def holds_base(folder: Path, manifest: BaseManifest) -> bool:
         return False
 
 
+def has_names(folder: Path, manifest: BaseManifest) -> bool:
+    """Tells whether the checkpoint in `folder` calls its tensors as the base's model does.
+
+    Transformers renames or fuses those of some architectures as it loads them; such a one cannot be compared here.
+    """
+    try:
+        return open_checkpoint(folder).types().keys() <= manifest.by_name().keys()
+    except (Invalid, NotFound):
+        return False
+
+
 def misfits(checkpoint: Checkpoint, manifest: BaseManifest) -> list[str]:
     """Every tensor that is missing from the base, unexpected, or of another dtype or shape, a clause each."""
     expected, found = manifest.by_name(), checkpoint.types()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from loratree_registry.adapter_directory import AdapterDirectory
-from loratree_registry.base_checkpoint import holds_base
+from loratree_registry.base_checkpoint import has_names, holds_base
 from loratree_registry.composition import LOCKFILE, Lockfile, Step, check_artifact, read_lockfile
 from loratree_registry.errors import Conflict, Invalid, NotFound
 from loratree_registry.locations import base_directory
@@ -145,14 +145,21 @@ def _unsaid(registry: Registry, base: Base, adapter: AdapterDirectory, path: str
             raise OpenPin(_ask(f"the adapter names the plain base {base.name} ({shown})", path, candidates))
         return FoundPin(BASE, "explicit", f"pinned to the base {base.name}, which the adapter's config names")
     if folder is not None and any(folder.glob("*.safetensors")):
-        what = f"{shown}, which the adapter was trained on, holds other weights than {base.name}"
-        remembered = base_directory(home, base.digest)
-        if remembered is not None and remembered.resolve() == folder.resolve():
-            what += ", although it was added from there"
+        what = f"{shown}, which the adapter was trained on, {_other(registry, base, folder, home)}"
         raise OpenPin(_ask(what, path, candidates))
     if candidates:
         raise OpenPin(_ask(f"the adapter was trained on {shown}, which is not known here", path, candidates))
     return _assumed([], base, f"{shown}, which the adapter was trained on, is not known here")
+
+
+def _other(registry: Registry, base: Base, folder: Path, home: Path) -> str:
+    """Why a folder of weights is not taken for the base."""
+    remembered = base_directory(home, base.digest)
+    if remembered is None or remembered.resolve() != folder.resolve():
+        return f"holds other weights than {base.name}"
+    if has_names(folder, registry.base_manifest(base.name)):
+        return f"holds other weights than {base.name}, although it was added from there"
+    return f"is where {base.name} was added from, but its tensors are named otherwise than the model's and not compared"
 
 
 def _names_version(name: str) -> bool:

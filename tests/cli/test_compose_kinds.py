@@ -84,6 +84,21 @@ def test_what_a_chain_replaces_is_merged_and_flattened_alike(publish: Publish, t
     assert relative(published.by_peft(tmp_path / "flatten"), expected) < 1e-5
 
 
+def test_experts_that_their_checkpoint_keeps_apart_are_merged_and_flattened(publish: Publish, tmp_path: Path) -> None:
+    published = publish("experts-mixtral")
+    expected = published.by_peft(published.adapter)
+    for mode in ("merge", "flatten"):
+        published.shell("compose", "kind/level", "--mode", mode, "--out", tmp_path / mode)
+    assert relative(logits(published.model(tmp_path / "merge")), expected) < 1e-5
+    assert relative(published.by_peft(tmp_path / "flatten"), expected) < 1e-5
+    config = json.loads((published.adapter / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(published.base)
+    (published.adapter / "adapter_config.json").write_text(json.dumps(config))
+    said = refused(published.shell, "publish", published.adapter, "kind/other")
+    assert "tensors are named otherwise than the model's and not compared" in said
+    assert "--parent base" in said
+
+
 def test_dora_is_not_flattened(publish: Publish, tmp_path: Path) -> None:
     published = publish("dora")
     said = refused(published.shell, "compose", "kind/level", "--mode", "flatten", "--out", tmp_path / "flat")

@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from loratree_composer.base import manifest_of_module, read_base
+from loratree_composer.base_files import BaseFiles
+from loratree_registry.checkpoint import open_checkpoint
 from loratree_registry.errors import Invalid, NotFound
-from tests import tiny
+from tests import peft_bases, tiny
 from tests.composer import chains
 from tests.composer.conftest import Tree
 
@@ -176,19 +178,46 @@ def test_a_model_on_the_meta_device_has_no_manifest() -> None:
         manifest_of_module(model)
 
 
-def test_an_architecture_that_is_laid_out_otherwise_on_disk_is_refused_for_what_it_is(tmp_path: Path) -> None:
-    settings = tiny.llama_config().to_dict()
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    config = transformers.MixtralConfig(**{name: settings[name] for name in names}, num_local_experts=2)
-    transformers.MixtralForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(
-        Invalid, match=r"experts.*renames or fuses this architecture's tensors.*is not read yet"
-    ) as caught:
-        read_base(tmp_path)
-    assert "write it again" not in str(caught.value)
-    neox = transformers.GPTNeoXConfig(
+@pytest.fixture
+def mixtral(tmp_path: Path) -> Path:
+    """A checkpoint that holds each expert's matrices apart, where the model has one tensor for all experts."""
+    torch.manual_seed(0)
+    peft_bases.mixtral().save_pretrained(tmp_path / "mixtral", max_shard_size="20KB")  # type: ignore[operator]
+    return tmp_path / "mixtral"
+
+
+def test_a_checkpoint_that_is_laid_out_otherwise_than_its_model_is_read_as_the_model(mixtral: Path) -> None:
+    manifest = read_base(mixtral)
+    assert manifest == manifest_of_module(chains.load(mixtral))
+    assert "model.layers.0.mlp.experts.gate_up_proj" in manifest.by_name()
+    assert not manifest.by_name().keys() >= open_checkpoint(mixtral).types().keys()
+
+
+def test_a_tensor_that_is_missing_from_such_a_checkpoint_is_named(mixtral: Path) -> None:
+    config = json.loads((mixtral / "config.json").read_text())
+    (mixtral / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(Invalid, match=r"tensors are not those of MixtralForCausalLM: model\.layers\.2\..* is missing"):
+        read_base(mixtral)
+
+
+def test_reading_such_a_checkpoint_draws_no_progress_bar(mixtral: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    read_base(mixtral)
+    assert capsys.readouterr().err == ""
+    chains.load(mixtral)
+    assert capsys.readouterr().err != ""  # the caller's own bars stay
+
+
+def test_a_renamed_layer_alone_is_read_too(tmp_path: Path) -> None:
+    config = transformers.GPTNeoXConfig(
         vocab_size=96, hidden_size=32, intermediate_size=56, num_hidden_layers=1, num_attention_heads=4
     )
-    transformers.GPTNeoXForCausalLM(neox).save_pretrained(tmp_path)
-    with pytest.raises(Invalid, match=r"embed_out.*is not read yet"):
-        read_base(tmp_path)
+    transformers.GPTNeoXForCausalLM(config).save_pretrained(tmp_path)
+    assert read_base(tmp_path) == manifest_of_module(chains.load(tmp_path))
+
+
+def test_no_tensor_of_such_a_checkpoint_is_read_alone(mixtral: Path) -> None:
+    files = BaseFiles(read_base(mixtral), open_checkpoint(mixtral))
+    assert files.read("lm_head.weight").shape == (96, 16)
+    with pytest.raises(Invalid, match="none can be read alone; keep the pristine weights in memory"):
+        files.read("model.layers.0.mlp.experts.gate_up_proj")

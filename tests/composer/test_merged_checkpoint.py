@@ -16,12 +16,12 @@ from loratree_composer.merged_weights import MergedWeights
 from loratree_composer.program import Program
 from loratree_registry.checkpoint import open_checkpoint
 from loratree_registry.errors import Invalid
-from tests import peft_adapters
+from tests import peft_bases
 from tests.composer.chains import relative
-from tests.peft_adapters import quiet
+from tests.peft_bases import quiet
 
 HEAD = "lm_head.weight"
-EMBEDDINGS = {peft_adapters.tied_llama: "model.embed_tokens.weight", peft_adapters.gpt2: "transformer.wte.weight"}
+EMBEDDINGS = {peft_bases.tied_llama: "model.embed_tokens.weight", peft_bases.gpt2: "transformer.wte.weight"}
 Parts = dict[str, tuple[Part, ...]]
 
 
@@ -77,7 +77,7 @@ def check_written_as_live(model: nn.Module, parts: Parts, folder: Path, **option
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_tensor_can_be_replaced_shifted_and_added_to(dtype: torch.dtype, tmp_path: Path) -> None:
-    model = peft_adapters.gpt2().to(dtype)
+    model = peft_bases.gpt2().to(dtype)
     parts: Parts = {
         "transformer.ln_f.weight": (Value(random(32)),),
         "transformer.h.0.attn.c_attn.bias": (Value(random(96)), Bias(0.3, random(96, seed=1))),
@@ -117,13 +117,13 @@ def test_a_name_of_a_tie_is_changed_and_the_other_is_as_it_was(
 
 
 def test_the_index_counts_the_tensor_that_was_added(tmp_path: Path) -> None:
-    base = saved(peft_adapters.tied_llama(), tmp_path / "base", max_shard_size="20KB")
+    base = saved(peft_bases.tied_llama(), tmp_path / "base", max_shard_size="20KB")
     out = written(base, programs({HEAD: (head_delta(),)}), tmp_path / "out")
     checkpoint = open_checkpoint(out)
     document = json.loads((out / "model.safetensors.index.json").read_text())
     assert document["metadata"] == {
         "total_size": sum(shard.header.size - shard.header.data_start for shard in checkpoint.shards),
-        "total_parameters": sum(parameter.numel() for parameter in peft_adapters.llama().parameters()),
+        "total_parameters": sum(parameter.numel() for parameter in peft_bases.llama().parameters()),
     }
     assert document["weight_map"][HEAD] == document["weight_map"]["model.embed_tokens.weight"]
     assert {path.name for path in out.iterdir()} == {path.name for path in base.iterdir()}
@@ -140,14 +140,14 @@ def test_a_tie_whose_names_are_changed_alike_stays(make: Callable[[], nn.Module]
 
 def test_a_tie_whose_names_are_changed_alike_and_then_not_is_taken_apart(tmp_path: Path) -> None:
     parts: Parts = {"model.embed_tokens.weight": (row_values(),), HEAD: (row_values(), head_delta())}
-    found = check_written_as_live(peft_adapters.tied_llama(), parts, tmp_path).state_dict()
+    found = check_written_as_live(peft_bases.tied_llama(), parts, tmp_path).state_dict()
     assert not torch.equal(found[HEAD], found["model.embed_tokens.weight"])
 
 
 def test_a_tie_that_the_checkpoint_stores_under_both_names_is_taken_apart(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    base = saved(peft_adapters.tied_llama(), tmp_path / "base")
+    base = saved(peft_bases.tied_llama(), tmp_path / "base")
     tensors = load_file(base / "model.safetensors")
     tensors[HEAD] = tensors["model.embed_tokens.weight"].clone()
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
@@ -178,6 +178,49 @@ def test_a_tie_that_the_architecture_insists_on_is_refused_before_any_tensor_is_
         vocab_size=96, d_model=32, d_kv=8, d_ff=40, num_layers=1, num_heads=4, decoder_start_token_id=0
     )
     base = saved(transformers.T5ForConditionalGeneration(config), tmp_path / "base")
-    with pytest.raises(Invalid, match=r"shared\.weight.* cannot be built without that tie"):
+    with pytest.raises(Invalid, match=r"shared\.weight.* cannot be written without that tie"):
         written(base, programs({"decoder.embed_tokens.weight": (row_values(),)}), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").glob("*.safetensors")] == []
+
+
+# Checkpoints that are laid out otherwise than the model
+
+
+def tied_mixtral() -> nn.Module:
+    return peft_bases.experts(transformers.MixtralConfig, transformers.MixtralForCausalLM, tie_word_embeddings=True)
+
+
+def experts_parts() -> Parts:
+    factors = Factors("Experts", 1.5, random(4, 3, 24), random(4, 16, 3))
+    return {"model.layers.1.mlp.experts.down_proj": (factors,), "model.norm.weight": (Value(random(16)),)}
+
+
+@pytest.mark.parametrize("options", [{}, {"max_shard_size": "20KB"}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_checkpoint_that_transformers_converts_is_merged_and_laid_out_as_before(
+    options: dict[str, object], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    check_written_as_live(peft_bases.mixtral().to(dtype), experts_parts(), tmp_path, **options)
+    types = {name: open_checkpoint(tmp_path / name).types() for name in ("base", "out")}
+    assert types["out"] == types["base"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in (tmp_path / "base").iterdir()}
+    read_base(tmp_path / "out")
+
+
+def test_another_model_of_that_layout_is_refused_with_every_tensor(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base = saved(peft_bases.mixtral(), tmp_path / "base")
+    other = saved(peft_bases.mixtral(), tmp_path / "other")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(Invalid, match=r"experts\.down_proj has other values.*give the base's own checkpoint"):
+        write_merged(open_checkpoint(other), read_base(base), programs(experts_parts()), tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_tie_of_that_layout_is_refused_where_it_would_be_taken_apart(tmp_path: Path) -> None:
+    base = saved(tied_mixtral(), tmp_path / "base")
+    with pytest.raises(Invalid, match=r"cannot be written without that tie"):
+        written(base, programs({HEAD: (Value(random(96, 16)),)}), tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+    parts: Parts = {HEAD: (Value(random(96, 16)),), "model.embed_tokens.weight": (Value(random(96, 16)),)}
+    check_written_as_live(tied_mixtral(), parts, tmp_path / "alike")
