@@ -246,7 +246,7 @@ def _compress(folder: Path, name: str, repeats: int) -> Row:
     """The seven matrices of one layer cut to rank 32; PEFT's `svd` takes seconds, so three rounds are enough."""
     import torch
 
-    from loratree_composer.adapter import summed
+    from loratree_composer.adapter import composed
     from loratree_composer.base import read_base
     from loratree_composer.compress import compressed
     from loratree_registry.limit import Limit
@@ -256,7 +256,7 @@ def _compress(folder: Path, name: str, repeats: int) -> Row:
         _ours(folder / name, "one", read_base(folder / name / "base")),
         _peft(folder / name, torch.float32, "one"),
     )
-    deltas = summed(chain)
+    deltas = _ready(composed(chain))
 
     def peft_svd() -> None:
         theirs.add_weighted_adapter(_names("one"), [1.0] * len(RANKS), "svd", combination_type="svd", svd_rank=TO_RANK)
@@ -265,7 +265,7 @@ def _compress(folder: Path, name: str, repeats: int) -> Row:
         if "svd" in theirs.peft_config:
             theirs.delete_adapter("svd")
 
-    runs = [lambda: compressed(summed(chain), Limit(rank=TO_RANK)), peft_svd, partial(_products, deltas)]
+    runs = [lambda: compressed(_ready(composed(chain)), Limit(rank=TO_RANK)), peft_svd, partial(_products, deltas)]
     medians = interleaved(runs, repeats=min(repeats, 3), reset=reset)
     peft_svd()
     ours = {module: cut.delta for module, cut in compressed(deltas, Limit(rank=TO_RANK)).items()}
@@ -282,11 +282,12 @@ def _products(deltas: Any) -> None:
 
 
 def _factors(tuned: Any, name: str) -> Any:
-    """An adapter's factors in PEFT, by module; its scale is 1."""
+    """An adapter's factors in PEFT, by the base's tensor; its scale is 1."""
     from loratree_composer.lowrank import LowRank
 
     layers = {path: module for path, module in tuned.base_model.model.named_modules() if hasattr(module, "lora_A")}
-    return {path: LowRank(m.lora_A[name].weight.detach(), m.lora_B[name].weight.detach()) for path, m in layers.items()}
+    factors = {path: (layer.lora_A[name].weight, layer.lora_B[name].weight) for path, layer in layers.items()}
+    return {f"{path}.weight": LowRank(a.detach(), b.detach()) for path, (a, b) in factors.items()}
 
 
 def _error(found: Any, deltas: Any) -> float:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from loratree_composer.edits import Add, Edit, Replace, ReplaceRows, Rescale, Shift
-from loratree_composer.lowrank import LowRank, concat
+from loratree_composer.lowrank import LowRank
 from loratree_composer.precision import full_float32
 from loratree_composer.program import Level, Program, programs
 from loratree_registry.adapter_spec import AdapterSpec, ModuleSpec
@@ -171,19 +171,6 @@ def read_parts(tensors: Tensors, spec: AdapterSpec) -> dict[str, tuple[Part, ...
 def composed(chain: Sequence[tuple[Adapter, float]]) -> dict[str, Program]:
     """What (adapter, level weight) from root to leaf do to each tensor, in float32; weight 0 drops a level."""
     return programs([adapter.level(weight) for adapter, weight in chain if weight])
-
-
-def summed(chain: Iterable[tuple[Adapter, float]]) -> dict[str, LowRank]:
-    """Σ wᵢ sᵢ BᵢAᵢ by module, of (adapter, level weight) from root to leaf, in float32; weight 0 drops a level."""
-    levels: dict[str, list[LowRank]] = defaultdict(list)
-    with full_float32():
-        for adapter, weight in chain:
-            for name, parts in adapter.parts.items() if weight else ():
-                for part in parts:
-                    if not isinstance(part, Factors) or part.magnitude is not None:
-                        raise Invalid(f"{name} is not a plain delta and cannot be summed with others")
-                    levels[name.removesuffix(".weight")].append(part.folded(weight))
-        return {name: concat(levels[name]) for name in sorted(levels)}
 
 
 def _is_additive(part: Part) -> bool:

@@ -12,7 +12,7 @@ from loratree_composer.prefix_sums import PrefixSums
 from loratree_composer.pristine import Place, Pristine, Source
 from loratree_composer.program import Key, Program, is_known
 from loratree_composer.sharing import tensors
-from loratree_composer.targets import check_fit, fit_problems, target_tensors
+from loratree_composer.targets import check_fit, fit_problems, shared_layers, target_tensors
 from loratree_registry.errors import Invalid
 
 
@@ -50,6 +50,7 @@ class MergedWeights:
         """
         try:
             self._restore(set(self._merged) - set(programs))
+            check_fit(shared_layers(self._module, programs))
             targets = self._untied.give(self._tensors(programs), programs)
             if self._prefixes is not None:
                 self._prefixes.begin(programs)

@@ -47,7 +47,7 @@ class OwnMemory:
             self._tie(name)
 
     def _tie(self, name: str) -> None:
-        put(self._module, name, self._shared[name])
+        put_back(self._module, name, self._shared[name])
         del self._shared[name]
         drop_compiled()
 
@@ -57,6 +57,14 @@ def put(module: nn.Module, name: str, tensor: Tensor) -> None:
     held, leaf = owner(module, name), name.rpartition(".")[2]
     registered = held._parameters if leaf in held._parameters else held._buffers
     registered[leaf] = tensor  # type: ignore[assignment]
+
+
+def put_back(module: nn.Module, name: str, original: Tensor) -> None:
+    """Puts `original` in place of the tensor that stood for it, cast and moved as the module was in the meantime."""
+    stood = getattr(owner(module, name), name.rpartition(".")[2])
+    if (original.dtype, original.device) != (stood.dtype, stood.device):
+        original.data = original.data.to(stood.device, stood.dtype)
+    put(module, name, original)
 
 
 def _copy(tensor: Tensor) -> Tensor:

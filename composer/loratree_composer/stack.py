@@ -1,7 +1,6 @@
 """A chain beside a live module's layers, which stay untouched: y = G ⊙ (Wx) + B(Ax) + b."""
 
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -11,12 +10,11 @@ from loratree_composer.edits import Add, Edit, ReplaceRows, Rescale
 from loratree_composer.layer_kind import kind_of
 from loratree_composer.merge import merged
 from loratree_composer.normal_form import normal_form
-from loratree_composer.own_memory import put
+from loratree_composer.own_memory import put, put_back
 from loratree_composer.precision import full_float32
 from loratree_composer.program import Program
 from loratree_composer.sharing import tensors
-from loratree_composer.targets import check_fit, fit_problems, owner
-from loratree_registry.errors import listed
+from loratree_composer.targets import check_fit, fit_problems, owner, shared_layers
 
 
 class Stack:
@@ -64,16 +62,14 @@ class Stack:
             held = vars(self._module.get_submodule(name))
             if held.get("forward") is beside:
                 del held["forward"]
-        live = tensors(self._module) if self._originals else {}
         for name, original in self._originals.items():
-            _follow(original, live[name])
-            put(self._module, name, original)
+            put_back(self._module, name, original)
         self._beside, self._copies, self._originals = {}, {}, {}
 
     def _prepare_all(self, programs: Mapping[str, Program]) -> None:
         live = tensors(self._module)
         problems = [f"{name} is not in the model" for name in programs if name not in live]
-        problems += _shared_layers(self._module, programs)
+        problems += shared_layers(self._module, programs)
         for name in (name for name in programs if name in live):
             edits = programs[name].edits  # made at each access
             problems += fit_problems(self._module, name, live[name], edits)
@@ -106,15 +102,6 @@ def is_stacked(module: nn.Module) -> bool:
     return any(isinstance(vars(layer).get("forward"), Beside) for layer in module.modules())
 
 
-def _shared_layers(module: nn.Module, names: Collection[str]) -> list[str]:
-    """What is wrong where an edited layer is one object under several names: each of them would change."""
-    paths = defaultdict(list)
-    for path, layer in module.named_modules(remove_duplicate=False):
-        paths[layer].append(path)
-    owners = {name.rpartition(".")[0] for name in names}
-    return [f"{listed(found)} are one layer" for found in paths.values() if len(found) > 1 and owners & set(found)]
-
-
 def _split(layer: nn.Module, name: str, edits: Sequence[Edit]) -> tuple[Sequence[Edit], Sequence[Edit]]:
     """The edits that a copy of the tensor holds, and those after them that run beside it."""
     if not _has_plain_forward(layer, name):
@@ -140,9 +127,3 @@ def _has_plain_forward(layer: nn.Module, name: str) -> bool:
 def _composed(tensor: Tensor, edits: Sequence[Edit], name: str) -> Tensor:
     value = merged(tensor, edits, name=name)
     return nn.Parameter(value, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
-
-
-def _follow(original: Tensor, live: Tensor) -> None:
-    """Casts and moves the original as the module was while a copy stood for it."""
-    if (original.dtype, original.device) != (live.dtype, live.device):
-        original.data = original.data.to(live.device, live.dtype)

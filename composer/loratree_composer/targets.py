@@ -1,7 +1,8 @@
 """The tensors of a live module that a chain edits."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from torch import Tensor, nn
@@ -31,6 +32,15 @@ def target_tensors(module: nn.Module, programs: Mapping[str, Program]) -> dict[s
 def fit_problems(module: nn.Module, name: str, tensor: Tensor, edits: Sequence[Edit]) -> list[str]:
     """What is wrong with edits for the tensor `name` of a live module, a clause each."""
     return [f"{name} {problem}" for problem in _problems(owner(module, name), tensor, edits)]
+
+
+def shared_layers(module: nn.Module, names: Collection[str]) -> list[str]:
+    """What is wrong where an edited layer is one object under several names: each of them would change."""
+    paths = defaultdict(list)
+    for path, layer in module.named_modules(remove_duplicate=False):
+        paths[layer].append(path)
+    owners = {name.rpartition(".")[0] for name in names}
+    return [f"{listed(found)} are one layer" for found in paths.values() if len(found) > 1 and owners & set(found)]
 
 
 def check_fit(problems: list[str]) -> None:

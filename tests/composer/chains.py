@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ import torch
 import transformers
 from torch import nn
 
-from loratree_composer.adapter import Adapter, read_adapter
+from loratree_composer.adapter import Adapter, composed, read_adapter
+from loratree_composer.edits import Add, joined
+from loratree_composer.lowrank import LowRank
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.peft_format import classify
 from loratree_registry.safetensors_header import read_header
@@ -26,6 +28,16 @@ def read(directory: Path, manifest: BaseManifest) -> Adapter:
     config = json.loads((directory / "adapter_config.json").read_text())
     spec = classify(config, header, manifest)
     return read_adapter(file, spec, digest=str(directory), task_type=config["task_type"])
+
+
+def summed(chain: Sequence[tuple[Adapter, float]]) -> dict[str, LowRank]:
+    """Σ wᵢ sᵢ BᵢAᵢ of a chain of plain deltas, by module, as PEFT turns them."""
+    found = {}
+    for name, program in composed(chain).items():
+        (add,) = joined(program.edits)
+        assert isinstance(add, Add)
+        found[name.removesuffix(".weight")] = add.delta.transposed() if add.kind == "Conv1D" else add.delta
+    return found
 
 
 def load(directory: Path, dtype: torch.dtype = torch.float32) -> nn.Module:

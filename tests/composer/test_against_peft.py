@@ -10,7 +10,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from loratree_composer.adapter import composed, summed
+from loratree_composer.adapter import composed
 from loratree_composer.base import manifest_of_module
 from loratree_composer.flatten import FlatAdapter, flattened
 from loratree_composer.merged_weights import MergedWeights
@@ -86,8 +86,8 @@ def test_the_three_forms_agree_with_each_other(tree: Tree, tmp_path: Path) -> No
 
 
 def test_the_flattened_chain_is_itself_an_adapter_that_can_be_published(tree: Tree, tmp_path: Path) -> None:
-    again = summed([(chains.read(flat(tree, tmp_path / "flat"), tree.manifest), 1.0)])
-    for name, delta in summed((chains.read(path, tree.manifest), 1.0) for path in tree.chain).items():
+    again = chains.summed([(chains.read(flat(tree, tmp_path / "flat"), tree.manifest), 1.0)])
+    for name, delta in chains.summed([(chains.read(path, tree.manifest), 1.0) for path in tree.chain]).items():
         assert chains.relative(again[name].delta(), delta.delta()) < 1e-6
 
 

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from loratree_composer.adapter import summed
 from loratree_composer.compress import Compressed, compressed, truncated
 from loratree_composer.flatten import flattened
 from loratree_composer.lowrank import LowRank, concat
@@ -188,7 +187,7 @@ def test_peft_loads_the_truncated_adapter_and_adds_the_truncated_delta(
     tree: Tree, limit: Limit, tmp_path: Path
 ) -> None:
     chain = [(chains.read(directory, tree.manifest), 1.0) for directory in tree.chain]
-    cut = compressed(summed(chain), limit)
+    cut = compressed(chains.summed(chain), limit)
     flat = flattened(chain, tree.manifest, base_model="base", limit=limit)
     assert flat.config["r"] == max(module.delta.rank for module in cut.values()) < sum((8, 6, 7, 2))
     said = {kept.name: (kept.rank_before, kept.rank, pytest.approx(kept.energy)) for kept in flat.kept}
@@ -205,7 +204,7 @@ def test_the_error_is_that_of_pefts_svd(llama: Tree) -> None:
     model.load_adapter(llama.chain[2], "second")
     model.add_weighted_adapter(["first", "second"], [1.0, 0.5], "both", combination_type="svd", svd_rank=6)
     chain = [(chains.read(llama.chain[0], llama.manifest), 1.0), (chains.read(llama.chain[2], llama.manifest), 0.5)]
-    deltas = summed(chain)
+    deltas = chains.summed(chain)
     assert len(deltas) == 14
     for name, ours in compressed(deltas, Limit(rank=6)).items():
         layer = model.base_model.model.get_submodule(name)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from loratree_composer.adapter import Adapter, Factors, summed
+from loratree_composer.adapter import Adapter, Factors
 from loratree_composer.base import manifest_of_module
 from loratree_composer.flatten import FlatAdapter, flattened, widest
 from loratree_composer.lowrank import LowRank
@@ -150,8 +150,8 @@ def test_a_level_weight_multiplies_its_delta_and_zero_drops_the_level(llama: Tre
     name = f"{LAYERS[0]}.self_attn.o_proj"
     raw = random_delta(32, 32, 3, seed=0)
     adapter = Adapter({f"{name}.weight": (Factors("Linear", 2.0, raw.a, raw.b),)})
-    torch.testing.assert_close(summed([(adapter, 0.25), (adapter, 0.0)])[name].delta(), raw.delta() * 0.5)
-    assert summed([(adapter, 0.0)]) == {}
+    torch.testing.assert_close(chains.summed([(adapter, 0.25), (adapter, 0.0)])[name].delta(), raw.delta() * 0.5)
+    assert chains.summed([(adapter, 0.0)]) == {}
 
 
 def test_the_widest_dtype_holds_every_value() -> None:

@@ -161,3 +161,24 @@ def test_a_weight_that_overlaps_another_gets_memory_of_its_own_too() -> None:
     merges.restore()
     assert not memory.any()
     assert model[0].weight.data_ptr() == memory.data_ptr()
+
+
+def test_a_layer_that_is_one_object_under_two_names_is_refused() -> None:
+    layer = nn.Linear(2, 2)
+    model = nn.ModuleDict({"one": layer, "other": layer})
+    before = chains.state_digest(model)
+    with pytest.raises(Invalid, match="does not fit the model: one; other are one layer"):
+        MergedWeights(model).merge(adding({"other": random_delta(2, 2, 1, seed=0)}))
+    assert chains.state_digest(model) == before
+
+
+def test_a_tied_model_that_is_cast_while_it_is_untied_comes_back_cast_throughout(tmp_path: Path) -> None:
+    model = chains.load(tiny.llama(tmp_path / "tied", tie_word_embeddings=True))
+    head, tokens = model.get_submodule("lm_head"), model.get_submodule("model.embed_tokens")
+    shared = head.weight.detach().clone()
+    merges, delta = MergedWeights(model), random_delta(96, 32, 2, seed=0)
+    merges.merge(adding({"lm_head": delta}) | adding({"model.embed_tokens": delta}, "Embedding"))
+    model.half()
+    merges.restore()
+    assert head.weight is tokens.weight
+    assert torch.equal(head.weight.detach(), shared.half())
