@@ -118,14 +118,13 @@ def _merge(folder: Path, name: str, repeats: int) -> Row:
     """A chain that is ready, merged into a base that is bare: again, or with the first copy of the pristine weights."""
     import torch
 
-    from loratree_composer.adapter import composed
     from loratree_composer.base import read_base
     from loratree_composer.merged_weights import MergedWeights
 
     dtype = torch.bfloat16 if name.endswith("bf16") else torch.float32
     model, theirs = _model(folder / "base", dtype), _peft(folder, dtype, "one")
     weights = MergedWeights(model, prefixes=False)  # nothing is known from the merge before
-    programs = composed(_ours(folder, "one", read_base(folder / "base")))
+    programs = _made_ready(_ours(folder, "one", read_base(folder / "base")))
 
     def reset() -> None:
         theirs.unmerge_adapter()
@@ -187,6 +186,13 @@ def _addmm_each(model: Any, deltas: Any) -> None:
                 torch.addmm(weight[rows].float(), delta.b[rows], delta.a).to(weight.dtype)
 
 
+def _made_ready(chain: Any) -> dict[str, Any]:
+    """A chain's programs as a Composer keeps them: scaled, side by side."""
+    from loratree_composer.adapter import composed
+
+    return {name: program.ready() for name, program in composed(chain).items()}
+
+
 def _ready(programs: Any, *, leaf: bool = False) -> dict[str, Any]:
     """The factors of each tensor's chain, or of its last level, side by side."""
     from loratree_composer.edits import joined
@@ -223,7 +229,6 @@ def _stack(folder: Path, name: str, repeats: int) -> Row:
 def _load(folder: Path, name: str, repeats: int) -> Row:
     import torch
 
-    from loratree_composer.adapter import composed
     from loratree_composer.base import read_base
 
     manifest, theirs = read_base(folder / "base"), _peft(folder, torch.float32, "two")
@@ -237,7 +242,7 @@ def _load(folder: Path, name: str, repeats: int) -> Row:
         for rank in RANKS:
             (folder / "one" / f"r{rank}" / "adapter_model.safetensors").read_bytes()
 
-    runs = [lambda: composed(_ours(folder, "one", manifest)), peft_load, read_bytes]
+    runs = [lambda: _made_ready(_ours(folder, "one", manifest)), peft_load, read_bytes]
     medians = interleaved(runs, repeats=repeats)
     return Row(name, *medians, medians[1] / medians[0], "s")
 

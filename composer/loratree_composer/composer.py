@@ -13,6 +13,7 @@ from loratree_composer.held import check_free, hold, release
 from loratree_composer.identify import identify
 from loratree_composer.merged_weights import MergedWeights
 from loratree_composer.pristine import Place
+from loratree_composer.recent_programs import Programs, RecentPrograms
 from loratree_composer.stack import Stack
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.paths import base_of
@@ -70,6 +71,7 @@ class Composer:
         if prefixes is None:
             prefixes = all(parameter.device.type == "cpu" for parameter in model.parameters())
         self._merged = MergedWeights(model, pristine=pristine, source=source, prefixes=prefixes)
+        self._recent = RecentPrograms()
         self._stack: Stack | None = None
         self._current: Resolution | None = None
 
@@ -111,10 +113,10 @@ class Composer:
         self._carries_nothing()
         try:
             if depth:
-                self._merged.merge(composed(chain[:depth]))
+                self._merged.merge(self._programs(resolution, chain, slice(0, depth)))
             else:
                 self._merged.restore()
-            self._stack = Stack(self._model, composed(chain[depth:]))
+            self._stack = Stack(self._model, self._programs(resolution, chain, slice(depth, None)))
         except BaseException:
             self.restore()
             raise
@@ -129,7 +131,7 @@ class Composer:
         resolution, chain = self._read(ref, follow, weights)
         self._unstack()
         self._carries_nothing()
-        self._merged.merge(composed(chain))
+        self._merged.merge(self._programs(resolution, chain, slice(None)))
         return self._carries(resolution)
 
     def restore(self, *, release: bool = False) -> None:
@@ -137,6 +139,7 @@ class Composer:
         self._unstack()
         if release:
             self._merged.release()
+            self._recent.clear()
         else:
             self._merged.restore()
         self._carries_nothing()
@@ -147,6 +150,10 @@ class Composer:
         check_free(self._model, self._mark)
         resolution = self._registry.resolve(ref, follow=follow, weights=weights)
         return resolution, self._adapters.chain(resolution)
+
+    def _programs(self, resolution: Resolution, chain: WeightedChain, levels: slice) -> Programs:
+        key = resolution.composition, levels.start, levels.stop
+        return self._recent.get(key, lambda: composed(chain[levels]))
 
     def _carries(self, resolution: Resolution) -> Resolution:
         self._current = resolution

@@ -13,12 +13,18 @@ class Add:
     """W ← W + B A. A convolution's W [out, in, …] is taken as the matrix [out, in·…]; W of experts is [experts, p, q].
 
     `kind` is the kind of layer that the delta was made for. With `groups` > 1, for a grouped convolution, b is
-    [out, rank/groups]: no value of W gives that delta, so it can be stacked and not merged.
+    [out, rank/groups]: no value of W gives that delta, so it can be stacked and not merged. `bound` is delta.largest()
+    where it is known.
     """
 
     delta: LowRank
     kind: str = "Linear"
     groups: int = 1
+    bound: float | None = None
+
+    def largest(self) -> float:
+        """A number that no |value| of B A exceeds."""
+        return self.delta.largest() if self.bound is None else self.bound
 
 
 @dataclass(frozen=True, slots=True, eq=False)

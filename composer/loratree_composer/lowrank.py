@@ -20,7 +20,7 @@ class LowRank:
     @classmethod
     def scaled(cls, a: Tensor, b: Tensor, scale: float) -> "LowRank":
         """scale · B A, with the scale folded into b in float32 (float64 factors stay float64); both come back so."""
-        return cls(_wide(a), _wide(b) * scale)
+        return cls(_wide(a), _wide(b) if scale == 1 else _wide(b) * scale)
 
     @property
     def rank(self) -> int:

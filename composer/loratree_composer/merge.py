@@ -156,7 +156,7 @@ def _stays_small(edits: Sequence[Edit], dtype: torch.dtype) -> bool:
 
     Published values are finite; float16 overflows at 65,504, so it is always looked at.
     """
-    return dtype != torch.float16 and all(isinstance(edit, Add) and edit.delta.largest() < _SMALL for edit in edits)
+    return dtype != torch.float16 and all(isinstance(edit, Add) and edit.largest() < _SMALL for edit in edits)
 
 
 def _check_finite(result: Tensor, name: str) -> None:

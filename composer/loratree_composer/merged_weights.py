@@ -54,8 +54,9 @@ class MergedWeights:
             targets = self._untied.give(self._tensors(programs), programs)
             if self._prefixes is not None:
                 self._prefixes.begin(programs)
-            for name, tensor in targets.items():
-                self._merge(name, tensor, programs[name])
+            with full_float32():
+                for name, tensor in targets.items():
+                    self._merge(name, tensor, programs[name])
         except Invalid:
             self.restore()
             target_tensors(self._module, programs)  # lists every one that does not fit

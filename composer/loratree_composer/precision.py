@@ -10,6 +10,7 @@ import torch
 _lock = threading.Lock()
 _inside = 0
 _saved: list[Any] = []
+_thread = threading.local()
 
 
 @contextlib.contextmanager
@@ -17,9 +18,14 @@ def full_float32() -> Iterator[None]:
     """Products inside are float32 throughout: no TF32, no bfloat16 passes, no autocast, no autograd.
 
     `torch.set_float32_matmul_precision` and the switches behind it are of the process, autocast and inference mode of
-    the thread. All are put back as they were, the process's by the last of the threads that are inside.
+    the thread. All are put back as they were, the process's by the last of the threads that are inside. Within itself
+    it costs nothing, so that what handles many tensors may enter it once around them all.
     """
+    if getattr(_thread, "is_inside", False):
+        yield
+        return
     _enter()
+    _thread.is_inside = True
     try:
         with contextlib.ExitStack() as stack:
             for device in _autocast_devices():
@@ -29,6 +35,7 @@ def full_float32() -> Iterator[None]:
             stack.enter_context(torch.no_grad())
             yield
     finally:
+        _thread.is_inside = False
         _leave()
 
 

@@ -2,9 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from loratree_composer.edits import Edit, joined
+from loratree_composer.edits import Add, Edit, joined
 
 Key = tuple[tuple[str, float], ...]  # (version digest, level weight) of each level that edits a tensor
 
@@ -26,22 +26,31 @@ class Program:
     """The edits of one tensor, in order: those of the ancestors, joined, and those of the chain's last level.
 
     The two are summed one after the other, never as one product, so that a kept sum of the ancestors gives the same
-    bits as a new one. Edits are made of the levels at each access and not kept: they are as large as the factors. The
-    keys tell whether two programs do the same.
+    bits as a new one. Edits are made of the levels at each access, as they are as large as the factors, unless `made`
+    keeps those above and those of the leaf. The keys tell whether two programs do the same.
     """
 
     name: str
     ancestors: tuple[Level, ...] = ()
     last: Level | None = None
+    made: tuple[tuple[Edit, ...], tuple[Edit, ...]] | None = None
+
+    def ready(self) -> "Program":
+        """The same program with its edits kept: a merge then has nothing to fold and to put side by side."""
+        return replace(self, made=(_bounded(self.above), _bounded(self.leaf)))
 
     @property
     def above(self) -> tuple[Edit, ...]:
         """The ancestors' edits."""
+        if self.made is not None:
+            return self.made[0]
         return joined([edit for level in self.ancestors for edit in level.edits[self.name]])
 
     @property
     def leaf(self) -> tuple[Edit, ...]:
         """The last level's edits."""
+        if self.made is not None:
+            return self.made[1]
         return () if self.last is None else joined(self.last.edits[self.name])
 
     @property
@@ -64,6 +73,10 @@ class Program:
 def is_known(key: Key) -> bool:
     """Tells whether a key names an outcome: every level has a digest."""
     return bool(key) and all(digest for digest, _ in key)
+
+
+def _bounded(edits: Sequence[Edit]) -> tuple[Edit, ...]:
+    return tuple(replace(edit, bound=edit.largest()) if isinstance(edit, Add) else edit for edit in edits)
 
 
 def programs(levels: Sequence[Level]) -> dict[str, Program]:

@@ -1,0 +1,45 @@
+"""Programs that are kept ready: the same sums, in bounded memory."""
+
+import torch
+
+from loratree_composer.merge import merged
+from loratree_composer.program import Program
+from loratree_composer.recent_programs import RecentPrograms, edit_size
+from tests.composer.arithmetic import adding, random_delta
+
+
+def made(seed: int) -> dict[str, Program]:
+    return adding({"0": random_delta(8, 4, 2, seed=seed)})
+
+
+def test_a_ready_program_gives_the_same_bits() -> None:
+    weight, program = torch.randn(8, 4), made(0)["0.weight"]
+    ready = program.ready()
+    assert (ready.key, ready.above_key) == (program.key, program.above_key)
+    assert torch.equal(merged(weight, ready.edits, name="w"), merged(weight, program.edits, name="w"))
+    assert ready.edits[0] is ready.edits[0]
+
+
+def test_programs_are_made_once_and_ready_from_their_second_time() -> None:
+    calls: list[int] = []
+
+    def make() -> dict[str, Program]:
+        calls.append(1)
+        return made(0)
+
+    recent = RecentPrograms()
+    found = [recent.get("a", make)["0.weight"] for _ in range(4)]
+    assert len(calls) == 1
+    assert [program.made is None for program in found] == [True, False, False, False]
+    assert found[1] is found[2] is found[3]
+
+
+def test_the_least_recently_used_are_dropped_beyond_the_limit() -> None:
+    size = sum(edit_size(edit) for edit in made(0)["0.weight"].edits)
+    recent = RecentPrograms(kept=2 * size)
+    for key in ("a", "b", "a", "b", "c", "c", "a"):
+        recent.get(key, lambda: made(0))
+    assert recent.get("a", dict) != {}
+    assert recent.get("b", dict) == {}
+    recent.clear()
+    assert recent.get("a", dict) == {}
