@@ -30,7 +30,7 @@ class RecentPrograms:
         if key not in self._kept and key not in self._asked:
             self._asked.append(key)
             return make()
-        found, size = self._kept.pop(key, None) or _ready(make())
+        found, size = self._kept.pop(key) if key in self._kept else _ready(make())
         self._kept[key] = found, size
         while len(self._kept) > 1 and sum(size for _, size in self._kept.values()) > self._limit:
             self._kept.popitem(last=False)
