@@ -19,6 +19,7 @@ from tests import tiny
 from tests.peft_bases import (
     Attention,
     Convolutions,
+    Decoder,
     Normed,
     Run,
     biased_llama,
@@ -43,7 +44,8 @@ class Row:
     """A kind of adapter: its base, the config that makes PEFT write it, and what becomes of it.
 
     `rules` are those of its parts, none where it is refused; `reason` is then a phrase of the refusal. `run` gives the
-    output that shows the adapter's effect. `merges` tells whether the adapter is a value of the base's tensors at all.
+    output that shows the adapter's effect. `merges` tells whether the adapter is a value of the base's tensors at all,
+    `chains_flatten` whether two such levels are one adapter, which ordered ones never are.
     `trained_on` makes another model of the base, on which the adapter is then trained.
     """
 
@@ -55,7 +57,14 @@ class Row:
     reason: str = ""
     run: Run = logits
     merges: bool = True
+    chains_flatten: bool = True
     trained_on: Callable[[nn.Module], nn.Module] | None = None
+
+    @property
+    def forms(self) -> list[str]:
+        """The forms that a chain of such adapters takes."""
+        flattens = self.chains_flatten and "ordered" not in self.rules
+        return [*(["merge"] if self.merges else []), "stack", *(["flatten"] if flattens else [])]
 
     def base(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
         """The base model, the same values for the same seed, in eval mode."""
@@ -179,7 +188,7 @@ ACCEPTED: Final[tuple[Row, ...]] = (
     ),
     Row(
         name="conv-groups",
-        meaning="Conv with groups: stacked alone",
+        meaning="Conv with groups: y += s·conv(conv(x, A), B), which is no value of W",
         make=lambda: Convolutions(2, groups=2),
         rules=ADDITIVE,
         config={"target_modules": ["first", "second"]},
@@ -192,6 +201,14 @@ ACCEPTED: Final[tuple[Row, ...]] = (
         make=Attention,
         rules=ADDITIVE,
         config={"target_modules": ["proj", "attn"]},
+        run=sequence,
+    ),
+    Row(
+        name="decoder-layer",
+        meaning="layers within torch's TransformerDecoderLayer",
+        make=Decoder,
+        rules=ADDITIVE,
+        config={"target_modules": ["linear1", "linear2", "self_attn", "multihead_attn"]},
         run=sequence,
     ),
     _composed("lora-bias", "lora_bias: b += s·b_B", gpt2, ADDITIVE, target_modules=["c_attn"], lora_bias=True),
@@ -334,13 +351,13 @@ ACCEPTED: Final[tuple[Row, ...]] = (
         target_modules=Q,
         trainable_token_indices=[3, 1, 90],
     ),
-    _composed(
-        "tokens-and-head",
-        "LoRA on a tied head whose token rows change too: the rows first",
-        tied_llama,
-        MIXED,
-        target_modules=["lm_head"],
-        trainable_token_indices=[3, 1, 90],
+    Row(
+        name="tokens-and-head",
+        meaning="LoRA on a tied head whose token rows change too: the rows first",
+        make=tied_llama,
+        rules=MIXED,
+        config={"target_modules": ["lm_head"], "trainable_token_indices": [3, 1, 90]},
+        chains_flatten=False,
     ),
     _composed(
         "mixed",

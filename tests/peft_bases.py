@@ -97,6 +97,34 @@ class Attention(nn.Module):
         return attended
 
 
+class Encoder(nn.Module):
+    """Two of torch's TransformerEncoderLayer, which in eval mode hand their weights to one kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.TransformerEncoderLayer(8, 2, 12, batch_first=True) for _ in range(2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [batch, length, 8]"""
+        y = self.layers(x)
+        assert isinstance(y, Tensor)
+        return y
+
+
+class Decoder(nn.Module):
+    """One of torch's TransformerDecoderLayer, which calls its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerDecoderLayer(8, 2, 12, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [batch, length, 8]"""
+        y = self.layer(x, torch.tanh(x))
+        assert isinstance(y, Tensor)
+        return y
+
+
 def llama(**settings: Any) -> nn.Module:
     """A small Llama."""
     return transformers.LlamaForCausalLM(tiny.llama_config(**settings))
@@ -167,10 +195,10 @@ def gpt_oss(**settings: Any) -> nn.Module:
     return experts(transformers.GptOssConfig, transformers.GptOssForCausalLM, **square)
 
 
-def qwen3_moe() -> nn.Module:
+def qwen3_moe(**settings: Any) -> nn.Module:
     """A small Qwen 3 MoE: experts stored [experts, out, in]."""
-    settings = {"num_experts": 4, "moe_intermediate_size": 24, "decoder_sparse_step": 1, "mlp_only_layers": []}
-    return experts(transformers.Qwen3MoeConfig, transformers.Qwen3MoeForCausalLM, **settings)
+    sizes = {"num_experts": 4, "moe_intermediate_size": 24, "decoder_sparse_step": 1, "mlp_only_layers": []}
+    return experts(transformers.Qwen3MoeConfig, transformers.Qwen3MoeForCausalLM, **(sizes | settings))
 
 
 def mixtral() -> nn.Module:

@@ -9,7 +9,7 @@ from peft.tuners.lora import config as lora
 from torch import nn
 
 from tests.peft_adapters import EXPERTS, Q, Row
-from tests.peft_bases import Attention, Odd, bert, classifier, gpt_oss, llama, opt
+from tests.peft_bases import Attention, Encoder, Odd, bert, classifier, gpt_oss, llama, opt, qwen3_moe
 
 
 def _resized(model: nn.Module) -> nn.Module:
@@ -132,6 +132,20 @@ REFUSED: Final[tuple[Row, ...]] = (
         target_modules=["out_proj"],
     ),
     _refused(
+        "encoder-layer",
+        "layers within torch's TransformerEncoderLayer, which reads their weights in eval mode",
+        "LoRA on a weight that the model reads past its layer is not composed (layers.0.linear1",
+        Encoder,
+        target_modules=["linear1", "linear2"],
+    ),
+    _refused(
+        "encoder-attention",
+        "the attention within torch's TransformerEncoderLayer",
+        "LoRA on a weight that the model reads past its layer is not composed (layers.0.self_attn",
+        Encoder,
+        target_modules=["self_attn"],
+    ),
+    _refused(
         "conv-dilation",
         "a convolution with dilation, which lora_A has not",
         "module dilated is of kind Conv2d(dilation)",
@@ -241,8 +255,15 @@ REFUSED: Final[tuple[Row, ...]] = (
     _refused(
         "experts-single",
         "target_parameters on one expert kept as [1, in, out], whose delta PEFT adds the other way round",
-        "target_parameters on a single expert kept as [1, in, out] is not composed (model.layers.0.mlp.experts.",
+        "target_parameters on a single expert is not composed (model.layers.0.mlp.experts.",
         lambda: gpt_oss(num_local_experts=1, num_experts_per_tok=1),
+        **EXPERTS,
+    ),
+    _refused(
+        "experts-single-plain",
+        "target_parameters on one expert kept as [1, out, in]",
+        "target_parameters on a single expert is not composed (model.layers.0.mlp.experts.",
+        lambda: qwen3_moe(num_experts=1, num_local_experts=1, num_experts_per_tok=1),
         **EXPERTS,
     ),
 )

@@ -16,6 +16,7 @@ COMPOSED: Final = f"{TESTS}::test_the_spec_and_the_file_alone_compose_what_peft_
 FORMS: Final = (
     "tests/composer/test_stack_against_peft.py::test_an_adapter_stacked_or_merged_is_pefts_forward_and_leaves_no_trace"
 )
+FLAT: Final = "tests/composer/test_flatten_against_peft.py"
 NAMED: Final = f"{TESTS}::test_what_is_not_composed_is_refused_by_name_and_nothing_else_is_said"
 
 HEAD: Final = f"""# Which adapters are composed
@@ -30,18 +31,22 @@ over a tiny base, and a test. `python -m tests.support_table` prints this page, 
 An adapter with an override or an ordered part takes a level weight of 0 or 1 only. What counts as right is what PEFT's
 forward computes, where its merge differs: of tied weights only the one that an adapter names changes, and the delta of
 a MultiheadAttention's out_proj counts twice.
+
+The [forms](composing.md) are those that a chain of two such adapters takes.
 """
 
 
 def page() -> str:
     """The page, ended by a newline."""
-    composed = [f"| {row.meaning} | {', '.join(row.rules)} | `{row.name}` |" for row in ACCEPTED]
+    composed = [
+        f"| {row.meaning} | {', '.join(row.rules)} | {', '.join(row.forms)} | `{row.name}` |" for row in ACCEPTED
+    ]
     refused = [f"| {row.meaning} | {_said(row.reason)} | `{row.name}` |" for row in REFUSED]
     by_config = [f"| {meaning} | {_said(reason)} | `{test}` |" for meaning, reason, test in BY_CONFIG]
     parts = [
         HEAD,
-        f"## Composed\n\nThe tests are `{COMPOSED}[…]`\nand, merged and stacked, `{FORMS}[…]`.\n",
-        "\n".join(["| adapter | rules | test |", "|---|---|---|", *composed]) + "\n",
+        f"## Composed\n\nThe tests are `{COMPOSED}[…]`\nand, merged and stacked, `{FORMS}[…]`;\nflattened, `{FLAT}`.\n",
+        "\n".join(["| adapter | rules | forms | test |", "|---|---|---|---|", *composed]) + "\n",
         f"## Refused by name\n\nThe test is `{NAMED}[…]`,\nor the one that is named.\n",
         "\n".join(["| adapter | what publishing says | test |", "|---|---|---|", *refused, *by_config]) + "\n",
     ]

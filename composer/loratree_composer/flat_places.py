@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from loratree_composer.adapter import Adapter, Factors
 from loratree_composer.flat_parts import REMEDY, FlatParts
 from loratree_composer.layer_kind import TRANSPOSED
-from loratree_composer.peft_place import ATTENTION, Place, place
+from loratree_composer.peft_place import Place, place
 from loratree_composer.peft_targets import filled
 from loratree_registry.base_index import BaseIndex, module_of
 from loratree_registry.errors import Invalid, listed
-from loratree_registry.layout import CONVOLUTIONS, EXPERTS
+from loratree_registry.layout import ATTENTION, CONVOLUTIONS, EXPERTS
 from loratree_registry.read_past_forward import is_read_past_forward
 
 Nesting = Mapping[

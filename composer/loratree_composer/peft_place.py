@@ -2,20 +2,16 @@
 
 from dataclasses import dataclass
 from math import prod
-from typing import Final
 
 import torch
 from torch import Tensor
 
 from loratree_composer.lowrank import LowRank
 from loratree_registry.base_index import BaseIndex, module_of
-from loratree_registry.layout import CONVOLUTIONS, EXPERTS, Layout, layer_layout, parameter_layout
+from loratree_registry.layout import ATTENTION, CONVOLUTIONS, EXPERTS, OUT_PROJ, Layout, layer_layout, parameter_layout
 from loratree_registry.peft_files import PREFIX
 from loratree_registry.peft_rules import COMPOSED
 from loratree_registry.wrapped_name import LAYER
-
-ATTENTION: Final = "MultiheadAttention"
-OUT_PROJ: Final = "NonDynamicallyQuantizableLinear"  # its layer that is read and never called
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

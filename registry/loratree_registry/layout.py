@@ -5,6 +5,8 @@ from math import prod
 from typing import Final
 
 CONVOLUTIONS: Final = ("Conv1d", "Conv2d", "Conv3d")
+ATTENTION: Final = "MultiheadAttention"
+OUT_PROJ: Final = "NonDynamicallyQuantizableLinear"  # the layer of an attention that is read and never called
 TRANSPOSED_EXPERTS: Final = "Experts(transposed)"  # [experts, in, out]
 EXPERTS: Final = ("Experts", TRANSPOSED_EXPERTS)
 

@@ -10,7 +10,7 @@ from loratree_registry.adapter_spec import ModuleSpec
 from loratree_registry.adapter_tensors import BIAS, AdapterTensors
 from loratree_registry.base_index import module_of
 from loratree_registry.errors import Invalid
-from loratree_registry.layout import EXPERTS, TRANSPOSED_EXPERTS, Layout, layer_layout, parameter_layout
+from loratree_registry.layout import ATTENTION, EXPERTS, OUT_PROJ, Layout, layer_layout, parameter_layout
 from loratree_registry.low_rank_part import LowRankPart
 from loratree_registry.manifest import Parameter
 from loratree_registry.peft_rules import (
@@ -28,8 +28,6 @@ from loratree_registry.target_parameters import TargetParameters
 from loratree_registry.wrapped_name import LAYER, base_name
 
 MAX_NESTED: Final = 6  # parameters of one module: every order of them is tried
-ATTENTION: Final = "MultiheadAttention"
-OUT_PROJ: Final = "NonDynamicallyQuantizableLinear"  # its layer that is read and never called
 
 Stacks = Mapping[str, Sequence[Mapping[str, str]]]
 
@@ -150,7 +148,7 @@ class LowRankParts:
             return
         for part, parameter in zip(parts, orders[0] if orders else chosen, strict=True):
             layout, name = layouts[parameter.name], parameter.name
-            if layout is not None and kind == TRANSPOSED_EXPERTS and parameter.shape[0] == 1:
+            if len(parameter.shape) == 3 and parameter.shape[0] == 1:
                 self.saved.findings.refuse(SINGLE_EXPERT, name)
                 continue
             found = LowRankPart(module=part.module, parameter=name, kind=kind, keys=part.keys)

@@ -6,10 +6,10 @@ Widening what is composed means moving a row here: a layer kind into COMPOSED, a
 from typing import Final
 
 from loratree_registry.findings import Refusal
-from loratree_registry.layout import CONVOLUTIONS
+from loratree_registry.layout import ATTENTION, CONVOLUTIONS
 
 # Layer kinds in the base's manifest on which A and B are composed. Experts hold LoRAs by target_parameters alone.
-COMPOSED: Final = ("Linear", "Conv1D", "Embedding", *CONVOLUTIONS, "MultiheadAttention")
+COMPOSED: Final = ("Linear", "Conv1D", "Embedding", *CONVOLUTIONS, ATTENTION)
 
 BIASLESS: Final = Refusal(
     "lora_bias on a layer without a bias", "the base has no tensor to add it to; train with lora_bias=False"
@@ -30,7 +30,8 @@ AMBIGUOUS: Final = Refusal(
     "target_parameters on parameters of one shape", "the file does not say which LoRA is whose; target one of them"
 )
 SINGLE_EXPERT: Final = Refusal(
-    "target_parameters on a single expert kept as [1, in, out]", "PEFT adds its delta the other way round; leave it out"
+    "target_parameters on a single expert",
+    "PEFT takes its delta for a matrix's, the other way round where it is kept as [1, in, out]; leave it out",
 )
 SAVED_LORA: Final = Refusal(
     "LoRA within modules_to_save", "PEFT cannot load what it saves of that; train the module in one way"

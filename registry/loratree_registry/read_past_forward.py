@@ -7,7 +7,7 @@ weight would act there, a LoRA does not, and the two forms would differ. Found i
 from typing import Final
 
 from loratree_registry.base_index import BaseIndex, module_of
-from loratree_registry.layout import CONVOLUTIONS
+from loratree_registry.layout import ATTENTION, CONVOLUTIONS
 
 # Kind of a module → the layers of its own that it reads.
 BY_PARENT: Final[dict[str, tuple[str, ...]]] = {
@@ -16,6 +16,11 @@ BY_PARENT: Final[dict[str, tuple[str, ...]]] = {
     "JambaMambaMixer": ("dt_proj",),
     "MobileBertLMPredictionHead": ("dense", "decoder"),
 }
+
+# The layers that torch's TransformerEncoderLayer hands to one kernel in eval mode, and its parts: the manifest has no
+# kind for it, as it owns no tensor itself. Its TransformerDecoderLayer, which calls its layers, has a norm3 as well.
+ENCODER: Final = ("linear1", "linear2", "self_attn")
+ENCODER_PARTS: Final = (*ENCODER, "norm1", "norm2")
 
 # Architecture → layers that its head reads.
 BY_ARCHITECTURE: Final[dict[str, tuple[str, ...]]] = {
@@ -70,4 +75,16 @@ def is_read_past_forward(base: BaseIndex, module: str) -> bool:
     parent, layer = module_of(module), module.rpartition(".")[2]
     if base.kinds.get(module) in ("Embedding", *CONVOLUTIONS) and layer in TABLES:
         return True
+    if layer in ENCODER and _is_encoder_layer(base, parent):
+        return True
     return layer in (*BY_PARENT.get(base.kinds.get(parent, ""), ()), *BY_ARCHITECTURE.get(base.architecture, ()))
+
+
+def _is_encoder_layer(base: BaseIndex, module: str) -> bool:
+    """Tells whether a module has the parts of a TransformerEncoderLayer, and none of the decoder's."""
+    kinds = {part: base.kinds.get(_within(module, part)) for part in (*ENCODER_PARTS, "norm3")}
+    return kinds["self_attn"] == ATTENTION and all(kinds[part] for part in ENCODER_PARTS) and kinds["norm3"] is None
+
+
+def _within(module: str, part: str) -> str:
+    return f"{module}.{part}" if module else part
