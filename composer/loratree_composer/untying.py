@@ -1,14 +1,16 @@
 """A checkpoint's ties, taken apart where a chain changes one name of a tensor otherwise than another."""
 
+import inspect
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import CodeType
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loratree_composer.base import meta_model
 from loratree_composer.program import Program
@@ -28,15 +30,35 @@ def untie(
 
     Where there are some, `directory`/config.json is made to say that word embeddings are not tied, and the model that
     it then describes is built, without memory, to see that it ties no names which the chain changes differently.
-    Raises Invalid where it does.
+    Raises Invalid where it does, and where its forward reads that field and so computes something else.
     """
     firsts = {parameter.name: parameter.tied_to or parameter.name for parameter in manifest.parameters}
     if not (apart := _apart(firsts, programs)):
         return {}
-    remaining = _remaining(directory, firsts, programs)
-    if remaining is None:
+    model = _untied(directory, firsts, programs)
+    if model is None:
         raise _tied(apart, manifest)
-    return _added(base, firsts, remaining)
+    if reads_tie(model):
+        raise Invalid(
+            f"the base ties {listed(apart, limit=3)}, the chain changes only one name of them or each in another way, "
+            f"and the forward of {manifest.architecture} computes something else where config.json says "
+            f"{_TIE}: false: put the chain on a live model with Composer, or flatten it"
+        )
+    return _added(base, firsts, ties(model))
+
+
+def reads_tie(model: nn.Module) -> bool:
+    """Tells whether the forward of the model, or of anything in it, asks whether word embeddings are tied."""
+    classes = {cls for module in model.modules() for cls in type(module).__mro__}
+    forwards = [inspect.unwrap(vars(cls)["forward"]) for cls in classes if "forward" in vars(cls)]
+    return any(_TIE in _words(forward.__code__) for forward in forwards if inspect.isfunction(forward))
+
+
+def _words(code: CodeType) -> Iterator[object]:
+    """The names and constants of a function and of those inside it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        yield from _words(constant) if isinstance(constant, CodeType) else (constant,)
 
 
 def check_tied(manifest: BaseManifest, programs: Mapping[str, Program]) -> None:
@@ -48,7 +70,7 @@ def check_tied(manifest: BaseManifest, programs: Mapping[str, Program]) -> None:
 
 def _tied(apart: list[str], manifest: BaseManifest) -> Invalid:
     return Invalid(
-        f"the base ties {listed(apart)}, the chain changes only one name of them or each in another way, and "
+        f"the base ties {listed(apart, limit=3)}, the chain changes only one name of them or each in another way, and "
         f"{manifest.architecture} cannot be written without that tie: put the chain on a live model with Composer"
     )
 
@@ -58,18 +80,19 @@ def _apart(firsts: Mapping[str, str], programs: Mapping[str, Program]) -> list[s
     return [" and ".join(group) for group in _groups(firsts) if not _is_alike(group, programs)]
 
 
-def _remaining(directory: Path, firsts: Mapping[str, str], programs: Mapping[str, Program]) -> dict[str, str] | None:
-    """Each name's first name in the untied model, whose config is then in `directory`; None where none will do."""
+def _untied(directory: Path, firsts: Mapping[str, str], programs: Mapping[str, Program]) -> nn.Module | None:
+    """The untied model, without values, whose config is then in `directory`; None where none will do."""
     path = directory / _CONFIG
     written = json.loads(path.read_text(encoding="utf-8"))
     for document in (written | {_TIE: False}, _everywhere(written)):
         path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         try:
-            found = ties(meta_model(directory))
+            model = meta_model(directory)
         except Invalid:
             continue
+        found = ties(model)
         if found.keys() == firsts.keys() and not _apart(found, programs):
-            return found
+            return model
     return None
 
 

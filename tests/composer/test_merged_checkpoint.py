@@ -14,6 +14,7 @@ from loratree_composer.base import read_base
 from loratree_composer.merged_checkpoint import write_merged
 from loratree_composer.merged_weights import MergedWeights
 from loratree_composer.program import Program
+from loratree_composer.untying import reads_tie
 from loratree_registry.checkpoint import open_checkpoint
 from loratree_registry.errors import Invalid
 from tests import peft_bases
@@ -181,6 +182,30 @@ def test_a_tie_that_the_architecture_insists_on_is_refused_before_any_tensor_is_
     with pytest.raises(Invalid, match=r"shared\.weight.* cannot be written without that tie"):
         written(base, programs({"decoder.embed_tokens.weight": (row_values(),)}), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").glob("*.safetensors")] == []
+
+
+def test_a_tie_whose_field_the_forward_reads_is_refused_before_any_tensor_is_written(tmp_path: Path) -> None:
+    config = transformers.SwitchTransformersConfig(
+        vocab_size=96, d_model=32, d_kv=8, d_ff=40, num_layers=1, num_heads=4, num_experts=2, tie_word_embeddings=True
+    )
+    base = saved(transformers.SwitchTransformersForConditionalGeneration(config), tmp_path / "base")
+    with pytest.raises(
+        Invalid, match=r"forward of Switch\w+ computes something else .* tie_word_embeddings: false: put"
+    ):
+        written(base, programs({HEAD: (head_delta(),)}), tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").glob("*.safetensors")] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["Llama", "GPT2", "Gemma", "Gemma3", "Bert", "OPT", "Bloom", "Qwen2", "Cohere", "Mixtral"]
+)
+def test_the_forward_of_most_models_does_not_read_the_tie(name: str) -> None:
+    kinds = {"GPT2": "LMHeadModel", "Bert": "LMHeadModel"}
+    config = getattr(transformers, "Gemma3TextConfig" if name == "Gemma3" else f"{name}Config")()
+    config.num_hidden_layers = 2
+    with torch.device("meta"):
+        model = getattr(transformers, name + kinds.get(name, "ForCausalLM"))(config)
+    assert not reads_tie(model)
 
 
 # Checkpoints that are laid out otherwise than the model
