@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, prod, sqrt
 from typing import Final
 
 import torch
@@ -14,37 +14,37 @@ from loratree_registry.errors import Invalid, listed
 from loratree_registry.limit import Limit
 
 EPSILON: Final = torch.finfo(torch.float64).eps
+SMALLEST: Final = -2200  # an exponent below that of any product of two float64 values
+FARTHEST: Final = -1000  # how much smaller a rank may be than the largest and still be told from one that is smaller
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compressed:
     """A truncated delta, the rank that it had, and the singular values of what it was cut from.
 
-    `singular_values` is [rank_before], or [experts, rank_before], float64 and descending.
+    `singular_values` is [rank_before], or [experts, rank_before], float64 and descending. `energy` is the share of
+    ‖ΔW‖² that is kept, Σσ² of the kept ranks over Σσ² of all; 1 where there is nothing to keep.
     """
 
     delta: LowRank
     rank_before: int
     singular_values: Tensor
-
-    @property
-    def energy(self) -> float:
-        """The share of ‖ΔW‖² that is kept, Σσ² of the kept ranks over Σσ² of all; 1 where there is nothing to keep."""
-        return 1 - float(_dropped(self.singular_values)[self.delta.rank])
+    energy: float
 
     @property
     def norm(self) -> float:
         """‖ΔW‖, the Frobenius norm of the delta before it was cut."""
-        return float(torch.linalg.vector_norm(self.singular_values))
+        largest = self.singular_values.max()
+        return float(largest * torch.linalg.vector_norm(self.singular_values / largest)) if largest > 0 else 0.0
 
 
 def compressed(deltas: Mapping[str, LowRank], limit: Limit) -> dict[str, Compressed]:
-    """Each module's delta within `limit`. Raises Invalid for factors that are not finite, all modules together."""
-    infinite = sorted(name for name, delta in deltas.items() if not isfinite(delta.largest()))
+    """Each module's delta within `limit`. Raises Invalid for those whose norm is not finite, all modules together."""
+    infinite = sorted(name for name, d in deltas.items() if not isfinite(d.largest() * sqrt(prod(d.shape))))
     if infinite:
         raise Invalid(
-            f"the scaled factors of {listed(infinite)} hold values that are not finite and cannot be compressed: train "
-            "with a smaller lora_alpha"
+            f"the scaled factors of {listed(infinite)} hold values that are not finite, or have a product that is not, "
+            "and cannot be compressed: train with a smaller lora_alpha"
         )
     return {name: truncated(delta, limit) for name, delta in deltas.items()}
 
@@ -61,11 +61,47 @@ def truncated(delta: LowRank, limit: Limit) -> Compressed:
     V = Aᵀ S⁻ᵀ W and U Σ = B S W. All of it is in float64, in which a product of two float32 values is exact.
     """
     with full_float32():
-        wide = LowRank(delta.a.double(), delta.b.double())
-        values, right, left = _factored(wide)
-        rank = _rank(values, delta.rank, limit)
-        kept = delta if rank == delta.rank else _cut(wide, values, right, left, rank, delta.a.dtype)
-        return Compressed(kept, delta.rank, values)
+        even = _even(LowRank(delta.a.double(), delta.b.double()))
+        values, right, left = _factored(even.delta)
+        size = 2 * even.size.unsqueeze(-1)
+        shares = _times(values, size - size.max())  # those of all experts to one measure
+        rank = _rank(values, shares, delta.rank, limit)
+        kept = delta if rank == delta.rank else _cut(even, values, right, left, rank, delta.a.dtype)
+        return Compressed(kept, delta.rank, _times(values, size), 1 - float(_dropped(shares)[rank]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Even:
+    """B A = 4^size B' A', the delta B' A' of values near 1, and `rows`, the powers of two that A's rows were taken by.
+
+    size is [] or [experts], rows [rank] or [experts, rank].
+    """
+
+    delta: LowRank
+    size: Tensor
+    rows: Tensor
+
+
+def _even(delta: LowRank) -> _Even:
+    """The delta by powers of two, so that no digit changes and no Gram matrix overflows.
+
+    No value is above 2, and each row of A' is about as long as its column of B'.
+    """
+    of_a, of_b = (torch.frexp(factor).exponent.long() for factor in (delta.a.abs().amax(-1), delta.b.abs().amax(-2)))
+    is_zero = (delta.a == 0).all(-1) | (delta.b == 0).all(-2)
+    of_both = (of_a + of_b).masked_fill(is_zero, SMALLEST)
+    size = (of_both.amax(-1) + 1) // 2
+    left = (of_both - 2 * size.unsqueeze(-1)).clamp(min=FARTHEST)
+    of_a, of_b = left // 2 - of_a, left - left // 2 - of_b
+    return _Even(LowRank(_times(delta.a, of_a.unsqueeze(-1)), _times(delta.b, of_b.unsqueeze(-2))), size, of_a)
+
+
+def _times(values: Tensor, exponent: Tensor) -> Tensor:
+    """values · 2^exponent, rounded only where it leaves float64's normal numbers."""
+    exponent = exponent.clamp(SMALLEST, -SMALLEST)  # in three factors, each of which float64 holds
+    for part in (exponent // 3, (exponent + 1) // 3, (exponent + 2) // 3):
+        values = values * ((part + 1023) << 52).view(torch.float64)  # torch.ldexp overflows beyond float32's range
+    return values
 
 
 def _factored(delta: LowRank) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,10 +144,10 @@ def _inverse(values: Tensor) -> Tensor:
     return torch.where(values > 0, 1 / values, 0)
 
 
-def _rank(values: Tensor, rank: int, limit: Limit) -> int:
+def _rank(values: Tensor, shares: Tensor, rank: int, limit: Limit) -> int:
     """How many ranks to keep of `rank`."""
     if limit.energy is not None:
-        return max(1, int((_dropped(values) > 1 - limit.energy).sum()))
+        return max(1, int((_dropped(shares) > 1 - limit.energy).sum()))
     assert limit.rank is not None
     return rank if rank <= limit.rank else max(1, min(limit.rank, int((values > 0).sum(-1).max())))
 
@@ -125,10 +161,12 @@ def _dropped(values: Tensor) -> Tensor:
     return rest / rest[0] if rest[0] > 0 else rest
 
 
-def _cut(delta: LowRank, values: Tensor, right: Tensor, left: Tensor, rank: int, dtype: torch.dtype) -> LowRank:
+def _cut(even: _Even, values: Tensor, right: Tensor, left: Tensor, rank: int, dtype: torch.dtype) -> LowRank:
     right, left = right[..., :rank], left[..., :rank]
-    farthest = right.gather(-2, right.abs().argmax(-2, keepdim=True))
+    of_rows = _times(right, (even.rows - even.rows.amax(-1, keepdim=True)).unsqueeze(-1))
+    farthest = right.gather(-2, of_rows.abs().argmax(-2, keepdim=True))
     half = torch.where(farthest < 0, -1.0, 1.0) * values[..., :rank].sqrt().unsqueeze(-2)
-    a = (right * half).mT @ delta.a
-    b = delta.b @ torch.where(half == 0, 0, left / half)
-    return LowRank(a.to(dtype), b.to(dtype))
+    a = (right * half).mT @ even.delta.a
+    b = even.delta.b @ torch.where(half == 0, 0, left / half)
+    size = even.size[..., None, None]
+    return LowRank(_times(a, size).to(dtype), _times(b, size).to(dtype))

@@ -1,5 +1,6 @@
 """Truncated deltas held to torch's own SVD of the whole product, in float64."""
 
+import math
 from pathlib import Path
 
 import peft
@@ -174,6 +175,48 @@ def test_experts_share_a_rank_and_each_is_cut_to_its_own_best() -> None:
 def test_the_whole_matrix_is_never_made() -> None:
     delta = LowRank(torch.ones(2, 300_000), torch.ones(300_000, 2))  # whose ΔW takes 360 GB
     assert truncated(delta, Limit(rank=1)).norm == pytest.approx(600_000)
+
+
+SIZES = [(1e200, 1.0), (1e-200, 1e-100), (1e-200, 1e-200), (1e150, 1e150), (1e300, 1e-300), (5e-324, 1e300)]
+
+
+@pytest.mark.parametrize(("of_a", "of_b"), SIZES)
+def test_float64_factors_of_any_size_are_cut_as_those_near_one(of_a: float, of_b: float) -> None:
+    # Powers of two, so that only the sizes differ; and ±1, which the least subnormal number holds too.
+    of_a, of_b = (2.0 ** math.frexp(size)[1] / 2 for size in (of_a, of_b))
+    signs = random_delta(20, 30, 6, seed=0)
+    a, b = signs.a.sign().double(), signs.b.sign().double()
+    near, far = (truncated(delta, Limit(rank=3)) for delta in (LowRank(a, b), LowRank(a * of_a, b * of_b)))
+    assert (far.delta.rank, far.energy) == (3, pytest.approx(near.energy))
+    assert 0.5 < near.energy < 1
+    assert far.norm == pytest.approx(near.norm * of_a * of_b, rel=1e-12)
+    size = math.frexp(of_a)[1] + math.frexp(of_b)[1] - 2
+    found = near_one(far.delta.b, -(size // 2)) @ near_one(far.delta.a, -(size - size // 2))
+    torch.testing.assert_close(found, near.delta.delta())
+
+
+def near_one(values: Tensor, exponent: int) -> Tensor:
+    return torch.tensor([[math.ldexp(value, exponent) for value in row] for row in values.tolist()], dtype=values.dtype)
+
+
+def test_each_rank_and_each_expert_may_be_of_another_size() -> None:
+    delta = random_delta(20, 30, 6, seed=0)
+    factors = torch.tensor([1e200, 1e-200, 1.0, 1e-100, 1e300, 1e-300], dtype=torch.float64)
+    spread = LowRank(delta.a.double() * factors.unsqueeze(-1), delta.b.double() / factors)
+    plain = truncated(delta, Limit(rank=3))
+    torch.testing.assert_close(truncated(spread, Limit(rank=3)).delta.delta(), plain.delta.delta().double())
+    small = LowRank(delta.a.double() * 1e-150, delta.b.double() * 1e-100)
+    experts = LowRank(torch.stack([spread.a, small.a, spread.a * 0]), torch.stack([spread.b, small.b, spread.b]))
+    cut = truncated(experts, Limit(rank=3))
+    torch.testing.assert_close(cut.delta.delta()[0], plain.delta.delta().double())
+    torch.testing.assert_close(cut.delta.delta()[1] * 1e250, plain.delta.delta().double())
+    assert not cut.delta.delta()[2].any()
+    assert cut.energy == pytest.approx(plain.energy)
+
+
+def test_a_delta_whose_norm_float64_cannot_hold_is_refused() -> None:
+    with pytest.raises(Invalid, match="large hold values that are not finite, or have a product that is not"):
+        compressed({"large": LowRank(HAND.a.double() * 1e200, HAND.b.double() * 1e200), "one": HAND}, Limit(rank=1))
 
 
 def test_every_module_that_is_not_finite_is_named() -> None:
