@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from loratree_registry.base_index import BaseIndex, module_of
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.peft_files import PREFIX
 from loratree_registry.wrapped_name import LAYER
+
+CONTAINERS: Final = ("ParameterList", "ParameterDict")
+PARAMETRIZATIONS: Final = "parametrizations"  # torch's child of a layer that holds what its weight is computed from
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,9 +40,14 @@ def flat_overrides(parts: FlatParts, base: BaseIndex, lora: Collection[str]) -> 
         found.config["modules_to_save"] = saved
     if biases:
         found.config["bias"] = "lora_only" if all(module_of(name) in lora for name in biases) else "all"
+    written: set[int] = set()
     for name in sorted(parts.values):
         found.keys[name] = PREFIX + (_wrapped(name, lora) if name in biases else name)
-        found.tensors[found.keys[name]] = parts.values[name].contiguous()
+        value = parts.values[name].contiguous()
+        # One tensor of a level's file may be the value of two tied ones; safetensors writes no memory twice.
+        is_shared = value.data_ptr() in written
+        written.add(value.data_ptr())
+        found.tensors[found.keys[name]] = value.clone() if is_shared else value
     for name in sorted(parts.rows):
         _add_rows(found, name, parts, base)
     return found
@@ -48,13 +56,26 @@ def flat_overrides(parts: FlatParts, base: BaseIndex, lora: Collection[str]) -> 
 def saved_modules(values: Collection[str], base: BaseIndex) -> list[str]:
     """The modules that whole values are all of, outermost first; a bias that is replaced alone makes none.
 
-    Raises Invalid where a module is replaced in part.
+    Raises Invalid where a module is replaced in part, or belongs to no layer that PEFT could copy.
     """
-    modules = sorted({module_of(name) for name in values if not name.endswith(".bias")})
+    found = {name: _layer(module_of(name), base) for name in values if not name.endswith(".bias")}
+    if homeless := sorted(name for name, module in found.items() if not module):
+        raise Invalid(f"PEFT copies layers, and {listed(homeless, limit=3)} is of the model itself: {REMEDY}")
+    modules = sorted(set(found.values()))
     missing = [name for name in base.parameters if within(name, modules) and name not in values]
     if missing:
         raise Invalid(f"PEFT replaces whole modules, and the chain leaves {listed(missing, limit=3)}: {REMEDY}")
     return [module for module in modules if not within(module, modules)]
+
+
+def _layer(module: str, base: BaseIndex) -> str:
+    """The innermost layer at or above `module`: no container, which PEFT takes none of, and nothing inside a weight."""
+    path = module.split(".")
+    if PARAMETRIZATIONS in path:
+        path = path[: path.index(PARAMETRIZATIONS)]
+    while path and base.kinds.get(".".join(path)) in CONTAINERS:
+        path.pop()
+    return ".".join(path)
 
 
 def within(name: str, modules: Collection[str]) -> bool:

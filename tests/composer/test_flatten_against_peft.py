@@ -20,6 +20,7 @@ from loratree_registry.manifest import BaseManifest
 from tests import tiny
 from tests.composer import chains
 from tests.peft_adapters import ACCEPTED, Row
+from tests.peft_bases import bert
 
 FLAT = [row for row in ACCEPTED if "ordered" not in row.rules]  # alone, and most of them in a chain
 ORDERED = [row for row in ACCEPTED if "ordered" in row.rules]
@@ -92,6 +93,16 @@ def test_rows_that_are_replaced_under_a_delta_are_refused(tmp_path: Path) -> Non
     adapters = [row.adapt(base, tmp_path / f"level{seed}", seed) for seed in (1, 2)]
     with pytest.raises(Invalid, match=r"rows of lm_head\.weight are replaced after deltas were added to it"):
         flatten(row, base, adapters, tmp_path / "flat")
+
+
+def test_one_trained_bias_of_two_tied_ones_is_written_for_each(tmp_path: Path) -> None:
+    config = {"target_modules": ["query", "decoder"], "bias": "lora_only"}
+    row = Row(name="", meaning="", make=bert, config=config)
+    base = row.base()
+    adapters = [row.adapt(base, tmp_path / f"level{seed}", seed, r=2 * seed) for seed in (1, 2)]
+    found = run(row, flatten(row, base, adapters, tmp_path / "flat"))
+    MergedWeights(base).merge(composed(read(adapters, manifest_of_module(base))))
+    assert chains.relative(found, run(row, base)) < 1e-5
 
 
 def test_the_groups_of_a_convolution_keep_their_ranks_apart(tmp_path: Path) -> None:
