@@ -4,6 +4,7 @@ import sys
 from typing import Final
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 # Which way round each kind of linear layer keeps its weight: Hugging Face's Conv1D has [in, out].
 TRANSPOSED: Final[dict[str, bool]] = {"Linear": False, "Conv1D": True}
@@ -23,7 +24,8 @@ def kind_of(layer: nn.Module) -> str:
     """The name of torch's own class where `layer` is of it, or of a subclass that computes the same; or `Conv1D`.
 
     An Embedding may multiply its rows (embed_scale). A layer whose settings LoRA ignores has them in brackets:
-    `Conv2d(dilation)`, `Embedding(max_norm)`. Transformers' modules of many experts in one tensor are `Experts`, or
+    `Conv2d(dilation)`, `Embedding(max_norm)`, and `Linear(parametrized)` where torch computes the weight from other
+    tensors, as weight norm does. Transformers' modules of many experts in one tensor are `Experts`, or
     `Experts(transposed)` where it is [experts, in, out]. Anything else has its class's name, with the module's before
     it where the bare name would pass for one of these.
     """
@@ -32,7 +34,7 @@ def kind_of(layer: nn.Module) -> str:
     if full in _LINEAR:
         return "Linear"
     if _computes_as(cls, getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)):
-        return "Conv1D"
+        return "Conv1D" + _ignored(layer)
     if _is_experts(layer, full):
         return "Experts(transposed)" if getattr(layer, "is_transposed", False) else "Experts"
     root = next((root for root in _KINDS if _computes_as(cls, root)), None)
@@ -70,4 +72,11 @@ def _ignored(layer: nn.Module) -> str:
         found += ["padding_mode"] if layer.padding_mode != "zeros" else []
     if isinstance(layer, nn.Embedding) and layer.max_norm is not None:
         found.append("max_norm")
+    if is_parametrized(layer) or not _owns_weight(layer):
+        found.append("parametrized")
     return f"({', '.join(found)})" if found else ""
+
+
+def _owns_weight(layer: nn.Module) -> bool:
+    # The older weight norm computes the weight in a hook, from weight_g and weight_v.
+    return isinstance(layer, nn.MultiheadAttention) or "weight" in dict(layer.named_parameters(recurse=False))

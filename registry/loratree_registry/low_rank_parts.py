@@ -18,6 +18,7 @@ from loratree_registry.peft_rules import (
     ATTENTION_BIAS,
     COMPOSED,
     PARAMETERS,
+    PARAMETRIZED,
     PAST_FORWARD,
     SINGLE_EXPERT,
 )
@@ -110,7 +111,9 @@ class LowRankParts:
         (keys,) = self.stacks[module]
         part = LowRankPart(module=module, parameter=f"{module}.{leaf}", kind=kind, keys=keys)
         weight = self.saved.base.parameters.get(part.parameter)
-        if kind not in COMPOSED or weight is None:
+        if kind.endswith("parametrized)"):
+            findings.refuse(PARAMETRIZED, module)
+        elif kind not in COMPOSED or weight is None:
             findings.add(f"module {module} is of kind {kind}, LoRA is composed on {', '.join(COMPOSED)}")
         elif kind == ATTENTION and BIAS in keys:
             findings.refuse(ATTENTION_BIAS, module)

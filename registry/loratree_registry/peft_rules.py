@@ -23,6 +23,10 @@ DORA_GROUPS: Final = Refusal(
 PAST_FORWARD: Final = Refusal(
     "LoRA on a weight that the model reads past its layer", "PEFT's adapter does nothing there; leave it out"
 )
+PARAMETRIZED: Final = Refusal(
+    "LoRA on a layer whose weight is computed from other tensors",
+    "the base has no weight to add to; leave it out, or train the whole layer with modules_to_save",
+)
 PARAMETERS: Final = Refusal(
     "target_parameters on such a module", "only matrices of Linear and transformers' experts are; use target_modules"
 )

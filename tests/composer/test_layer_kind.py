@@ -89,6 +89,28 @@ def test_a_layer_with_settings_that_lora_ignores_says_so() -> None:
     assert {kind: kind_of(layer) for kind, layer in kinds.items()} == dict(zip(kinds, kinds, strict=True))
 
 
+def test_a_layer_whose_weight_is_computed_is_another_and_its_lora_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    norm, older = nn.utils.parametrizations.weight_norm, nn.utils.weight_norm
+    kinds = {
+        "Linear(parametrized)": norm(nn.Linear(2, 2)),
+        "Conv1D(parametrized)": norm(Conv1D(2, 2)),
+        "Embedding(parametrized)": norm(nn.Embedding(2, 2)),
+        "Conv1d(dilation, parametrized)": norm(nn.Conv1d(2, 2, 3, dilation=2)),
+        "MultiheadAttention(parametrized)": norm(nn.MultiheadAttention(4, 2), "in_proj_weight"),
+    }
+    assert {kind: kind_of(layer) for kind, layer in kinds.items()} == dict(zip(kinds, kinds, strict=True))
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        assert kind_of(older(nn.Linear(2, 2))) == "Linear(parametrized)"
+    base = peft_bases.Convolutions(1)
+    norm(base.first)
+    tuned = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(r=2, target_modules=["first"]))
+    tuned.save_pretrained(tmp_path)
+    with pytest.raises(
+        Invalid, match=r"weight is computed from other tensors is not composed \(first\).*leave it out, or"
+    ):
+        chains.read(tmp_path, manifest_of_module(base))
+
+
 def scaled_embeddings() -> Iterator[Any]:
     """Every class of transformers' models that multiplies an embedding's rows."""
     for file in Path(transformers.__file__).parent.glob("models/*/modeling_*.py"):
