@@ -53,10 +53,10 @@ class AdapterDirectory:
         name = self.config.get("base_model_name_or_path")
         return name if isinstance(name, str) and name.strip() else None
 
-    def spec(self, manifest: BaseManifest) -> AdapterSpec:
+    def spec(self, manifest: BaseManifest, *, on_base: bool = True) -> AdapterSpec:
         """Its modules, checked against a base. Raises Invalid, listing every problem, after the folder's name."""
         try:
-            return classify(self.config, self.header, manifest, digests=self.digests)
+            return classify(self.config, self.header, manifest, digests=self.digests, on_base=on_base)
         except Invalid as error:
             raise Invalid(f"{self.path}: {error}") from error
 

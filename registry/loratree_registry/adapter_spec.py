@@ -82,7 +82,7 @@ class RowsSpec:
 
 @dataclass(frozen=True, slots=True)
 class AdapterSpec:
-    """Every part of an adapter, sorted by name, and the tensors that only repeat the base's, by key.
+    """Every part of an adapter, sorted by name, and the tensors that only repeat what it was trained on, by key.
 
     Every tensor of the file belongs to at least one part or is such a copy, which nothing reads.
     """

@@ -145,7 +145,7 @@ class EmbeddedRegistry:
         with reading(self._engine) as connection:
             manifest = bases.base_manifest(connection, base_of(path))
             files.check_uploaded(connection, submission.files)
-        examined = publishing.examine(self._blobs, manifest, submission)
+        examined = publishing.examine(self._blobs, manifest, path, submission)
         with writing(self._engine) as connection:
             return publishing.publish(connection, path, submission, examined)
 

@@ -17,7 +17,8 @@ BIASES: Final = ("none", "all", "lora_only")
 class OverrideValues:
     """Reads the whole tensors of one adapter, whose LoRAs are `lora`, by module.
 
-    `copies` are the keys of tensors that only repeat the base's, or another one of the file, and that nothing reads.
+    `copies` are the keys of tensors that only repeat those of what it was trained on, or another one of the file, and
+    that nothing reads.
     """
 
     def __init__(self, saved: SavedAdapter, lora: Mapping[str, Sequence[object]]) -> None:
@@ -65,10 +66,15 @@ class OverrideValues:
         elif self._is_trained(parameter, taken) and parameter not in self._values:
             if saved.tensors[key].dtype == base.dtype or saved.is_float(key):
                 self._values[parameter] = key
-        elif SAVED not in taken and saved.repeats_base(key, parameter):
+        elif SAVED not in taken and (saved.repeats_base(key, parameter) or self._is_composed(parameter, taken, key)):
             self.copies.append(key)
         else:
             saved.findings.refuse(BASE_COPY, key)
+
+    def _is_composed(self, parameter: str, taken: tuple[str, ...], key: str) -> bool:
+        """Tells whether it is what PEFT saves beside a LoRA on a head: here the head of a composed model, not known."""
+        is_beside = taken == (LAYER,) and module_of(parameter) in self._lora
+        return is_beside and not self._saved.on_base and self._saved.resembles_base(key, parameter)
 
     def _is_vocabulary(self, parameter: str, key: str) -> bool:
         base, tensor = self._saved.base.parameters[parameter], self._saved.tensors[key]

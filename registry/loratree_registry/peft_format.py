@@ -36,18 +36,20 @@ def classify(
     manifest: BaseManifest,
     *,
     digests: Mapping[str, str] | None = None,
+    on_base: bool = True,
 ) -> AdapterSpec:
     """Checks an adapter against its base and says what each of its parts is.
 
     `config` is adapter_config.json as PEFT wrote it, or its canonical form. `digests` are those of the tensors' bytes:
     PEFT saves the base's own lm_head beside a LoRA on it, and only the very same bytes are no problem; without them,
-    for an adapter that was published, they were compared then. Raises Invalid, listing every problem at once: refused
-    features, unknown fields and tensors, lone factors, and shapes as what, expected and found.
+    for an adapter that was published, they were compared then. Where the adapter was not trained `on_base` but on a
+    composed model, the lm_head that is saved is that model's, and may be any. Raises Invalid, listing every problem at
+    once: refused features, unknown fields and tensors, lone factors, and shapes as what, expected and found.
     """
     if config.get("peft_type") != "LORA":
         raise Invalid(f"the adapter cannot be published: its peft_type is {shown(config.get('peft_type'))}, not LORA")
     findings = Findings()
-    saved = SavedAdapter(config, header.tensors, digests, BaseIndex(manifest), findings)
+    saved = SavedAdapter(config, header.tensors, digests, BaseIndex(manifest), findings, on_base)
     scaling = _read_config(saved)
     tensors = sorted_tensors(saved)
     low_rank = LowRankParts.of(saved, tensors)
@@ -65,12 +67,15 @@ def classify(
     return AdapterSpec(modules, tuple(sorted(overrides.copies)), values, rows)
 
 
-def warnings(config: Mapping[str, Any], spec: AdapterSpec) -> list[str]:
+def warnings(config: Mapping[str, Any], spec: AdapterSpec, *, on_base: bool = True) -> list[str]:
     """What a person should look at although the adapter is valid: copies of the base, pattern keys that disagree."""
     found = []
     if spec.copies:
+        whose = (
+            "the base, which nothing reads" if on_base else "what it was trained on, which nothing reads or compares"
+        )
         found.append(
-            f"it repeats weights of the base, which nothing reads ({listed(list(spec.copies), limit=3)}): "
+            f"it repeats weights of {whose} ({listed(list(spec.copies), limit=3)}): "
             "save_pretrained(…, save_embedding_layers=False) leaves them out"
         )
     targets = TargetModules(config)

@@ -57,7 +57,7 @@ def check_submission(path: str, submission: Submission) -> None:
     check_text("note", submission.note, limit=2000)
 
 
-def examine(blobs: BlobStore, manifest: BaseManifest, submission: Submission) -> Examined:
+def examine(blobs: BlobStore, manifest: BaseManifest, path: str, submission: Submission) -> Examined:
     """Reads the adapter from the blob store and checks it against its base. Raises Invalid, Corrupt."""
     from loratree_registry.tensor_check import check_finite  # numpy
 
@@ -70,7 +70,8 @@ def examine(blobs: BlobStore, manifest: BaseManifest, submission: Submission) ->
     with open_stored(blobs, weights) as stream:
         header = read_header(stream, weights.size, name=weights.name)
         digests = check_finite(stream, header, name=weights.name)
-    spec = classify(config, header, manifest, digests=digests)
+    on_base = submission.parent in (None, BASE, base_of(path))
+    spec = classify(config, header, manifest, digests=digests, on_base=on_base)
     return Examined(config, spec, content)
 
 
@@ -152,7 +153,7 @@ def _insert(
 
 
 def _warnings(examined: Examined, pin: VersionRow | None) -> list[str]:
-    found = warnings(examined.config, examined.spec)
+    found = warnings(examined.config, examined.spec, on_base=pin is None)
     rank = max(examined.spec.summary().ranks)
     above = max(pin.adapter().ranks) if pin else rank
     if rank > above and pin:

@@ -15,13 +15,17 @@ FLOATS: Final = ("F16", "BF16", "F32", "F64")
 
 @dataclass(frozen=True, slots=True)
 class SavedAdapter:
-    """An adapter's config, its tensors by key with their digests where they are known, its base, and what is wrong."""
+    """An adapter's config, its tensors by key with their digests where they are known, its base, and what is wrong.
+
+    `on_base` tells that it was trained on the plain base, not on a composed model.
+    """
 
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     digests: Mapping[str, str] | None
     base: BaseIndex
     findings: Findings
+    on_base: bool = True
 
     def says(self, field: str) -> bool:
         """Tells whether a field of the config is true."""
@@ -37,9 +41,13 @@ class SavedAdapter:
 
     def repeats_base(self, key: str, parameter: str) -> bool:
         """Tells whether a tensor is the base's own, to the last byte; without digests, by its dtype and shape."""
+        same = self.digests is None or self.digests.get(key) == self.base.source(parameter).sha256
+        return same and self.resembles_base(key, parameter)
+
+    def resembles_base(self, key: str, parameter: str) -> bool:
+        """Tells whether a tensor has the dtype and shape of the base's."""
         tensor, source = self.tensors[key], self.base.source(parameter)
-        same = (tensor.dtype, tensor.shape) == (source.dtype, source.shape)
-        return same and (self.digests is None or self.digests.get(key) == source.sha256)
+        return (tensor.dtype, tensor.shape) == (source.dtype, source.shape)
 
     def repeats(self, key: str, other: str) -> bool:
         """Tells whether two tensors of the file have the same bytes; without digests, the same dtype and shape."""

@@ -42,7 +42,7 @@ def publish_directory(
         raise Invalid(versionless(path))
     manifest = registry.base_manifest(base_of(path))
     adapter = read_adapter_directory(directory)
-    adapter.spec(manifest)
+    adapter.spec(manifest, on_base=False)  # all but what its pin decides
     known = _known(registry, path, adapter)
     try:
         pin = find_pin(registry, adapter, path, parent=parent, home=home)
@@ -50,6 +50,8 @@ def publish_directory(
         if not known:
             raise
         pin = _recorded(known[0])
+    if pin.parent in (None, BASE):
+        adapter.spec(manifest)
     same = [version for version in known if pin.parent is None or version.pin.digest == pin.digest]
     if same:
         if level not in (None, same[0].level):

@@ -75,6 +75,38 @@ def test_a_tied_head_is_merged_and_the_next_level_is_trained_on_it(publish: Publ
     assert relative(logits(published.model(tmp_path / "both")), logits(tuned)) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["lm-head", "embedding"])
+def test_a_head_that_two_levels_add_to_is_published_with_the_copy_of_the_composed_one(
+    publish: Publish, tmp_path: Path, name: str
+) -> None:
+    published = publish(name)
+    shell, out = published.shell, tmp_path / "merged"
+    shell("compose", "kind/level", "--mode", "merge", "--out", out)
+    merged = published.model(out)
+    child = published.row.adapt(merged, tmp_path / "child", seed=2)
+    key = next(key for key in load_file(child / WEIGHTS) if key.endswith(".base_layer.weight"))
+    said = shell("publish", child, "kind/level/below").stderr
+    assert f"repeats weights of what it was trained on, which nothing reads or compares ({key})" in said
+    shell("resolve", "kind/level/below")
+    shell("compose", "kind/level/below", "--mode", "merge", "--out", tmp_path / "both")
+    expected = logits(published.row.load(merged, child))
+    assert relative(logits(published.model(tmp_path / "both")), expected) < 1e-5
+    assert relative(logits(merged), expected) > 1e-3
+    for parent in ("base", "kind"):
+        state = shell.state()
+        said = refused(shell, "publish", moved(child, tmp_path / f"by-{parent}"), "kind/other", "--parent", parent)
+        assert f"a copy of the base's weights with other values is not composed ({key})" in said
+        assert shell.state() == state
+
+
+def moved(adapter: Path, directory: Path) -> Path:
+    """The adapter in a folder of its own, without the name of what it was trained on."""
+    shutil.copytree(adapter, directory)
+    config = json.loads((directory / "adapter_config.json").read_text()) | {"base_model_name_or_path": None}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    return directory
+
+
 def test_what_a_chain_replaces_is_merged_and_flattened_alike(publish: Publish, tmp_path: Path) -> None:
     published = publish("mixed")
     expected = published.by_peft(published.adapter)
@@ -95,7 +127,7 @@ def test_experts_that_their_checkpoint_keeps_apart_are_merged_and_flattened(publ
     config["base_model_name_or_path"] = str(published.base)
     (published.adapter / "adapter_config.json").write_text(json.dumps(config))
     said = refused(published.shell, "publish", published.adapter, "kind/other")
-    assert "tensors are named otherwise than the model's and not compared" in said
+    assert "does not store all of the model's tensors under their names, so they are not compared" in said
     assert "--parent base" in said
 
 
