@@ -264,3 +264,12 @@ def bert() -> nn.Module:
         vocab_size=96, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=56
     )
     return transformers.BertForMaskedLM(config)
+
+
+def marian() -> nn.Module:
+    """A small Marian, whose positions are computed and never saved."""
+    config: Any = transformers.MarianConfig
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40}
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    tokens = {"pad_token_id": 0, "decoder_start_token_id": 0, "eos_token_id": 0, "forced_eos_token_id": None}
+    return transformers.MarianMTModel(config(vocab_size=96, max_position_embeddings=64, **sizes, **heads, **tokens))

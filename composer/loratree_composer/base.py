@@ -36,8 +36,8 @@ class TensorSource(Protocol):
 def read_base(directory: Path) -> BaseManifest:
     """The manifest of a checkpoint that `save_pretrained` wrote; its code is never run, its model only on meta.
 
-    Where transformers renames or fuses tensors as it loads a checkpoint (Mixtral, Llava, GPT-NeoX), the base is the
-    model as it is then, and all of it is loaded into memory to be read.
+    Where transformers renames, fuses or computes tensors as it loads a checkpoint (Mixtral, Llava, GPT-NeoX, Marian),
+    the base is the model as it is then, and all of it is loaded into memory to be read.
 
     Raises NotFound where there is no such directory, Invalid where it is not a safetensors checkpoint of a model that
     transformers knows, each in one sentence.

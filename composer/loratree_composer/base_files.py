@@ -28,9 +28,9 @@ class BaseFiles:
         stored = next((candidate for candidate in names if candidate in self.checkpoint.shard_of), None)
         if stored is None:
             raise Invalid(
-                f"{self.checkpoint.directory} holds no {first}: where it is the base still, transformers renames or "
-                "fuses its tensors as it loads them, and none can be read alone; keep the pristine weights in memory, "
-                "or load the model in the base's own dtype"
+                f"{self.checkpoint.directory} holds no {first}: where it is the base still, transformers renames, "
+                "fuses or computes its tensors as it loads them, and none can be read alone; keep the pristine weights "
+                "in memory, or load the model in the base's own dtype"
             )
         tensor = read_tensor(self.checkpoint, stored)
         if digest_of(tensor) != parameters[first].sha256:

@@ -1,4 +1,4 @@
-"""Checkpoints that are laid out otherwise than the model: transformers renames or fuses tensors as it loads them."""
+"""Checkpoints laid out otherwise than the model: transformers renames, fuses or computes tensors as it loads them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,13 +14,24 @@ from loratree_registry.errors import Invalid, listed
 
 
 def is_converted(module: nn.Module, checkpoint: Checkpoint) -> bool:
-    """Tells whether a model's checkpoint has other names than the model, and transformers knows how to turn them."""
+    """Tells whether a model's checkpoint has other names than the model, and transformers knows how to turn them.
+
+    So has one that leaves out what transformers computes and never saves, such as Marian's positions.
+    """
     from transformers import PreTrainedModel
     from transformers.conversion_mapping import get_model_conversion_mapping
 
-    if checkpoint.types().keys() <= tensors(module).keys() or not isinstance(module, PreTrainedModel):
+    if not isinstance(module, PreTrainedModel):
         return False
+    found, names = checkpoint.types().keys(), tensors(module).keys()
+    if found <= names:
+        return not never_saved(module).isdisjoint(names - found)
     return bool(get_model_conversion_mapping(module, add_legacy=False))
+
+
+def never_saved(module: nn.Module) -> set[str]:
+    """The tensors that `save_pretrained` leaves out, since the model computes them when it is built."""
+    return set(getattr(module, "_keys_to_ignore_on_save", None) or ())
 
 
 def load_converted(directory: Path, model_class: type[nn.Module]) -> nn.Module:

@@ -6,12 +6,13 @@ from pathlib import Path
 from torch import nn
 
 from loratree_composer.base import manifest_of_module
-from loratree_composer.converted import load_converted, save_converted
+from loratree_composer.converted import load_converted, never_saved, save_converted
 from loratree_composer.merge import merge_into
 from loratree_composer.program import Program
 from loratree_composer.sharing import tensors
 from loratree_composer.untying import check_tied
 from loratree_registry.checkpoint import Checkpoint
+from loratree_registry.errors import Invalid, listed
 from loratree_registry.manifest import BaseManifest
 
 
@@ -22,12 +23,18 @@ def write_merged_model(
 
     It takes the memory of the whole model: the layout on the disk is not the model's, so no tensor can pass alone.
     Returns what differs from the manifest's base, a clause each; nothing is written then. Raises Invalid where a
-    program has no tensor to go to or would take a tie apart, and for values that are not finite.
+    program has no tensor to go to, changes one that is never saved, or would take a tie apart, and for values that are
+    not finite.
     """
     check_tied(manifest, programs)
     model = load_converted(base.directory, model_class)
     if differences := _differences(manifest_of_module(model), manifest):
         return differences
+    if lost := sorted(never_saved(model) & programs.keys()):
+        raise Invalid(
+            f"the chain changes {listed(lost, limit=3)}, which {manifest.architecture} computes itself and "
+            "transformers never saves: put it on a live model with Composer, or flatten it"
+        )
     live, first = tensors(model), {p.name for p in manifest.parameters if p.tied_to is None}
     for name in sorted(first & programs.keys()):
         merge_into(live[name], live[name], programs[name].edits, name=name)

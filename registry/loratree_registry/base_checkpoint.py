@@ -26,12 +26,16 @@ def holds_base(folder: Path, manifest: BaseManifest) -> bool:
 
 
 def has_names(folder: Path, manifest: BaseManifest) -> bool:
-    """Tells whether the checkpoint in `folder` calls its tensors as the base's model does.
+    """Tells whether the checkpoint in `folder` holds all of the base's tensors, called as its model does.
 
-    Transformers renames or fuses those of some architectures as it loads them; such a one cannot be compared here.
+    Transformers renames, fuses or computes those of some architectures as it loads them; such a one cannot be compared
+    here.
     """
+    expected = manifest.by_name()
+    untied = {name for name, parameter in expected.items() if parameter.tied_to is None}
     try:
-        return open_checkpoint(folder).types().keys() <= manifest.by_name().keys()
+        names = open_checkpoint(folder).types().keys()
+        return names <= expected.keys() and {expected[name].tied_to or name for name in names} == untied
     except (Invalid, NotFound):
         return False
 

@@ -159,7 +159,10 @@ def _other(registry: Registry, base: Base, folder: Path, home: Path) -> str:
         return f"holds other weights than {base.name}"
     if has_names(folder, registry.base_manifest(base.name)):
         return f"holds other weights than {base.name}, although it was added from there"
-    return f"is where {base.name} was added from, but its tensors are named otherwise than the model's and not compared"
+    return (
+        f"is where {base.name} was added from, but it does not store all of the model's tensors under their names, so "
+        "they are not compared"
+    )
 
 
 def _names_version(name: str) -> bool:

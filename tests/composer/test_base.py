@@ -11,6 +11,7 @@ from torch import nn
 
 from loratree_composer.base import manifest_of_module, read_base
 from loratree_composer.base_files import BaseFiles
+from loratree_registry.base_checkpoint import has_names, holds_base
 from loratree_registry.checkpoint import open_checkpoint
 from loratree_registry.errors import Invalid, NotFound
 from tests import peft_bases, tiny
@@ -221,3 +222,20 @@ def test_no_tensor_of_such_a_checkpoint_is_read_alone(mixtral: Path) -> None:
     assert files.read("lm_head.weight").shape == (96, 16)
     with pytest.raises(Invalid, match="none can be read alone; keep the pristine weights in memory"):
         files.read("model.layers.0.mlp.experts.gate_up_proj")
+
+
+def test_what_transformers_computes_and_never_saves_belongs_to_the_base(tmp_path: Path) -> None:
+    peft_bases.marian().save_pretrained(tmp_path)  # type: ignore[operator]
+    manifest, model = read_base(tmp_path), transformers.MarianMTModel.from_pretrained(tmp_path)
+    assert manifest == manifest_of_module(model)
+    assert (
+        "model.encoder.embed_positions.weight" in manifest.by_name().keys() - open_checkpoint(tmp_path).types().keys()
+    )
+    assert not has_names(tmp_path, manifest)
+    model._keys_to_ignore_on_save = set()
+    model.save_pretrained(tmp_path)
+    assert read_base(tmp_path) == manifest
+    assert holds_base(tmp_path, manifest)
+    edit_tensors(tmp_path, lambda tensors: tensors.pop("model.encoder.layers.0.fc1.weight"))
+    with pytest.raises(Invalid, match=r"encoder\.layers\.0\.fc1\.weight is missing"):
+        read_base(tmp_path)

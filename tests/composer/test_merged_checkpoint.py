@@ -249,3 +249,16 @@ def test_a_tie_of_that_layout_is_refused_where_it_would_be_taken_apart(tmp_path:
     assert list((tmp_path / "out").iterdir()) == []
     parts: Parts = {HEAD: (Value(random(96, 16)),), "model.embed_tokens.weight": (Value(random(96, 16)),)}
     check_written_as_live(tied_mixtral(), parts, tmp_path / "alike")
+
+
+def test_a_model_with_tensors_that_are_never_saved_is_merged_and_saved_without_them(tmp_path: Path) -> None:
+    name = "model.encoder.layers.0.self_attn.q_proj.weight"
+    delta = Factors("Linear", 1.5, random(3, 32), random(32, 3))
+    check_written_as_live(peft_bases.marian(), {name: (delta,)}, tmp_path)
+    assert open_checkpoint(tmp_path / "out").types() == open_checkpoint(tmp_path / "base").types()
+    positions = programs({"model.encoder.embed_positions.weight": (Value(random(64, 32)),)})
+    with pytest.raises(
+        Invalid, match=r"the chain changes model\.encoder\.embed_positions\.weight, which MarianMTModel"
+    ):
+        written(tmp_path / "base", positions, tmp_path / "lost")
+    assert list((tmp_path / "lost").iterdir()) == []
