@@ -62,6 +62,10 @@ class Adapters:
                 found |= {version.digest: version for version in self._registry.ancestry(_ref(link))}
         return found
 
+    def forget(self) -> None:
+        """Frees every adapter that is kept in memory."""
+        self._kept.clear()
+
     def _adapter(self, link: Link, records: dict[str, Version]) -> Adapter:
         adapter = self._kept.pop(link.digest, None) or self._read(link, records.get(link.digest))
         self._kept[link.digest] = adapter

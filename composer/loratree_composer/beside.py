@@ -19,7 +19,7 @@ class Beside:
     """
 
     def __init__(self, name: str, layer: nn.Module, form: NormalForm) -> None:
-        self.name, self.called = name, False
+        self.name, self.called, self._is_stopped = name, False, False
         self._tensors = layer._parameters
         weight = self._tensors["weight"]
         assert weight is not None
@@ -33,12 +33,20 @@ class Beside:
         self.called = True
         weight, bias = self._tensors["weight"], self._tensors.get("bias")
         assert weight is not None
-        if weight.dtype != self._dtype or weight.device != self._device:
+        if (weight.dtype != self._dtype or weight.device != self._device) and not self._is_stopped:
             raise Invalid(
                 f"{self.name} was stacked in {self._dtype} on {self._device} and is now {weight.dtype} on "
                 f"{weight.device}: call use() again after the model is cast or moved"
             )
-        return self._forward(args[0] if args else next(iter(kwargs.values())), weight, bias)
+        x = args[0] if args else next(iter(kwargs.values()))
+        return self._bare(x, weight, bias) if self._is_stopped else self._forward(x, weight, bias)
+
+    def stop(self) -> None:
+        """Makes it the layer's own forward, for whoever has wrapped it in another and still calls it."""
+        self._is_stopped = True
+
+    def _bare(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        raise NotImplementedError
 
     def _forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         raise NotImplementedError
@@ -64,6 +72,9 @@ class BesideLinear(Beside):
         self._a, self._b = self._held(a).contiguous(), _by_rank(self._held(b))
         self._rows = form.rows
         self._is_sum = self._gain is None and self._values is None
+
+    def _bare(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return functional.linear(x, weight.mT if self._transposed else weight, bias)
 
     def _forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self._transposed:
@@ -99,6 +110,10 @@ class BesideEmbedding(Beside):
         self._b, self._a = self._held(form.delta.b), self._held(a).mT
         self._place = _places(form) if self._values is not None else None
 
+    def _bare(self, x: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
+        y = functional.embedding(x, weight, **self._how)
+        return y if self._scale is None else y * self._scale
+
     def _forward(self, x: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
         y = functional.embedding(x, weight, **self._how)
         if self._gain is not None:
@@ -124,8 +139,16 @@ class BesideConv(Beside):
         self._dimensions, self._groups = len(ones), layer.groups
         self._how = {"stride": layer.stride, "padding": layer.padding}
 
+    def _bare(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y: Tensor = self._conv(x, weight, bias, groups=self._groups, **self._how)
+        return y
+
+    @property
+    def _conv(self) -> Any:
+        return (functional.conv1d, functional.conv2d, functional.conv3d)[self._dimensions - 1]
+
     def _forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        conv: Any = (functional.conv1d, functional.conv2d, functional.conv3d)[self._dimensions - 1]
+        conv = self._conv
         if self._gain is None:
             y = conv(x, weight, bias, groups=self._groups, **self._how)
         else:

@@ -16,7 +16,7 @@ from loratree_composer.pristine import Place
 from loratree_composer.recent_programs import Programs, RecentPrograms
 from loratree_composer.stack import Stack
 from loratree_registry.errors import Invalid, listed
-from loratree_registry.paths import base_of
+from loratree_registry.paths import base_of, parse_ref
 from loratree_registry.protocol import Registry
 from loratree_registry.schemas import Base, Resolution
 from loratree_registry.settings import Settings
@@ -109,9 +109,8 @@ class Composer:
         """
         resolution, chain = self._read(ref, follow, weights)
         depth = _depth(resolution, merged)
-        self._unstack()
-        self._carries_nothing()
         try:
+            self._unstack()
             if depth:
                 self._merged.merge(self._programs(resolution, chain, slice(0, depth)))
             else:
@@ -129,9 +128,12 @@ class Composer:
         does not differ from the last merge is left as it is. `weights` are level weights by path, 1 where not said.
         """
         resolution, chain = self._read(ref, follow, weights)
-        self._unstack()
-        self._carries_nothing()
-        self._merged.merge(self._programs(resolution, chain, slice(None)))
+        try:
+            self._unstack()
+            self._merged.merge(self._programs(resolution, chain, slice(None)))
+        except BaseException:
+            self.restore()
+            raise
         return self._carries(resolution)
 
     def restore(self, *, release: bool = False) -> None:
@@ -140,12 +142,13 @@ class Composer:
         if release:
             self._merged.release()
             self._recent.clear()
+            self._adapters.forget()
         else:
             self._merged.restore()
         self._carries_nothing()
 
     def _read(self, ref: str, follow: str | None, weights: Weights | None) -> tuple[Resolution, WeightedChain]:
-        if base_of(ref.partition("@")[0]) != self._base.name:
+        if base_of(parse_ref(ref).path) != self._base.name:
             raise Invalid(f"{ref} is not in the tree of {self._base.name}, the base that this model is")
         check_free(self._model, self._mark)
         resolution = self._registry.resolve(ref, follow=follow, weights=weights)
@@ -177,5 +180,5 @@ def _depth(resolution: Resolution, merged: str | None) -> int:
         return 0
     if merged not in paths:
         levels = f"its levels are {listed(paths)}" if paths else "it is the base alone, without a level"
-        raise Invalid(f"{merged} is not in the chain of {resolution.ref}, so it cannot be merged down to: {levels}")
+        raise Invalid(f"{merged!r} is not in the chain of {resolution.ref}, so it cannot be merged down to: {levels}")
     return paths.index(merged) + 1

@@ -2,18 +2,17 @@
 
 from collections.abc import Collection, Mapping
 
-import torch
 from torch import Tensor, nn
 
-from loratree_composer.merge import check_mergeable, merge_into
+from loratree_composer.merge import check_mergeable, check_values, merge_into, writing
 from loratree_composer.own_memory import OwnMemory
 from loratree_composer.precision import full_float32
 from loratree_composer.prefix_sums import PrefixSums
-from loratree_composer.pristine import Place, Pristine, Source
+from loratree_composer.pristine import Place, Pristine, Source, stamp
 from loratree_composer.program import Key, Program, is_known
 from loratree_composer.sharing import tensors
 from loratree_composer.targets import check_fit, fit_problems, shared_layers, target_tensors
-from loratree_registry.errors import Invalid
+from loratree_registry.errors import Invalid, listed
 
 
 class MergedWeights:
@@ -26,7 +25,9 @@ class MergedWeights:
     that the leaf edits too, 4 bytes a value, from the second merge under the same ancestors on.
 
     A tensor that other names of the module share, and that the chain edits under one of them, gets memory of its own
-    until it is restored. What a caller writes to a merged tensor is lost when it is restored. Not for several threads.
+    until it is restored. What a caller writes to a merged tensor is lost at the next merge or restore. After a restore
+    the tensors are the caller's: a write is seen where torch counts it (Tensor._version), so call `release` before any
+    other, through `.data` or by a fused optimizer. Not for several threads.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class MergedWeights:
         self._pristine = Pristine(pristine, source)
         self._prefixes = PrefixSums() if prefixes else None
         self._untied = OwnMemory(module)
-        self._merged: dict[str, Key] = {}
+        self._merged: dict[str, tuple[Key, object] | None] = {}
 
     @property
     def names(self) -> list[str]:
@@ -49,7 +50,7 @@ class MergedWeights:
         Raises Invalid where an edit does not fit or a result is not finite. After any failure the whole base is back.
         """
         try:
-            self._restore(set(self._merged) - set(programs))
+            _refuse(self._restore(set(self._merged) - set(programs)))
             check_fit(shared_layers(self._module, programs))
             targets = self._untied.give(self._tensors(programs), programs)
             if self._prefixes is not None:
@@ -66,9 +67,14 @@ class MergedWeights:
             raise
 
     def restore(self) -> None:
-        """Writes every pristine value back, bit for bit. The copies stay for the next merge."""
-        self._restore(set(self._merged))
+        """Writes every pristine value back, bit for bit. The copies stay for the next merge.
+
+        Raises Invalid, listing them, where tensors are gone, have another shape or cannot be read from files, after all
+        others are back. Those in files are tried again by the next call.
+        """
+        problems = self._restore(self._merged)
         self._untied.take_back()
+        _refuse(problems)
 
     def release(self) -> None:
         """Restores, and frees what is kept for the next merge."""
@@ -78,32 +84,51 @@ class MergedWeights:
             self._prefixes.clear()
 
     def _merge(self, name: str, tensor: Tensor, program: Program) -> None:
-        if is_known(program.key) and self._merged.get(name) == program.key:
+        if is_known(program.key) and self._merged.get(name) == (program.key, stamp(tensor)) and stamp(tensor):
             return
-        pristine = self._original(name, tensor)
-        source = self._prefixes.of(name, tensor, pristine, program) if self._prefixes is not None else None
+        check_values(tensor, (), name=name)
+        pristine, origin = self._original(name, tensor)
+        source = None if self._prefixes is None else self._prefixes.of(name, tensor, pristine, origin, program)
         edits = program.edits if source is None else program.leaf
         check_fit(fit_problems(self._module, name, tensor, edits))
         check_mergeable(tensor, edits, name=name)
-        self._merged[name] = ()  # neither is it pristine, nor yet what the program says
+        self._merged[name] = None  # neither is it pristine, nor yet what the program says
         merge_into(tensor, pristine if source is None else source, edits, name=name)
-        self._merged[name] = program.key
+        self._merged[name] = program.key, stamp(tensor)
 
-    def _original(self, name: str, tensor: Tensor) -> Tensor:
-        """The base's value of a tensor."""
+    def _original(self, name: str, tensor: Tensor) -> tuple[Tensor, object]:
+        """The base's value of a tensor, and what changes when that does."""
         shared = self._untied.original(name)
         if shared is not None:
-            return shared
+            return shared, stamp(shared)
         if name not in self._merged:
             self._pristine.keep(name, tensor)
-        return self._pristine.read(name, tensor)
+        pristine = self._pristine.read(name, tensor)
+        if pristine.shape != tensor.shape:
+            raise Invalid(f"{name} was {list(pristine.shape)} when it was merged into and is {list(tensor.shape)} now")
+        return pristine, self._pristine.origin(name)
 
-    def _restore(self, names: Collection[str]) -> None:
-        for name, tensor in self._tensors(sorted(names)).items():
-            if self._untied.original(name) is None:
-                _write(tensor, self._pristine.read(name, tensor))
-                self._pristine.is_back(name, tensor)
-            del self._merged[name]
+    def _restore(self, names: Collection[str]) -> list[str]:
+        """Writes back what can be; returns what cannot, a clause each."""
+        live, problems = tensors(self._module) if names else {}, []
+        for name in sorted(names):
+            try:
+                problems += self._write_back(name, live.get(name))
+            except Invalid as error:
+                problems.append(str(error))
+        return problems
+
+    def _write_back(self, name: str, tensor: Tensor | None) -> list[str]:
+        if self._untied.original(name) is None:
+            pristine = None if tensor is None else self._pristine.read(name, tensor)
+            if tensor is None or pristine is None or pristine.shape != tensor.shape:
+                del self._merged[name]
+                return [f"{name} is gone, or has another shape"]
+            with full_float32(), writing(tensor):
+                tensor.detach().copy_(pristine)
+            self._pristine.is_back(name, tensor)
+        del self._merged[name]
+        return []
 
     def _tensors(self, names: Collection[str]) -> dict[str, Tensor]:
         live = tensors(self._module) if names else {}
@@ -111,7 +136,9 @@ class MergedWeights:
         return {name: live[name] for name in names}
 
 
-def _write(tensor: Tensor, value: Tensor) -> None:
-    # A tensor made under inference mode may be written under it alone, any other anywhere.
-    with full_float32(), torch.inference_mode(tensor.is_inference()):
-        tensor.detach().copy_(value)
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise Invalid(
+            f"not all of the base is back ({listed(problems)}): tensors must stay what they are while something is "
+            "merged into them, so load the model anew"
+        )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from loratree_composer.edits import Add, Edit, ReplaceRows, Rescale
 from loratree_composer.lowrank import LowRank
-from loratree_composer.merge import ROWS
+from loratree_composer.merge import ROWS, gain, output_norms
 from loratree_composer.precision import full_float32
 
 LayerEdit = Add | Rescale | ReplaceRows  # the edits that have this form
@@ -68,7 +68,7 @@ def _after(form: NormalForm, edit: LayerEdit, matrix: Tensor) -> NormalForm:
             return replace(form, delta=_joined(form.delta, delta.to(device, dtype), groups), groups=groups)
         case Rescale(delta, magnitude, dim):
             form = replace(form, delta=_joined(form.delta, delta.to(device, dtype), 1))
-            return _rescaled(form, magnitude.to(device, dtype) / _norms(form, matrix, dim), dim)
+            return _rescaled(form, gain(magnitude.to(device, dtype), _norms(form, matrix, dim)), dim)
         case ReplaceRows(rows, value):
             return _replaced(form, rows.to(device), value.to(device, dtype))
 
@@ -84,8 +84,7 @@ def _joined(above: LowRank, below: LowRank, groups: int) -> LowRank:
 def _norms(form: NormalForm, matrix: Tensor, dim: int) -> Tensor:
     """The norm of each output of W', some rows at a time."""
     parts = [
-        torch.linalg.vector_norm(form.matrix(matrix, slice(start, start + ROWS)), dim=1 - dim)
-        for start in range(0, len(matrix), ROWS)
+        output_norms(form.matrix(matrix, slice(start, start + ROWS)), dim) for start in range(0, len(matrix), ROWS)
     ]
     return torch.cat(parts) if dim == 0 else torch.linalg.vector_norm(torch.stack(parts), dim=0)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from loratree_composer.compiled import drop_compiled
 from loratree_composer.program import Program
-from loratree_composer.sharing import sharers
+from loratree_composer.sharing import overlapping, sharers
 from loratree_composer.targets import owner
 
 
@@ -28,14 +28,20 @@ class OwnMemory:
         """
         for name in [name for name in self._shared if name not in programs]:
             self._tie(name)
-        found, shared = dict(tensors), sharers(self._module, set(tensors))
-        for name in shared:
+        found = dict(tensors)
+        shared = {*sharers(self._module, set(tensors)), *overlapping(tensors), *self._originals_of_others(tensors)}
+        for name in sorted(shared):
             self._shared[name] = found[name]
             found[name] = _copy(found[name])
             put(self._module, name, found[name])
         if shared:
             drop_compiled()
         return found
+
+    def _originals_of_others(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """The names whose memory is what another name, untied before, stands for."""
+        kept = {original.untyped_storage()._cdata for original in self._shared.values()}
+        return [name for name, tensor in tensors.items() if tensor.untyped_storage()._cdata in kept]
 
     def original(self, name: str) -> Tensor | None:
         """The shared tensor that `name` stands for, None where it is not untied."""
@@ -61,9 +67,14 @@ def put(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 def put_back(module: nn.Module, name: str, original: Tensor) -> None:
     """Puts `original` in place of the tensor that stood for it, cast and moved as the module was in the meantime."""
-    stood = getattr(owner(module, name), name.rpartition(".")[2])
+    try:
+        stood = getattr(owner(module, name), name.rpartition(".")[2])
+    except AttributeError:
+        return  # so is its place
     if (original.dtype, original.device) != (stood.dtype, stood.device):
         original.data = original.data.to(stood.device, stood.dtype)
+    if isinstance(original, nn.Parameter):
+        original.requires_grad_(stood.requires_grad)
     put(module, name, original)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from loratree_composer.merge import merge_into
+from loratree_composer.edits import Replace
+from loratree_composer.merge import FLOATS, merge_into
 from loratree_composer.program import Key, Program, is_known
 
 
@@ -18,32 +19,33 @@ class PrefixSums:
 
     def __init__(self) -> None:
         self._last: dict[str, Key] = {}
-        self._sums: dict[str, tuple[Key, Tensor]] = {}
+        self._sums: dict[str, tuple[Key, object, Tensor]] = {}
         self._seen: dict[str, Key] = {}
 
     def begin(self, programs: Mapping[str, Program]) -> None:
         """Notes what is merged next, and drops the sums of other ancestors."""
         self._seen, self._last = self._last, {name: program.above_key for name, program in programs.items()}
-        for name in [name for name, (key, _) in self._sums.items() if self._last.get(name) != key]:
+        for name in [name for name, (key, *_) in self._sums.items() if self._last.get(name) != key]:
             del self._sums[name]
 
-    def of(self, name: str, tensor: Tensor, pristine: Tensor, program: Program) -> Tensor | None:
-        """The kept sum for `program`, of a weight like `tensor`, made now if it will be of use; None without one."""
+    def of(self, name: str, tensor: Tensor, pristine: Tensor, origin: object, program: Program) -> Tensor | None:
+        """The kept sum for `program`, of a weight like `tensor`, made now if it will be of use; None without one.
+
+        `origin` is an object that is another one when the pristine value is.
+        """
         key = program.above_key
-        if program.last is None or not is_known(key):
+        if program.last is None or not is_known(key) or tensor.dtype not in FLOATS:
             return None
-        if (kept := self._sums.get(name)) is not None and kept[1].device == tensor.device:
-            return kept[1]
-        if self._seen.get(name) != key:
+        dtype = torch.promote_types(tensor.dtype, torch.float32)
+        _, known, kept = self._sums.get(name, (key, None, tensor))
+        if known is origin and (kept.dtype, kept.device, kept.shape) == (dtype, tensor.device, tensor.shape):
+            return kept
+        self._sums.pop(name, None)
+        if self._seen.get(name) != key or isinstance(program.leaf[0], Replace):
             return None
-        found = torch.empty_like(
-            tensor,
-            dtype=torch.promote_types(tensor.dtype, torch.float32),
-            memory_format=torch.contiguous_format,
-            requires_grad=False,
-        )
-        merge_into(found, pristine, program.above, name=name, dtype=tensor.dtype)
-        self._sums[name] = key, found
+        found = torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format, requires_grad=False)
+        merge_into(found, pristine, program.above, name=name)
+        self._sums[name] = key, origin, found
         return found
 
     def clear(self) -> None:

@@ -54,9 +54,13 @@ class Pristine:
         assert self._source is not None
         return self._source.read(name).to(like.dtype)
 
+    def origin(self, name: str) -> object:
+        """An object that is another one when the pristine value of `name` is."""
+        return self._copies[name]
+
     def is_back(self, name: str, tensor: Tensor) -> None:
         """Notes that `tensor` holds its pristine value again, as long as nobody writes to it."""
-        self._copies[name].stamp = _stamp(tensor)
+        self._copies[name].stamp = stamp(tensor)
 
     def forget(self) -> None:
         """Frees every copy. Only for tensors that all hold their pristine values."""
@@ -70,10 +74,11 @@ class _Copy:
 
     def is_of(self, tensor: Tensor) -> bool:
         """Tells whether the tensor was not written to, moved or cast since it held this value."""
-        return self.stamp is not None and self.stamp == _stamp(tensor)
+        return self.stamp is not None and self.stamp == stamp(tensor)
 
 
-def _stamp(tensor: Tensor) -> object:
-    if tensor.is_inference():  # which counts no writes
+def stamp(tensor: Tensor) -> object:
+    """What changes when a tensor is replaced, moved, cast or written to; None where torch counts no writes."""
+    if tensor.is_inference():
         return None
     return id(tensor), tensor.data_ptr(), tensor.dtype, tensor._version

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from loratree_composer.edits import Add, Edit, joined
 
-Key = tuple[tuple[str, float], ...]  # (version digest, level weight) of each level that edits a tensor
+Named = tuple[str, float]  # a version's digest and its level weight
+Key = tuple[tuple[Named, ...], Named | None]  # the levels above that edit a tensor, and the last one if it does
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,18 +62,20 @@ class Program:
     @property
     def above_key(self) -> Key:
         """What names the ancestors' sum on a given base."""
-        return tuple((level.digest, level.weight) for level in self.ancestors)
+        return tuple((level.digest, level.weight) for level in self.ancestors), None
 
     @property
     def key(self) -> Key:
-        """What names the outcome on a given base."""
-        last = () if self.last is None else ((self.last.digest, self.last.weight),)
-        return (*self.above_key, *last)
+        """What names the outcome on a given base, to the bit: the levels, and which of them is the last."""
+        last = None if self.last is None else (self.last.digest, self.last.weight)
+        return self.above_key[0], last
 
 
 def is_known(key: Key) -> bool:
-    """Tells whether a key names an outcome: every level has a digest."""
-    return bool(key) and all(digest for digest, _ in key)
+    """Tells whether a key names an outcome: there are levels, and every one has a digest."""
+    above, last = key
+    levels = above if last is None else (*above, last)
+    return bool(levels) and all(digest for digest, _ in levels)
 
 
 def _bounded(edits: Sequence[Edit]) -> tuple[Edit, ...]:

@@ -1,6 +1,7 @@
 """Which names of a module share their memory."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -29,6 +30,11 @@ def sharers(module: nn.Module, names: set[str]) -> dict[str, list[str]]:
     return found
 
 
+def overlapping(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of tensors that have values of their own at one place, such as expanded ones."""
+    return [name for name, tensor in tensors.items() if tensor.numel() > _span(tensor)]
+
+
 def tensors(module: nn.Module) -> dict[str, Tensor]:
     """The parameters and persistent buffers by name, the objects themselves."""
     state = module.state_dict(keep_vars=True)
@@ -48,8 +54,12 @@ def _storage(tensor: Tensor) -> int:
 
 def _extent(tensor: Tensor) -> tuple[int, int]:
     """The bytes [start, end) of its storage that a tensor spans."""
-    if tensor.numel() == 0:
-        return 0, 0
-    last = int(sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)))
     start, item = int(tensor.storage_offset()), tensor.element_size()
-    return start * item, (start + last + 1) * item
+    return start * item, (start + _span(tensor)) * item
+
+
+def _span(tensor: Tensor) -> int:
+    """How many places of its storage lie from a tensor's first value to its last."""
+    if tensor.numel() == 0:
+        return 0
+    return 1 + int(sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)))

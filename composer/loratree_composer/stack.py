@@ -8,7 +8,7 @@ from loratree_composer.beside import KINDS, Beside
 from loratree_composer.compiled import drop_compiled
 from loratree_composer.edits import Add, Edit, ReplaceRows, Rescale
 from loratree_composer.layer_kind import kind_of
-from loratree_composer.merge import merged
+from loratree_composer.merge import check_values, merged
 from loratree_composer.normal_form import normal_form
 from loratree_composer.own_memory import put, put_back
 from loratree_composer.precision import full_float32
@@ -59,6 +59,7 @@ class Stack:
         if self._beside or self._copies:
             drop_compiled()
         for name, beside in self._beside.items():
+            beside.stop()
             held = vars(self._module.get_submodule(name))
             if held.get("forward") is beside:
                 del held["forward"]
@@ -72,6 +73,7 @@ class Stack:
         problems += shared_layers(self._module, programs)
         for name in (name for name in programs if name in live):
             edits = programs[name].edits  # made at each access
+            check_values(live[name], edits, name=name)
             problems += fit_problems(self._module, name, live[name], edits)
             if not problems:
                 self._prepare(name, live[name], edits)
