@@ -279,6 +279,37 @@ def _compress(folder: Path, name: str, repeats: int) -> Row:
     return Row(name, *medians, medians[1] / medians[0], "s")
 
 
+def _compress_qr(folder: Path, name: str, repeats: int) -> Row:
+    """The same seven matrices, by Gram matrices beside the textbook's QR and SVD of the core in float32 or float64."""
+    import torch
+
+    from loratree_composer.base import read_base
+    from loratree_composer.compress import truncated
+    from loratree_composer.lowrank import LowRank
+    from loratree_registry.limit import Limit
+
+    _write_models(folder / name, layers=1)
+    dtype = torch.float64 if name.endswith("fp64") else torch.float32
+    deltas = _ready(_made_ready(_ours(folder / name, "one", read_base(folder / name / "base"))))
+
+    def by_gram() -> dict[str, Any]:
+        return {module: truncated(delta, Limit(rank=TO_RANK)).delta for module, delta in deltas.items()}
+
+    def by_qr() -> dict[str, Any]:
+        found = {}
+        for module, delta in deltas.items():
+            (q_b, r_b), (q_a, r_a) = torch.linalg.qr(delta.b.to(dtype)), torch.linalg.qr(delta.a.mT.to(dtype))
+            u, s, vh = torch.linalg.svd(r_b @ r_a.mT)
+            half = s[:TO_RANK].sqrt()
+            found[module] = LowRank((half.unsqueeze(-1) * vh[:TO_RANK]) @ q_a.mT, q_b @ (u[:, :TO_RANK] * half))
+        return found
+
+    errors = [_error(found, deltas) for found in (by_gram(), by_qr())]
+    assert abs(errors[0] / errors[1] - 1) < 1e-3, f"not the same error: by Gram {errors[0]}, by QR {errors[1]}"
+    medians = interleaved([by_gram, by_qr, partial(_products, deltas)], repeats=3 * repeats)
+    return Row(name, *medians, medians[1] / medians[0], "s")
+
+
 def _products(deltas: Any) -> None:
     """The floor of a compression: AAᵀ and BᵀB, and what A and B are cut to, in float32."""
     for delta in deltas.values():
@@ -317,6 +348,8 @@ ROWS: dict[str, Callable[[Path, str, int], Row]] = {
     "stack-prefill": _stack,
     "load": _load,
     "compress-1024": _compress,
+    "compress-qr-fp32": _compress_qr,
+    "compress-qr-fp64": _compress_qr,
 }
 
 if __name__ == "__main__":
