@@ -402,7 +402,10 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "a B the other way round": (set_tensor(B0, torch.ones(4, 32)), f"tensor {B0} has shape [4, 32]"),
     "an A of three dimensions": (set_tensor(A0, torch.ones(4, 32, 1)), f"tensor {A0} has shape [4, 32, 1]"),
     "an A of numbers of another kind": (set_tensor(A0, torch.ones(4, 32).half()), "A in F16 and B in F32"),
-    "an A of whole numbers": (set_tensor(A0, torch.ones(4, 32).int()), "lora_A.weight is I32: cast and save again"),
+    "an A of whole numbers": (
+        set_tensor(A0, torch.ones(4, 32).int()),
+        "has A in I32 and B in F32, expected one of F16",
+    ),
     "an unknown tensor": (set_tensor(f"{PREFIX}{Q0}.lora_C.weight", torch.ones(1)), "lora_C.weight is unknown"),
     "a key with its adapter's name": (
         set_tensor(f"{PREFIX}{Q0}.lora_A.default.weight", torch.ones(4, 32)),
@@ -479,6 +482,14 @@ def test_pattern_keys_that_overlap_and_disagree_give_a_warning(bases: dict[str, 
     )
     agreeing = write(base, tmp_path / "b", alpha_pattern=dict.fromkeys(patterns, 3))
     assert warnings(config_of(agreeing), classified(agreeing, base.manifest)) == []
+
+
+def test_a_rank_above_a_layers_size_gives_one_warning(bases: dict[str, Base], tmp_path: Path) -> None:
+    base = bases["llama"]
+    directory = write(base, tmp_path / "a", rank=32, rank_pattern={"k_proj": 70}, targets=["q_proj", "k_proj"])
+    (warning,) = warnings(config_of(directory), classified(directory, base.manifest))
+    assert "model.layers.0.self_attn.k_proj has rank 70" in warning
+    assert "its 16 × 32 needs more than 16 and 1 more: it is composed exactly, r=16 would do the same" in warning
 
 
 def test_a_config_whose_meaning_a_save_would_change_is_refused(plain: Path, bases: dict[str, Base]) -> None:
