@@ -1,8 +1,8 @@
 """One published adapter, as stored: its parts by the base's tensor names."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from loratree_composer.alike import alike
 from loratree_composer.edits import Add, Edit, Replace, ReplaceRows, Rescale, Shift
 from loratree_composer.lowrank import LowRank
 from loratree_composer.precision import full_float32
@@ -89,11 +90,15 @@ Part = Factors | Bias | Value | Rows
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapter:
-    """An adapter's parts by the base's tensor names, sorted; its version's digest, and its config's task_type."""
+    """An adapter's parts by the base's tensor names, sorted; its version's digest, and its config's task_type.
+
+    `follows` maps each tensor that has its part only because it is tied to another to that one.
+    """
 
     parts: Mapping[str, tuple[Part, ...]]
     digest: str = ""
     task_type: str | None = None
+    follows: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -105,35 +110,41 @@ class Adapter:
         """The dtypes that its factors and values are stored in."""
         return {tensor.dtype for tensor in self._tensors() if tensor.is_floating_point()}
 
-    def level(self, weight: float) -> Level:
-        """Its edits with a level weight. Raises Invalid for one other than 1 where a part is not a plain delta."""
+    def level(self, weight: float, *, apart: Collection[str] = ()) -> Level:
+        """Its edits with a level weight, but for the tensors `apart`.
+
+        Raises Invalid for a weight other than 1 where a part is not a plain delta.
+        """
         if weight != 1 and not all(_is_additive(part) for parts in self.parts.values() for part in parts):
             raise Invalid(
                 f"a level weight of {weight} has no meaning for an adapter that replaces or rescales weights: it takes "
                 "1, or 0 to leave it out"
             )
-        return Level(self.digest, weight, _Edits(self.parts, weight))
+        return Level(self.digest, weight, _Edits(self.parts, weight, frozenset(apart)))
 
     def _tensors(self) -> Iterable[Tensor]:
         for part in (part for parts in self.parts.values() for part in parts):
             yield from (value for value in (getattr(part, f.name) for f in fields(part)) if isinstance(value, Tensor))
 
 
+WeightedChain = Sequence[tuple[Adapter, float]]  # root to leaf, with level weights
+
+
 class _Edits(Mapping[str, tuple[Edit, ...]]):
     """The edits that parts are with a level weight, folded in float32 at each access."""
 
-    def __init__(self, parts: Mapping[str, tuple[Part, ...]], weight: float) -> None:
-        self._parts, self._weight = parts, weight
+    def __init__(self, parts: Mapping[str, tuple[Part, ...]], weight: float, apart: frozenset[str]) -> None:
+        self._parts, self._weight, self._apart = parts, weight, apart
 
     def __getitem__(self, name: str) -> tuple[Edit, ...]:
         with full_float32():
             return tuple(part.edit(self._weight) for part in self._parts[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._parts)
+        return (name for name in self._parts if name not in self._apart)
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return sum(1 for _ in self)
 
 
 class Tensors(Protocol):
@@ -151,7 +162,7 @@ def read_adapter(file: Path, spec: AdapterSpec, *, digest: str = "", task_type: 
             parts = read_parts(tensors, spec)
     except (SafetensorError, OSError) as error:
         raise Invalid(f"{file} does not hold the adapter that its version describes: {error}") from error
-    return Adapter(parts, digest, task_type)
+    return Adapter(parts, digest, task_type, spec.follows())
 
 
 def read_parts(tensors: Tensors, spec: AdapterSpec) -> dict[str, tuple[Part, ...]]:
@@ -168,9 +179,27 @@ def read_parts(tensors: Tensors, spec: AdapterSpec) -> dict[str, tuple[Part, ...
     return {name: tuple(parts[name]) for name in sorted(parts)}
 
 
-def composed(chain: Sequence[tuple[Adapter, float]]) -> dict[str, Program]:
-    """What (adapter, level weight) from root to leaf do to each tensor, in float32; weight 0 drops a level."""
-    return programs([adapter.level(weight) for adapter, weight in chain if weight])
+def composed(chain: WeightedChain, *, above: WeightedChain = ()) -> dict[str, Program]:
+    """What (adapter, level weight) from root to leaf do to each tensor, in float32; weight 0 drops a level.
+
+    `above` is what the chain stands on and is no part of: where levels before have taken a tie apart, a part that is
+    meant for both of its names is for its own alone, as it was in training.
+    """
+    standing: list[tuple[Adapter, frozenset[str]]] = []
+    levels = []
+    for adapter, weight in (*above, *chain):
+        if weight:
+            apart = frozenset(name for name, own in adapter.follows.items() if not _are_tied(name, own, standing))
+            standing.append((adapter, apart))
+            levels.append(adapter.level(weight, apart=apart))
+    return programs(levels[sum(1 for _, weight in above if weight) :])
+
+
+def _are_tied(name: str, own: str, standing: Sequence[tuple[Adapter, frozenset[str]]]) -> bool:
+    """Tells whether levels have changed a tensor and the one that it is tied to alike."""
+    return all(
+        alike(*(() if of in apart else adapter.parts.get(of, ()) for of in (name, own))) for adapter, apart in standing
+    )
 
 
 def _is_additive(part: Part) -> bool:

@@ -78,7 +78,8 @@ class Adapters:
         return read_adapter(file, spec, digest=link.digest, task_type=_task_type(version))
 
     def _stored(self, link: Link, version: Version | None) -> Adapter:
-        return Adapter(StoredParts(*self._open(link, version)), link.digest, _task_type(version))
+        file, header, spec = self._open(link, version)
+        return Adapter(StoredParts(file, header, spec), link.digest, _task_type(version), spec.follows())
 
     def _open(self, link: Link, version: Version | None) -> tuple[Path, Header, AdapterSpec]:
         """The file of a version's weights, its header, and what it is."""

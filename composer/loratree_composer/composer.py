@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from loratree_composer.adapter import Adapter, composed
+from loratree_composer.adapter import WeightedChain, composed
 from loratree_composer.adapters import Adapters
 from loratree_composer.bare_model import bare_model
 from loratree_composer.base_files import open_base
@@ -22,7 +22,6 @@ from loratree_registry.schemas import Base, Resolution
 from loratree_registry.settings import Settings
 
 Weights = Mapping[str, float]  # level weights by path
-WeightedChain = list[tuple[Adapter, float]]  # adapters with their level weights, root to leaf
 
 
 class Composer:
@@ -156,7 +155,7 @@ class Composer:
 
     def _programs(self, resolution: Resolution, chain: WeightedChain, levels: slice) -> Programs:
         key = resolution.composition, levels.start, levels.stop
-        return self._recent.get(key, lambda: composed(chain[levels]))
+        return self._recent.get(key, lambda: composed(chain[levels], above=chain[: levels.start or 0]))
 
     def _carries(self, resolution: Resolution) -> Resolution:
         self._current = resolution

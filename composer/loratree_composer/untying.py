@@ -4,14 +4,13 @@ import inspect
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import CodeType
 from typing import Any, Final
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from loratree_composer.alike import alike
 from loratree_composer.base import meta_model
 from loratree_composer.program import Program
 from loratree_composer.sharing import ties
@@ -124,17 +123,4 @@ def _is_alike(names: Sequence[str], programs: Mapping[str, Program]) -> bool:
     if len(names) == 1 or programs.keys().isdisjoint(names):
         return True
     edits = [programs[name].edits if name in programs else () for name in names]
-    return all(_equal(edits[0], other) for other in edits[1:])
-
-
-def _equal(one: Any, other: Any) -> bool:
-    """Tells whether two edits, or parts of them, hold the same values."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, tuple):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    if is_dataclass(one):
-        return all(_equal(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
-    return bool(one == other)
+    return all(alike(edits[0], other) for other in edits[1:])

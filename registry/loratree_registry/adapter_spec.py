@@ -92,6 +92,17 @@ class AdapterSpec:
     values: tuple[ValueSpec, ...] = ()
     rows: tuple[RowsSpec, ...] = ()
 
+    def follows(self) -> dict[str, str]:
+        """Each tensor that has a part only because it is tied to another → that one, whose name the part's key has."""
+        found: dict[str, str] = {}
+        parts: list[ValueSpec | RowsSpec] = [*self.values, *self.rows]
+        for part in parts:
+            alike = [other.parameter for other in parts if other.key == part.key]
+            own = max(alike, key=lambda name: (f".{name.rpartition('.')[0]}." in part.key, len(name)))
+            if own != part.parameter:
+                found[part.parameter] = own
+        return found
+
     def summary(self) -> AdapterSummary:
         """The distinct ranks and scales, and how many of what."""
         modules = self.modules
