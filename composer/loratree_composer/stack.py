@@ -30,7 +30,8 @@ class Stack:
     buffers) is a composed copy, as large as the tensor, in place of the module's own object until `remove`: it is what
     state_dict() shows, and what an optimizer made before does not know. Compiled code is dropped.
 
-    Raises Invalid where an edit does not fit or a value is not finite; the module is then as it was.
+    Raises Invalid where an edit does not fit or a value is not finite; the module is then as it was. The products are
+    the layer's own, so one that overflows its dtype shows in the output, where a merge would have been refused.
     """
 
     def __init__(self, module: nn.Module, programs: Mapping[str, Program]) -> None:

@@ -99,7 +99,7 @@ def test_another_model_is_refused_with_the_tensors_that_differ(catalog: Catalog,
         model.get_parameter("lm_head.weight")[0, 0] += 1
     with pytest.raises(Invalid, match=r"not the base tiny: lm_head\.weight has other values; model\.norm\.weight has"):
         composer(catalog, model)
-    with pytest.raises(Invalid, match=r"model\.norm\.weight is missing"):
+    with pytest.raises(Invalid, match=r"model\.embed_tokens\.weight is missing.*; and 43 more; load"):
         composer(catalog, chains.load(tiny.gpt2(tmp_path / "gpt2")))
     with pytest.raises(Invalid, match="meta device"):
         composer(catalog, chains.load(catalog.tree.base).to("meta"))
@@ -331,3 +331,25 @@ def test_an_answer_that_does_not_have_its_digests_is_refused(catalog: Catalog) -
     renamed = [*resolution.chain[:-1], replace(resolution.chain[-1], path=catalog.path(1))]
     with pytest.raises(Corrupt, match=r"record of tiny/medicine@1 does not give the digest"):
         adapters.chain(replace(resolution, chain=renamed))
+
+
+def test_an_interrupt_before_the_weights_are_written_leaves_the_bare_base(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from loratree_composer import Composer
+    from loratree_composer import composer as module
+
+    model = chains.load(catalog.tree.base)
+    before, composer = chains.state_digest(model), Composer(model, catalog.registry, home=catalog.home)
+    for put_on in (composer.merge, composer.use):
+        composer.merge(catalog.path(1))
+        monkeypatch.setattr(module, "composed", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            put_on(catalog.leaf)
+        monkeypatch.undo()
+        assert chains.state_digest(model) == before
+        assert composer.current is None
+
+
+def _interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt

@@ -202,3 +202,15 @@ def test_a_compiled_module_stays_compiled_however_often_it_is_stacked() -> None:
         stack.remove()
         torch.testing.assert_close(found, model(x) + x @ delta.delta().T)
     assert len(runs) == 10
+
+
+def test_a_forward_that_others_wrap_after_it_was_stacked_is_the_layers_own_when_it_is_removed(llama: Tree) -> None:
+    model = chains.load(llama.base)
+    before, stack = chains.logits(model), Stack(model, one())
+    layer = model.get_submodule(QUERY)
+    inner = layer.forward
+    layer.forward = lambda x: inner(x) * 1  # type: ignore[method-assign, assignment]
+    assert not torch.equal(chains.logits(model), before)
+    stack.remove()
+    assert torch.equal(chains.logits(model), before)
+    assert not is_stacked(model)

@@ -7,7 +7,7 @@ from torch.nn.functional import linear
 
 from loratree_composer.edits import Add, Replace, Shift
 from loratree_composer.lowrank import LowRank
-from loratree_composer.program import Program
+from loratree_composer.program import Level, Program, programs
 from loratree_composer.sharing import tensors
 from loratree_composer.stack import Stack, is_stacked
 from loratree_registry.errors import Invalid
@@ -132,3 +132,12 @@ def test_a_stack_that_is_interrupted_leaves_the_module_as_it_was(table: str) -> 
     assert all(tensor is before[name] for name, tensor in tensors(model).items())
     Stack(model, normed()).remove()
     assert all(tensor is before[name] for name, tensor in tensors(model).items())
+
+
+def test_what_is_frozen_or_thawed_while_copies_stand_in_a_model_stays_so() -> None:
+    model = nn.Sequential(nn.LayerNorm(3))
+    model.requires_grad_(requires_grad=False)
+    stack = Stack(model, programs([Level("", 1.0, {"0.weight": (Replace(torch.zeros(3)),)})]))
+    model.requires_grad_()
+    stack.remove()
+    assert all(parameter.requires_grad for parameter in model.parameters())
