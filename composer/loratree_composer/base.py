@@ -120,7 +120,9 @@ class _Live:
         self._tensors = tensors(module)
         empty = sorted(name for name, tensor in self._tensors.items() if tensor.is_meta)
         if empty:
-            raise Invalid(f"the model holds no values for {listed(empty)}: load all of it onto real devices first")
+            raise Invalid(
+                f"the model holds no values for {listed(empty, limit=3)}: load all of it onto real devices first"
+            )
 
     def types(self) -> dict[str, TensorType]:
         return {name: type_of(tensor) for name, tensor in self._tensors.items()}
@@ -163,7 +165,7 @@ def _check_names(
         if types[name].shape != tuple(expected[name].shape):
             problems.append(f"{name} is {list(types[name].shape)}, expected {list(expected[name].shape)}")
     if problems:
-        raise Invalid(f"its tensors are not those of {type(module).__name__}: {listed(problems)}; {RESAVE}")
+        raise Invalid(f"its tensors are not those of {type(module).__name__}: {listed(problems, limit=5)}; {RESAVE}")
 
 
 def _check_copies(source: TensorSource, digests: Mapping[str, str], names: Mapping[str, list[str]]) -> None:
@@ -174,7 +176,9 @@ def _check_copies(source: TensorSource, digests: Mapping[str, str], names: Mappi
         if source.sha256(name) != digests[first]
     ]
     if different:
-        raise Invalid(f"the model ties tensors that are stored with different values: {listed(different)}; {RESAVE}")
+        raise Invalid(
+            f"the model ties tensors that are stored with different values: {listed(different, limit=3)}; {RESAVE}"
+        )
 
 
 def _vocabulary_size(module: nn.Module) -> int | None:

@@ -43,8 +43,8 @@ def compressed(deltas: Mapping[str, LowRank], limit: Limit) -> dict[str, Compres
     infinite = sorted(name for name, d in deltas.items() if not isfinite(d.largest() * sqrt(prod(d.shape))))
     if infinite:
         raise Invalid(
-            f"the scaled factors of {listed(infinite)} hold values that are not finite, or have a product that is not, "
-            "and cannot be compressed: train with a smaller lora_alpha"
+            f"the scaled factors of {listed(infinite, limit=3)} hold values that are not finite, or have a product "
+            "that is not, and cannot be compressed: take smaller level weights, or train with a smaller lora_alpha"
         )
     return {name: truncated(delta, limit) for name, delta in deltas.items()}
 

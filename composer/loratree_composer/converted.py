@@ -57,7 +57,7 @@ def load_converted(directory: Path, model_class: type[nn.Module]) -> nn.Module:
     problems += [f"{name} is unexpected" for name in sorted(found["unexpected_keys"])]
     problems += [f"{name} has another shape" for name in sorted(map(str, found["mismatched_keys"]))]
     if problems:
-        raise Invalid(f"its tensors are not those of {model_class.__name__}: {listed(problems)}; {RESAVE}")
+        raise Invalid(f"its tensors are not those of {model_class.__name__}: {listed(problems, limit=5)}; {RESAVE}")
     assert isinstance(model, nn.Module)
     return model.eval()
 

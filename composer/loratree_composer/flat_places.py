@@ -35,7 +35,7 @@ def flat_places(parts: FlatParts, base: BaseIndex, nested: Nesting) -> dict[str,
         else:
             places[name] = found
     if problems:
-        raise Invalid(f"the chain does not fit the base: {listed(sorted(problems))}")
+        raise Invalid(f"the chain does not fit the base: {listed(sorted(problems), limit=5)}")
     if parts.shifts and (without := sorted(place.name for place in places.values() if not _takes_bias(place, base))):
         raise Invalid(
             "PEFT adds to the biases of all modules of an adapter or of none (lora_bias), and it can add to none of "

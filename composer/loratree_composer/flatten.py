@@ -120,8 +120,16 @@ def _compressed(
     grouped = sorted(place.name for place in places.values() if place.groups > 1)
     if limit is not None and grouped:
         raise Invalid(
-            f"{listed(grouped)} is a convolution in groups, whose delta is no matrix to truncate: flatten it whole"
+            f"{listed(grouped, limit=3)} is a convolution in groups, whose delta is no matrix to truncate: flatten it "
+            "whole"
         )
+    if limit is not None and limit.rank is not None and deltas:
+        highest = max(min(delta.shape[-2:]) for delta in deltas.values())
+        if limit.rank > highest:
+            raise Invalid(
+                f"no layer that the chain changes is of a size for rank {limit.rank}: compress it to a rank of at most "
+                f"{highest}, or leave the limit out"
+            )
     return compressed(deltas, limit) if limit is not None else {}
 
 
@@ -150,7 +158,10 @@ def _tensors(
             tensors[place.bias] = torch.zeros(out, dtype=dtype) if shift is None else shift.to(dtype)
     overflown = sorted(key for key, tensor in tensors.items() if not tensor.isfinite().all())
     if overflown:
-        raise Invalid(f"folding the scales overflows {dtype} in {listed(overflown)}: train with a smaller lora_alpha")
+        raise Invalid(
+            f"folding the scales and level weights overflows {dtype} in {listed(overflown, limit=3)}: take smaller "
+            "level weights, or train with a smaller lora_alpha"
+        )
     return tensors
 
 
@@ -168,7 +179,8 @@ def _check_readable(flat: FlatAdapter, manifest: BaseManifest, expected: set[tup
     }
     if wrong := sorted({name for name, _ in found ^ expected}):
         raise Invalid(
-            f"one adapter cannot hold what the chain does, as PEFT would change {listed(wrong)} otherwise: {REMEDY}"
+            "one adapter cannot hold what the chain does, as PEFT would change "
+            f"{listed(wrong, limit=3)} otherwise: {REMEDY}"
         )
 
 

@@ -118,7 +118,7 @@ def _refusal(
     if len(candidates) == 1:
         base, manifest = candidates[0]
         problems = list(_misfits(model, manifest)) or list(_differences(model, candidates[0], home))
-        return f"the model is not the base {base.name}: {listed(problems)}; load that base's own checkpoint"
+        return f"the model is not the base {base.name}: {listed(problems, limit=5)}; load that base's own checkpoint"
     if len(alike) > 1:
         names = listed([base.name for base, _ in alike])
         return f"the model could be any of several bases ({names}): say which it is with base=NAME"

@@ -40,7 +40,7 @@ def write_merged(base: Checkpoint, manifest: BaseManifest, programs: Mapping[str
     """
     expected = manifest.by_name()
     if unknown := sorted(name for name in programs if name not in expected):
-        raise Invalid(f"the chain cannot be merged into the base: {listed([f'{n} is not in it' for n in unknown])}")
+        raise Invalid(f"the chain cannot be merged into the base: it has no {listed(unknown, limit=5)}")
     if problems := misfits(base, manifest):
         model = meta_model(base.directory)
         if is_converted(model, base):
@@ -114,6 +114,6 @@ def _beside(directory: Path) -> list[Path]:
 
 def _not_the_base(directory: Path, problems: list[str]) -> Invalid:
     return Invalid(
-        f"{directory} is not the base that the tree grows on: {listed(problems)}; "
+        f"{directory} is not the base that the tree grows on: {listed(problems, limit=5)}; "
         "give the base's own checkpoint with --base"
     )

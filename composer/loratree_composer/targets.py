@@ -40,13 +40,14 @@ def shared_layers(module: nn.Module, names: Collection[str]) -> list[str]:
     for path, layer in module.named_modules(remove_duplicate=False):
         paths[layer].append(path)
     owners = {name.rpartition(".")[0] for name in names}
-    return [f"{listed(found)} are one layer" for found in paths.values() if len(found) > 1 and owners & set(found)]
+    shared = [found for found in paths.values() if len(found) > 1 and owners & set(found)]
+    return [f"{listed(found, limit=3)} are one layer" for found in shared]
 
 
 def check_fit(problems: list[str]) -> None:
     """Raises Invalid where there are any."""
     if problems:
-        raise Invalid(f"the adapter does not fit the model: {listed(problems)}")
+        raise Invalid(f"the adapter does not fit the model: {listed(problems, limit=5)}")
 
 
 def owner(module: nn.Module, name: str) -> nn.Module:

@@ -151,4 +151,4 @@ def _check_index(index: Path, places: dict[str, str], shards: tuple[Shard, ...])
     found = {(name, shard.path.name) for shard in shards for name in shard.header.tensors}
     wrong = sorted(f"{name} in {shard}" for name, shard in found ^ set(places.items()))
     if wrong:
-        raise Invalid(f"{index} and its files disagree over {listed(wrong)}: {RESAVE}")
+        raise Invalid(f"{index} and its files disagree over {listed(wrong, limit=5)}: {RESAVE}")

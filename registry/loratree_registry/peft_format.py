@@ -78,6 +78,13 @@ def warnings(config: Mapping[str, Any], spec: AdapterSpec, *, on_base: bool = Tr
             f"it repeats weights of {whose} ({listed(list(spec.copies), limit=3)}): "
             "save_pretrained(…, save_embedding_layers=False) leaves them out"
         )
+    if above := [m for m in spec.modules if m.groups == 1 and m.rank > min(m.in_features, m.out_features)]:
+        first, sizes = above[0], [min(m.in_features, m.out_features) for m in above]
+        more = f", and {len(above) - 1} more have one above theirs" if len(above) > 1 else ""
+        found.append(
+            f"{first.name} has rank {first.rank}, above its size, {first.out_features} × {first.in_features}{more}: it "
+            f"is composed exactly, and a rank of {max(sizes)} would do the same in less memory"
+        )
     targets = TargetModules(config)
     left_out(targets, {module.name: module.kind for module in spec.modules})
     found += targets.unchecked

@@ -33,8 +33,8 @@ def check_finite(stream: BinaryIO, header: Header, *, name: str = "the safetenso
     unchecked = [f"{key} is {tensor.dtype}" for key, tensor in header.tensors.items() if tensor.dtype not in checked]
     if unchecked:
         raise Invalid(
-            f"{name} holds values other than {', '.join(_EXPONENTS)} and whole numbers: {listed(unchecked)}: cast and "
-            "save again"
+            f"{name} holds values other than {', '.join(_EXPONENTS)} and whole numbers: {listed(unchecked, limit=5)}: "
+            "cast and save again"
         )
     problems, digests = [], {}
     for key, tensor in header.tensors.items():
@@ -42,7 +42,7 @@ def check_finite(stream: BinaryIO, header: Header, *, name: str = "the safetenso
         if nans or infinities:
             problems.append(f"{key} holds {nans} NaN and {infinities} Inf")
     if problems:
-        raise Invalid(f"{name} holds values that are not finite: {listed(problems)}: train again or drop them")
+        raise Invalid(f"{name} holds values that are not finite: {listed(problems, limit=5)}: train again or drop them")
     return digests
 
 

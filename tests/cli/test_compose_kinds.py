@@ -141,6 +141,9 @@ def test_dora_is_not_flattened(publish: Publish, tmp_path: Path) -> None:
 
 def test_a_rank_above_the_layers_size_is_composed_exactly(publish: Publish, tmp_path: Path) -> None:
     published = publish("linear", r=70)
+    said = published.shell("publish", published.adapter, "kind/other", "--parent", "base").stderr
+    assert said.count("has rank 70") == 1
+    assert "a rank of 32 would do the same in less memory" in said
     published.shell("compose", "kind/level", "--mode", "flatten", "--out", tmp_path / "flat")
     assert relative(published.by_peft(tmp_path / "flat"), published.by_peft(published.adapter)) < 1e-5
 

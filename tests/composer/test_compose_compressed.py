@@ -80,10 +80,17 @@ def test_peft_loads_it_and_gives_the_logits_of_the_whole_chain_where_all_energy_
 
 def test_a_rank_that_the_chain_does_not_reach_gives_the_adapter_of_no_limit(make: Compose, tmp_path: Path) -> None:
     make(None, tmp_path / "whole")
-    make(Limit(rank=4096))
+    make(Limit(rank=32))
     for name in (WEIGHTS, "adapter_config.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert read_compression(tmp_path / "out").energy == 1
+
+
+def test_a_rank_above_the_size_of_every_layer_is_refused_and_nothing_is_written(make: Compose, tmp_path: Path) -> None:
+    before = set(tmp_path.iterdir())
+    with pytest.raises(Invalid, match=r"no layer that the chain changes is of a size for rank 33: .* at most 32, or"):
+        make(Limit(rank=33))
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_the_same_limit_gives_the_same_bytes_and_is_the_answer_where_it_is_there(make: Compose, tmp_path: Path) -> None:

@@ -106,8 +106,8 @@ def test_what_is_not_in_the_chain_cannot_be_merged_down_to(catalog: Catalog, bob
     composed.use(catalog.leaf)
     before = chains.logits(model)
     levels = "; ".join(catalog.path(depth) for depth in (1, 2, 3, 4))
-    for path in (bob, "tiny", f"{catalog.path(1)}@1", "medicine"):
-        with pytest.raises(Invalid, match=f"{path} is not in the chain of {catalog.leaf}.*its levels are {levels}"):
+    for path in (bob, "", "tiny", f"{catalog.path(1)}@1", "medicine"):
+        with pytest.raises(Invalid, match=f"'{path}' is not in the chain of {catalog.leaf}.*its levels are {levels}"):
             composed.use(catalog.leaf, merged=path)
     with pytest.raises(Invalid, match="it is the base alone"):
         composed.use("tiny", merged="tiny")

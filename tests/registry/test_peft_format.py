@@ -488,8 +488,8 @@ def test_a_rank_above_a_layers_size_gives_one_warning(bases: dict[str, Base], tm
     base = bases["llama"]
     directory = write(base, tmp_path / "a", rank=32, rank_pattern={"k_proj": 70}, targets=["q_proj", "k_proj"])
     (warning,) = warnings(config_of(directory), classified(directory, base.manifest))
-    assert "model.layers.0.self_attn.k_proj has rank 70" in warning
-    assert "its 16 × 32 needs more than 16 and 1 more: it is composed exactly, r=16 would do the same" in warning
+    assert "model.layers.0.self_attn.k_proj has rank 70, above its size, 16 × 32, and 1 more have one above" in warning
+    assert "it is composed exactly, and a rank of 16 would do the same in less memory" in warning
 
 
 def test_a_config_whose_meaning_a_save_would_change_is_refused(plain: Path, bases: dict[str, Base]) -> None:
