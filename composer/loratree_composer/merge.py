@@ -24,7 +24,7 @@ def merged(weight: Tensor, edits: Sequence[Edit], *, name: str) -> Tensor:
 
     |W' − (W + ΣBA)| ≤ ½ ulp(W') + (Σrank + n + 2)·2⁻²⁴ (|W| + Σ|B||A|) for n Adds, in whatever order the products are
     added, for ranks up to 4,000 and products that do not underflow. With factors of both signs it was measured within
-    8·2⁻²⁴, of one sign within 15·2⁻²⁴. Float64 weights are summed in float64: 2⁻⁵³. `name` is what the error calls the
+    8·2⁻²⁴, of one sign within 16·2⁻²⁴. Float64 weights are summed in float64: 2⁻⁵³. `name` is what the error calls the
     weight. Raises Invalid where a value is not finite, or a shape or dtype does not fit.
     """
     result = torch.empty_like(weight, memory_format=torch.contiguous_format)
