@@ -225,6 +225,7 @@ class Odd(nn.Module):
         self.dilated = nn.Conv2d(4, 4, 3, padding=2, dilation=2)
         self.reflected = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
         self.grouped = nn.Conv2d(4, 4, 3, padding=1, groups=2)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1))
         self.renormed = nn.Embedding(10, 8, max_norm=1.0)
         self.offset = transformers.models.opt.modeling_opt.OPTLearnedPositionalEmbedding(10, 8)
         self.attention = nn.MultiheadAttention(8, 2)

@@ -153,6 +153,13 @@ REFUSED: Final[tuple[Row, ...]] = (
         target_modules=["dilated"],
     ),
     _refused(
+        "conv-weight-norm",
+        "a layer with weight norm or another parametrization",
+        "LoRA on a layer whose weight is computed from other tensors is not composed (normed)",
+        Odd,
+        target_modules=["normed"],
+    ),
+    _refused(
         "conv-padding-mode",
         "a convolution with a padding_mode, which lora_A has not",
         "module reflected is of kind Conv2d(padding_mode)",
