@@ -1,6 +1,7 @@
 """What every test folder shares."""
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -8,3 +9,6 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("loratree", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("soak", settings.get_profile("loratree"), max_examples=2_000)
 settings.load_profile(os.environ.get("LORATREE_HYPOTHESIS", "loratree"))
+
+# A shell that runs the tests in its background has them, and what they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -211,12 +211,12 @@ def test_a_file_in_the_place_of_the_folder_is_left_alone(make: Compose, tmp_path
 # What can go wrong
 
 
-def test_another_checkpoint_in_the_bases_place_is_refused_with_every_tensor(make: Compose, tmp_path: Path) -> None:
+def test_another_checkpoint_in_the_bases_place_is_refused_with_what_differs(make: Compose, tmp_path: Path) -> None:
     other = tiny.llama(tmp_path / "other", seed=9)
-    with pytest.raises(Invalid, match=r"q_proj\.weight has other values.*give the base's own checkpoint"):
+    with pytest.raises(Invalid, match=r"_proj\.weight has other values.*and 11 more; give the base's own checkpoint"):
         make("merge", base_directory=other)
     smaller = tiny.llama(tmp_path / "smaller", num_hidden_layers=1, vocab_size=80)
-    with pytest.raises(Invalid, match=r"layers\.1.* is missing; .*lm_head\.weight is F32 \[80, 32\]"):
+    with pytest.raises(Invalid, match=r"layers\.1.* is missing; .*and \d+ more; give the base's own checkpoint"):
         make("merge", base_directory=smaller)
     assert left(tmp_path) == ["other", "smaller"]
 
