@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import peft
@@ -100,12 +101,18 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Shell]:
     return base, shell
 
 
-def test_merging_takes_less_memory_than_the_largest_shard_and_512_mib(wide: tuple[Path, Shell], tmp_path: Path) -> None:
+def test_merging_takes_less_memory_than_the_largest_shard_and_512_mib(
+    wide: tuple[Path, Shell], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     base, shell = wide
     sizes = [shard.header.size for shard in open_checkpoint(base).shards]
     found = peak(shell, tmp_path / "report", "compose", LEAF, "--mode", "merge", "--out", tmp_path / "out")
     bound = max(sizes) + 512 * MIB
-    print(f"peak {found / MIB:.0f} MiB, bound {bound / MIB:.0f} MiB, checkpoint {sum(sizes) / MIB:.0f} MiB")
+    record_property(
+        "measured",
+        f"compose --mode merge of a base of {sum(sizes) / MIB:.0f} MiB took {found / MIB:.0f} MiB at its peak, of "
+        f"{bound / MIB:.0f} allowed: the largest shard and 512 MiB",
+    )
     assert open_checkpoint(tmp_path / "out").types()[HEAD].shape == (8000, 1024)  # transformers was asked for the ties
     assert found < bound
     assert found - max(sizes) + sum(sizes) > bound  # the whole base in memory would show

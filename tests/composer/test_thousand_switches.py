@@ -1,6 +1,7 @@
 """A thousand random switches in bfloat16: the base is bit-identical, and PEFT's drift over as many is printed."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[Path
 
 
 def test_a_thousand_random_switches_leave_the_base_as_it_was(
-    tree: tuple[Path, list[list[Path]]], capsys: pytest.CaptureFixture[str]
+    tree: tuple[Path, list[list[Path]]], record_property: Callable[[str, object], None]
 ) -> None:
     base, paths = tree
     manifest, model = read_base(base), chains.load(base, torch.bfloat16)
@@ -47,11 +48,11 @@ def test_a_thousand_random_switches_leave_the_base_as_it_was(
     assert chains.state_digest(model) == before
     assert {len(found) for found in digests.values()} == {1}
     drift, changed = pefts_drift(base, paths)
-    with capsys.disabled():
-        print(
-            f"\n{SWITCHES} switches in bfloat16 among {USERS} users: loratree's base is bit-identical; PEFT's merge "
-            f"and unmerge changed {changed:.0%} of its weights, by {drift:.1%} of their root mean square"
-        )
+    record_property(
+        "measured",
+        f"{SWITCHES} switches in bfloat16 among {USERS} users: loratree's base is bit-identical; PEFT's merge and "
+        f"unmerge changed {changed:.0%} of its weights, by {drift:.1%} of their root mean square",
+    )
 
 
 def pefts_drift(base: Path, paths: list[list[Path]]) -> tuple[float, float]:
