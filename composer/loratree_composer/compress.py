@@ -61,7 +61,7 @@ def truncated(delta: LowRank, limit: Limit) -> Compressed:
     V = Aᵀ S⁻ᵀ W and U Σ = B S W. All of it is in float64, in which a product of two float32 values is exact.
     """
     with full_float32():
-        even = _even(LowRank(delta.a.double(), delta.b.double()))
+        even = _as_it_is(delta) if delta.a.dtype == delta.b.dtype == torch.float32 else _even(_double(delta))
         values, right, left = _factored(even.delta)
         size = 2 * even.size.unsqueeze(-1)
         shares = _times(values, size - size.max())  # those of all experts to one measure
@@ -80,6 +80,16 @@ class _Even:
     delta: LowRank
     size: Tensor
     rows: Tensor
+
+
+def _as_it_is(delta: LowRank) -> _Even:
+    """A float32 delta in float64, which holds the squares of its values and their sums."""
+    nothing = torch.zeros(delta.a.shape[:-1], dtype=torch.int64, device=delta.a.device)
+    return _Even(_double(delta), nothing.sum(-1), nothing)
+
+
+def _double(delta: LowRank) -> LowRank:
+    return LowRank(delta.a.double(), delta.b.double())
 
 
 def _even(delta: LowRank) -> _Even:
