@@ -1,6 +1,7 @@
 """A chain merged into a live module, and taken out again bit for bit: the one place that writes weights in place."""
 
 from collections.abc import Collection, Mapping
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from loratree_composer.prefix_sums import PrefixSums
 from loratree_composer.pristine import Place, Pristine, Source, stamp
 from loratree_composer.program import Key, Program, is_known
 from loratree_composer.sharing import tensors
-from loratree_composer.targets import check_fit, fit_problems, shared_layers, target_tensors
+from loratree_composer.targets import check_fit, check_targets, fit_problems, shared_layers
 from loratree_registry.errors import Invalid, listed
 
 
@@ -60,7 +61,7 @@ class MergedWeights:
                     self._merge(name, tensor, programs[name])
         except Invalid:
             self.restore()
-            target_tensors(self._module, programs)  # lists every one that does not fit
+            check_targets(self._module, programs)  # lists every one that does not fit
             raise
         except BaseException:
             self.restore()
@@ -87,26 +88,31 @@ class MergedWeights:
         if is_known(program.key) and self._merged.get(name) == (program.key, stamp(tensor)) and stamp(tensor):
             return
         check_values(tensor, (), name=name)
-        pristine, origin = self._original(name, tensor)
+        origin, pristine = self._origin(name, tensor), partial(self._original, name, tensor)
         source = None if self._prefixes is None else self._prefixes.of(name, tensor, pristine, origin, program)
         edits = program.edits if source is None else program.leaf
         check_fit(fit_problems(self._module, name, tensor, edits))
         check_mergeable(tensor, edits, name=name)
         self._merged[name] = None  # neither is it pristine, nor yet what the program says
-        merge_into(tensor, pristine if source is None else source, edits, name=name)
+        merge_into(tensor, pristine() if source is None else source, edits, name=name)
         self._merged[name] = program.key, stamp(tensor)
 
-    def _original(self, name: str, tensor: Tensor) -> tuple[Tensor, object]:
-        """The base's value of a tensor, and what changes when that does."""
+    def _origin(self, name: str, tensor: Tensor) -> object:
+        """What is another object when the base's value of a tensor is another, which is kept from here on."""
         shared = self._untied.original(name)
         if shared is not None:
-            return shared, stamp(shared)
+            return stamp(shared)
         if name not in self._merged:
             self._pristine.keep(name, tensor)
-        pristine = self._pristine.read(name, tensor)
+        return self._pristine.origin(name)
+
+    def _original(self, name: str, tensor: Tensor) -> Tensor:
+        """The base's value of a tensor, read where it is kept."""
+        shared = self._untied.original(name)
+        pristine = self._pristine.read(name, tensor) if shared is None else shared
         if pristine.shape != tensor.shape:
             raise Invalid(f"{name} was {list(pristine.shape)} when it was merged into and is {list(tensor.shape)} now")
-        return pristine, self._pristine.origin(name)
+        return pristine
 
     def _restore(self, names: Collection[str]) -> list[str]:
         """Writes back what can be; returns what cannot, a clause each."""

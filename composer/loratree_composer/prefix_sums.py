@@ -1,6 +1,6 @@
 """The float32 sums of a chain's ancestors, kept for the next leaf under them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -28,23 +28,26 @@ class PrefixSums:
         for name in [name for name, (key, *_) in self._sums.items() if self._last.get(name) != key]:
             del self._sums[name]
 
-    def of(self, name: str, tensor: Tensor, pristine: Tensor, origin: object, program: Program) -> Tensor | None:
+    def of(
+        self, name: str, tensor: Tensor, pristine: Callable[[], Tensor], origin: object, program: Program
+    ) -> Tensor | None:
         """The kept sum for `program`, of a weight like `tensor`, made now if it will be of use; None without one.
 
-        `origin` is an object that is another one when the pristine value is.
+        `pristine` reads the value that it starts from, `origin` is equal as long as that is the same.
         """
         key = program.above_key
         if program.last is None or not is_known(key) or tensor.dtype not in FLOATS:
             return None
         dtype = torch.promote_types(tensor.dtype, torch.float32)
-        _, known, kept = self._sums.get(name, (key, None, tensor))
-        if known is origin and (kept.dtype, kept.device, kept.shape) == (dtype, tensor.device, tensor.shape):
+        form = dtype, tensor.device, tensor.shape
+        _, known, kept = self._sums.pop(name, (key, None, tensor))
+        if origin is not None and known == origin and (kept.dtype, kept.device, kept.shape) == form:
+            self._sums[name] = key, origin, kept
             return kept
-        self._sums.pop(name, None)
         if self._seen.get(name) != key or isinstance(program.leaf[0], Replace):
             return None
         found = torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format, requires_grad=False)
-        merge_into(found, pristine, program.above, name=name)
+        merge_into(found, pristine(), program.above, name=name)
         self._sums[name] = key, origin, found
         return found
 

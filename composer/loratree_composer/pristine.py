@@ -67,7 +67,7 @@ class Pristine:
         self._copies.clear()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Copy:
     value: Tensor | None
     stamp: object = None

@@ -17,8 +17,8 @@ from loratree_registry.errors import Invalid, listed
 LAYERS: Final = ("Linear", "Conv1D", "Embedding", "Conv1d", "Conv2d", "Conv3d")
 
 
-def target_tensors(module: nn.Module, programs: Mapping[str, Program]) -> dict[str, Tensor]:
-    """The tensor of each program, by name. Raises Invalid listing all that are missing, of another kind or shape."""
+def check_targets(module: nn.Module, programs: Mapping[str, Program]) -> None:
+    """Raises Invalid listing every program whose tensor is missing, of another kind or shape."""
     live, problems = tensors(module), []
     for name, program in programs.items():
         if name in live:
@@ -26,7 +26,6 @@ def target_tensors(module: nn.Module, programs: Mapping[str, Program]) -> dict[s
         else:
             problems.append(f"{name} is not in the model")
     check_fit(problems)
-    return {name: live[name] for name in programs}
 
 
 def fit_problems(module: nn.Module, name: str, tensor: Tensor, edits: Sequence[Edit]) -> list[str]:

@@ -122,3 +122,17 @@ def test_files_that_changed_are_told_and_nothing_wrong_is_written(catalog: Catal
     with pytest.raises(Invalid, match="no longer holds the base"):
         composer.merge(catalog.leaf)
     assert chains.state_digest(model) == before
+
+
+def test_a_kept_sum_of_the_ancestors_is_taken_without_reading_the_files_again() -> None:
+    from loratree_composer.edits import Add
+    from loratree_composer.program import Level, programs
+
+    model = nn.Sequential(nn.Linear(3, 4))
+    source = InMemory(model)
+    merges = MergedWeights(model, pristine="files", source=source)
+    above = Level("above", 1.0, {"0.weight": (Add(DELTA["0"]),)})
+    for user in range(6):
+        leaf = Level(f"user{user}", 1.0, {"0.weight": (Add(random_delta(4, 3, 1, seed=user)),)})
+        merges.merge(programs([above, leaf]))
+    assert source.asked == ["0.weight"] * 2
