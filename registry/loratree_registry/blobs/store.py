@@ -1,14 +1,32 @@
-"""The BlobStore protocol: five verbs over bytes named by their SHA-256."""
+"""The BlobStore protocol: bytes named by their SHA-256; and what a store adds that clients reach themselves."""
 
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import BinaryIO, Protocol
+from dataclasses import dataclass
+from datetime import datetime
+from typing import BinaryIO, Final, Protocol, runtime_checkable
+
+PART: Final = 64 * 1024**2  # bytes a part of an upload: a 35 MB adapter is one, 640 GB are S3's 10,000
+LINK_S: Final = 900  # how long a presigned URL is good for
+
+# Is given the stored bytes as they are read back, to look at them on the way; what it leaves unread is read after it.
+ReadBack = Callable[[BinaryIO], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A blob that a store holds: its size in bytes, and when it was written."""
+
+    digest: str
+    size: int
+    modified: datetime
 
 
 class BlobStore(Protocol):
     """Bytes by digest (`sha256:` and 64 hexadecimal digits). A blob that is visible is whole and verified."""
 
-    def put(self, digest: str, size: int, stream: BinaryIO) -> None:
-        """Stores `stream` under `digest`, hashing what is sent and reading back what was stored.
+    def put(self, digest: str, size: int, stream: BinaryIO, *, read_back: ReadBack | None = None) -> None:
+        """Stores `stream` under `digest` and reads back and hashes what was stored, which `read_back` may look at.
 
         Raises Invalid where the stream has another digest or size, Unavailable where the store cannot take it (full,
         unreachable, forbidden); then nothing is visible. A blob that is there already and intact is kept.
@@ -27,6 +45,75 @@ class BlobStore(Protocol):
         """Removes a blob; one that is not there is no error. Raises Unavailable."""
         ...
 
+    def held(self, *, after: str | None = None) -> Iterator[Held]:
+        """Every blob there is in the order of digests, a page at a time; `after` starts behind one. Raises Unavailable."""
+        ...
+
+    def sweep(self, *, before: datetime, dry_run: bool = False) -> list[str]:
+        """Removes what puts and uploads that never ended left behind before a moment, and returns its names.
+
+        Temporary files, staged objects, incomplete multipart uploads; never a blob. Raises Unavailable.
+        """
+        ...
+
     def close(self) -> None:
         """Releases connections."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """Bytes on their way into a store, in parts of PART bytes; `multipart` is the store's own name for it, if any.
+
+    `id` names the staged object `uploads/ID`: 32 hexadecimal digits.
+    """
+
+    id: str
+    digest: str
+    size: int
+    multipart: str | None = None
+
+    @property
+    def parts(self) -> int:
+        """How many parts there are; at least one, which may be empty."""
+        return max(1, -(-self.size // PART))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where to PUT one part, and the headers that must be sent exactly so."""
+
+    url: str
+    headers: Mapping[str, str]
+
+
+@runtime_checkable
+class DirectStore(BlobStore, Protocol):
+    """A store that clients send to and read from themselves, by presigned URLs that are good for LINK_S seconds."""
+
+    def begin(self, id: str, digest: str, size: int) -> Transfer:  # noqa: A002 - the field's name
+        """Begins a transfer to the staged object `uploads/ID`; multipart where it has more than one part."""
+        ...
+
+    def arrived(self, transfer: Transfer) -> set[int]:
+        """The numbers, from 1, of the parts that are there whole. Raises NotFound where it was given up."""
+        ...
+
+    def target(self, transfer: Transfer, number: int) -> Target:
+        """Where to send part `number`, from 1, of the size that the transfer says."""
+        ...
+
+    def accept(self, transfer: Transfer, *, read_back: ReadBack | None = None) -> None:
+        """Hashes what arrived and makes it the blob of its digest by a copy inside the store; the staged object goes.
+
+        Raises Conflict where parts are missing, Invalid where it holds other bytes (then it is gone), Unavailable.
+        """
+        ...
+
+    def give_up(self, transfer: Transfer) -> None:
+        """Removes what arrived; a transfer that is not there is no error."""
+        ...
+
+    def link(self, digest: str) -> str:
+        """A presigned URL that reads a blob."""
         ...
