@@ -1,16 +1,15 @@
 """A folder that PEFT or a transformers Trainer wrote: what of it is an adapter, and what is left beside it."""
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from loratree_registry.adapter_spec import AdapterSpec
-from loratree_registry.canonical import DIGEST_PREFIX
 from loratree_registry.composition import FileDigest, content_digest
 from loratree_registry.errors import Invalid, NotFound, listed
+from loratree_registry.hashed import Hashed
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.peft_files import CONFIG, WEIGHTS
 from loratree_registry.peft_format import canonical_config, classify, warnings
@@ -141,28 +140,12 @@ def _read_weights(path: Path) -> tuple[FileDigest, Header, dict[str, str]]:
 
     with open_plain(path, remedy=RESAVE) as stream:
         size = os.fstat(stream.fileno()).st_size
-        hashed = _Hashed(stream)
+        hashed = Hashed(stream)
         header = read_header(hashed, size, name=str(path))  # type: ignore[arg-type]
         digests = check_finite(hashed, header, name=str(path))  # type: ignore[arg-type]
         if stream.read(1):
             raise Invalid(f"{path} grew while it was read: wait until it is written and publish again")
     return FileDigest(path.name, size, hashed.digest), header, digests
-
-
-class _Hashed:
-    """A stream that is read forward and hashed as it is read."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self._hasher = stream, hashlib.sha256()
-
-    def read(self, count: int = -1) -> bytes:
-        chunk = self._stream.read(count)
-        self._hasher.update(chunk)
-        return chunk
-
-    @property
-    def digest(self) -> str:
-        return DIGEST_PREFIX + self._hasher.hexdigest()
 
 
 def _named(path: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,9 @@ from loratree_registry import (
 )
 from loratree_registry.blobs.open import open_blobs
 from loratree_registry.blobs.store import BlobStore
+from loratree_registry.blobs.verified import check_announced
 from loratree_registry.database import reading, writing
+from loratree_registry.inspection import Inspections
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.paths import Level, base_of
 from loratree_registry.protocol import PAGE
@@ -56,8 +58,8 @@ class EmbeddedRegistry:
     """A Registry over a SQLAlchemy engine, whose schema is at HEAD, and a blob store; for many threads at once."""
 
     def __init__(self, engine: Engine, blobs: BlobStore) -> None:
-        self._engine = engine
-        self._blobs = blobs
+        self._engine, self._blobs = engine, blobs
+        self._inspections = Inspections()
 
     def add_base(self, name: str, manifest: BaseManifest, *, source: str | None = None) -> Base:
         """See Registry.add_base."""
@@ -133,9 +135,13 @@ class EmbeddedRegistry:
 
     def upload(self, stream: BinaryIO, *, sha256: str, size: int) -> None:
         """See Registry.upload."""
-        self._blobs.put(sha256, size, stream)  # the bytes first: the database is never ahead of them
+        check_announced(sha256, size)
         with writing(self._engine) as connection:
-            repository.insert_blob(connection, sha256, size)
+            repository.lease_blob(connection, sha256, size)
+        # The bytes before what says that they are stored: the database is never ahead of them.
+        self._blobs.put(sha256, size, stream, read_back=self._inspections.keep(sha256, size))
+        with writing(self._engine) as connection:
+            files.record_stored(connection, sha256, size)
 
     def publish(self, path: str, submission: Submission) -> Published:
         """See Registry.publish."""
@@ -145,7 +151,8 @@ class EmbeddedRegistry:
         with reading(self._engine) as connection:
             manifest = bases.base_manifest(connection, base_of(path))
             files.check_uploaded(connection, submission.files)
-        examined = publishing.examine(self._blobs, manifest, path, submission)
+        inspection = self._inspections.of(self._blobs, submission.files[0])
+        examined = publishing.examine(inspection, manifest, path, submission)
         with writing(self._engine) as connection:
             return publishing.publish(connection, path, submission, examined)
 

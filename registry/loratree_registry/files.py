@@ -9,18 +9,24 @@ from sqlalchemy import Connection
 from loratree_registry import repository
 from loratree_registry.blobs.store import BlobStore
 from loratree_registry.composition import FileDigest
-from loratree_registry.errors import Corrupt, Invalid, NotFound, listed
+from loratree_registry.errors import Corrupt, Invalid, NotFound, Unavailable, listed
 from loratree_registry.versions import find_version
 
 
 def check_uploaded(connection: Connection, files: list[FileDigest]) -> None:
     """Checks that every file's bytes are stored, with the size stated. Raises NotFound, Invalid."""
-    sizes = repository.blob_sizes(connection, [file.sha256 for file in files])
-    if missing := [f"{file.name} ({file.sha256})" for file in files if file.sha256 not in sizes]:
-        raise NotFound(f"these files are not uploaded: {listed(missing)}; upload them, then publish")
-    other = [f"{f.name} has {sizes[f.sha256]} bytes, not {f.size}" for f in files if f.size != sizes[f.sha256]]
-    if other:
-        raise Invalid(f"the sizes stated are not those stored: {listed(other)}")
+    _check(repository.blob_sizes(connection, _digests(files)), files)
+
+
+def hold_uploaded(connection: Connection, files: list[FileDigest]) -> None:
+    """Checks the same, and keeps the bytes from being collected until the transaction is over."""
+    _check(repository.hold_blobs(connection, _digests(files)), files)
+
+
+def record_stored(connection: Connection, sha256: str, size: int) -> None:
+    """Records bytes that were stored and read back. Raises Unavailable where their lease ran out meanwhile."""
+    if not repository.record_stored(connection, sha256, size):
+        raise Unavailable(f"sending {sha256} took so long that its bytes were given up: send them again")
 
 
 def find_file(connection: Connection, ref: str, name: str) -> FileDigest:
@@ -48,3 +54,15 @@ def open_stored(blobs: BlobStore, file: FileDigest) -> Iterator[BinaryIO]:
         except NotFound as error:  # gone since
             raise Corrupt(f"the bytes of {file.sha256} were removed while they were asked for: try again") from error
         yield stream
+
+
+def _digests(files: list[FileDigest]) -> list[str]:
+    return sorted(file.sha256 for file in files)
+
+
+def _check(sizes: dict[str, int], files: list[FileDigest]) -> None:
+    if missing := [f"{file.name} ({file.sha256})" for file in files if file.sha256 not in sizes]:
+        raise NotFound(f"these files are not uploaded: {listed(missing)}; upload them, then publish")
+    other = [f"{f.name} has {sizes[f.sha256]} bytes, not {f.size}" for f in files if f.size != sizes[f.sha256]]
+    if other:
+        raise Invalid(f"the sizes stated are not those stored: {listed(other)}")

@@ -29,6 +29,8 @@ from sqlalchemy import (
 from loratree_registry.paths import LEVELS
 from loratree_registry.schemas import PinSource
 
+BLOB_STATES = ("expected", "stored", "condemned")
+
 metadata = MetaData(
     naming_convention={
         "pk": "pk_%(table_name)s",
@@ -80,6 +82,11 @@ def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({', '.join(map(repr, values))})", name=f"{column}_is_known")
 
 
+def _both(column: str, other: str) -> CheckConstraint:
+    """Either both columns hold something, or neither does."""
+    return CheckConstraint(f"({column} IS NULL) = ({other} IS NULL)", name=f"{column}_has_its_time")
+
+
 bases = Table(
     "bases",
     metadata,
@@ -112,12 +119,42 @@ nodes = Table(
     CheckConstraint("last_number >= 0", name="last_number_counts"),
 )
 
+# Bytes are `expected` while on their way, `stored` once they are verified, `condemned` while they are collected.
+# `touched_at` is the last moment at which an upload, a version or a deletion had to do with them: a grace starts there.
 blobs = Table(
     "blobs",
     metadata,
     Column("sha256", Text, primary_key=True),
     Column("size", BigInteger, nullable=False),
-    Column("stored_at", UtcTime, nullable=False, default=now),
+    Column("touched_at", UtcTime, nullable=False, default=now),
+    Column("state", Text, _one_of("state", BLOB_STATES), nullable=False, server_default="stored"),
+    _digest("sha256"),
+    CheckConstraint("size >= 0", name="size_counts"),
+)
+_condemned = blobs.c.state == "condemned"
+Index("ix_blobs_condemned", blobs.c.sha256, sqlite_where=_condemned, postgresql_where=_condemned)
+
+# The files of a base's checkpoint, where its weights are stored.
+base_files = Table(
+    "base_files",
+    metadata,
+    Column("base_id", ForeignKey(bases.c.id), nullable=False),
+    Column("name", _Name, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", ForeignKey(blobs.c.sha256), nullable=False, index=True),  # bytes first
+    PrimaryKeyConstraint("base_id", "name"),
+    CheckConstraint("size >= 0", name="size_counts"),
+)
+
+# Bytes on their way to a store that clients send to themselves: known to every worker, resumed and given up by any.
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("sha256", Text, nullable=False, index=True),
+    Column("size", BigInteger, nullable=False),
+    Column("multipart", Text),
+    Column("created_at", UtcTime, nullable=False, default=now),
     _digest("sha256"),
     CheckConstraint("size >= 0", name="size_counts"),
 )
@@ -138,6 +175,10 @@ versions = Table(
     Column("size", BigInteger, nullable=False),
     Column("note", Text),
     Column("created_at", UtcTime, nullable=False, default=now),
+    Column("withdrawn_at", UtcTime),
+    Column("withdrawn_reason", Text, _both("withdrawn_reason", "withdrawn_at")),
+    Column("quarantined_at", UtcTime),
+    Column("quarantined_reason", Text, _both("quarantined_reason", "quarantined_at")),
     UniqueConstraint("node_id", "number"),
     UniqueConstraint("node_id", "digest"),
     UniqueConstraint("node_id", "id"),  # what an alias refers to
@@ -154,6 +195,29 @@ versions = Table(
 
 _on_base = versions.c.pin_id.is_(None)
 Index(None, versions.c.base_id, versions.c.id, sqlite_where=_on_base, postgresql_where=_on_base)
+
+_live = versions.c.withdrawn_at.is_(None)
+Index("ix_versions_live", versions.c.node_id, versions.c.number, sqlite_where=_live, postgresql_where=_live)
+
+# What is left of a deleted version, so that its number is never reused and its name tells what became of it. One that
+# was quarantined keeps its content from coming back.
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("node_id", ForeignKey(nodes.c.id), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("quarantined_reason", Text),
+    Column("reason", Text, nullable=False),
+    Column("deleted_at", UtcTime, nullable=False, default=now),
+    PrimaryKeyConstraint("node_id", "number"),
+    Index(None, "node_id", "digest"),
+    Index(None, "node_id", "content"),
+    _digest("digest"),
+    _digest("content"),
+)
 
 version_files = Table(
     "version_files",

@@ -11,17 +11,16 @@ from sqlalchemy import Connection
 
 from loratree_registry import repository
 from loratree_registry.adapter_spec import AdapterSpec
-from loratree_registry.blobs.store import BlobStore
 from loratree_registry.composition import content_digest, version_digest
 from loratree_registry.errors import Invalid, listed
-from loratree_registry.files import open_stored
+from loratree_registry.files import hold_uploaded
+from loratree_registry.inspection import Inspection
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.nodes import ensure_node
 from loratree_registry.paths import ancestors_of, base_of, is_ancestor, is_digest, parse_path, parse_ref, versionless
 from loratree_registry.peft_files import WEIGHTS
 from loratree_registry.peft_format import canonical_config, classify, warnings
 from loratree_registry.rows import NodeRow, VersionRow
-from loratree_registry.safetensors_header import read_header
 from loratree_registry.schemas import PinSource, Published, Submission
 from loratree_registry.text import check_text
 from loratree_registry.versions import find_version, records
@@ -57,21 +56,15 @@ def check_submission(path: str, submission: Submission) -> None:
     check_text("note", submission.note, limit=2000)
 
 
-def examine(blobs: BlobStore, manifest: BaseManifest, path: str, submission: Submission) -> Examined:
-    """Reads the adapter from the blob store and checks it against its base. Raises Invalid, Corrupt."""
-    from loratree_registry.tensor_check import check_finite  # numpy
-
-    weights = submission.files[0]
+def examine(inspection: Inspection, manifest: BaseManifest, path: str, submission: Submission) -> Examined:
+    """Checks an adapter whose weights were read against its base. Raises Invalid."""
     try:
         config = canonical_config(submission.config)
         content = content_digest(config, submission.files)
     except ValueError as error:
         raise Invalid(f"the adapter's config has no canonical form: {error}") from error
-    with open_stored(blobs, weights) as stream:
-        header = read_header(stream, weights.size, name=weights.name)
-        digests = check_finite(stream, header, name=weights.name)
     on_base = submission.parent in (None, BASE, base_of(path))
-    spec = classify(config, header, manifest, digests=digests, on_base=on_base)
+    spec = classify(config, inspection.header, manifest, digests=inspection.digests, on_base=on_base)
     return Examined(config, spec, content)
 
 
@@ -89,6 +82,7 @@ def publish(connection: Connection, path: str, submission: Submission, examined:
     known = repository.find_version(connection, node.id, digest)
     if known is not None:
         return Published(version=records(connection, [known])[0], created=False)
+    hold_uploaded(connection, submission.files)  # collecting may have been at them since they were looked at
     _insert(connection, node, pin, digest, submission, examined)
     created = repository.find_version(connection, node.id, digest)
     assert created is not None

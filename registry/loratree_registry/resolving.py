@@ -79,6 +79,7 @@ def _link(row: VersionRow, followed: Followed | None, weight: float, files: list
         pin=row.pin(),
         head=row.head,
         stale=row.stale,
+        withdrawn=row.withdrawn(),
         follow=followed,
         files=files,
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from loratree_registry.composition import FileDigest
 from loratree_registry.paths import Level
-from loratree_registry.schemas import AdapterSummary, Base, BaseRef, Pin, PinSource, Version
+from loratree_registry.schemas import AdapterSummary, Base, BaseRef, Mark, Pin, PinSource, Version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,11 @@ class VersionRow:
     pin_number: int | None
     pin_digest: str | None
     pin_found: PinSource
-    head: int
+    withdrawn_at: datetime | None
+    withdrawn_reason: str | None
+    quarantined_at: datetime | None
+    quarantined_reason: str | None
+    head: int | None
     pin_head: int | None
 
     @property
@@ -118,7 +122,13 @@ class VersionRow:
             size=self.size,
             note=self.note,
             created_at=rfc3339(self.created_at),
+            withdrawn=self.withdrawn(),
+            quarantined=_mark(self.quarantined_reason, self.quarantined_at),
         )
+
+    def withdrawn(self) -> Mark | None:
+        """Why and when it was withdrawn."""
+        return _mark(self.withdrawn_reason, self.withdrawn_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +150,10 @@ class EventRow:
     kind: str
     detail: dict[str, Any]
     created_at: datetime
+
+
+def _mark(reason: str | None, at: datetime | None) -> Mark | None:
+    return None if reason is None or at is None else Mark(reason=reason, at=rfc3339(at))
 
 
 def rfc3339(moment: datetime) -> str:

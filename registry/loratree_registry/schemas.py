@@ -74,8 +74,20 @@ class AdapterSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """Why a version was withdrawn or quarantined, and when."""
+
+    reason: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """One immutable adapter at a node. `size` is the bytes of its files together."""
+    """One immutable adapter at a node. `size` is the bytes of its files together.
+
+    A version that is `withdrawn` is no head and still resolves by number, digest or pin; one that is `quarantined`
+    stops every chain through it.
+    """
 
     path: str
     level: Level
@@ -91,13 +103,15 @@ class Version:
     size: int
     note: str | None
     created_at: str
+    withdrawn: Mark | None
+    quarantined: Mark | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
     """One version of a resolved chain, and the edge to what it was trained on.
 
-    `head` is the node's head now. `stale` tells that the pinned version is no longer its node's head. `follow` is null
+    `head` is the node's head now, null where all its versions are withdrawn. `stale` tells that the pinned version is no longer its node's head. `follow` is null
     where the chain follows pins, `alias` where this version came from the followed alias, `pin` where the alias is not
     set here and the pin was taken instead.
     """
@@ -110,8 +124,9 @@ class Link:
     ranks: list[int]
     scales: list[float]
     pin: Pin
-    head: int
+    head: int | None
     stale: bool
+    withdrawn: Mark | None
     follow: Literal["alias", "pin"] | None
     files: list[FileDigest]
 

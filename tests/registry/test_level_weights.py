@@ -44,6 +44,10 @@ def version(path: str, number: int = 1, **rules: int) -> VersionRow:
         pin_number=None,
         pin_digest=None,
         pin_found="explicit",
+        withdrawn_at=None,
+        withdrawn_reason=None,
+        quarantined_at=None,
+        quarantined_reason=None,
         head=number,
         pin_head=None,
     )

@@ -35,7 +35,19 @@ POSTGRESQL_SCHEMA = """
 def sqlite_schema(connection: Connection) -> set[str]:
     """Every column and constraint of every table, and every index, as SQLite keeps them."""
     statements = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")).all()
-    return {f"{name} {line.strip().rstrip(',')}" for name, sql in statements for line in sql.splitlines()}
+    return {f"{name} {part}" for name, sql in statements for part in parts(" ".join(sql.split()))}
+
+
+def parts(statement: str) -> Iterator[str]:
+    """A statement cut at the commas of its outermost list: a column or a constraint each, however it was added."""
+    depth, part = 0, ""
+    for letter in statement:
+        depth += (letter == "(") - (letter == ")")
+        if (letter, depth) in ((",", 1), ("(", 1), (")", 0)):
+            yield part.strip()
+            part = ""
+        else:
+            part += letter
 
 
 def postgresql_schema(connection: Connection) -> set[str]:
@@ -139,7 +151,7 @@ def test_the_embedded_sqlite_migrates_by_itself(storage: Storage) -> None:
     assert registry.bases().items == []
     registry.close()
     connection = sqlite3.connect(storage.folder / "home" / "loratree.db")
-    assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+    assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(loratree_migrations.HEAD,)]
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
 
@@ -147,7 +159,9 @@ def test_the_embedded_sqlite_migrates_by_itself(storage: Storage) -> None:
 def test_postgresql_is_not_migrated_by_itself_and_the_command_is_named(storage: Storage) -> None:
     with storage.postgresql().empty() as address:
         settings = storage.settings(LORATREE_DATABASE=address)
-        with pytest.raises(Unavailable, match=r"is at schema none, expected 0001: run `loratree db upgrade`"):
+        with pytest.raises(
+            Unavailable, match=rf"is at schema none, expected {loratree_migrations.HEAD}: run `loratree db upgrade`"
+        ):
             open_embedded(settings)
         assert upgrade(settings) == loratree_migrations.HEAD
         open_embedded(settings).close()

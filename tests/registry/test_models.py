@@ -148,8 +148,8 @@ def test_an_alias_names_a_version_of_its_own_node(connection: Connection) -> Non
 
 def test_a_moment_is_stored_in_utc_to_the_microsecond(connection: Connection) -> None:
     moment = datetime(2026, 1, 31, 23, 30, 0, 123456, tzinfo=timezone(timedelta(hours=-5)))
-    add(connection, blobs, sha256=B, size=1, stored_at=moment)
-    found = connection.execute(select(blobs.c.stored_at).where(blobs.c.sha256 == B)).scalar_one()
+    add(connection, blobs, sha256=B, size=1, touched_at=moment)
+    found = connection.execute(select(blobs.c.touched_at).where(blobs.c.sha256 == B)).scalar_one()
     assert found == moment
     assert found.utcoffset() == timedelta(0)
     assert datetime.now(UTC) - timedelta(minutes=1) < connection.execute(select(bases.c.created_at)).scalar_one()

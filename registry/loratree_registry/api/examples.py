@@ -76,6 +76,8 @@ VERSION = Version(
     size=_FILE.size,
     note="trained on the January notes",
     created_at=WHEN,
+    withdrawn=None,
+    quarantined=None,
 )
 _PARENT_FILE = FileDigest("adapter_model.safetensors", 168_000_000, _digest("3"))
 _ABOVE = Link(
@@ -89,6 +91,7 @@ _ABOVE = Link(
     pin=_ON_BASE,
     head=3,
     stale=False,
+    withdrawn=None,
     follow=None,
     files=[_PARENT_FILE],
 )
@@ -103,6 +106,7 @@ _LEAF = Link(
     pin=_PIN,
     head=2,
     stale=False,
+    withdrawn=None,
     follow=None,
     files=[_FILE],
 )

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from loratree_registry.blobs.disk import disk_errors, sync
-from loratree_registry.blobs.verified import check_announced, verified
-from loratree_registry.canonical import DIGEST_PREFIX, digest_stream
+from loratree_registry.blobs.store import ReadBack
+from loratree_registry.blobs.verified import check_announced, read_through, verified
+from loratree_registry.canonical import DIGEST_PREFIX
 from loratree_registry.errors import NotFound, Unavailable
 
 SETTING = "LORATREE_BLOBS"
@@ -22,14 +23,14 @@ class LocalBlobStore:
         """`setting` is what a message names as the way to move `root` elsewhere."""
         self.root, self._setting = root, setting
 
-    def put(self, digest: str, size: int, stream: BinaryIO) -> None:
+    def put(self, digest: str, size: int, stream: BinaryIO, *, read_back: ReadBack | None = None) -> None:
         """Stores `stream`: temporary file, fsync, read back, rename, fsync of the folder. See BlobStore.put."""
         check_announced(digest, size)
         with disk_errors(self.root, self._setting, needs=size):
-            if self._holds(digest, size):
+            if self._holds(digest, size, read_back):
                 _drain(verified(stream, digest, size))
             else:
-                self._store(digest, size, stream)
+                self._store(digest, size, stream, read_back)
 
     @contextmanager
     def open(self, digest: str) -> Iterator[BinaryIO]:
@@ -64,16 +65,16 @@ class LocalBlobStore:
         name = digest.removeprefix(DIGEST_PREFIX)
         return self.root / "sha256" / name[:2] / name
 
-    def _holds(self, digest: str, size: int) -> bool:
+    def _holds(self, digest: str, size: int, read_back: ReadBack | None) -> bool:
         """Tells whether the blob is there and intact: a name alone proves nothing."""
         path = self._path(digest)
         try:
             with path.open("rb") as stream:
-                return digest_stream(stream) == (digest, size)
+                return read_through(stream, read_back) == (digest, size)
         except FileNotFoundError:
             return False
 
-    def _store(self, digest: str, size: int, stream: BinaryIO) -> None:
+    def _store(self, digest: str, size: int, stream: BinaryIO, read_back: ReadBack | None) -> None:
         with self._temporary() as temporary:
             with temporary.open("wb") as file:
                 for chunk in verified(stream, digest, size):
@@ -81,7 +82,7 @@ class LocalBlobStore:
                 file.flush()
                 os.fsync(file.fileno())
             with temporary.open("rb") as file:
-                found = digest_stream(file)
+                found = read_through(file, read_back)
             if found != (digest, size):
                 raise Unavailable(f"the disk of {self.root} gave back other bytes than were written: check the disk")
             self._reveal(temporary, self._path(digest))

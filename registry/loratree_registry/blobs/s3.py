@@ -14,8 +14,9 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO
 from loratree_registry.addresses import shown
 from loratree_registry.blobs.disk import disk_errors
 from loratree_registry.blobs.s3_client import error_code, open_client, s3_errors
-from loratree_registry.blobs.verified import CHUNK, check_announced, verified
-from loratree_registry.canonical import DIGEST_PREFIX, digest_stream
+from loratree_registry.blobs.store import ReadBack
+from loratree_registry.blobs.verified import CHUNK, check_announced, read_through, verified
+from loratree_registry.canonical import DIGEST_PREFIX
 from loratree_registry.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -45,13 +46,13 @@ class S3BlobStore:
         at = f" at {shown(self.endpoint)}" if self.endpoint else ""
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/") + at
 
-    def put(self, digest: str, size: int, stream: BinaryIO) -> None:
+    def put(self, digest: str, size: int, stream: BinaryIO, *, read_back: ReadBack | None = None) -> None:
         """Stores `stream`, spooled to a temporary file, by one conditional put. See BlobStore.put."""
         check_announced(digest, size)
         if size > MAX_OBJECT:
             raise Unavailable(f"{self} takes at most {MAX_OBJECT} bytes a blob, {digest} has {size}")
         with _spooled(stream, digest, size) as file:
-            self._store(digest, size, file)
+            self._store(digest, size, file, read_back)
 
     @contextmanager
     def open(self, digest: str) -> Iterator[BinaryIO]:
@@ -101,13 +102,13 @@ class S3BlobStore:
                     raise
                 raise NotFound(f"{self} holds no blob {digest}") from error
 
-    def _store(self, digest: str, size: int, file: IO[bytes]) -> None:
+    def _store(self, digest: str, size: int, file: IO[bytes], read_back: ReadBack | None) -> None:
         created = self._put_object(digest, file, IfNoneMatch="*")
-        if self._holds(digest, size):
+        if self._holds(digest, size, read_back):
             return
         if not created:  # the key exists and holds other bytes: "exists" was never "correct"
             self._put_object(digest, file)
-            if self._holds(digest, size):
+            if self._holds(digest, size, read_back):
                 return
         self.delete(digest)
         raise Unavailable(f"{self} gave back other bytes than were written as {digest}: check that server")
@@ -132,10 +133,10 @@ class S3BlobStore:
                     return True
         raise Unavailable(f"{self} had another writer at {digest} {_TRIES} times: try again")
 
-    def _holds(self, digest: str, size: int) -> bool:
+    def _holds(self, digest: str, size: int, read_back: ReadBack | None) -> bool:
         try:
             with self.open(digest) as stream:
-                return digest_stream(stream) == (digest, size)
+                return read_through(stream, read_back) == (digest, size)
         except NotFound:
             return False
 

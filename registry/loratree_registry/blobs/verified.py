@@ -4,8 +4,10 @@ import hashlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from loratree_registry.blobs.store import ReadBack
 from loratree_registry.canonical import DIGEST_PREFIX
 from loratree_registry.errors import Invalid
+from loratree_registry.hashed import Hashed
 from loratree_registry.paths import is_digest
 
 CHUNK = 1024 * 1024
@@ -51,3 +53,12 @@ def _changed(digest: str, size: int, found: str) -> Invalid:
         f"the bytes sent as {digest} are not the ones announced: expected {size} bytes, got {found}; "
         "the file changed while it was sent or was cut off: hash it again and send it again"
     )
+
+
+def read_through(stream: BinaryIO, read_back: ReadBack | None) -> tuple[str, int]:
+    """The digest and the size of `stream`, at which `read_back` looks on the way; what it leaves is read here."""
+    hashed = Hashed(stream)
+    if read_back is not None:
+        read_back(hashed)  # type: ignore[arg-type]  # it is read forward alone
+    hashed.drain()
+    return hashed.digest, hashed.count

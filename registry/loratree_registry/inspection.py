@@ -1,0 +1,72 @@
+"""What one pass over an adapter's weights tells of them, kept for the publish that follows an upload."""
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from loratree_registry.blobs.store import BlobStore, ReadBack
+from loratree_registry.composition import FileDigest
+from loratree_registry.errors import Corrupt, Invalid
+from loratree_registry.files import open_stored
+from loratree_registry.hashed import Hashed
+from loratree_registry.safetensors_header import Header, read_header
+
+KEPT: Final = 64
+KEPT_S: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """The header of a safetensors file, every value of which is finite, and the digest of each tensor."""
+
+    header: Header
+    digests: dict[str, str]
+
+
+def inspect(stream: BinaryIO, size: int, name: str) -> Inspection:
+    """Reads a safetensors file of `size` bytes forward to its end. Raises Invalid."""
+    from loratree_registry.tensor_check import check_finite  # numpy
+
+    header = read_header(stream, size, name=name)
+    return Inspection(header, check_finite(stream, header, name=name))
+
+
+class Inspections:
+    """The inspections of bytes that were read back lately, by digest, so that publishing need not read them again.
+
+    At most KEPT of them, each for KEPT_S seconds; for many threads at once.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[float, Inspection]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def keep(self, digest: str, size: int) -> ReadBack:
+        """Inspects what is read back as `digest`; what is no adapter is left for publishing to refuse."""
+
+        def look(stream: BinaryIO) -> None:
+            try:
+                found = inspect(stream, size, digest)
+            except Invalid:
+                return
+            with self._lock:
+                self._kept[digest] = (time.monotonic(), found)
+                while len(self._kept) > KEPT:
+                    self._kept.popitem(last=False)
+
+        return look
+
+    def of(self, blobs: BlobStore, file: FileDigest) -> Inspection:
+        """What the file holds: as it was read back, else read now and hashed. Raises Invalid, Corrupt."""
+        with self._lock:
+            read_at, found = self._kept.get(file.sha256, (-KEPT_S, None))
+        if found is not None and time.monotonic() - read_at < KEPT_S:
+            return found
+        with open_stored(blobs, file) as stream:
+            hashed = Hashed(stream)
+            inspection = inspect(hashed, file.size, file.name)  # type: ignore[arg-type]
+        if (hashed.digest, hashed.count) != (file.sha256, file.size):
+            raise Corrupt(f"the blob {file.sha256} is damaged where it is stored: upload the file again")
+        return inspection

@@ -1,0 +1,56 @@
+"""Inserting many rows at once, through the models' own types and defaults."""
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Column, Connection, Table, func, select
+
+Row = dict[str, Any]
+
+
+def new_keys(connection: Connection, table: Table, count: int) -> Sequence[int]:
+    """Takes `count` keys that no other row has or will have, rising."""
+    key = table.c.id
+    if connection.dialect.name == "postgresql":
+        sequence = func.pg_get_serial_sequence(table.name, key.name)
+        return sorted(connection.scalars(select(func.nextval(sequence)).select_from(func.generate_series(1, count))))
+    last = connection.scalar(select(func.coalesce(func.max(key), 0))) or 0  # SQLite's writer is alone
+    return range(last + 1, last + 1 + count)
+
+
+def insert_many(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+    """Inserts rows that all have the same columns: by COPY on PostgreSQL, else by one prepared INSERT.
+
+    Past SQLAlchemy's own executemany, which takes half the time of a load.
+    """
+    if not rows:
+        return
+    columns = [column for column in table.c if column.name in rows[0] or column.default is not None]
+    names = ", ".join(f'"{column.name}"' for column in columns)
+    values = _values(connection, columns, rows)
+    if connection.dialect.name == "postgresql":
+        copying = f"COPY {table.name} ({names}) FROM STDIN"
+        with connection.connection.cursor() as cursor, cursor.copy(copying) as copy:  # type: ignore[attr-defined]
+            for value in values:
+                copy.write_row(value)
+    else:
+        places = ", ".join("?" * len(columns))
+        connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({places})", list(values))  # noqa: S608 - the models' names
+
+
+def _values(connection: Connection, columns: list[Column[Any]], rows: Sequence[Row]) -> Iterator[tuple[Any, ...]]:
+    """Each row's values as the driver takes them."""
+    found = [_value(connection, column, given=column.name in rows[0]) for column in columns]
+    return (tuple(value(row) for value in found) for row in rows)
+
+
+def _value(connection: Connection, column: Column[Any], *, given: bool) -> Callable[[Row], Any]:
+    """Reads a column's value from a row, or makes its default."""
+    name, default = column.name, column.default
+    bound = column.type.dialect_impl(connection.dialect).bind_processor(connection.dialect)
+    if not given:
+        assert default is not None
+        made = default.arg if default.is_callable else lambda _: default.arg  # type: ignore[attr-defined]
+        return made if bound is None else lambda _: bound(made(None))
+    return operator.itemgetter(name) if bound is None else lambda row: bound(row[name])

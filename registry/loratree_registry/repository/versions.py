@@ -1,0 +1,117 @@
+"""Queries of versions."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, literal, select, tuple_
+from sqlalchemy import insert as insert_into
+
+from loratree_registry.composition import FileDigest
+from loratree_registry.models import aliases, bases, nodes, version_files, versions
+from loratree_registry.paths import is_digest
+from loratree_registry.repository.shared import head_of
+from loratree_registry.rows import VersionRow
+
+Selector = int | str | None
+
+_pins, _pin_nodes = versions.alias("pins"), nodes.alias("pin_nodes")
+_VERSION = (
+    select(
+        *(column for column in versions.c if column.name not in ("base_id", "pin_id")),
+        nodes.c.path,
+        nodes.c.level,
+        bases.c.name.label("base"),
+        bases.c.digest.label("base_digest"),
+        _pin_nodes.c.path.label("pin_path"),
+        _pins.c.number.label("pin_number"),
+        _pins.c.digest.label("pin_digest"),
+        head_of(nodes.c.id).label("head"),
+        head_of(_pin_nodes.c.id).label("pin_head"),
+    )
+    .join_from(versions, nodes, versions.c.node_id == nodes.c.id)
+    .join(bases, nodes.c.base_id == bases.c.id)
+    .outerjoin(_pins, versions.c.pin_id == _pins.c.id)
+    .outerjoin(_pin_nodes, _pins.c.node_id == _pin_nodes.c.id)
+)
+
+
+def insert_version(connection: Connection, files: Iterable[FileDigest], **values: Any) -> int:
+    """Inserts a version and its files, whose blobs must be stored."""
+    version_id: int = connection.execute(insert_into(versions).values(values).returning(versions.c.id)).scalar_one()
+    rows = [{"version_id": version_id, "name": f.name, "size": f.size, "sha256": f.sha256} for f in files]
+    connection.execute(insert_into(version_files), rows)
+    return version_id
+
+
+def find_version(connection: Connection, node_id: int, selector: Selector) -> VersionRow | None:
+    """The version at a node that a number, an alias, a digest or None, for the head, selects."""
+    row = connection.execute(_VERSION.where(_selected(node_id, selector))).one_or_none()
+    return None if row is None else VersionRow(**row._asdict())
+
+
+def list_versions(
+    connection: Connection, node_id: int, *, content: str | None, before: int | None, limit: int
+) -> list[VersionRow]:
+    """The versions at a node, newest first."""
+    query = _VERSION.where(versions.c.node_id == node_id).order_by(versions.c.number.desc()).limit(limit)
+    if content is not None:
+        query = query.where(versions.c.content == content)
+    if before is not None:
+        query = query.where(versions.c.number < before)
+    return _versions(connection, query)
+
+
+def pinned_chain(connection: Connection, node_id: int, selector: Selector) -> list[VersionRow]:
+    """The selected version last, what it was trained on before it, and so on up: one query whatever the depth."""
+    start = select(versions.c.id, versions.c.pin_id, literal(0).label("depth")).where(_selected(node_id, selector))
+    link = start.cte("link", recursive=True)
+    pinned = versions.alias("pinned")
+    link = link.union_all(select(pinned.c.id, pinned.c.pin_id, link.c.depth + 1).where(pinned.c.id == link.c.pin_id))
+    return _versions(connection, _VERSION.join(link, link.c.id == versions.c.id).order_by(link.c.depth.desc()))
+
+
+def versions_at_alias(connection: Connection, node_ids: list[int], alias: str | None) -> list[VersionRow]:
+    """At each node where `alias` is set, its version; None is the head."""
+    if alias is None:
+        # From the nodes, not from the versions: of those there may be 30,000 at one node (435 ms).
+        return _versions(connection, _VERSION.where(nodes.c.id.in_(node_ids), versions.c.number == head_of(nodes.c.id)))
+    named = (aliases.c.node_id.in_(node_ids)) & (aliases.c.name == alias)
+    return _versions(connection, _VERSION.join(aliases, aliases.c.version_id == versions.c.id).where(named))
+
+
+def list_dependents(
+    connection: Connection, pin_id: int | None, base_id: int, *, after: int | None, limit: int
+) -> list[VersionRow]:
+    """The versions trained on one version, or on the base itself (pin_id None), in the order of publishing."""
+    column, key = (versions.c.base_id, base_id) if pin_id is None else (versions.c.pin_id, pin_id)
+    # The ids first, and a range instead of column = key, so that only the index on both gives the order: else
+    # PostgreSQL reads all 10,000 dependents for a page of 3, or walks the primary key.
+    here = (tuple_(column, versions.c.id) > (key, after or 0)) & (column <= key)
+    ids = select(versions.c.id).where(here).order_by(column, versions.c.id).limit(limit)
+    shown = (ids.where(versions.c.pin_id.is_(None)) if pin_id is None else ids).subquery("shown")
+    return _versions(connection, _VERSION.join(shown, shown.c.id == versions.c.id).order_by(versions.c.id))
+
+
+def files_of(connection: Connection, version_ids: list[int]) -> dict[int, list[FileDigest]]:
+    """The files of each version, by name."""
+    query = select(version_files).where(version_files.c.version_id.in_(version_ids)).order_by(version_files.c.name)
+    found: dict[int, list[FileDigest]] = {version_id: [] for version_id in version_ids}
+    for row in connection.execute(query):
+        found[row.version_id].append(FileDigest(row.name, row.size, row.sha256))
+    return found
+
+
+def _versions(connection: Connection, query: Select[Any]) -> list[VersionRow]:
+    return [VersionRow(**row._asdict()) for row in connection.execute(query)]
+
+
+def _selected(node_id: int, selector: Selector) -> ColumnElement[bool]:
+    at_node = versions.c.node_id == node_id
+    if selector is None:
+        return at_node & (versions.c.number == head_of(literal(node_id)))
+    if isinstance(selector, int):
+        return at_node & (versions.c.number == selector)
+    if is_digest(selector):
+        return at_node & (versions.c.digest == selector)
+    named = (aliases.c.node_id == node_id) & (aliases.c.name == selector)
+    return at_node & (versions.c.id == select(aliases.c.version_id).where(named).scalar_subquery())
