@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +158,13 @@ def test_a_header_one_byte_too_long_is_refused_without_reading_it(tmp_path: Path
     path.write_bytes((MAX_HEADER + 1).to_bytes(8, "little"))
     with path.open("rb") as stream, pytest.raises(Invalid, match="at most 8388608"):
         read_header(stream, 2**40)
+
+
+def test_thousands_of_mutated_files_are_read_as_the_reference_reads_them_or_refused_in_bounded_memory(
+    record_property: Callable[[str, object], None],
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.header_inputs", "--inputs", "20000"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    record_property("measured", done.stdout.strip())
