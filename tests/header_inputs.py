@@ -133,12 +133,16 @@ def _try(content: bytes, counts: Counts) -> None:
         header = read_header(io.BytesIO(content), len(content))
     except Invalid as error:
         counts.refused += 1
-        assert "\n" not in str(error), repr(error)
-        assert len(str(error)) < 20_000, len(str(error))
+        _check_sentence(str(error))
     else:
         counts.read += 1
         _compare(header, content)
     counts.slowest_s = max(counts.slowest_s, time.perf_counter() - started)
+
+
+def _check_sentence(text: str) -> None:
+    assert "\n" not in text, repr(text)
+    assert len(text) < 20_000, len(text)
 
 
 def _compare(header: Header, content: bytes) -> None:
