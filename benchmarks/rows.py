@@ -14,14 +14,19 @@ Run = Callable[[], object]
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """`ours`, `theirs` and the `floor` in `unit`; `ratio` is theirs over ours, or ours over theirs for an overhead."""
+    """`ours`, `theirs` and the `floor` in `unit`; `ratio` is theirs over ours, or ours over theirs for an overhead.
+
+    `of` tells apart rows of one name; `bar` is what the row was asked to hold.
+    """
 
     name: str
     ours: float
-    theirs: float
+    theirs: float | None
     floor: float | None
-    ratio: float
+    ratio: float | None
     unit: str
+    of: str = ""
+    bar: str = ""
 
 
 def interleaved(runs: Sequence[Run], *, repeats: int, reset: Run | None = None) -> list[float]:
@@ -50,10 +55,16 @@ def write_json(rows: Sequence[Row], file: Path) -> None:
 
 def print_table(rows: Sequence[Row]) -> None:
     """Prints the rows under their columns."""
-    print(f"{'name':<18}{'ours':>12}{'theirs':>12}{'floor':>12}{'ratio':>8}  unit")
+    width = max(len(row.name) for row in rows) + 1
+    print(f"{'name':<{width}}{'ours':>12}{'theirs':>12}{'floor':>12}{'ratio':>8}  unit")
     for row in rows:
-        floor = "" if row.floor is None else f"{row.floor:.4g}"
-        print(f"{row.name:<18}{row.ours:>12.4g}{row.theirs:>12.4g}{floor:>12}{row.ratio:>8.2f}  {row.unit}")
+        numbers = f"{_number(row.ours):>12}{_number(row.theirs):>12}{_number(row.floor):>12}"
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+        print(f"{row.name:<{width}}{numbers}{ratio:>8}  {row.unit:<4}{row.bar:<7} {row.of}".rstrip())
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 @contextmanager

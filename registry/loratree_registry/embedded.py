@@ -29,6 +29,7 @@ from loratree_registry.protocol import PAGE
 from loratree_registry.schemas import (
     Alias,
     Base,
+    Count,
     Event,
     Lineage,
     Node,
@@ -100,6 +101,11 @@ class EmbeddedRegistry:
         """See Registry.descendants."""
         with reading(self._engine) as connection:
             return nodes.descendants(connection, path, after=after, limit=limit)
+
+    def count(self, path: str) -> Count:
+        """See Registry.count."""
+        with reading(self._engine) as connection:
+            return nodes.count(connection, path)
 
     def versions(
         self, path: str, *, content: str | None = None, after: str | None = None, limit: int = PAGE

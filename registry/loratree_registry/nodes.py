@@ -9,8 +9,9 @@ from loratree_registry.bases import unknown_base
 from loratree_registry.errors import Conflict, Invalid, NotFound
 from loratree_registry.paging import check_limit, page
 from loratree_registry.paths import LEVELS, Level, ancestors_of, base_of, check_level, default_level, parse_path
+from loratree_registry.protocol import MAX_COUNT
 from loratree_registry.rows import NodeRow, rfc3339
-from loratree_registry.schemas import Node, Page
+from loratree_registry.schemas import Count, Node, Page
 
 _SUBDOMAIN = LEVELS.index("subdomain")
 
@@ -93,6 +94,13 @@ def descendants(connection: Connection, path: str, *, after: str | None, limit: 
     find_node(connection, path)
     rows = repository.list_descendants(connection, path, after=_after(after), limit=check_limit(limit) + 1)
     return _page(connection, rows, limit)
+
+
+def count(connection: Connection, path: str) -> Count:
+    """How many nodes lie below `path`, counted to MAX_COUNT. Raises NotFound."""
+    find_node(connection, path)
+    found = repository.count_descendants(connection, path, limit=MAX_COUNT + 1)
+    return Count(path=path, descendants=min(found, MAX_COUNT), more=found > MAX_COUNT)
 
 
 def _choices(parent: Level) -> list[Level]:

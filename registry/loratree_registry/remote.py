@@ -13,6 +13,7 @@ from loratree_registry.protocol import PAGE
 from loratree_registry.schemas import (
     Alias,
     Base,
+    Count,
     Event,
     Lineage,
     Node,
@@ -68,6 +69,10 @@ class RemoteRegistry:
     def descendants(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Node]:
         """See Registry.descendants."""
         return self._wire.get(Page[Node], "descendants", path, after=after, limit=limit)
+
+    def count(self, path: str) -> Count:
+        """See Registry.count."""
+        return self._wire.get(Count, "count", path)
 
     def versions(
         self, path: str, *, content: str | None = None, after: str | None = None, limit: int = PAGE

@@ -48,6 +48,15 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """How many nodes lie below `path`; with `more`, at least one beyond those counted."""
+
+    path: str
+    descendants: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
     """What a version was trained on: a version above it, or the base (all three null), and how that was found.
 

@@ -15,7 +15,7 @@ from loratree_registry.errors import Conflict, Invalid, LoratreeError, NotFound
 from loratree_registry.manifest import BaseManifest, Parameter
 from loratree_registry.peft_format import canonical_config
 from loratree_registry.protocol import MAX_PAGE, Registry
-from loratree_registry.schemas import Page, Pin, Submission
+from loratree_registry.schemas import Count, Page, Pin, Submission
 from tests.registry.material import WEIGHTS, Adapter, Material, publish, sha256
 
 MED, CARDIO, DIAG, ALICE = (
@@ -197,6 +197,7 @@ def test_an_unknown_node_is_not_found_and_the_nearest_one_above_is_named(registr
         registry.node,
         registry.children,
         registry.descendants,
+        registry.count,
         registry.versions,
         registry.version,
         registry.resolve,
@@ -228,6 +229,8 @@ def test_descendants_are_every_node_below_and_no_sibling_whose_name_begins_alike
         registry.create_node(path)
     assert [node.path for node in all_pages(registry.descendants, "tiny/a")] == below
     assert registry.descendants("tiny/a/c-d").items == []
+    assert registry.count("tiny/a") == Count(path="tiny/a", descendants=len(below), more=False)
+    assert registry.count("tiny/a/c-d").descendants == 0
 
 
 @pytest.mark.parametrize("limit", [0, -1, MAX_PAGE + 1])

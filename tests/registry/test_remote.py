@@ -54,6 +54,7 @@ def test_every_record_equals_the_one_of_the_registry_behind(behind: EmbeddedRegi
         lambda registry: registry.node(MED),
         lambda registry: registry.children("tiny"),
         lambda registry: registry.descendants("tiny"),
+        lambda registry: registry.count("tiny"),
         lambda registry: registry.versions(MED),
         lambda registry: registry.version(f"{MED}@stable"),
         lambda registry: registry.resolve(MED, follow="stable"),

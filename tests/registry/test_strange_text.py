@@ -56,6 +56,7 @@ ASKS: dict[str, Ask] = {
     "children": lambda r, m, t: r.children(t),
     "children after": lambda r, m, t: r.children("tiny", after=t),
     "descendants": lambda r, m, t: r.descendants(t),
+    "count": lambda r, m, t: r.count(t),
     "descendants after": lambda r, m, t: r.descendants("tiny", after=t),
     "versions": lambda r, m, t: r.versions(t),
     "versions content": lambda r, m, t: r.versions(MED, content=t),

@@ -11,6 +11,7 @@ from loratree_registry.schemas import (
     Alias,
     Base,
     BaseRef,
+    Count,
     Edge,
     Event,
     Lineage,
@@ -58,6 +59,7 @@ BASE = Base(
     source="meta-llama/Llama-3.1-8B",
     created_at=WHEN,
 )
+COUNT = Count(path=PATH, descendants=212, more=False)
 NODE = Node(path=PATH, level="subdomain", head=2, has_children=True, aliases={"stable": 2}, created_at=WHEN)
 VERSION = Version(
     path=PATH,

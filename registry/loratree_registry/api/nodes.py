@@ -8,7 +8,7 @@ from loratree_registry.api import examples
 from loratree_registry.api.bodies import NewNode
 from loratree_registry.api.documented import PAGE_LIMIT, After, Catalog, Limit, NodePath, answers, body
 from loratree_registry.api.route import Route
-from loratree_registry.schemas import Event, Node, Page
+from loratree_registry.schemas import Count, Event, Node, Page
 
 router = APIRouter(prefix="/v1", tags=["nodes"], route_class=Route)
 
@@ -35,6 +35,12 @@ def list_children(registry: Catalog, path: NodePath, after: After = None, limit:
 def list_descendants(registry: Catalog, path: NodePath, after: After = None, limit: Limit = PAGE_LIMIT) -> Page[Node]:
     """Every node below `path`, in byte order of their paths."""
     return registry.descendants(path, after=after, limit=limit)
+
+
+@router.get("/count/{path:text}", responses=answers(examples.COUNT, 404))
+def count(registry: Catalog, path: NodePath) -> Count:
+    """How many nodes lie below `path`: exactly to 20,000, then that there are more."""
+    return registry.count(path)
 
 
 @router.get("/events/{path:text}", responses=answers(examples.one_page(examples.EVENT, "17"), 404))

@@ -5,6 +5,7 @@ from loratree_registry.repository.bases import find_base, find_manifest, insert_
 from loratree_registry.repository.blobs import blob_sizes, hold_blobs, lease_blob, record_stored
 from loratree_registry.repository.events import insert_event, list_events
 from loratree_registry.repository.nodes import (
+    count_descendants,
     insert_node,
     list_children,
     list_descendants,
@@ -27,6 +28,7 @@ from loratree_registry.repository.versions import (
 __all__ = [
     "Selector",
     "blob_sizes",
+    "count_descendants",
     "delete_alias",
     "files_of",
     "find_base",

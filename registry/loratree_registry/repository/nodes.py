@@ -48,6 +48,13 @@ def list_descendants(connection: Connection, path: str, *, after: str | None, li
     return [NodeRow(**row._asdict()) for row in connection.execute(query.order_by(nodes.c.path).limit(limit))]
 
 
+def count_descendants(connection: Connection, path: str, *, limit: int) -> int:
+    """How many nodes lie below `path`, counted to `limit` at most."""
+    first, end = descendant_range(path)
+    below = select(nodes.c.path).where(nodes.c.path > first, nodes.c.path < end).limit(limit).subquery()
+    return connection.scalar(select(func.count()).select_from(below)) or 0
+
+
 def nodes_with_children(connection: Connection, node_ids: list[int]) -> set[int]:
     """Those of the nodes that have a node below them."""
     # Not EXISTS, nor LIMIT 1: where one node has 100,000 children, PostgreSQL then reads all nodes for a page, 20 to

@@ -308,6 +308,7 @@ PLACES = [
     "nodes",
     "children",
     "descendants",
+    "count",
     "versions",
     "version",
     "resolve",

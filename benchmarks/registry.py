@@ -1,0 +1,312 @@
+"""A registry of two trees of N users, beside MLflow with N models: `python -m benchmarks.registry --leaves N`.
+
+One tree is balanced, four levels deep; the other is 100 tasks with 10,000 sibling users each. Both are in one database,
+MLflow's models in another of the same server. Each side is a process of its own, asked in turn. Times are of the given
+percentile, in milliseconds; MLflow's is its lookup of a model version by alias, or its create_model_version.
+"""
+
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from benchmarks import servers, trees
+from benchmarks.rows import Row, print_table, write_json
+from benchmarks.side import Side
+from tests.postgresql import PostgreSQL, postgresql
+
+SMALL = 1_000  # leaves that the growth is measured from
+CLIENTS, WRITERS = 8, 16
+CALLS = 300  # of one side in one turn
+RANK = 17  # of an adapter of 35.7 MB
+BUCKET = "adapters"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--leaves", type=int, default=1_000_000, help="users in each tree, and MLflow's models")
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--json", type=Path, help="write the rows here too")
+    parser.add_argument("--only", nargs="*", choices=ROWS, default=list(ROWS), help="measure these rows alone")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--without-mlflow", action="store_true", help="measure ours alone")
+    options = parser.parse_args()
+    with bench(options) as running:
+        rows = [*running.loaded, *(row for name in options.only for row in ROWS[name](running, name))]
+    print_table(rows)
+    if options.json:
+        write_json(rows, options.json)
+
+
+@dataclass
+class Bench:
+    """What is running: our side, its small twin, MLflow's side, and how much is asked."""
+
+    options: argparse.Namespace
+    folder: Path
+    postgresql: PostgreSQL | None
+    open: ExitStack
+    pick: random.Random = field(default_factory=lambda: random.Random(7))
+
+    @cached_property
+    def loaded(self) -> list[Row]:
+        """The seconds that loading took."""
+        seconds = [self.ours.ask("load", tree=tree, leaves=self.leaves) for tree in trees.TREES]
+        self.ours.ask("settle")
+        theirs = None
+        if self.theirs:
+            theirs = self.theirs.ask("load", models=self.leaves)
+            self.theirs.ask("settle")
+        return [
+            Row("load", taken, theirs, None, _ratio(theirs, taken), "s", of=tree)
+            for tree, taken in zip(trees.TREES, seconds, strict=True)
+        ]
+
+    @property
+    def leaves(self) -> int:
+        """The users in each tree."""
+        leaves: int = self.options.leaves
+        return leaves
+
+    @property
+    def turns(self) -> range:
+        """The turns of each measurement."""
+        return range(self.options.repeats)
+
+    @cached_property
+    def large(self) -> dict[str, str]:
+        """The environment of the registry that holds the trees."""
+        return self._environment("large")
+
+    @cached_property
+    def ours(self) -> Side:
+        """The registry that holds the trees."""
+        return self._side("benchmarks.registry_side", environment=self.large)
+
+    @cached_property
+    def small(self) -> Side:
+        """A registry of the same trees with 1,000 users each."""
+        side = self._side("benchmarks.registry_side", environment=self._environment("small"))
+        for tree in trees.TREES:
+            side.ask("load", tree=tree, leaves=SMALL)
+        side.ask("settle")
+        return side
+
+    @cached_property
+    def client(self) -> Side:
+        """The HTTP clients of both servers."""
+        return self._side("benchmarks.client_side", environment={})
+
+    @cached_property
+    def our_port(self) -> int:
+        """Where `loratree serve` listens, over the trees."""
+        return self.open.enter_context(servers.loratree(self.large))
+
+    @cached_property
+    def mlflow(self) -> tuple[str, str] | None:
+        """MLflow's interpreter and its database; None where it is left out."""
+        if self.options.without_mlflow:
+            return None
+        address = self.open.enter_context(servers.database(self.postgresql, self.folder / "mlflow.db"))
+        return servers.mlflow_python(), servers.for_mlflow(address)
+
+    @cached_property
+    def theirs(self) -> Side | None:
+        """MLflow's registry."""
+        if self.mlflow is None:
+            return None
+        python, address = self.mlflow
+        side = Side(python, "-m", "benchmarks.mlflow_side", address, environment={})
+        self.open.callback(side.close)
+        return side
+
+    @cached_property
+    def their_port(self) -> int | None:
+        """Where `mlflow server` listens."""
+        return None if self.mlflow is None else self.open.enter_context(servers.mlflow(*self.mlflow))
+
+    def _environment(self, name: str) -> dict[str, str]:
+        home = self.folder / name
+        address = self.open.enter_context(servers.database(self.postgresql, home / "loratree.db"))
+        return {"LORATREE_HOME": str(home), "LORATREE_DATABASE": address, "LORATREE_BLOBS": "", "LORATREE_URL": ""}
+
+    def _side(self, module: str, *, environment: dict[str, str]) -> Side:
+        side = Side(sys.executable, "-m", module, environment=environment)
+        self.open.callback(side.close)
+        return side
+
+    def refs(self, leaves: int, count: int = CALLS) -> list[list[Any]]:
+        """Users of both trees by alias."""
+        picked = (self.pick.randrange(leaves) for _ in range(count))
+        return [[f"{trees.leaf(trees.TREES[n % 2], leaves, leaf)}@{trees.ALIAS}"] for n, leaf in enumerate(picked)]
+
+    def models(self, count: int = CALLS) -> list[int]:
+        """MLflow's models."""
+        return [self.pick.randrange(self.leaves) for _ in range(count)]
+
+
+@contextmanager
+def bench(options: argparse.Namespace) -> Iterator[Bench]:
+    """Starts what is needed when it is asked for, and stops it at the end."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(postgresql()) if options.database == "postgresql" else None
+        yield Bench(options, folder, server, stack)
+
+
+def _resolve_in_process(running: Bench, name: str) -> list[Row]:
+    ours, theirs, floor = [], [], []
+    for _ in running.turns:
+        ours += running.ours.ask("calls", method="resolve", arguments=running.refs(running.leaves))
+        floor += running.ours.ask("nothing", count=CALLS)
+        if running.theirs:
+            theirs += running.theirs.ask("lookups", numbers=running.models())
+    return [_times(name, 99, ours, theirs, floor, bar="< 5")]
+
+
+def _resolve_over_http(running: Bench, name: str) -> list[Row]:
+    ours, theirs, floor = [], [], []
+    for _ in running.turns:
+        paths = [f"/v1/resolve/{ref}" for [ref] in running.refs(running.leaves)]
+        ours += running.client.ask("latencies", host="127.0.0.1", port=running.our_port, paths=paths)
+        health = ["/v1/health"] * CALLS
+        floor += running.client.ask("latencies", host="127.0.0.1", port=running.our_port, paths=health)
+        if running.their_port:
+            theirs += running.client.ask(
+                "latencies", host="127.0.0.1", port=running.their_port, paths=_lookups(running, CALLS // 3)
+            )
+    return [_times(name, 99, ours, theirs, floor, bar="< 25")]
+
+
+def _throughput(running: Bench, name: str) -> list[Row]:
+    ours, theirs, floor = [], [], []
+    for _ in running.turns:
+        paths = [f"/v1/resolve/{ref}" for [ref] in running.refs(running.leaves, 4 * CALLS)]
+        how = {"host": "127.0.0.1", "clients": CLIENTS}
+        ours.append(running.client.ask("throughput", port=running.our_port, paths=paths, **how))
+        health = ["/v1/health"] * (4 * CALLS)
+        floor.append(running.client.ask("throughput", port=running.our_port, paths=health, **how))
+        if running.their_port:
+            paths = _lookups(running, CALLS)
+            theirs.append(running.client.ask("throughput", port=running.their_port, paths=paths, **how))
+    return [_rates(name, ours, theirs, floor, bar="≥ 5×")]
+
+
+def _growth(running: Bench, name: str) -> list[Row]:
+    large, small = [], []
+    for _ in running.turns:
+        large += running.ours.ask("calls", method="resolve", arguments=running.refs(running.leaves))
+        small += running.small.ask("calls", method="resolve", arguments=running.refs(SMALL))
+    p50 = statistics.median(large), statistics.median(small)
+    return [Row(name, p50[0] - p50[1], None, None, None, "ms", of=f"{p50[0]:.2f} − {p50[1]:.2f}", bar="≤ 0.5")]
+
+
+def _page(method: str, bar: str) -> Callable[[Bench, str], list[Row]]:
+    """The median of a method's calls, a row a tree."""
+
+    def measured(running: Bench, name: str) -> list[Row]:
+        return [_times(name, 50, _asked(running, method, tree), [], [], of=tree, bar=bar) for tree in trees.TREES]
+
+    return measured
+
+
+def _asked(running: Bench, method: str, tree: str) -> list[float]:
+    taken: list[float] = []
+    for _ in running.turns:
+        users = [trees.leaf(tree, running.leaves, running.pick.randrange(running.leaves)) for _ in range(CALLS)]
+        if method == "lineage":
+            arguments = [[user] for user in users]
+        else:
+            arguments = [[_above(user, running.pick)] for user in users]
+        taken += running.ours.ask("calls", method=method, arguments=arguments)
+    return taken
+
+
+def _above(user: str, pick: random.Random) -> str:
+    """One of the nodes above a user."""
+    segments = user.split("/")
+    return "/".join(segments[: pick.randrange(1, len(segments))])
+
+
+def _publish(running: Bench, name: str) -> list[Row]:
+    found = []
+    for nodes, of in ((WRITERS, "a node each"), (1, "one node")):
+        ours, theirs = [], []
+        above = trees.leaf("balanced", running.leaves, 0).rpartition("/")[0]
+        for turn in running.turns:
+            number = 2 * turn + (nodes == 1)
+            ours.append(running.ours.ask("publish", above=above, writers=WRITERS, each=10, turn=number, nodes=nodes))
+            if running.theirs:
+                theirs.append(running.theirs.ask("publish", writers=WRITERS, each=10, turn=turn, nodes=nodes))
+        found.append(_rates(name, ours, theirs, [], of=of, bar="≥ 2×"))
+    return found
+
+
+def _publish_s3(running: Bench, name: str) -> list[Row]:
+    found = []
+    for of, server in servers.s3_servers().items():
+        with server() as running_server:
+            environment = {"LORATREE_S3_ENDPOINT": running_server.endpoint, **running_server.environment}
+            bare = running._side("benchmarks.s3_side", environment=environment)
+            bare.ask("create", bucket=BUCKET)
+            environment |= running._environment(f"over-{of}") | {"LORATREE_BLOBS": f"s3://{BUCKET}/registry"}
+            side = running._side("benchmarks.registry_side", environment=environment)
+            ours, floor = [], []
+            for turn in range(running.options.repeats + 1):
+                ours.append(side.ask("publish_file", tree="base", turn=turn, rank=RANK))
+                floor.append(bare.ask("publish_file", bucket=BUCKET, turn=turn, rank=RANK))
+            taken, least = statistics.median(ours[1:]), statistics.median(floor[1:])
+            found.append(Row(name, taken, None, least, least / taken, "s", of=of, bar="≥ 0.85"))
+    return found
+
+
+def _lookups(running: Bench, count: int) -> list[str]:
+    place = "/api/2.0/mlflow/registered-models/alias"
+    return [f"{place}?name=model-{number:07}&alias={trees.ALIAS}" for number in running.models(count)]
+
+
+def _times(
+    name: str, percent: int, ours: list[float], theirs: list[float], floor: list[float], *, bar: str, of: str = ""
+) -> Row:
+    found = [_percentile(taken, percent) if taken else None for taken in (ours, theirs, floor)]
+    assert found[0] is not None
+    return Row(name, found[0], found[1], found[2], _ratio(found[1], found[0]), "ms", of=of, bar=bar)
+
+
+def _rates(name: str, ours: list[float], theirs: list[float], floor: list[float], *, bar: str, of: str = "") -> Row:
+    found = [statistics.median(rates) if rates else None for rates in (ours, theirs, floor)]
+    assert found[0] is not None
+    ratio = None if found[1] is None else found[0] / found[1]
+    return Row(name, found[0], found[1], found[2], ratio, "/s", of=of, bar=bar)
+
+
+def _ratio(theirs: float | None, ours: float) -> float | None:
+    return None if theirs is None else theirs / ours
+
+
+def _percentile(taken: list[float], percent: int) -> float:
+    return statistics.quantiles(taken, n=100, method="inclusive")[percent - 1]
+
+
+ROWS: dict[str, Callable[[Bench, str], list[Row]]] = {
+    "resolve-p99-inprocess": _resolve_in_process,
+    "resolve-p99-http": _resolve_over_http,
+    "resolve-throughput-http": _throughput,
+    "resolve-growth": _growth,
+    "children-page": _page("children", "< 10"),
+    "descendants-count": _page("count", "< 20"),
+    "descendants-page": _page("descendants", "< 10"),
+    "lineage": _page("lineage", "< 10"),
+    "publish-metadata": _publish,
+    "publish-s3": _publish_s3,
+}
+
+if __name__ == "__main__":
+    main()

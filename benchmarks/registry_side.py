@@ -1,0 +1,99 @@
+"""Our side: the registry that the environment names, in this process."""
+
+import io
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+
+from benchmarks import trees
+from benchmarks.side import each_ms, per_second, serve
+from loratree_registry import database
+from loratree_registry.canonical import digest_stream
+from loratree_registry.composition import FileDigest
+from loratree_registry.embedded import open_embedded
+from loratree_registry.loading import load
+from loratree_registry.peft_files import WEIGHTS
+from loratree_registry.schemas import Submission
+from loratree_registry.settings import Settings
+from loratree_registry.submitting import publish_directory
+
+SETTINGS = Settings.from_environment()
+
+
+class Ours:
+    """What is measured of a registry."""
+
+    def __init__(self) -> None:
+        database.upgrade(SETTINGS)
+        self.registry = open_embedded(SETTINGS)
+        self.engine = database.open_engine(SETTINGS.database)
+
+    def load(self, tree: str, leaves: int) -> float:
+        """Makes a tree, and returns the seconds that loading it took."""
+        self.registry.add_base(tree, trees.base())
+        start = time.perf_counter()
+        for batch in trees.batches(tree, leaves):
+            with database.writing(self.engine) as connection:
+                load(connection, batch)
+        return time.perf_counter() - start
+
+    def settle(self) -> None:
+        """Brings the planner's statistics up to date, as autovacuum does in time."""
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            postgresql = self.engine.dialect.name == "postgresql"
+            connection.execute(text("VACUUM (ANALYZE)" if postgresql else "ANALYZE"))
+
+    def calls(self, method: str, arguments: list[list[Any]], options: dict[str, Any] | None = None) -> list[float]:
+        """Calls one of the registry's methods."""
+        called = getattr(self.registry, method)
+        return each_ms(lambda *given: called(*given, **(options or {})), arguments)
+
+    def nothing(self, count: int) -> list[float]:
+        """The floor of a call: a transaction that reads nothing."""
+        return each_ms(self._select_one, [[]] * count)
+
+    def publish(self, above: str, writers: int, each: int, turn: int, nodes: int) -> float:
+        """Publishes adapters whose bytes are stored, at as many nodes; returns how many a second."""
+        paths = [f"{above}/w{turn}-{number}" for number in range(nodes)]
+        for path in paths:
+            self.registry.create_node(path)
+        submissions = [self._stored(above, 1000 * turn + number) for number in range(writers * each)]
+        shares = [
+            [[paths[writer % nodes], submission] for submission in submissions[writer::writers]]
+            for writer in range(writers)
+        ]
+        return per_second(self.registry.publish, shares)
+
+    def publish_file(self, tree: str, turn: int, rank: int) -> float:
+        """Publishes a large adapter from its folder; returns the seconds."""
+        import json
+
+        if not self.registry.bases().items:
+            self.registry.add_base(tree, trees.base())
+        with tempfile.TemporaryDirectory() as folder:
+            directory = Path(folder)
+            (directory / WEIGHTS).write_bytes(trees.adapter(rank, seed=turn))
+            (directory / "adapter_config.json").write_text(json.dumps(trees.config(rank)))
+            start = time.perf_counter()
+            publish_directory(self.registry, directory, f"{tree}/n{turn}", parent="base", home=SETTINGS.home)
+            return time.perf_counter() - start
+
+    def _stored(self, above: str, seed: int) -> Submission:
+        weights = trees.adapter(1, layers=1, seed=seed)
+        sha256, size = digest_stream(io.BytesIO(weights))
+        self.registry.upload(io.BytesIO(weights), sha256=sha256, size=size)
+        file = FileDigest(WEIGHTS, size, sha256)
+        return Submission(config=trees.config(1), files=[file], parent=f"{above}@1", found="explicit")
+
+    def _select_one(self) -> None:
+        with database.reading(self.engine) as connection:
+            connection.execute(text("SELECT 1"))
+
+
+if __name__ == "__main__":
+    ours = Ours()
+    operations = ("load", "settle", "calls", "nothing", "publish", "publish_file")
+    serve({name: getattr(ours, name) for name in operations})
