@@ -115,7 +115,7 @@ class Bench:
         if self.options.without_mlflow:
             return None
         address = self.open.enter_context(servers.database(self.postgresql, self.folder / "mlflow.db"))
-        return servers.mlflow_python(), servers.for_mlflow(address)
+        return servers.mlflow_python(), address
 
     @cached_property
     def theirs(self) -> Side | None:

@@ -11,8 +11,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from urllib.error import URLError
 
-from sqlalchemy import make_url
-
 from benchmarks.side import ENVIRONMENT
 from tests import ceph
 from tests.postgresql import PostgreSQL
@@ -41,18 +39,11 @@ def database(server: PostgreSQL | None, file: Path) -> Iterator[str]:
         yield address
 
 
-def for_mlflow(address: str) -> str:
-    """The address with the driver that MLflow's users have."""
-    url = make_url(address)
-    name = "postgresql" if url.get_backend_name() == "postgresql" else url.drivername
-    return url.set(drivername=name).render_as_string(hide_password=False)
-
-
 @contextmanager
 def loratree(environment: Mapping[str, str]) -> Iterator[int]:
     """Runs `loratree serve`; gives its port."""
     command = [sys.executable, "-m", "loratree_cli", "serve", "--port", "0"]
-    with _running(command, environment, stdout=subprocess.PIPE) as process:
+    with _running(command, environment, stdout=subprocess.PIPE, stderr=None) as process:
         assert process.stdout
         yield int(process.stdout.readline().rpartition(":")[2])
 
@@ -63,7 +54,7 @@ def mlflow(python: str, address: str) -> Iterator[int]:
     port = _free_port()
     command = [python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", address, "--no-serve-artifacts", "--default-artifact-root", "/nonexistent"]
-    with _running(command, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, stdout=subprocess.DEVNULL):
+    with _running(command, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}):
         _wait(f"http://127.0.0.1:{port}/health")
         yield port
 
@@ -73,7 +64,7 @@ def moto() -> Iterator[S3Server]:
     """Runs moto's server in a process of its own, so that it takes no time of the process that is measured."""
     port = _free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with _running(command, {}, stdout=subprocess.DEVNULL):
+    with _running(command, {}):
         _wait(f"http://127.0.0.1:{port}/moto-api/")
         yield S3Server(f"http://127.0.0.1:{port}", "key", "secret")
 
@@ -84,10 +75,15 @@ def s3_servers() -> Mapping[str, object]:
 
 
 @contextmanager
-def _running(command: list[str], environment: Mapping[str, str], *, stdout: int) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        command, env=os.environ | ENVIRONMENT | environment, stdout=stdout, stderr=subprocess.DEVNULL, text=True
-    )
+def _running(
+    command: list[str],
+    environment: Mapping[str, str],
+    *,
+    stdout: int | None = subprocess.DEVNULL,
+    stderr: int | None = subprocess.DEVNULL,
+) -> Iterator[subprocess.Popen[str]]:
+    given = os.environ | ENVIRONMENT | environment
+    process = subprocess.Popen(command, env=given, stdout=stdout, stderr=stderr, text=True)
     try:
         yield process
     finally:
