@@ -14,7 +14,8 @@ class Settings:
 
     `LORATREE_HOME` (default: the platform's data folder), `LORATREE_URL` (default: none, the embedded registry),
     `LORATREE_DATABASE` (default: the file HOME/loratree.db), `LORATREE_BLOBS` (default: HOME/blobs; or
-    s3://bucket/prefix) and `LORATREE_S3_ENDPOINT` (default: Amazon's). An empty value counts as none.
+    s3://bucket/prefix), `LORATREE_S3_ENDPOINT` (default: Amazon's) and `LORATREE_S3_PUBLIC_ENDPOINT` (where clients
+    reach that server; default: the same). An empty value counts as none.
     """
 
     home: Path
@@ -22,6 +23,7 @@ class Settings:
     database: str | Path
     blobs: str
     s3_endpoint: str | None
+    s3_public_endpoint: str | None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -33,6 +35,7 @@ class Settings:
             database=environment.get("LORATREE_DATABASE") or home / "loratree.db",
             blobs=environment.get("LORATREE_BLOBS") or str(home / "blobs"),
             s3_endpoint=environment.get("LORATREE_S3_ENDPOINT") or None,
+            s3_public_endpoint=environment.get("LORATREE_S3_PUBLIC_ENDPOINT") or None,
         )
 
     def make_home(self) -> Path:

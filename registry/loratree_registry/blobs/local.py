@@ -3,15 +3,18 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from loratree_registry.blobs.disk import disk_errors, sync
-from loratree_registry.blobs.store import ReadBack
-from loratree_registry.blobs.verified import check_announced, read_through, verified
+from loratree_registry.blobs.read_back import intact
+from loratree_registry.blobs.store import Held, ReadBack
+from loratree_registry.blobs.verified import check_announced, drain, verified
 from loratree_registry.canonical import DIGEST_PREFIX
 from loratree_registry.errors import NotFound, Unavailable
+from loratree_registry.paths import is_digest
 
 SETTING = "LORATREE_BLOBS"
 
@@ -28,7 +31,7 @@ class LocalBlobStore:
         check_announced(digest, size)
         with disk_errors(self.root, self._setting, needs=size):
             if self._holds(digest, size, read_back):
-                _drain(verified(stream, digest, size))
+                drain(verified(stream, digest, size))
             else:
                 self._store(digest, size, stream, read_back)
 
@@ -57,6 +60,22 @@ class LocalBlobStore:
         with disk_errors(self.root, self._setting):
             self._path(digest).unlink(missing_ok=True)
 
+    def held(self, *, after: str | None = None) -> Iterator[Held]:
+        """Every blob, one of the 256 folders read at a time. See BlobStore.held."""
+        first = (after or "").removeprefix(DIGEST_PREFIX)
+        for folder in self._sorted(self.root / "sha256"):
+            if folder.name >= first[:2]:
+                yield from (held for path in self._sorted(folder) if path.name > first if (held := self._held(path)))
+
+    def sweep(self, *, before: datetime, dry_run: bool = False) -> list[str]:
+        """Removes the temporary files that killed writers left; who still writes changes its file's time."""
+        with disk_errors(self.root, self._setting):
+            left = [path for path in self._sorted(self.root / "tmp") if _modified(path, before) < before]
+            for path in left:
+                if not dry_run:
+                    path.unlink(missing_ok=True)
+        return [f"tmp/{path.name}" for path in left]
+
     def close(self) -> None:
         """Holds nothing open."""
 
@@ -65,12 +84,25 @@ class LocalBlobStore:
         name = digest.removeprefix(DIGEST_PREFIX)
         return self.root / "sha256" / name[:2] / name
 
+    def _sorted(self, folder: Path) -> list[Path]:
+        with disk_errors(self.root, self._setting):
+            return sorted(folder.iterdir()) if folder.is_dir() else []
+
+    def _held(self, path: Path) -> Held | None:
+        """What is known of a blob; None for another file, and where it went while the folder was read."""
+        digest = DIGEST_PREFIX + path.name
+        with disk_errors(self.root, self._setting), suppress(FileNotFoundError):
+            status = path.stat()
+            if is_digest(digest):
+                return Held(digest, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+        return None
+
     def _holds(self, digest: str, size: int, read_back: ReadBack | None) -> bool:
         """Tells whether the blob is there and intact: a name alone proves nothing."""
         path = self._path(digest)
         try:
             with path.open("rb") as stream:
-                return read_through(stream, read_back) == (digest, size)
+                return intact(stream, digest, size, read_back)
         except FileNotFoundError:
             return False
 
@@ -82,8 +114,8 @@ class LocalBlobStore:
                 file.flush()
                 os.fsync(file.fileno())
             with temporary.open("rb") as file:
-                found = read_through(file, read_back)
-            if found != (digest, size):
+                right = intact(file, digest, size, read_back)
+            if not right:
                 raise Unavailable(f"the disk of {self.root} gave back other bytes than were written: check the disk")
             self._reveal(temporary, self._path(digest))
 
@@ -108,6 +140,9 @@ class LocalBlobStore:
             sync(folder)
 
 
-def _drain(chunks: Iterator[bytes]) -> None:
-    for _ in chunks:
-        pass
+def _modified(path: Path, gone: datetime) -> datetime:
+    """When a file was last written; `gone` where it went while the folder was read."""
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    except FileNotFoundError:
+        return gone

@@ -6,9 +6,10 @@ from loratree_registry.blobs.store import BlobStore
 from loratree_registry.errors import Invalid
 
 
-def open_blobs(location: str, *, endpoint: str | None = None) -> BlobStore:
+def open_blobs(location: str, *, endpoint: str | None = None, public_endpoint: str | None = None) -> BlobStore:
     """The store at `location`: a folder, or s3://bucket/prefix by way of `endpoint`. Connects to nothing yet.
 
+    `public_endpoint` is where clients reach that server, where it is not `endpoint`.
     Raises Invalid where the location is neither.
     """
     scheme, separator, rest = location.partition("://")
@@ -21,4 +22,4 @@ def open_blobs(location: str, *, endpoint: str | None = None) -> BlobStore:
         raise Invalid(f"LORATREE_BLOBS is {location!r}: expected a folder or s3://bucket/prefix")
     from loratree_registry.blobs.s3 import S3BlobStore
 
-    return S3BlobStore(bucket, prefix, endpoint=endpoint)
+    return S3BlobStore(bucket, prefix, endpoint=endpoint, public_endpoint=public_endpoint)

@@ -1,173 +1,170 @@
-"""Blobs in an S3 bucket: prefix/sha256/ab/<64 hexadecimal digits>."""
+"""Blobs in an S3 bucket: prefix/sha256/ab/<64 hexadecimal digits>, by way of prefix/uploads/<id>."""
 
-import io
-import tempfile
-import threading
-import time
-from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cached_property
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
+from typing import BinaryIO
+from uuid import uuid4
 
-from loratree_registry.addresses import shown
-from loratree_registry.blobs.disk import disk_errors
-from loratree_registry.blobs.s3_client import error_code, open_client, s3_errors
-from loratree_registry.blobs.store import ReadBack
-from loratree_registry.blobs.verified import CHUNK, check_announced, read_through, verified
+from loratree_registry.blobs.read_back import intact
+from loratree_registry.blobs.s3_bucket import Bucket, Stored
+from loratree_registry.blobs.s3_client import s3_errors
+from loratree_registry.blobs.s3_copy import copy
+from loratree_registry.blobs.s3_leftovers import sweep
+from loratree_registry.blobs.s3_staged import Staged, begin
+from loratree_registry.blobs.sending import sending
+from loratree_registry.blobs.store import LINK_S, Held, ReadBack, Target, Transfer
+from loratree_registry.blobs.verified import check_announced, drain, verified
 from loratree_registry.canonical import DIGEST_PREFIX
-from loratree_registry.errors import NotFound, Unavailable
+from loratree_registry.errors import Invalid, NotFound, Unavailable
+from loratree_registry.paths import is_digest
 
-if TYPE_CHECKING:
-    from botocore.response import StreamingBody
-    from mypy_boto3_s3 import S3Client
-
-MAX_OBJECT = 5 * 1024**3  # what one put_object takes
-_TRIES = 5  # a 409 tells of another writer at the key: 0.05 s, then doubling, 1.55 s in all
-_ABSENT = ("404", "NoSuchKey")
-_EXISTS = "PreconditionFailed"
-_CONTENDED = "ConditionalRequestConflict"
+_FOLDER = "sha256/"
 
 
 class S3BlobStore:
-    """A blob store in a bucket; credentials and region come from the environment, as boto3 finds them.
+    """A blob store in a bucket, which clients may send to and read from themselves.
 
-    Integrity never rests on the server, as several accept a wrong checksum: what is stored is read back and hashed.
+    Integrity never rests on the server, as several accept a wrong checksum: everything is staged, read back, hashed,
+    and then copied within the server to its digest's key.
     """
 
-    def __init__(self, bucket: str, prefix: str = "", *, endpoint: str | None = None) -> None:
-        self.bucket = bucket
-        self.prefix = prefix.strip("/")
-        self.endpoint = endpoint
-        self._opening = threading.Lock()
+    def __init__(
+        self, bucket: str, prefix: str = "", *, endpoint: str | None = None, public_endpoint: str | None = None
+    ) -> None:
+        """`public_endpoint` is where clients reach the server, where that is elsewhere than for this process."""
+        self.bucket = Bucket(bucket, prefix, endpoint, public_endpoint)
 
     def __str__(self) -> str:
-        at = f" at {shown(self.endpoint)}" if self.endpoint else ""
-        return f"s3://{self.bucket}/{self.prefix}".rstrip("/") + at
+        return str(self.bucket)
 
     def put(self, digest: str, size: int, stream: BinaryIO, *, read_back: ReadBack | None = None) -> None:
-        """Stores `stream`, spooled to a temporary file, by one conditional put. See BlobStore.put."""
+        """Stores `stream` by way of a staged object, in parts where it is large. See BlobStore.put."""
         check_announced(digest, size)
-        if size > MAX_OBJECT:
-            raise Unavailable(f"{self} takes at most {MAX_OBJECT} bytes a blob, {digest} has {size}")
-        with _spooled(stream, digest, size) as file:
-            self._store(digest, size, file, read_back)
+        if self._holds(digest, size, read_back):
+            drain(verified(stream, digest, size))
+            return
+        source = sending(stream, digest, size)
+        with self._staged(begin(self.bucket, uuid4().hex, digest, size)) as staged:
+            staged.send(source)
+            if not self._keep(staged, digest, size, read_back):
+                source.check()  # tells whose fault it is
+                raise Unavailable(f"{self} gave back other bytes than were written as {digest}: check that server")
 
     @contextmanager
     def open(self, digest: str) -> Iterator[BinaryIO]:
         """Opens a blob for reading, as stored; the stream cannot seek. Raises NotFound, Unavailable."""
-        with io.BufferedReader(_BodyReader(self, self._body(digest)), CHUNK) as stream:
+        with ExitStack() as opened:
+            try:
+                _, stream = opened.enter_context(self.bucket.open(_name(digest)))
+            except NotFound as error:
+                raise NotFound(f"{self} holds no blob {digest}") from error
             yield stream
 
     def size(self, digest: str) -> int | None:
         """The stored size in bytes, None where there is no such blob. Raises Unavailable."""
-        with s3_errors(self):
-            try:
-                return self._client.head_object(Bucket=self.bucket, Key=self._key(digest))["ContentLength"]
-            except self._client.exceptions.ClientError as error:
-                if error_code(error) not in _ABSENT:
-                    raise
-            self._client.head_bucket(
-                Bucket=self.bucket
-            )  # the answer to a HEAD does not tell which of the two is absent
-            return None
+        stored = self.bucket.head(_name(digest))
+        return stored.size if stored else None
 
     def delete(self, digest: str) -> None:
         """Removes a blob; one that is not there is no error. Raises Unavailable."""
+        self.bucket.delete(_name(digest))
+
+    def held(self, *, after: str | None = None) -> Iterator[Held]:
+        """Every blob, as many at a time as the server lists at once. See BlobStore.held."""
+        for stored in self.bucket.list(_FOLDER, after=_name(after) if after else ""):
+            digest = DIGEST_PREFIX + stored.name.rpartition("/")[2]
+            if is_digest(digest) and stored.name == _name(digest):
+                yield Held(digest, stored.size, stored.modified)
+
+    def sweep(self, *, before: datetime, dry_run: bool = False) -> list[str]:
+        """Removes staged objects and multipart uploads to which nothing was added since. See BlobStore.sweep."""
+        return sweep(self.bucket, before=before, dry_run=dry_run)
+
+    def begin(self, id: str, digest: str, size: int) -> Transfer:  # noqa: A002 - the field's name
+        """Begins a transfer to the staged object `uploads/ID`. Raises Invalid, Unavailable."""
+        check_announced(digest, size)
+        return begin(self.bucket, id, digest, size)
+
+    def arrived(self, transfer: Transfer) -> set[int]:
+        """The numbers of the parts that are there whole. See DirectStore.arrived."""
+        return Staged(self.bucket, transfer).arrived()
+
+    def target(self, transfer: Transfer, number: int) -> Target:
+        """Where to send part `number`. See DirectStore.target."""
+        return Staged(self.bucket, transfer).target(number)
+
+    def accept(self, transfer: Transfer, *, read_back: ReadBack | None = None) -> None:
+        """Makes what arrived a blob. See DirectStore.accept; one that was accepted already is accepted again."""
+        staged, digest, size = Staged(self.bucket, transfer), transfer.digest, transfer.size
+        staged.complete()
+        try:
+            right = self._keep(staged, digest, size, read_back)
+        except NotFound as error:
+            if not self._holds(digest, size, read_back):
+                raise staged.missing([str(number) for number in range(1, transfer.parts + 1)]) from error
+            return
+        _remove(staged)
+        if not right:
+            raise Invalid(f"the bytes that arrived as {digest} are others: hash the file again and send it again")
+
+    def give_up(self, transfer: Transfer) -> None:
+        """Removes what arrived; a transfer that is not there is no error. Raises Unavailable."""
+        Staged(self.bucket, transfer).remove()
+
+    def link(self, digest: str) -> str:
+        """A presigned URL that reads a blob. Raises Unavailable."""
         with s3_errors(self):
-            self._client.delete_object(Bucket=self.bucket, Key=self._key(digest))
+            return self.bucket.signer.generate_presigned_url("get_object", self.bucket.at(_name(digest)), LINK_S)
 
     def close(self) -> None:
         """Closes the connections, if any were opened."""
-        if "_client" in self.__dict__:
-            self._client.close()
+        self.bucket.close()
 
-    @cached_property
-    def _client(self) -> "S3Client":
-        with self._opening:  # boto3's session is not for threads; its clients are
-            return open_client(self.endpoint)
+    @contextmanager
+    def _staged(self, transfer: Transfer) -> Iterator[Staged]:
+        staged = Staged(self.bucket, transfer)
+        try:
+            yield staged
+        finally:
+            _remove(staged)
 
-    def _key(self, digest: str) -> str:
-        check_announced(digest, 0)
-        name = digest.removeprefix(DIGEST_PREFIX)
-        return f"{self.prefix}/sha256/{name[:2]}/{name}".lstrip("/")
+    def _keep(self, staged: Staged, digest: str, size: int, read_back: ReadBack | None) -> bool:
+        """Makes the staged object the blob if it holds the right bytes. Raises NotFound where it is gone."""
+        with self.bucket.open(staged.name) as (found, stream):
+            if found.size != size or not intact(stream, digest, size, read_back):
+                return False
+        copy(self.bucket, found, _name(digest))
+        if not self._same(found, digest) and not self._holds(digest, size, None):
+            self.delete(digest)
+            raise Unavailable(f"{self} copied other bytes than were hashed as {digest}: send them again")
+        return True
 
-    def _body(self, digest: str) -> "StreamingBody":
-        with s3_errors(self):
-            try:
-                return self._client.get_object(Bucket=self.bucket, Key=self._key(digest))["Body"]
-            except self._client.exceptions.ClientError as error:
-                if error_code(error) not in _ABSENT:
-                    raise
-                raise NotFound(f"{self} holds no blob {digest}") from error
+    def _same(self, hashed: Stored, digest: str) -> bool:
+        """Tells whether the copy was made of the bytes that were hashed, without reading it again.
 
-    def _store(self, digest: str, size: int, file: IO[bytes], read_back: ReadBack | None) -> None:
-        created = self._put_object(digest, file, IfNoneMatch="*")
-        if self._holds(digest, size, read_back):
-            return
-        if not created:  # the key exists and holds other bytes: "exists" was never "correct"
-            self._put_object(digest, file)
-            if self._holds(digest, size, read_back):
-                return
-        self.delete(digest)
-        raise Unavailable(f"{self} gave back other bytes than were written as {digest}: check that server")
-
-    def _put_object(self, digest: str, file: IO[bytes], **condition: Any) -> bool:
-        """Tells whether the object was written; False where the condition says that the key exists."""
-        checksum = b64encode(bytes.fromhex(digest.removeprefix(DIGEST_PREFIX))).decode()
-        with s3_errors(self):
-            for attempt in range(_TRIES):
-                file.seek(0)
-                try:
-                    self._client.put_object(
-                        Bucket=self.bucket, Key=self._key(digest), Body=file, ChecksumSHA256=checksum, **condition
-                    )
-                except self._client.exceptions.ClientError as error:
-                    if error_code(error) == _EXISTS:
-                        return False
-                    if error_code(error) != _CONTENDED:
-                        raise
-                    time.sleep(0.05 * 2**attempt)
-                else:
-                    return True
-        raise Unavailable(f"{self} had another writer at {digest} {_TRIES} times: try again")
+        Not every server heeds CopySourceIfMatch, and a client may still hold a URL to overwrite the source; but where
+        the source has the same tag after the copy as before, it held the same bytes all the while. That the server
+        copies what it holds is as good a promise as that it keeps it; `verify` reads every blob again.
+        """
+        source, blob = self.bucket.head(hashed.name), self.bucket.head(_name(digest))
+        return bool(source and blob and source.etag == hashed.etag and blob.size == hashed.size)
 
     def _holds(self, digest: str, size: int, read_back: ReadBack | None) -> bool:
         try:
             with self.open(digest) as stream:
-                return read_through(stream, read_back) == (digest, size)
+                return intact(stream, digest, size, read_back)
         except NotFound:
             return False
 
 
-@contextmanager
-def _spooled(stream: BinaryIO, digest: str, size: int) -> Iterator[IO[bytes]]:
-    """The stream's bytes in a file without a name, which a retried put can read again."""
-    with ExitStack() as opened:
-        with disk_errors(Path(tempfile.gettempdir()), "TMPDIR", needs=size):
-            file = opened.enter_context(tempfile.TemporaryFile())
-            for chunk in verified(stream, digest, size):
-                file.write(chunk)
-            file.flush()
-        yield file
+def _name(digest: str) -> str:
+    check_announced(digest, 0)
+    name = digest.removeprefix(DIGEST_PREFIX)
+    return f"{_FOLDER}{name[:2]}/{name}"
 
 
-class _BodyReader(io.RawIOBase):
-    """A response's body as a file, whose failures are Unavailable."""
-
-    def __init__(self, store: S3BlobStore, body: "StreamingBody") -> None:
-        self._store, self._body = store, body
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        with s3_errors(self._store):
-            chunk = self._body.read(len(buffer))
-        buffer[: len(chunk)] = chunk
-        return len(chunk)
-
-    def close(self) -> None:
-        self._body.close()
-        super().close()
+def _remove(staged: Staged) -> None:
+    """Removes what is not needed any more; where the server does not answer, `sweep` does it later."""
+    with suppress(Unavailable):
+        staged.remove()

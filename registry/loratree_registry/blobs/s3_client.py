@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from loratree_registry.addresses import shown
-from loratree_registry.errors import Invalid, Unavailable
+from loratree_registry.errors import Invalid, LoratreeError, Unavailable
 
 if TYPE_CHECKING:
     from botocore.exceptions import BotoCoreError, ClientError
@@ -18,11 +18,14 @@ _FORBIDDEN = ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatc
 _NO_BUCKET = ("404", "NoSuchBucket")
 
 
-def open_client(endpoint: str | None) -> "S3Client":
-    """A client with bounded timeouts and retries. Raises Unavailable where boto3 is missing, Invalid."""
+def open_client(endpoint: str | None, setting: str = "LORATREE_S3_ENDPOINT") -> "S3Client":
+    """A client with bounded timeouts and retries; `setting` is what says the endpoint.
+
+    Raises Unavailable where boto3 is missing, Invalid.
+    """
     if endpoint and shown(endpoint) != endpoint:  # botocore would print it whole when it fails
         raise Invalid(
-            f"LORATREE_S3_ENDPOINT is {shown(endpoint)!r} with a user or a query: take that out, "
+            f"{setting} is {shown(endpoint)!r} with a user or a query: take that out, "
             "credentials are read from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     try:
@@ -37,14 +40,16 @@ def open_client(endpoint: str | None) -> "S3Client":
         # Else boto3 adds CRC32 trailers, which R2, GCS and others refuse; our own ChecksumSHA256 still travels.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        s3={"addressing_style": "path" if endpoint else "auto"},
+        signature_version="s3v4",  # the default signs some URLs by version 2, which leaves the headers out
+        # What is stored is hashed when it is read back, so the signature need not cover it: one pass less over http.
+        s3={"addressing_style": "path" if endpoint else "auto", "payload_signing_enabled": False},
         max_pool_connections=32,
     )
     try:
         return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
     except ValueError as error:
         raise Invalid(
-            f"LORATREE_S3_ENDPOINT is {shown(endpoint or '')!r}: expected a URL such as http://127.0.0.1:9000"
+            f"{setting} is {shown(endpoint or '')!r}: expected a URL such as http://127.0.0.1:9000"
         ) from error
 
 
@@ -52,7 +57,7 @@ def open_client(endpoint: str | None) -> "S3Client":
 def s3_errors(store: object) -> Iterator[None]:
     """Turns what boto3 raises inside the block into Unavailable."""
     try:
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
     except ImportError:
         yield  # without boto3 the first use of the client raises, with the remedy
         return
@@ -60,6 +65,11 @@ def s3_errors(store: object) -> Iterator[None]:
         yield
     except ClientError as error:
         raise Unavailable(_answered(store, error)) from error
+    except HTTPClientError as error:
+        inner = error.kwargs.get("error")
+        if isinstance(inner, LoratreeError):
+            raise inner from error  # the body that was sent could not be read to its end
+        raise Unavailable(_failed(store, error)) from error
     except BotoCoreError as error:
         raise Unavailable(_failed(store, error)) from error
 

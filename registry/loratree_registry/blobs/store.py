@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import BinaryIO, Final, Protocol, runtime_checkable
 
@@ -10,6 +10,7 @@ PART: Final = 64 * 1024**2  # bytes a part of an upload: a 35 MB adapter is one,
 LINK_S: Final = 900  # how long a presigned URL is good for
 
 # Is given the stored bytes as they are read back, to look at them on the way; what it leaves unread is read after it.
+# Where a damaged blob is replaced it is given both, the damaged bytes first, so it starts anew each time.
 ReadBack = Callable[[BinaryIO], object]
 
 
@@ -28,6 +29,7 @@ class BlobStore(Protocol):
     def put(self, digest: str, size: int, stream: BinaryIO, *, read_back: ReadBack | None = None) -> None:
         """Stores `stream` under `digest` and reads back and hashes what was stored, which `read_back` may look at.
 
+        What `read_back` raises is raised, as long as the bytes are the right ones; then nothing new is visible.
         Raises Invalid where the stream has another digest or size, Unavailable where the store cannot take it (full,
         unreachable, forbidden); then nothing is visible. A blob that is there already and intact is kept.
         """
@@ -46,7 +48,10 @@ class BlobStore(Protocol):
         ...
 
     def held(self, *, after: str | None = None) -> Iterator[Held]:
-        """Every blob there is in the order of digests, a page at a time; `after` starts behind one. Raises Unavailable."""
+        """Every blob there is, in the order of digests, a page at a time; `after` starts behind one.
+
+        Raises Unavailable.
+        """
         ...
 
     def sweep(self, *, before: datetime, dry_run: bool = False) -> list[str]:
@@ -83,7 +88,7 @@ class Transfer:
 class Target:
     """Where to PUT one part, and the headers that must be sent exactly so."""
 
-    url: str
+    url: str = field(repr=False)  # whoever reads it may write
     headers: Mapping[str, str]
 
 

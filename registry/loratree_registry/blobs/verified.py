@@ -4,10 +4,8 @@ import hashlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from loratree_registry.blobs.store import ReadBack
 from loratree_registry.canonical import DIGEST_PREFIX
 from loratree_registry.errors import Invalid
-from loratree_registry.hashed import Hashed
 from loratree_registry.paths import is_digest
 
 CHUNK = 1024 * 1024
@@ -28,37 +26,36 @@ def verified(stream: BinaryIO, digest: str, size: int) -> Iterator[bytes]:
     digest; so what was made of the chunks counts only once the iteration has ended.
     """
     hasher, count = hashlib.sha256(), 0
-    while chunk := _read(stream, digest, min(CHUNK, size + 1 - count)):
+    while chunk := read(stream, digest, min(CHUNK, size + 1 - count)):
         count += len(chunk)
         if count > size:
-            raise _changed(digest, size, "more")
+            raise changed(digest, size, "more")
         hasher.update(chunk)
         yield chunk
     if count < size:
-        raise _changed(digest, size, str(count))
+        raise changed(digest, size, str(count))
     found = DIGEST_PREFIX + hasher.hexdigest()
     if found != digest:
         raise Invalid(f"the bytes sent as {digest} are others: found {found}; hash the file again and send it again")
 
 
-def _read(stream: BinaryIO, digest: str, count: int) -> bytes:
+def drain(chunks: Iterator[bytes]) -> None:
+    """Reads to the end, for the sake of what is raised on the way."""
+    for _ in chunks:
+        pass
+
+
+def read(stream: BinaryIO, digest: str, count: int) -> bytes:
+    """Reads from what is to be sent as `digest`. Raises Invalid where that fails."""
     try:
         return stream.read(count)
     except OSError as error:
         raise Invalid(f"the bytes to send as {digest} cannot be read: {error.strerror or error}") from error
 
 
-def _changed(digest: str, size: int, found: str) -> Invalid:
+def changed(digest: str, size: int, found: str) -> Invalid:
+    """The error of a stream that has another size than was announced."""
     return Invalid(
         f"the bytes sent as {digest} are not the ones announced: expected {size} bytes, got {found}; "
         "the file changed while it was sent or was cut off: hash it again and send it again"
     )
-
-
-def read_through(stream: BinaryIO, read_back: ReadBack | None) -> tuple[str, int]:
-    """The digest and the size of `stream`, at which `read_back` looks on the way; what it leaves is read here."""
-    hashed = Hashed(stream)
-    if read_back is not None:
-        read_back(hashed)  # type: ignore[arg-type]  # it is read forward alone
-    hashed.drain()
-    return hashed.digest, hashed.count

@@ -25,7 +25,7 @@ def test_a_plain_location_is_a_folder() -> None:
 def test_an_s3_location_is_a_bucket_and_a_prefix(location: str, bucket: str, prefix: str) -> None:
     store = open_blobs(location, endpoint="http://127.0.0.1:1")
     assert isinstance(store, S3BlobStore)
-    assert (store.bucket, store.prefix, store.endpoint) == (bucket, prefix, "http://127.0.0.1:1")
+    assert (store.bucket.name, store.bucket.prefix, store.bucket.endpoint) == (bucket, prefix, "http://127.0.0.1:1")
 
 
 @pytest.mark.parametrize("location", ["", "gs://bucket/x", "s3://", "s3:///prefix", "https://example.org/blobs"])

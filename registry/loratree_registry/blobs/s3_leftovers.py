@@ -1,0 +1,44 @@
+"""What transfers that never ended left in a bucket."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+
+from loratree_registry.blobs.s3_bucket import Bucket
+from loratree_registry.blobs.s3_client import s3_errors
+from loratree_registry.blobs.s3_multipart import Multipart
+from loratree_registry.blobs.s3_staged import FOLDER
+from loratree_registry.errors import NotFound
+
+
+def sweep(bucket: Bucket, *, before: datetime, dry_run: bool) -> list[str]:
+    """Removes staged objects and multipart uploads to which nothing was added since `before`; returns their names.
+
+    Listing uploads is not linearizable: what one sweep misses, the next one finds. Raises Unavailable.
+    """
+    objects = [stored.name for stored in bucket.list(FOLDER) if stored.modified < before]
+    uploads = [upload for upload, began in _uploads(bucket) if _last(upload, began) < before]
+    if not dry_run:
+        for name in objects:
+            bucket.delete(name)
+        for upload in uploads:
+            with suppress(NotFound):
+                upload.abort()
+    return sorted({*objects, *(upload.name for upload in uploads)})
+
+
+def _uploads(bucket: Bucket) -> Iterator[tuple[Multipart, datetime]]:
+    """Every multipart upload under the prefix: of staged objects, and of large copies to a digest's key."""
+    with s3_errors(bucket):
+        pages = bucket.client.get_paginator("list_multipart_uploads")
+        for page in pages.paginate(Bucket=bucket.name, Prefix=bucket.key("")):
+            for item in page.get("Uploads", []):
+                yield Multipart(bucket, bucket.below(item["Key"]), item["UploadId"]), item["Initiated"]
+
+
+def _last(upload: Multipart, began: datetime) -> datetime:
+    """When something was last added: an upload of a terabyte is in progress long after it began."""
+    try:
+        return max([began, *(part.modified for part in upload.parts().values())])
+    except NotFound:
+        return began
