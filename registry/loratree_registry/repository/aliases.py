@@ -1,6 +1,6 @@
 """Queries of aliases, each moved by compare-and-swap."""
 
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, select, update
 from sqlalchemy import delete as delete_from
 
 from loratree_registry.models import aliases, now, versions
@@ -10,6 +10,7 @@ from loratree_registry.rows import AliasRow
 _ALIAS = select(aliases.c.node_id, aliases.c.name, versions.c.number, aliases.c.updated_at).join_from(
     aliases, versions, aliases.c.version_id == versions.c.id
 )
+_LISTED = _ALIAS.where(aliases.c.node_id.in_(bindparam("node_ids", expanding=True))).order_by(aliases.c.name)
 
 
 def insert_alias(connection: Connection, node_id: int, name: str, version_id: int) -> bool:
@@ -31,8 +32,7 @@ def delete_alias(connection: Connection, node_id: int, name: str, *, expected: i
 
 def list_aliases(connection: Connection, node_ids: list[int]) -> list[AliasRow]:
     """The aliases of nodes, by name."""
-    query = _ALIAS.where(aliases.c.node_id.in_(node_ids)).order_by(aliases.c.name)
-    return [AliasRow(**row._asdict()) for row in connection.execute(query)]
+    return [AliasRow(**row._asdict()) for row in connection.execute(_LISTED, {"node_ids": node_ids})]
 
 
 def _alias_at(node_id: int, name: str, number: int) -> ColumnElement[bool]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, literal, select
+from sqlalchemy import Connection, bindparam, select
 from sqlalchemy import insert as insert_into
 
 from loratree_registry.models import event_views, events, nodes
@@ -16,13 +16,18 @@ _EVENT = (
 )
 
 
+_at_node = select(nodes.c.id).where(nodes.c.path == bindparam("path")).scalar_subquery()
+_INSERT = insert_into(events).values(node_id=_at_node).returning(events.c.id)
+_seen_from = select(nodes.c.id, bindparam("event_id", type_=events.c.id.type)).where(
+    nodes.c.path.in_(bindparam("paths", expanding=True))
+)
+_INSERT_VIEWS = insert_into(event_views).from_select(["node_id", "event_id"], _seen_from)
+
+
 def insert_event(connection: Connection, path: str, kind: str, **detail: Any) -> None:
     """Writes down what happens at a node, in the transaction in which it happens, to be seen from all above it."""
-    at_node = select(nodes.c.id).where(nodes.c.path == path).scalar_subquery()
-    written = insert_into(events).values(node_id=at_node, kind=kind, detail=detail).returning(events.c.id)
-    event_id = connection.execute(written).scalar_one()
-    seen_from = select(nodes.c.id, literal(event_id)).where(nodes.c.path.in_([*ancestors_of(path), path]))
-    connection.execute(insert_into(event_views).from_select(["node_id", "event_id"], seen_from))
+    event_id = connection.scalar(_INSERT, {"path": path, "kind": kind, "detail": detail})
+    connection.execute(_INSERT_VIEWS, {"paths": [*ancestors_of(path), path], "event_id": event_id})
 
 
 def list_events(connection: Connection, node_id: int, *, before: int | None, limit: int) -> list[EventRow]:

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, Integer, Select, bindparam, func, select, update
 
 from loratree_registry.models import bases, nodes
 from loratree_registry.paths import ancestors_of, descendant_range
-from loratree_registry.repository.shared import head_of, insert_new, past
+from loratree_registry.repository.shared import head_of, insert_new
 from loratree_registry.rows import NodeRow
 
 _NODE = select(
@@ -21,6 +21,32 @@ _NODE = select(
 ).join_from(nodes, bases)
 
 
+_below = (nodes.c.path > bindparam("first"), nodes.c.path < bindparam("end"))  # one bound a side, for the index
+_limit = bindparam("limit", type_=Integer)
+_ON_PATH = _NODE.where(nodes.c.path.in_(bindparam("paths", expanding=True))).order_by(nodes.c.path)
+_CHILDREN = (
+    _NODE.where(nodes.c.parent_id == bindparam("node_id"), nodes.c.path > bindparam("after"))
+    .order_by(nodes.c.path)
+    .limit(_limit)
+)
+_DESCENDANTS = _NODE.where(*_below).order_by(nodes.c.path).limit(_limit)
+_COUNTED = select(func.count()).select_from(select(nodes.c.path).where(*_below).limit(_limit).subquery())
+
+# Not EXISTS, nor LIMIT 1: where one node has 100,000 children, PostgreSQL then reads all nodes for a page, 20 to
+# 800 ms. The least path has to come from the index on (parent_id, path): below 1 ms.
+_child = nodes.alias("child")
+_first_child = select(func.min(_child.c.path)).where(_child.c.parent_id == nodes.c.id).scalar_subquery()
+_PARENTS = select(nodes.c.id).where(nodes.c.id.in_(bindparam("node_ids", expanding=True)), _first_child.is_not(None))
+
+_LOCK = select(nodes.c.id).where(nodes.c.id == bindparam("node_id")).with_for_update(key_share=True)
+_NUMBER = (
+    update(nodes)
+    .where(nodes.c.id == bindparam("node_id"))
+    .values(last_number=nodes.c.last_number + 1)
+    .returning(nodes.c.last_number)
+)
+
+
 def insert_node(connection: Connection, **values: Any) -> int | None:
     """Inserts a node; None where its path is taken."""
     key: int | None = insert_new(connection, nodes, values)
@@ -29,48 +55,41 @@ def insert_node(connection: Connection, **values: Any) -> int | None:
 
 def nodes_on_path(connection: Connection, path: str) -> list[NodeRow]:
     """The nodes that exist from the base to `path`, the base first."""
-    query = _NODE.where(nodes.c.path.in_([*ancestors_of(path), path])).order_by(nodes.c.path)
-    return [NodeRow(**row._asdict()) for row in connection.execute(query)]
+    return _nodes(connection, _ON_PATH, paths=[*ancestors_of(path), path])
 
 
 def list_children(connection: Connection, node_id: int, *, after: str | None, limit: int) -> list[NodeRow]:
     """The nodes directly below one, by path."""
-    query = _NODE.where(nodes.c.parent_id == node_id).order_by(nodes.c.path).limit(limit)
-    return [NodeRow(**row._asdict()) for row in connection.execute(past(query, nodes.c.path, after))]
+    return _nodes(connection, _CHILDREN, node_id=node_id, after=after or "", limit=limit)
 
 
 def list_descendants(connection: Connection, path: str, *, after: str | None, limit: int) -> list[NodeRow]:
     """Every node below `path`, by path."""
     first, end = descendant_range(path)
-    query = _NODE.where(
-        nodes.c.path > max(first, after or first), nodes.c.path < end
-    )  # one bound a side, for the index
-    return [NodeRow(**row._asdict()) for row in connection.execute(query.order_by(nodes.c.path).limit(limit))]
+    return _nodes(connection, _DESCENDANTS, first=max(first, after or first), end=end, limit=limit)
 
 
 def count_descendants(connection: Connection, path: str, *, limit: int) -> int:
     """How many nodes lie below `path`, counted to `limit` at most."""
     first, end = descendant_range(path)
-    below = select(nodes.c.path).where(nodes.c.path > first, nodes.c.path < end).limit(limit).subquery()
-    return connection.scalar(select(func.count()).select_from(below)) or 0
+    return connection.scalar(_COUNTED, {"first": first, "end": end, "limit": limit}) or 0
 
 
 def nodes_with_children(connection: Connection, node_ids: list[int]) -> set[int]:
     """Those of the nodes that have a node below them."""
-    # Not EXISTS, nor LIMIT 1: where one node has 100,000 children, PostgreSQL then reads all nodes for a page, 20 to
-    # 800 ms. The least path has to come from the index on (parent_id, path): below 1 ms.
-    below = nodes.alias("below")
-    first = select(func.min(below.c.path)).where(below.c.parent_id == nodes.c.id).scalar_subquery()
-    return set(connection.scalars(select(nodes.c.id).where(nodes.c.id.in_(node_ids), first.is_not(None))))
+    return set(connection.scalars(_PARENTS, {"node_ids": node_ids}))
 
 
 def lock_node(connection: Connection, node_id: int) -> None:
     """Holds a node's row until the transaction ends; SQLite's writers have the whole database already."""
-    connection.execute(select(nodes.c.id).where(nodes.c.id == node_id).with_for_update(key_share=True))
+    connection.execute(_LOCK, {"node_id": node_id})
 
 
 def next_number(connection: Connection, node_id: int) -> int:
     """Takes the next version number at a node, under its row's lock."""
-    taken = update(nodes).where(nodes.c.id == node_id).values(last_number=nodes.c.last_number + 1)
-    number: int = connection.execute(taken.returning(nodes.c.last_number)).scalar_one()
+    number: int = connection.execute(_NUMBER, {"node_id": node_id}).scalar_one()
     return number
+
+
+def _nodes(connection: Connection, query: Select[Any], **given: Any) -> list[NodeRow]:
+    return [NodeRow(**row._asdict()) for row in connection.execute(query, given)]

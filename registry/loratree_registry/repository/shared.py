@@ -1,5 +1,6 @@
 """What several queries share."""
 
+from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
@@ -25,8 +26,12 @@ def insert_for(connection: Connection) -> Any:
 
 def insert_new(connection: Connection, table: Table, values: dict[str, Any]) -> Any:
     """Inserts a row and returns the first column of its key; None where a unique key is taken, without an error."""
-    key = next(iter(table.primary_key))
-    return connection.scalar(insert_for(connection)(table).values(values).on_conflict_do_nothing().returning(key))
+    return connection.scalar(_inserted(insert_for(connection), table), values)
+
+
+@cache
+def _inserted(insert: Any, table: Table) -> Any:
+    return insert(table).on_conflict_do_nothing().returning(next(iter(table.primary_key)))
 
 
 def past(query: Select[Any], column: ColumnElement[str], after: str | None) -> Select[Any]:

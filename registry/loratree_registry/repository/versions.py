@@ -1,9 +1,10 @@
-"""Queries of versions."""
+"""Queries of versions. A statement is built once: building one took most of a resolve's time."""
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, literal, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, literal, select, tuple_
 from sqlalchemy import insert as insert_into
 
 from loratree_registry.composition import FileDigest
@@ -35,9 +36,41 @@ _VERSION = (
 )
 
 
+_INSERT = insert_into(versions).returning(versions.c.id)
+_FILES = (
+    select(version_files)
+    .where(version_files.c.version_id.in_(bindparam("version_ids", expanding=True)))
+    .order_by(version_files.c.name)
+)
+_node_id, _selector = bindparam("node_id"), bindparam("selector")
+_alias = select(aliases.c.version_id).where(aliases.c.node_id == _node_id, aliases.c.name == _selector)
+_SELECTED: dict[str, ColumnElement[bool]] = {
+    "head": versions.c.number == head_of(_node_id),
+    "number": versions.c.number == _selector,
+    "digest": versions.c.digest == _selector,
+    "alias": versions.c.id == _alias.scalar_subquery(),
+}
+
+
+@cache
+def _selected(kind: str) -> Select[Any]:
+    """The version at a node that a selector of this kind selects."""
+    return _VERSION.where(versions.c.node_id == _node_id, _SELECTED[kind])
+
+
+@cache
+def _chained(kind: str) -> Select[Any]:
+    """The same, and what it was trained on, up to the base."""
+    start = select(versions.c.id, versions.c.pin_id, literal(0).label("depth"))
+    link = start.where(versions.c.node_id == _node_id, _SELECTED[kind]).cte("link", recursive=True)
+    pinned = versions.alias("pinned")
+    link = link.union_all(select(pinned.c.id, pinned.c.pin_id, link.c.depth + 1).where(pinned.c.id == link.c.pin_id))
+    return _VERSION.join(link, link.c.id == versions.c.id).order_by(link.c.depth.desc())
+
+
 def insert_version(connection: Connection, files: Iterable[FileDigest], **values: Any) -> int:
     """Inserts a version and its files, whose blobs must be stored."""
-    version_id: int = connection.execute(insert_into(versions).values(values).returning(versions.c.id)).scalar_one()
+    version_id: int = connection.execute(_INSERT, values).scalar_one()
     rows = [{"version_id": version_id, "name": f.name, "size": f.size, "sha256": f.sha256} for f in files]
     connection.execute(insert_into(version_files), rows)
     return version_id
@@ -45,7 +78,7 @@ def insert_version(connection: Connection, files: Iterable[FileDigest], **values
 
 def find_version(connection: Connection, node_id: int, selector: Selector) -> VersionRow | None:
     """The version at a node that a number, an alias, a digest or None, for the head, selects."""
-    row = connection.execute(_VERSION.where(_selected(node_id, selector))).one_or_none()
+    row = connection.execute(_selected(_kind(selector)), {"node_id": node_id, "selector": selector}).one_or_none()
     return None if row is None else VersionRow(**row._asdict())
 
 
@@ -63,11 +96,7 @@ def list_versions(
 
 def pinned_chain(connection: Connection, node_id: int, selector: Selector) -> list[VersionRow]:
     """The selected version last, what it was trained on before it, and so on up: one query whatever the depth."""
-    start = select(versions.c.id, versions.c.pin_id, literal(0).label("depth")).where(_selected(node_id, selector))
-    link = start.cte("link", recursive=True)
-    pinned = versions.alias("pinned")
-    link = link.union_all(select(pinned.c.id, pinned.c.pin_id, link.c.depth + 1).where(pinned.c.id == link.c.pin_id))
-    return _versions(connection, _VERSION.join(link, link.c.id == versions.c.id).order_by(link.c.depth.desc()))
+    return _versions(connection, _chained(_kind(selector)), node_id=node_id, selector=selector)
 
 
 def versions_at_alias(connection: Connection, node_ids: list[int], alias: str | None) -> list[VersionRow]:
@@ -94,24 +123,19 @@ def list_dependents(
 
 def files_of(connection: Connection, version_ids: list[int]) -> dict[int, list[FileDigest]]:
     """The files of each version, by name."""
-    query = select(version_files).where(version_files.c.version_id.in_(version_ids)).order_by(version_files.c.name)
     found: dict[int, list[FileDigest]] = {version_id: [] for version_id in version_ids}
-    for row in connection.execute(query):
+    for row in connection.execute(_FILES, {"version_ids": version_ids}):
         found[row.version_id].append(FileDigest(row.name, row.size, row.sha256))
     return found
 
 
-def _versions(connection: Connection, query: Select[Any]) -> list[VersionRow]:
-    return [VersionRow(**row._asdict()) for row in connection.execute(query)]
+def _versions(connection: Connection, query: Select[Any], **given: Any) -> list[VersionRow]:
+    return [VersionRow(**row._asdict()) for row in connection.execute(query, given)]
 
 
-def _selected(node_id: int, selector: Selector) -> ColumnElement[bool]:
-    at_node = versions.c.node_id == node_id
+def _kind(selector: Selector) -> str:
     if selector is None:
-        return at_node & (versions.c.number == head_of(literal(node_id)))
+        return "head"
     if isinstance(selector, int):
-        return at_node & (versions.c.number == selector)
-    if is_digest(selector):
-        return at_node & (versions.c.digest == selector)
-    named = (aliases.c.node_id == node_id) & (aliases.c.name == selector)
-    return at_node & (versions.c.id == select(aliases.c.version_id).where(named).scalar_subquery())
+        return "number"
+    return "digest" if is_digest(selector) else "alias"
