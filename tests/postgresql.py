@@ -25,9 +25,9 @@ class PostgreSQL:
         self._run("SELECT pg_reload_conf()")
 
     @contextmanager
-    def empty(self) -> Iterator[str]:
-        """A new database's URL, without a schema; dropped at the end."""
-        url = self._create()
+    def empty(self, *, template: str | None = None) -> Iterator[str]:
+        """A new database's URL, without a schema, or a copy of one that nobody is connected to; dropped at the end."""
+        url = self._create(template)
         yield url
         self._run(f"DROP DATABASE {make_url(url).database} WITH (FORCE)")
 
@@ -49,9 +49,9 @@ class PostgreSQL:
     def close(self) -> None:
         self._admin.dispose()
 
-    def _create(self) -> str:
+    def _create(self, template: str | None = None) -> str:
         name = f"loratree_{next(self._numbers)}"
-        self._run(f"CREATE DATABASE {name}")
+        self._run(f"CREATE DATABASE {name} TEMPLATE {make_url(template).database if template else 'template1'}")
         return self._admin.url.set(database=name).render_as_string(hide_password=False)
 
     def _run(self, statement: str) -> None:

@@ -25,7 +25,8 @@ def set_alias(connection: Connection, path: str, name: str, *, version: int, exp
         swapped = repository.move_alias(connection, node.id, name, target.id, expected=expected)
     if not swapped:
         raise _conflict(connection, node, name, expected)
-    repository.insert_event(connection, path, "alias-set", alias=name, version=version, previous=expected)
+    if version != expected:  # a command that is sent again, after its answer was lost, tells of nothing new
+        repository.insert_event(connection, path, "alias-set", alias=name, version=version, previous=expected)
     return next(alias for alias in _records(connection, node) if alias.name == name)
 
 

@@ -954,6 +954,13 @@ def test_an_alias_that_is_elsewhere_is_not_moved_and_the_conflict_says_where(
     assert registry.node(MED).aliases == {"stable": 2}
 
 
+def test_setting_an_alias_to_where_it_is_says_nothing_new(registry: Registry, material: Material) -> None:
+    publish(registry, MED, material.rank4)
+    for expected in (None, 1, 1):
+        assert registry.set_alias(MED, "stable", version=1, expected=expected).version == 1
+    assert [event.kind for event in registry.events(MED).items].count("alias-set") == 1
+
+
 def test_of_eight_threads_moving_an_alias_from_one_place_one_wins(registry: Registry, material: Material) -> None:
     for number in range(9):
         publish(registry, MED, material.rank8.variant(number))

@@ -1,0 +1,222 @@
+"""The matrix: who dies or is cut off, at which step of which command, over which database and store."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from threading import Lock
+from typing import Literal, TypeVar
+
+from tests import tiny
+from tests.crash.child import Child, Outcome, Sabotage, nothing
+from tests.crash.effects import Fault, Harm, Kind
+from tests.crash.places import DATABASES, STORES, Copy, Places
+from tests.crash.soundness import Seen, seen, violations
+from tests.registry import material
+
+Role = Literal["publisher", "client", "server", "store", "database"]
+ROLES: tuple[Role, ...] = ("publisher", "client", "server", "store", "database")
+COMMANDS = ("publish", "alias set", "base add")
+_HARMS: dict[Role, tuple[Harm, ...]] = {
+    "publisher": ("kill",),
+    "client": ("kill",),
+    "server": ("kill",),
+    "store": ("cut", "cut for good"),
+    "database": ("cut", "cut for good"),
+}
+_KILLED = -9
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """One row of the matrix."""
+
+    database: str
+    store: str
+    role: Role
+    command: str
+
+    @property
+    def name(self) -> str:
+        """Its place in the table."""
+        return f"{self.database}, {self.store}, {self.role}, {self.command}"
+
+
+def scenes() -> list[Scene]:
+    """Every row of the matrix."""
+    return [
+        Scene(database=d, store=s, role=r, command=c)
+        for d in DATABASES
+        for s in STORES
+        for r in ROLES
+        for c in COMMANDS
+    ]
+
+
+@dataclass(slots=True, kw_only=True)
+class Row:
+    """What came of a scene: how many points it has, how many were tried, and what was broken at each."""
+
+    scene: Scene
+    points: int
+    tried: int = 0
+    hit: int = 0
+    broken: list[str] = field(default_factory=list)
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """Points, tried, hit, violations."""
+        return self.points, self.tried, self.hit, len(self.broken)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A command that nothing befell: what could be seen before and after it, what it printed, and its effects."""
+
+    before: Seen
+    after: Seen
+    out: str
+    effects: tuple[str, ...]
+
+
+class Matrix:
+    """Plays scenes over `places`, on copies of one small tree."""
+
+    def __init__(self, places: Places, *, sabotage: Sabotage = nothing) -> None:
+        """`sabotage` is done to `loratree` in every process that a fault befalls: the matrix has to notice."""
+        self._places, self._sabotage = places, sabotage
+        self._kept = ExitStack()
+        self._trees: dict[tuple[str, str], Copy] = {}
+        self._numbers = count(1)
+        self._making = Lock()  # for those who play in several threads
+        folder = places.folder
+        base = tiny.llama(folder / "base")
+        self._trained = [tiny.adapter(base, folder / f"rank{rank}", seed=rank, rank=rank) for rank in (4, 2)]
+        self._manifest = material.manifest(base)
+        self._arguments: dict[str, Sequence[str]] = {
+            "publish": (
+                "publish",
+                str(self._trained[1]),
+                "tiny/medicine/cardiology/alice",
+                "--parent",
+                "tiny/medicine@1",
+            ),
+            "alias set": ("alias", "set", "tiny/medicine", "stable", "2"),
+            "base add": ("base", "add", "other", str(tiny.llama(folder / "other", seed=9))),
+        }
+
+    def play(self, scene: Scene, *, limit: int | None = None) -> Row:
+        """Tries every point of a scene, or at most `limit` of them, evenly spaced."""
+        expected = self.expected(scene)
+        steps = range(1, len(expected.effects) + 1)
+        faults = [Fault(at, harm, self._kinds(scene)) for harm in _HARMS[scene.role] for at in steps]
+        row = Row(scene=scene, points=len(faults))
+        for fault in faults if limit is None else _spread(faults, limit):
+            self._try(row, expected, fault)
+        return row
+
+    def expected(self, scene: Scene) -> Expected:
+        """What a scene comes to where nothing befalls it."""
+        with self._copy(scene) as copy:
+            before, _ = _look(copy)
+            outcome = self._run(scene, copy, Fault(kinds=self._kinds(scene)))
+            assert outcome.status == 0, outcome.err
+            return Expected(before, _look(copy)[0], outcome.out, outcome.effects)
+
+    def close(self) -> None:
+        """Removes the trees."""
+        self._kept.close()
+
+    def _try(self, row: Row, expected: Expected, fault: Fault) -> None:
+        with self._copy(row.scene) as copy:
+            outcome = self._run(row.scene, copy, fault)
+            where = f"{fault.harm} before {outcome.effects[-1] if outcome.effects else 'anything'} ({fault.at})"
+            row.tried += 1
+            row.hit += len(outcome.effects) >= fault.at
+            found = [*_ending(outcome), *self._state(copy, expected, outcome), *self._again(row.scene, copy, expected)]
+            row.broken += [f"{where}: {broken}" for broken in found]
+
+    def _state(self, copy: Copy, expected: Expected, outcome: Outcome) -> Iterator[str]:
+        now, broken = _look(copy)
+        yield from broken
+        if now not in (expected.before, expected.after):
+            yield "something is half-written"
+        if outcome.status == 0 and now != expected.after:
+            yield "it said that it was done, and it was not"
+
+    def _again(self, scene: Scene, copy: Copy, expected: Expected) -> Iterator[str]:
+        """The same command once more, with nothing in its way."""
+        outcome = self._run(scene, copy, Fault())
+        if (outcome.status, outcome.out) != (0, expected.out):
+            yield f"the same command again ended with {outcome.status}: {outcome.out}{outcome.err}"
+        now, broken = _look(copy)
+        yield from broken
+        if now != expected.after:
+            yield "the same command again left something else than it leaves undisturbed"
+
+    def _run(self, scene: Scene, copy: Copy, fault: Fault) -> Outcome:
+        """The command in its scene; the effects are those of whom the fault befalls."""
+        arguments = self._arguments[scene.command]
+        if scene.role not in ("client", "server"):
+            return self._child(copy, arguments, fault).wait()
+        server = self._child(copy, ["serve", "--port", "0"], fault if scene.role == "server" else None)
+        try:
+            url = server.first_line() or "http://127.0.0.1:9"  # it died before it listened
+            client = self._child(copy, arguments, fault if scene.role == "client" else None, url).wait()
+        finally:
+            server.kill()
+        if scene.role == "client":
+            return client
+        return Outcome(client.status, client.out, client.err, server.wait().effects)
+
+    def _child(self, copy: Copy, arguments: Sequence[str], fault: Fault | None, url: str | None = None) -> Child:
+        environment = dict(copy.environment)
+        if url is not None:
+            environment |= {"LORATREE_URL": url, "LORATREE_HOME": str(copy.sandbox / "client")}
+        folder = copy.sandbox / f"child-{next(self._numbers)}"
+        return Child(arguments, environment, folder, fault, self._sabotage if fault and fault.at else nothing)
+
+    def _kinds(self, scene: Scene) -> tuple[Kind, ...]:
+        if scene.role == "store":
+            return ("blob",) if scene.store == "local" else ("net",)
+        return ("sql",) if scene.role == "database" else ("file", "blob", "sql", "net", "end")
+
+    @contextmanager
+    def _copy(self, scene: Scene) -> Iterator[Copy]:
+        with self._places.copy(scene.database, scene.store, self._tree(scene.database, scene.store)) as copy:
+            yield copy
+
+    def _tree(self, database: str, store: str) -> Copy:
+        """A base, two versions of one node, and an alias on the first."""
+        with self._making:
+            if (database, store) in self._trees:
+                return self._trees[database, store]
+            copy = self._kept.enter_context(self._places.copy(database, store))
+            with copy.migrated() as registry:
+                registry.add_base("tiny", self._manifest)
+                adapter = material.read(self._trained[0])
+                for variant in (adapter, adapter.variant(1)):
+                    material.publish(registry, "tiny/medicine", variant, "base")
+                registry.set_alias("tiny/medicine", "stable", version=1, expected=None)
+            self._trees[database, store] = copy
+            return copy
+
+
+def _look(copy: Copy) -> tuple[Seen, list[str]]:
+    """What a fresh registry shows, and what is broken of it."""
+    with copy.registry() as registry:
+        return seen(registry), violations(registry, copy.stored())
+
+
+def _ending(outcome: Outcome) -> Iterator[str]:
+    """Whoever lives says what happened in one sentence."""
+    sentence = outcome.err.count("\n") == 1 and outcome.err.startswith("loratree: ")
+    if outcome.status not in (0, _KILLED) and not (outcome.status == 1 and sentence):
+        yield f"it ended with {outcome.status}: {outcome.err}"
+
+
+def _spread(points: Sequence[T], limit: int) -> list[T]:
+    """At most `limit` of the points, each from the middle of its share of them."""
+    shares = min(limit, len(points))
+    return [points[(2 * share + 1) * len(points) // (2 * shares)] for share in range(shares)]
