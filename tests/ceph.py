@@ -1,24 +1,25 @@
-"""Ceph's RADOS gateway on one node, all in a temporary folder and in memory; `python -m tests.ceph` starts it by hand.
+"""Ceph's RADOS gateway on one node, all in a temporary folder and in memory; `python -m tests.ceph` starts it by hand,
+and Ctrl-C stops it.
 
 It needs the programs of the Debian packages radosgw, ceph-mon, ceph-osd and ceph-common.
 """
 
+import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from tests.s3 import S3Server
 
-PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
+_PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 _START_S = 120
 _CONFIGURATION = """
 [global]
@@ -54,14 +55,19 @@ rgw_thread_pool_size = 32
 """
 
 
-def installed() -> bool:
-    """Tells whether this machine has every program that it takes."""
-    return all(shutil.which(program) for program in PROGRAMS)
+def wanted() -> bool:
+    """Tells whether tests run on it: where it is installed, and where LORATREE_TEST_CEPH=1 says that it must be."""
+    return os.environ.get("LORATREE_TEST_CEPH") == "1" or not _missing()
 
 
 @contextmanager
 def ceph() -> Iterator[S3Server]:
     """Starts a monitor, an object store daemon and a gateway on free ports of 127.0.0.1, and stops and removes them."""
+    if missing := _missing():
+        raise RuntimeError(
+            f"Ceph's programs {', '.join(missing)} are not installed: install the Debian packages "
+            "radosgw, ceph-mon, ceph-osd and ceph-common, or unset LORATREE_TEST_CEPH"
+        )
     with ExitStack() as started:
         folder = Path(tempfile.mkdtemp(prefix="ceph"))  # a socket's path may have 107 bytes, so no test's own folder
         started.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -134,6 +140,10 @@ class _Cluster:
         return "\n".join(f"{log.name}: {log.read_text()[-2000:]}" for log in sorted(self._folder.glob("*.log")))
 
 
+def _missing() -> list[str]:
+    return [program for program in _PROGRAMS if not shutil.which(program)]
+
+
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.kill()  # there is nothing to keep, and a daemon that says goodbye takes seconds
     process.wait()
@@ -152,4 +162,5 @@ if __name__ == "__main__":
         print(f"LORATREE_S3_ENDPOINT={running.endpoint}")
         print(f"AWS_ACCESS_KEY_ID={running.access_key}")
         print(f"AWS_SECRET_ACCESS_KEY={running.secret_key}", flush=True)
-        sys.exit(signal.sigwait({signal.SIGINT, signal.SIGTERM}) and None)
+        with suppress(KeyboardInterrupt):
+            signal.pause()

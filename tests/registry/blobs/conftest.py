@@ -5,15 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from loratree_registry.blobs import BlobStore
 from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.blobs.s3 import S3BlobStore
+from tests import ceph
+from tests.s3 import S3Server, moto
 
 BUCKET = "adapters"
+PREFIX = "some/prefix"
+
+# The servers that the S3 store is tested on, and the stores that the contract suite runs against.
+SERVERS = ["moto", *(["ceph"] if ceph.wanted() else [])]
+STORES = ["local", *SERVERS]
 
 
 @dataclass
@@ -25,35 +30,59 @@ class Held:
     overwrite: Callable[[str, bytes], None]
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+@dataclass
+class HeldInS3(Held):
+    """A store in S3, its server and its owner's client."""
+
+    store: S3BlobStore
+    server: S3Server
+    admin: Any
+
+    def uploads(self) -> list[str]:
+        """The keys of the multipart uploads that are not completed."""
+        return [upload["Key"] for upload in self._uploads()]
+
+    def empty(self) -> None:
+        """Removes everything."""
+        for name in self.names():
+            self.admin.delete_object(Bucket=BUCKET, Key=f"{PREFIX}/{name}")
+        for upload in self._uploads():
+            self.admin.abort_multipart_upload(Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"])
+
+    def _uploads(self) -> list[dict[str, str]]:
+        return self.admin.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
 
 
 @pytest.fixture(scope="session")
-def admin(s3_server: str) -> Iterator[Any]:
-    """The bucket's owner, who makes and spoils what the store under test holds."""
-    session = boto3.Session(aws_access_key_id="key", aws_secret_access_key="secret", region_name="us-east-1")
-    client = session.client("s3", endpoint_url=s3_server)
-    yield client
-    client.close()
+def moto_server() -> Iterator[S3Server]:
+    with moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto_bucket(moto_server: S3Server) -> Iterator[HeldInS3]:
+    yield from a_bucket(moto_server)
+
+
+@pytest.fixture(scope="session")
+def ceph_bucket() -> Iterator[HeldInS3]:
+    with ceph.ceph() as server:
+        yield from a_bucket(server)
 
 
 @pytest.fixture
-def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    for name in ("CONFIG_FILE", "SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(f"AWS_{name}", str(tmp_path / "absent"))
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in S3Server("", "key", "secret").environment.items():
+        monkeypatch.setenv(name, value)
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=STORES)
 def held(request: pytest.FixtureRequest) -> Held:
+    return request.getfixturevalue(f"{request.param}_held")
+
+
+@pytest.fixture(params=SERVERS)
+def s3_held(request: pytest.FixtureRequest) -> HeldInS3:
     return request.getfixturevalue(f"{request.param}_held")
 
 
@@ -71,22 +100,34 @@ def local_held(tmp_path: Path) -> Held:
 
 
 @pytest.fixture
-def s3_held(s3_server: str, admin: Any, credentials: None) -> Iterator[Held]:
-    admin.create_bucket(Bucket=BUCKET)
-    prefix = "some/prefix"
+def moto_held(moto_bucket: HeldInS3, credentials: None) -> Iterator[HeldInS3]:
+    yield moto_bucket
+    moto_bucket.empty()
 
-    def keys() -> list[str]:
-        return [item["Key"] for item in admin.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
+
+@pytest.fixture
+def ceph_held(ceph_bucket: HeldInS3, credentials: None) -> Iterator[HeldInS3]:
+    yield ceph_bucket
+    ceph_bucket.empty()
+
+
+def a_bucket(server: S3Server) -> Iterator[HeldInS3]:
+    """A bucket and a store that speaks to it: making boto3's clients takes longer than most tests."""
+    admin = server.client()
+    admin.create_bucket(Bucket=BUCKET)
 
     def names() -> list[str]:
-        return sorted(key.removeprefix(prefix + "/") for key in keys())
+        found = admin.list_objects_v2(Bucket=BUCKET).get("Contents", [])
+        return sorted(item["Key"].removeprefix(PREFIX + "/") for item in found)
 
     def overwrite(digest: str, content: bytes) -> None:
-        admin.put_object(Bucket=BUCKET, Key=f"{prefix}/sha256/{digest[7:9]}/{digest[7:]}", Body=content)
+        admin.put_object(Bucket=BUCKET, Key=f"{PREFIX}/sha256/{digest[7:9]}/{digest[7:]}", Body=content)
 
-    store = S3BlobStore(BUCKET, prefix, endpoint=s3_server)
-    yield Held(store, names, overwrite)
+    store = S3BlobStore(BUCKET, PREFIX, endpoint=server.endpoint)
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in server.environment.items():
+            environment.setenv(name, value)
+        store.bucket.client  # noqa: B018 - takes the credentials that there are now
+    yield HeldInS3(store, names, overwrite, server, admin)
     store.close()
-    for key in keys():
-        admin.delete_object(Bucket=BUCKET, Key=key)
-    admin.delete_bucket(Bucket=BUCKET)
+    admin.close()

@@ -6,14 +6,12 @@ from loratree_registry.embedded import open_embedded
 from loratree_registry.settings import Settings
 from tests.registry.material import WEIGHTS, Material, publish
 
-from .conftest import BUCKET, Held
+from .conftest import BUCKET, PREFIX, HeldInS3
 
 
-def test_a_version_is_published_to_s3_and_read_back(
-    s3_held: Held, s3_server: str, material: Material, tmp_path: Path
-) -> None:
-    environment = {"LORATREE_HOME": str(tmp_path), "LORATREE_BLOBS": f"s3://{BUCKET}/some/prefix"}
-    registry = open_embedded(Settings.from_environment(environment | {"LORATREE_S3_ENDPOINT": s3_server}))
+def test_a_version_is_published_to_s3_and_read_back(s3_held: HeldInS3, material: Material, tmp_path: Path) -> None:
+    environment = {"LORATREE_HOME": str(tmp_path), "LORATREE_BLOBS": f"s3://{BUCKET}/{PREFIX}"}
+    registry = open_embedded(Settings.from_environment(environment | {"LORATREE_S3_ENDPOINT": s3_held.server.endpoint}))
     registry.add_base("tiny", material.base)
     version = publish(registry, "tiny/medicine", material.rank4).version
     with registry.open_file("tiny/medicine", WEIGHTS) as stream:

@@ -15,11 +15,12 @@ from werkzeug.serving import make_server
 
 from loratree_registry.blobs.s3 import S3BlobStore
 from loratree_registry.errors import Invalid, Unavailable
+from tests.s3 import S3Server
 
-from .conftest import BUCKET, Held
 from .test_blob_contract import CONTENT, digest_of
 
 DIGEST = digest_of(CONTENT)
+BUCKET = "weather"
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -102,8 +103,8 @@ def test_a_refused_access_is_told(weather: tuple[Weather, S3BlobStore], code: st
         put(store)
 
 
-def test_a_bucket_that_does_not_exist_is_told_by_every_verb(s3_server: str, credentials: None) -> None:
-    store = S3BlobStore("nowhere", endpoint=s3_server)
+def test_a_bucket_that_does_not_exist_is_told_by_every_verb(moto_server: S3Server, credentials: None) -> None:
+    store = S3BlobStore("nowhere", endpoint=moto_server.endpoint)
     verbs: list[Callable[[], object]] = [
         lambda: put(store),
         lambda: store.size(DIGEST),
@@ -123,10 +124,12 @@ def test_an_unreachable_server_is_told(credentials: None) -> None:
     store.close()
 
 
-def test_missing_credentials_are_told(s3_held: Held, monkeypatch: pytest.MonkeyPatch, s3_server: str) -> None:
+def test_missing_credentials_are_told(
+    credentials: None, monkeypatch: pytest.MonkeyPatch, moto_server: S3Server
+) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    store = S3BlobStore(BUCKET, endpoint=s3_server)
+    store = S3BlobStore(BUCKET, endpoint=moto_server.endpoint)
     with pytest.raises(Unavailable, match="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
         store.size(DIGEST)
     store.close()
@@ -145,8 +148,8 @@ def test_an_endpoint_with_a_password_is_refused_and_not_shown(credentials: None,
     assert "sekret" not in f"{error.value}{store}"
 
 
-def test_a_bucket_name_that_s3_forbids_is_told(s3_server: str, credentials: None) -> None:
-    store = S3BlobStore("No Such/Name", endpoint=s3_server)
+def test_a_bucket_name_that_s3_forbids_is_told(moto_server: S3Server, credentials: None) -> None:
+    store = S3BlobStore("No Such/Name", endpoint=moto_server.endpoint)
     with pytest.raises(Unavailable, match=r"(?s)\A[^\n]*check LORATREE_BLOBS[^\n]*\Z"):
         store.size(DIGEST)
     store.close()
@@ -166,9 +169,9 @@ except Unavailable as error:
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
-def test_a_blob_of_any_size_is_held_in_a_few_megabytes_of_memory(s3_server: str, credentials: None) -> None:
-    held = S3BlobStore("large", endpoint=s3_server)
-    boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1").create_bucket(Bucket="large")
+def test_a_blob_of_any_size_is_held_in_a_few_megabytes_of_memory(moto_server: S3Server, credentials: None) -> None:
+    held = S3BlobStore("large", endpoint=moto_server.endpoint)
+    boto3.client("s3", endpoint_url=moto_server.endpoint, region_name="us-east-1").create_bucket(Bucket="large")
     program = f"""
 import hashlib, io, resource, sys
 from pathlib import Path
@@ -188,7 +191,7 @@ class Zeros(io.RawIOBase):
 digest = hashlib.sha256()
 for _ in range(64):
     digest.update(bytes(1024 * 1024))
-store = S3BlobStore("large", endpoint={s3_server!r})
+store = S3BlobStore("large", endpoint={moto_server.endpoint!r})
 store.put("sha256:" + hashlib.sha256(b"").hexdigest(), 0, io.BytesIO())
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 store.put("sha256:" + digest.hexdigest(), SIZE, Zeros())
