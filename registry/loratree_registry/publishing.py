@@ -86,7 +86,7 @@ def publish(connection: Connection, path: str, submission: Submission, examined:
     _insert(connection, node, pin, digest, submission, examined)
     created = repository.find_version(connection, node.id, digest)
     assert created is not None
-    return Published(version=records(connection, [created])[0], created=True, warnings=_warnings(examined, pin))
+    return Published(version=created.record(submission.files), created=True, warnings=_warnings(examined, pin))
 
 
 def _pin(connection: Connection, path: str, submission: Submission) -> VersionRow | None:

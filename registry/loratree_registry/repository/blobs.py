@@ -5,10 +5,14 @@ lease (expected) → the bytes are put and read back → stored → a version re
 refers to, and removes the bytes while it holds the row; a lease saves a condemned blob, so it is put and read again.
 """
 
-from sqlalchemy import Connection, case, select, update
+from sqlalchemy import Connection, bindparam, case, select, update
 
 from loratree_registry.models import blobs, now
 from loratree_registry.repository.shared import insert_for
+
+_stored = blobs.c.sha256.in_(bindparam("digests", expanding=True)) & (blobs.c.state == "stored")
+_SIZES = select(blobs.c.sha256, blobs.c.size).where(_stored)
+_HOLD = update(blobs).where(_stored).returning(blobs.c.sha256, blobs.c.size)
 
 
 def lease_blob(connection: Connection, sha256: str, size: int) -> None:
@@ -29,12 +33,9 @@ def record_stored(connection: Connection, sha256: str, size: int) -> bool:
 
 def hold_blobs(connection: Connection, digests: list[str]) -> dict[str, int]:
     """The sizes of those bytes that are stored; they are not collected before this transaction and a grace are over."""
-    stored = blobs.c.sha256.in_(digests) & (blobs.c.state == "stored")
-    held = update(blobs).where(stored).values(touched_at=now()).returning(blobs.c.sha256, blobs.c.size)
-    return {row.sha256: row.size for row in connection.execute(held)}
+    return {row.sha256: row.size for row in connection.execute(_HOLD, {"digests": digests, "touched_at": now()})}
 
 
 def blob_sizes(connection: Connection, digests: list[str]) -> dict[str, int]:
     """The sizes of those bytes that are stored."""
-    query = select(blobs.c.sha256, blobs.c.size).where(blobs.c.sha256.in_(digests), blobs.c.state == "stored")
-    return {row.sha256: row.size for row in connection.execute(query)}
+    return {row.sha256: row.size for row in connection.execute(_SIZES, {"digests": digests})}

@@ -37,6 +37,7 @@ _VERSION = (
 
 
 _INSERT = insert_into(versions).returning(versions.c.id)
+_INSERT_FILES = insert_into(version_files)
 _FILES = (
     select(version_files)
     .where(version_files.c.version_id.in_(bindparam("version_ids", expanding=True)))
@@ -72,7 +73,7 @@ def insert_version(connection: Connection, files: Iterable[FileDigest], **values
     """Inserts a version and its files, whose blobs must be stored."""
     version_id: int = connection.execute(_INSERT, values).scalar_one()
     rows = [{"version_id": version_id, "name": f.name, "size": f.size, "sha256": f.sha256} for f in files]
-    connection.execute(insert_into(version_files), rows)
+    connection.execute(_INSERT_FILES, rows)
     return version_id
 
 
