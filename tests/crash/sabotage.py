@@ -16,8 +16,8 @@ def row_before_bytes() -> None:
 
     def upload(registry: EmbeddedRegistry, stream: BinaryIO, *, sha256: str, size: int) -> None:
         with writing(registry._engine) as connection:
-            repository.lease_blob(connection, sha256, size)
-            repository.record_stored(connection, sha256, size)
+            lease = repository.lease_blob(connection, sha256, size)
+            repository.record_stored(connection, sha256, size, lease)
         put(registry._blobs, sha256, size, stream)
 
     EmbeddedRegistry.upload = upload  # type: ignore[method-assign]

@@ -37,6 +37,7 @@ def lease_blobs() -> None:
     known = check("blobs", "state_is_known", "state IN ('expected', 'stored', 'condemned')")
     rename("blobs", "stored_at", "touched_at")
     op.add_column("blobs", sa.Column("state", sa.Text, known, nullable=False, server_default="stored"))
+    op.add_column("blobs", sa.Column("lease", sa.Text, nullable=False, server_default=""))
     condemned = sa.text("state = 'condemned'")
     op.create_index(
         op.f("ix_blobs_condemned"), "blobs", ["sha256"], sqlite_where=condemned, postgresql_where=condemned
@@ -140,6 +141,7 @@ def downgrade() -> None:
         op.drop_table(table)
     op.drop_index(op.f("ix_blobs_condemned"), "blobs")
     op.drop_index(op.f("ix_versions_live"), "versions")
+    op.drop_column("blobs", "lease")
     op.drop_column("blobs", "state")
     rename("blobs", "touched_at", "stored_at")
     for mark in ("withdrawn", "quarantined"):

@@ -5,6 +5,8 @@ lease (expected) → the bytes are put and read back → stored → a version re
 refers to, and removes the bytes while it holds the row; a lease saves a condemned blob, so it is put and read again.
 """
 
+from uuid import uuid4
+
 from sqlalchemy import Connection, bindparam, case, select, update
 
 from loratree_registry.models import blobs, now
@@ -15,18 +17,28 @@ _SIZES = select(blobs.c.sha256, blobs.c.size).where(_stored)
 _HOLD = update(blobs).where(_stored).returning(blobs.c.sha256, blobs.c.size)
 
 
-def lease_blob(connection: Connection, sha256: str, size: int) -> None:
-    """Says that bytes are on their way, so that they are not collected before the grace period is over."""
-    statement = insert_for(connection)(blobs).values(sha256=sha256, size=size, state="expected", touched_at=now())
-    kept = case((blobs.c.state == "condemned", "expected"), else_=blobs.c.state)
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=[blobs.c.sha256], set_={"state": kept, "touched_at": now()})
+def lease_blob(connection: Connection, sha256: str, size: int) -> str:
+    """Says that bytes are on their way, so that they are not collected before the grace period is over.
+
+    Returns the lease: the same for all who send the same bytes at once, another one once they were condemned.
+    """
+    new = {"state": "expected", "touched_at": now(), "lease": uuid4().hex}
+    condemned = blobs.c.state == "condemned"
+    kept = {name: case((condemned, new[name]), else_=blobs.c[name]) for name in ("state", "lease")}
+    statement = insert_for(connection)(blobs).values(sha256=sha256, size=size, **new)
+    statement = statement.on_conflict_do_update(
+        index_elements=[blobs.c.sha256], set_=kept | {"touched_at": new["touched_at"]}
     )
+    lease: str = connection.execute(statement.returning(blobs.c.lease)).scalar_one()
+    return lease
 
 
-def record_stored(connection: Connection, sha256: str, size: int) -> bool:
-    """Records leased bytes as stored and verified; False where the lease ran out and they may be collected."""
-    leased = (blobs.c.sha256 == sha256) & (blobs.c.state != "condemned")
+def record_stored(connection: Connection, sha256: str, size: int, lease: str) -> bool:
+    """Records leased bytes as stored and verified; False where the lease ran out and they may be collected.
+
+    A lease that somebody else was given since is no proof: what was put under this one may have been removed between.
+    """
+    leased = (blobs.c.sha256 == sha256) & (blobs.c.state != "condemned") & (blobs.c.lease == lease)
     values = {"state": "stored", "size": size, "touched_at": now()}
     return connection.execute(update(blobs).where(leased).values(values)).rowcount == 1
 
