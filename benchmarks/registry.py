@@ -24,7 +24,6 @@ from tests.postgresql import PostgreSQL, postgresql
 
 SMALL = 1_000  # leaves that the growth is measured from
 CLIENTS, WRITERS = 8, 16
-CALLS = 300  # of one side in one turn
 RANK = 17  # of an adapter of 35.7 MB
 BUCKET = "adapters"
 
@@ -35,7 +34,9 @@ def main() -> None:
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--json", type=Path, help="write the rows here too")
     parser.add_argument("--only", nargs="*", choices=ROWS, default=list(ROWS), help="measure these rows alone")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each side")
+    parser.add_argument("--calls", type=int, default=300, help="calls of one side in one turn")
+    parser.add_argument("--loaded", metavar="ADDRESS", help="a database whose trees were loaded before")
     parser.add_argument("--without-mlflow", action="store_true", help="measure ours alone")
     options = parser.parse_args()
     with bench(options) as running:
@@ -58,7 +59,7 @@ class Bench:
     @cached_property
     def loaded(self) -> list[Row]:
         """The seconds that loading took."""
-        seconds = [self.ours.ask("load", tree=tree, leaves=self.leaves) for tree in trees.TREES]
+        seconds = [None if self.options.loaded else self._load(tree) for tree in trees.TREES]
         self.ours.ask("settle")
         theirs = None
         if self.theirs:
@@ -67,13 +68,24 @@ class Bench:
         return [
             Row("load", taken, theirs, None, _ratio(theirs, taken), "s", of=tree)
             for tree, taken in zip(trees.TREES, seconds, strict=True)
+            if taken is not None
         ]
+
+    def _load(self, tree: str) -> float:
+        seconds: float = self.ours.ask("load", tree=tree, leaves=self.leaves)
+        return seconds
 
     @property
     def leaves(self) -> int:
         """The users in each tree."""
         leaves: int = self.options.leaves
         return leaves
+
+    @property
+    def calls(self) -> int:
+        """The calls of one side in one turn."""
+        calls: int = self.options.calls
+        return calls
 
     @property
     def turns(self) -> range:
@@ -83,7 +95,8 @@ class Bench:
     @cached_property
     def large(self) -> dict[str, str]:
         """The environment of the registry that holds the trees."""
-        return self._environment("large")
+        given = {"LORATREE_DATABASE": self.options.loaded} if self.options.loaded else {}
+        return self._environment("large") | given
 
     @cached_property
     def ours(self) -> Side:
@@ -142,14 +155,14 @@ class Bench:
         self.open.callback(side.close)
         return side
 
-    def refs(self, leaves: int, count: int = CALLS) -> list[list[Any]]:
+    def refs(self, leaves: int, times: int = 1) -> list[list[Any]]:
         """Users of both trees by alias."""
-        picked = (self.pick.randrange(leaves) for _ in range(count))
+        picked = (self.pick.randrange(leaves) for _ in range(times * self.calls))
         return [[f"{trees.leaf(trees.TREES[n % 2], leaves, leaf)}@{trees.ALIAS}"] for n, leaf in enumerate(picked)]
 
-    def models(self, count: int = CALLS) -> list[int]:
+    def models(self) -> list[int]:
         """MLflow's models."""
-        return [self.pick.randrange(self.leaves) for _ in range(count)]
+        return [self.pick.randrange(self.leaves) for _ in range(self.calls)]
 
 
 @contextmanager
@@ -165,7 +178,7 @@ def _resolve_in_process(running: Bench, name: str) -> list[Row]:
     ours, theirs, floor = [], [], []
     for _ in running.turns:
         ours += running.ours.ask("calls", method="resolve", arguments=running.refs(running.leaves))
-        floor += running.ours.ask("nothing", count=CALLS)
+        floor += running.ours.ask("nothing", count=running.calls)
         if running.theirs:
             theirs += running.theirs.ask("lookups", numbers=running.models())
     return [_times(name, 99, ours, theirs, floor, bar="< 5")]
@@ -176,25 +189,24 @@ def _resolve_over_http(running: Bench, name: str) -> list[Row]:
     for _ in running.turns:
         paths = [f"/v1/resolve/{ref}" for [ref] in running.refs(running.leaves)]
         ours += running.client.ask("latencies", host="127.0.0.1", port=running.our_port, paths=paths)
-        health = ["/v1/health"] * CALLS
+        health = ["/v1/health"] * running.calls
         floor += running.client.ask("latencies", host="127.0.0.1", port=running.our_port, paths=health)
         if running.their_port:
-            theirs += running.client.ask(
-                "latencies", host="127.0.0.1", port=running.their_port, paths=_lookups(running, CALLS // 3)
-            )
+            paths = _lookups(running)
+            theirs += running.client.ask("latencies", host="127.0.0.1", port=running.their_port, paths=paths)
     return [_times(name, 99, ours, theirs, floor, bar="< 25")]
 
 
 def _throughput(running: Bench, name: str) -> list[Row]:
     ours, theirs, floor = [], [], []
     for _ in running.turns:
-        paths = [f"/v1/resolve/{ref}" for [ref] in running.refs(running.leaves, 4 * CALLS)]
+        paths = [f"/v1/resolve/{ref}" for [ref] in running.refs(running.leaves, times=4)]
         how = {"host": "127.0.0.1", "clients": CLIENTS}
         ours.append(running.client.ask("throughput", port=running.our_port, paths=paths, **how))
-        health = ["/v1/health"] * (4 * CALLS)
+        health = ["/v1/health"] * (4 * running.calls)
         floor.append(running.client.ask("throughput", port=running.our_port, paths=health, **how))
         if running.their_port:
-            paths = _lookups(running, CALLS)
+            paths = _lookups(running)
             theirs.append(running.client.ask("throughput", port=running.their_port, paths=paths, **how))
     return [_rates(name, ours, theirs, floor, bar="≥ 5×")]
 
@@ -220,7 +232,7 @@ def _page(method: str, bar: str) -> Callable[[Bench, str], list[Row]]:
 def _asked(running: Bench, method: str, tree: str) -> list[float]:
     taken: list[float] = []
     for _ in running.turns:
-        users = [trees.leaf(tree, running.leaves, running.pick.randrange(running.leaves)) for _ in range(CALLS)]
+        users = [trees.leaf(tree, running.leaves, running.pick.randrange(running.leaves)) for _ in range(running.calls)]
         if method == "lineage":
             arguments = [[user] for user in users]
         else:
@@ -238,13 +250,13 @@ def _above(user: str, pick: random.Random) -> str:
 def _publish(running: Bench, name: str) -> list[Row]:
     found = []
     for nodes, of in ((WRITERS, "a node each"), (1, "one node")):
-        ours, theirs = [], []
+        ours, theirs, each = [], [], max(1, running.calls // 30)
         above = trees.leaf("balanced", running.leaves, 0).rpartition("/")[0]
         for turn in running.turns:
             number = 2 * turn + (nodes == 1)
-            ours.append(running.ours.ask("publish", above=above, writers=WRITERS, each=10, turn=number, nodes=nodes))
+            ours.append(running.ours.ask("publish", above=above, writers=WRITERS, each=each, turn=number, nodes=nodes))
             if running.theirs:
-                theirs.append(running.theirs.ask("publish", writers=WRITERS, each=10, turn=turn, nodes=nodes))
+                theirs.append(running.theirs.ask("publish", writers=WRITERS, each=each, turn=turn, nodes=nodes))
         found.append(_rates(name, ours, theirs, [], of=of, bar="≥ 2×"))
     return found
 
@@ -267,9 +279,9 @@ def _publish_s3(running: Bench, name: str) -> list[Row]:
     return found
 
 
-def _lookups(running: Bench, count: int) -> list[str]:
+def _lookups(running: Bench) -> list[str]:
     place = "/api/2.0/mlflow/registered-models/alias"
-    return [f"{place}?name=model-{number:07}&alias={trees.ALIAS}" for number in running.models(count)]
+    return [f"{place}?name=model-{number:07}&alias={trees.ALIAS}" for number in running.models()]
 
 
 def _times(
