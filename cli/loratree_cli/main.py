@@ -23,6 +23,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "compose": ("compose:compose", "Make a merged model or a flattened adapter of a path."),
     "db": ("database:db", "Bring the database's schema up to date."),
     "demo": ("demo:demo", "Grow a small tree of real adapters, from nothing to a composed model."),
+    "export": ("exports:export_", "Write a subtree or everything to a folder or a tar file."),
+    "import": ("exports:import_", "Add what was exported to this registry."),
     "lineage": ("resolve:lineage", "Show what a version was trained on, up to the base."),
     "ls": ("browse:ls", "List the nodes below a path, or the bases."),
     "publish": ("publish:publish", "Publish a PEFT adapter directory at a path."),
@@ -31,6 +33,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "serve": ("serve:serve", "Serve the registry over HTTP on this machine."),
     "show": ("browse:show", "Show a node and its versions."),
     "tree": ("browse:tree", "Draw the tree below a path."),
+    "verify": ("verify:verify", "Read and hash what is stored, and name what is damaged."),
 }
 
 

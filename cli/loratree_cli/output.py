@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -67,6 +67,20 @@ def working(sentence: str) -> AbstractContextManager[object]:
     from rich.console import Console
 
     return Console(stderr=True).status(sentence)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr, and only at a terminal: gives a function of what is done, how much of it, and of how much."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda what, done, of: bar.update(task, description=what, completed=done, total=of)
 
 
 def every(listing: Callable[[str | None], Page[T]], limit: int | None = None) -> Iterator[T]:

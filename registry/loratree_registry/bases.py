@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from loratree_registry import repository
 from loratree_registry.errors import Conflict, Invalid, NotFound, listed
-from loratree_registry.manifest import BaseManifest, Parameter, check_manifest
+from loratree_registry.manifest import BaseManifest, check_manifest, read_manifest
 from loratree_registry.paging import check_limit, page
 from loratree_registry.paths import is_digest, parse_path
 from loratree_registry.rows import BaseRow
@@ -20,17 +20,8 @@ _MAX_COUNT = 2**53 - 1  # what a JSON number holds exactly
 
 def add_base(connection: Connection, name: str, manifest: BaseManifest, *, source: str | None) -> Base:
     """Records a base and the root of its tree; the same name and digest again is the same base. Raises Conflict."""
-    digest = _checked(name, manifest, source)
-    base_id = repository.insert_base(
-        connection,
-        name=name,
-        digest=digest,
-        architecture=manifest.architecture,
-        vocabulary_size=manifest.vocabulary_size,
-        parameters=_count(manifest),
-        source=source,
-        manifest=asdict(manifest),
-    )
+    digest = check_base(name, manifest, source)
+    base_id = repository.insert_base(connection, name=name, digest=digest, source=source, **base_values(manifest))
     base = find_base(connection, name)
     if base_id is not None:
         root = repository.insert_node(connection, base_id=base_id, parent_id=None, path=name, level="base")
@@ -64,7 +55,7 @@ def base_manifest(connection: Connection, name: str) -> BaseManifest:
     document = repository.find_manifest(connection, parse_path(name))
     if document is None:
         raise unknown_base(name)
-    return _from_json(document)
+    return read_manifest(document)
 
 
 def unknown_base(name: str) -> NotFound:
@@ -72,8 +63,18 @@ def unknown_base(name: str) -> NotFound:
     return NotFound(f"the base {name} is not known: add it with `loratree base add {name} DIR`")
 
 
-def _checked(name: str, manifest: BaseManifest, source: str | None) -> str:
-    """Checks all that the client says of a base and returns its digest."""
+def base_values(manifest: BaseManifest) -> dict[str, Any]:
+    """What a base's row holds of its manifest."""
+    return {
+        "architecture": manifest.architecture,
+        "vocabulary_size": manifest.vocabulary_size,
+        "parameters": _count(manifest),
+        "manifest": asdict(manifest),
+    }
+
+
+def check_base(name: str, manifest: BaseManifest, source: str | None) -> str:
+    """Checks all that the client says of a base and returns its digest. Raises Invalid."""
     if "/" in parse_path(name):
         raise Invalid(f"the base's name {name!r} has a slash: a base is one segment, such as {name.split('/')[0]!r}")
     check_text("source", source, limit=1000)
@@ -94,8 +95,3 @@ def _checked(name: str, manifest: BaseManifest, source: str | None) -> str:
 
 def _count(manifest: BaseManifest) -> int:
     return sum(math.prod(parameter.shape) for parameter in manifest.parameters if parameter.tied_to is None)
-
-
-def _from_json(document: dict[str, Any]) -> BaseManifest:
-    parameters = tuple(Parameter(**(stored | {"shape": tuple(stored["shape"])})) for stored in document["parameters"])
-    return BaseManifest(**(document | {"parameters": parameters}))

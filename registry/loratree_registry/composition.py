@@ -144,6 +144,30 @@ def content_digest(config: dict[str, Any], files: Iterable[FileDigest]) -> str:
     return digest_json({"config": config, "files": file_list(files)})
 
 
+def digest_problems(
+    ref: str,
+    *,
+    digest: str,
+    content: str,
+    base_digest: str,
+    pin_digest: str | None,
+    config: dict[str, Any],
+    files: list[FileDigest],
+) -> list[str]:
+    """What of a version is not as its digests say, a clause each that names it by `ref`; none where all is well."""
+    try:
+        own = content_digest(config, files)
+        named = version_digest(base_digest=base_digest, pin_digest=pin_digest, config=config, files=files)
+    except ValueError as error:
+        return [f"{ref} has a config without a canonical form: {error}"]
+    found = []
+    if own != content:
+        found.append(f"{ref} has the content digest {content}, its config and files give {own}")
+    if named != digest:
+        found.append(f"{ref} has the digest {digest}, its base, pin, config and files give {named}")
+    return found
+
+
 def file_list(files: Iterable[FileDigest]) -> list[list[str | int]]:
     """The sorted [name, size, sha256] lists that every digest uses."""
     return [[file.name, file.size, file.sha256] for file in sorted(files)]

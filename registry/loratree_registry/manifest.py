@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from loratree_registry.canonical import digest_json
 from loratree_registry.errors import Invalid, listed
@@ -49,6 +50,12 @@ class BaseManifest:
         """[name, dtype, shape, sha256] of each untied tensor, sorted by name."""
         untied = (parameter for parameter in self.parameters if parameter.tied_to is None)
         return sorted([p.name, p.dtype, list(p.shape), p.sha256] for p in untied)
+
+
+def read_manifest(document: dict[str, Any]) -> BaseManifest:
+    """The manifest that was stored as JSON."""
+    parameters = tuple(Parameter(**(stored | {"shape": tuple(stored["shape"])})) for stored in document["parameters"])
+    return BaseManifest(**(document | {"parameters": parameters}))
 
 
 def check_manifest(manifest: BaseManifest) -> BaseManifest:

@@ -1,0 +1,66 @@
+"""loratree export, loratree import."""
+
+from pathlib import Path
+
+import click
+
+from loratree_cli.output import bytes_text, json_option, print_json, progress, say
+from loratree_registry.settings import Settings
+
+
+@click.command("export")
+@click.argument("path", required=False)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder, or a new file FILE.tar.")
+@json_option
+def export_(path: str | None, out: Path, as_json: bool) -> None:
+    """Write everything, or what is at PATH and below with all that it was trained on, to a folder or a tar file.
+
+    Bytes, numbers, pins, aliases, marks, tombstones, notes, times, history, and the base's manifest; its weights where
+    they are stored. Runs where the database is. docs/housekeeping.md describes the format.
+
+    \b
+    loratree export --out ./backup
+    loratree export tiny/medicine --out medicine.tar
+    """
+    from loratree_registry.exporting import export
+    from loratree_registry.storage import open_storage
+
+    with open_storage(Settings.from_environment()) as storage, progress() as tell:
+        exported = export(storage, path, out, tell=tell)
+    if as_json:
+        print_json(exported)
+        return
+    counts = exported.counts
+    say(
+        f"{path or 'everything'} is in {out}: {counts['nodes']} nodes, {counts['versions']} versions, "
+        f"{counts['blobs']} stored files of {bytes_text(exported.bytes)}"
+    )
+
+
+@click.command("import")
+@click.argument("export", type=click.Path(path_type=Path))
+@json_option
+def import_(export: Path, as_json: bool) -> None:
+    """Add what is in EXPORT, a folder or a tar file that `loratree export` wrote, to this registry.
+
+    Every digest is verified before anything can be seen. What is here already with the same digests stays as it is; what
+    contradicts it is listed, and then nothing is imported. The same command again goes on where one was stopped.
+
+    \b
+    LORATREE_HOME=/new/home loratree import ./backup
+    loratree import medicine.tar
+    """
+    from loratree_registry.importing import import_ as import_export
+    from loratree_registry.storage import open_storage
+
+    with open_storage(Settings.from_environment()) as storage, progress() as tell:
+        imported = import_export(storage, export, tell=tell)
+    if as_json:
+        print_json(imported)
+        return
+    for difference in imported.differences:
+        say(f"kept: {difference}")
+    say(
+        f"{imported.path or 'everything'} of {export} is here: {imported.added.get('versions', 0)} versions were added, "
+        f"{imported.kept.get('versions', 0)} were here, {bytes_text(imported.bytes)} were stored"
+    )
