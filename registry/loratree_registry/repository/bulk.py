@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Column, Connection, Table, func, select
+from sqlalchemy.exc import DBAPIError
 
 Row = dict[str, Any]
 
@@ -30,13 +31,21 @@ def insert_many(connection: Connection, table: Table, rows: Sequence[Row]) -> No
     names = ", ".join(f'"{column.name}"' for column in columns)
     values = _values(connection, columns, rows)
     if connection.dialect.name == "postgresql":
-        copying = f"COPY {table.name} ({names}) FROM STDIN"
-        with connection.connection.cursor() as cursor, cursor.copy(copying) as copy:  # type: ignore[attr-defined]
-            for value in values:
-                copy.write_row(value)
+        _copy(connection, f"COPY {table.name} ({names}) FROM STDIN", values)
     else:
         places = ", ".join("?" * len(columns))
         connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({places})", list(values))  # noqa: S608 - the models' names
+
+
+def _copy(connection: Connection, statement: str, values: Iterator[tuple[Any, ...]]) -> None:
+    """Copies rows in; an error of the driver's is SQLAlchemy's, as everywhere."""
+    failure = connection.dialect.loaded_dbapi.Error
+    try:
+        with connection.connection.cursor() as cursor, cursor.copy(statement) as copy:  # type: ignore[attr-defined]
+            for value in values:
+                copy.write_row(value)
+    except failure as error:
+        raise DBAPIError.instance(statement, None, error, failure, dialect=connection.dialect) from error
 
 
 def _values(connection: Connection, columns: list[Column[Any]], rows: Sequence[Row]) -> Iterator[tuple[Any, ...]]:

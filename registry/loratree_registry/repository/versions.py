@@ -2,13 +2,24 @@
 
 from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, literal, select, tuple_
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Select,
+    bindparam,
+    func,
+    literal,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy import insert as insert_into
 
 from loratree_registry.composition import FileDigest
-from loratree_registry.models import aliases, bases, nodes, version_files, versions
+from loratree_registry.models import aliases, bases, nodes, now, version_files, versions
 from loratree_registry.paths import is_digest
 from loratree_registry.repository.shared import head_of
 from loratree_registry.rows import VersionRow
@@ -43,7 +54,8 @@ _FILES = (
     .where(version_files.c.version_id.in_(bindparam("version_ids", expanding=True)))
     .order_by(version_files.c.name)
 )
-_node_id, _selector = bindparam("node_id"), bindparam("selector")
+_node_id: BindParameter[int] = bindparam("node_id")
+_selector: BindParameter[Selector] = bindparam("selector")
 _alias = select(aliases.c.version_id).where(aliases.c.node_id == _node_id, aliases.c.name == _selector)
 _SELECTED: dict[str, ColumnElement[bool]] = {
     "head": versions.c.number == head_of(_node_id),
@@ -67,6 +79,18 @@ def _chained(kind: str) -> Select[Any]:
     pinned = versions.alias("pinned")
     link = link.union_all(select(pinned.c.id, pinned.c.pin_id, link.c.depth + 1).where(pinned.c.id == link.c.pin_id))
     return _VERSION.join(link, link.c.id == versions.c.id).order_by(link.c.depth.desc())
+
+
+def _quarantined() -> Select[Any]:
+    """The quarantined ones of some versions and of all that these were trained on."""
+    start = select(versions.c.id, versions.c.pin_id)
+    link = start.where(versions.c.id.in_(bindparam("version_ids", expanding=True))).cte("link", recursive=True)
+    pinned = versions.alias("pinned")
+    link = link.union(select(pinned.c.id, pinned.c.pin_id).where(pinned.c.id == link.c.pin_id))
+    return _VERSION.join(link, link.c.id == versions.c.id).where(versions.c.quarantined_at.is_not(None))
+
+
+_QUARANTINED = _quarantined()
 
 
 def insert_version(connection: Connection, files: Iterable[FileDigest], **values: Any) -> int:
@@ -120,6 +144,30 @@ def list_dependents(
     ids = select(versions.c.id).where(here).order_by(column, versions.c.id).limit(limit)
     shown = (ids.where(versions.c.pin_id.is_(None)) if pin_id is None else ids).subquery("shown")
     return _versions(connection, _VERSION.join(shown, shown.c.id == versions.c.id).order_by(versions.c.id))
+
+
+def count_dependents(connection: Connection, version_id: int) -> int:
+    """How many versions were trained directly on one."""
+    return connection.scalar(select(func.count()).where(versions.c.pin_id == version_id)) or 0
+
+
+def count_versions(connection: Connection, node_id: int) -> int:
+    """How many versions a node has."""
+    return connection.scalar(select(func.count()).where(versions.c.node_id == node_id)) or 0
+
+
+def quarantined_above(connection: Connection, version_ids: list[int]) -> list[VersionRow]:
+    """Those of some versions, and of what they were trained on, that are quarantined."""
+    return _versions(connection, _QUARANTINED, version_ids=version_ids)
+
+
+def mark_version(
+    connection: Connection, version_id: int, mark: Literal["withdrawn", "quarantined"], reason: str | None
+) -> None:
+    """Marks a version with a reason, or takes the mark away."""
+    at = None if reason is None else now()
+    marked = update(versions).where(versions.c.id == version_id)
+    connection.execute(marked.values({f"{mark}_reason": reason, f"{mark}_at": at}))
 
 
 def files_of(connection: Connection, version_ids: list[int]) -> dict[int, list[FileDigest]]:
