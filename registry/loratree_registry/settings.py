@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from loratree_registry.errors import Unavailable
+from loratree_registry.errors import Invalid, Unavailable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +16,8 @@ class Settings:
     `LORATREE_DATABASE` (default: the file HOME/loratree.db), `LORATREE_BLOBS` (default: HOME/blobs; or
     s3://bucket/prefix), `LORATREE_S3_ENDPOINT` (default: Amazon's) and `LORATREE_S3_PUBLIC_ENDPOINT` (where clients
     reach that server; default: the same). An empty value counts as none.
+
+    `LORATREE_DIRECT=0` makes a server pass on what clients would else send to S3 and read from it themselves.
     """
 
     home: Path
@@ -24,6 +26,7 @@ class Settings:
     blobs: str
     s3_endpoint: str | None
     s3_public_endpoint: str | None
+    direct: bool
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -36,6 +39,7 @@ class Settings:
             blobs=environment.get("LORATREE_BLOBS") or str(home / "blobs"),
             s3_endpoint=environment.get("LORATREE_S3_ENDPOINT") or None,
             s3_public_endpoint=environment.get("LORATREE_S3_PUBLIC_ENDPOINT") or None,
+            direct=_switch("LORATREE_DIRECT", environment.get("LORATREE_DIRECT") or "1"),
         )
 
     def make_home(self) -> Path:
@@ -47,6 +51,12 @@ class Settings:
                 f"the folder {self.home} cannot be made ({error.strerror}): set LORATREE_HOME to one that can"
             ) from error
         return self.home
+
+
+def _switch(name: str, text: str) -> bool:
+    if text not in ("0", "1"):
+        raise Invalid(f"{name} is {text!r}: expected 0 or 1")
+    return text == "1"
 
 
 def _data_folder() -> str:

@@ -24,12 +24,12 @@ class LocalBlobStore:
 
     def __init__(self, root: Path, *, setting: str = SETTING) -> None:
         """`setting` is what a message names as the way to move `root` elsewhere."""
-        self.root, self._setting = root, setting
+        self.root, self.setting = root, setting
 
     def put(self, digest: str, size: int, stream: BinaryIO, *, read_back: ReadBack | None = None) -> None:
         """Stores `stream`: temporary file, fsync, read back, rename, fsync of the folder. See BlobStore.put."""
         check_announced(digest, size)
-        with disk_errors(self.root, self._setting, needs=size):
+        with disk_errors(self.root, self.setting, needs=size):
             if self._holds(digest, size, read_back):
                 drain(verified(stream, digest, size))
             else:
@@ -49,7 +49,7 @@ class LocalBlobStore:
 
     def size(self, digest: str) -> int | None:
         """The stored size in bytes, None where there is no such blob. Raises Unavailable."""
-        with disk_errors(self.root, self._setting):
+        with disk_errors(self.root, self.setting):
             try:
                 return self._path(digest).stat().st_size
             except FileNotFoundError:
@@ -57,7 +57,7 @@ class LocalBlobStore:
 
     def delete(self, digest: str) -> None:
         """Removes a blob; one that is not there is no error. Raises Unavailable."""
-        with disk_errors(self.root, self._setting):
+        with disk_errors(self.root, self.setting):
             self._path(digest).unlink(missing_ok=True)
 
     def held(self, *, after: str | None = None) -> Iterator[Held]:
@@ -69,7 +69,7 @@ class LocalBlobStore:
 
     def sweep(self, *, before: datetime, dry_run: bool = False) -> list[str]:
         """Removes the temporary files that killed writers left; who still writes changes its file's time."""
-        with disk_errors(self.root, self._setting):
+        with disk_errors(self.root, self.setting):
             left = [path for path in self._sorted(self.root / "tmp") if _modified(path, before) < before]
             for path in left:
                 if not dry_run:
@@ -85,13 +85,13 @@ class LocalBlobStore:
         return self.root / "sha256" / name[:2] / name
 
     def _sorted(self, folder: Path) -> list[Path]:
-        with disk_errors(self.root, self._setting):
+        with disk_errors(self.root, self.setting):
             return sorted(folder.iterdir()) if folder.is_dir() else []
 
     def _held(self, path: Path) -> Held | None:
         """What is known of a blob; None for another file, and where it went while the folder was read."""
         digest = DIGEST_PREFIX + path.name
-        with disk_errors(self.root, self._setting), suppress(FileNotFoundError):
+        with disk_errors(self.root, self.setting), suppress(FileNotFoundError):
             status = path.stat()
             if is_digest(digest):
                 return Held(digest, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))

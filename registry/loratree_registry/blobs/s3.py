@@ -9,7 +9,7 @@ from uuid import uuid4
 from loratree_registry.blobs.read_back import intact
 from loratree_registry.blobs.s3_bucket import Bucket, Stored
 from loratree_registry.blobs.s3_client import s3_errors
-from loratree_registry.blobs.s3_copy import copy
+from loratree_registry.blobs.s3_copy import changed, copy
 from loratree_registry.blobs.s3_leftovers import sweep
 from loratree_registry.blobs.s3_staged import Staged, begin
 from loratree_registry.blobs.sending import sending
@@ -130,14 +130,14 @@ class S3BlobStore:
             _remove(staged)
 
     def _keep(self, staged: Staged, digest: str, size: int, read_back: ReadBack | None) -> bool:
-        """Makes the staged object the blob if it holds the right bytes. Raises NotFound where it is gone."""
+        """Makes the staged object the blob if it holds the right bytes. Raises NotFound, Conflict, Unavailable."""
         with self.bucket.open(staged.name) as (found, stream):
             if found.size != size or not intact(stream, digest, size, read_back):
                 return False
         copy(self.bucket, found, _name(digest))
         if not self._same(found, digest) and not self._holds(digest, size, None):
             self.delete(digest)
-            raise Unavailable(f"{self} copied other bytes than were hashed as {digest}: send them again")
+            raise changed(found)
         return True
 
     def _same(self, hashed: Stored, digest: str) -> bool:

@@ -13,6 +13,8 @@ from loratree_registry.errors import NotFound
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
+_ENDED = ("404", "NoSuchUpload", "NoSuchKey")  # Ceph says the last
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -78,6 +80,6 @@ class Multipart:
             try:
                 yield
             except self._bucket.client.exceptions.ClientError as error:
-                if error_code(error) not in ("404", "NoSuchUpload"):
+                if error_code(error) not in _ENDED:
                     raise
                 raise NotFound(f"{self._bucket} has no multipart upload of {self.name} any more") from error

@@ -1,6 +1,7 @@
 """Streams that must hold exactly the bytes that were announced."""
 
 import hashlib
+import io
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -37,6 +38,15 @@ def verified(stream: BinaryIO, digest: str, size: int) -> Iterator[bytes]:
     found = DIGEST_PREFIX + hasher.hexdigest()
     if found != digest:
         raise Invalid(f"the bytes sent as {digest} are others: found {found}; hash the file again and send it again")
+
+
+def skip(stream: BinaryIO, count: int) -> None:
+    """Moves `count` bytes on from where a stream stands, one that cannot seek too."""
+    if stream.seekable():
+        stream.seek(count, io.SEEK_CUR)
+        return
+    while count and (chunk := stream.read(min(CHUNK, count))):
+        count -= len(chunk)
 
 
 def drain(chunks: Iterator[bytes]) -> None:

@@ -3,28 +3,47 @@
 import hashlib
 import io
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loratree_registry.errors import Invalid, NotFound
+from loratree_registry.blobs.store import ReadBack
+from loratree_registry.errors import Conflict, Invalid, NotFound
 
 from .conftest import Held
 
 CONTENT = b"the bytes of an adapter"
 ABSENT = "sha256:" + "0" * 64
+FAR = datetime.now(UTC) + timedelta(days=1)
 
 
 def digest_of(content: bytes) -> str:
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
-def put(held: Held, content: bytes, *, digest: str | None = None, size: int | None = None) -> str:
+class Forward(io.BytesIO):
+    """A stream that cannot seek, such as a request's body."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def put(
+    held: Held,
+    content: bytes,
+    *,
+    digest: str | None = None,
+    size: int | None = None,
+    kind: Callable[[bytes], BinaryIO] = io.BytesIO,
+    read_back: ReadBack | None = None,
+) -> str:
     digest = digest or digest_of(content)
-    held.store.put(digest, len(content) if size is None else size, io.BytesIO(content))
+    held.store.put(digest, len(content) if size is None else size, kind(content), read_back=read_back)
     return digest
 
 
@@ -50,6 +69,73 @@ def test_a_blob_larger_than_every_buffer_is_read_back(held: Held) -> None:
     assert read(held, put(held, content)) == content
 
 
+def test_a_stream_that_cannot_seek_is_stored_too(held: Held) -> None:
+    assert read(held, put(held, CONTENT, kind=Forward)) == CONTENT
+
+
+def test_a_stream_is_stored_from_where_it_stands(held: Held) -> None:
+    stream = io.BytesIO(b"header" + CONTENT)
+    stream.seek(6)
+    held.store.put(digest_of(CONTENT), len(CONTENT), stream)
+    assert read(held, digest_of(CONTENT)) == CONTENT
+
+
+@pytest.mark.parametrize("present", [False, True])
+@pytest.mark.parametrize("looks_at", [0, 4, 23, -1])
+def test_what_was_stored_is_looked_at_as_it_is_read_back(held: Held, present: bool, looks_at: int) -> None:
+    if present:
+        put(held, CONTENT)
+    seen = []
+    put(held, CONTENT, read_back=lambda stream: seen.append(stream.read(looks_at)))
+    assert seen == [CONTENT[:looks_at] if looks_at >= 0 else CONTENT]
+
+
+@pytest.mark.parametrize("present", [False, True])
+def test_a_refusal_of_what_was_stored_is_raised_and_nothing_new_is_visible(held: Held, present: bool) -> None:
+    if present:
+        put(held, CONTENT)
+    with pytest.raises(Conflict, match="not an adapter"):
+        put(held, CONTENT, read_back=refuse)
+    assert (held.store.size(digest_of(CONTENT)), len(held.names())) == (len(CONTENT) if present else None, present)
+
+
+def refuse(stream: BinaryIO) -> None:
+    raise Conflict("not an adapter")
+
+
+def test_what_a_damaged_blob_looks_like_is_no_reason_to_keep_it(held: Held) -> None:
+    held.overwrite(put(held, CONTENT), b"spoiled")
+    put(held, CONTENT, read_back=lambda stream: stream.read() == CONTENT or refuse(stream))
+    assert read(held, digest_of(CONTENT)) == CONTENT
+
+
+def test_blobs_are_listed_in_the_order_of_digests_from_after_any_one(held: Held) -> None:
+    digests = sorted(put(held, bytes([number])) for number in range(9))
+    assert [blob.digest for blob in held.store.held()] == digests
+    for place, digest in enumerate(digests):
+        assert [blob.digest for blob in held.store.held(after=digest)] == digests[place + 1 :]
+    assert [blob.digest for blob in held.store.held(after=ABSENT)] == digests
+
+
+def test_a_listed_blob_has_its_size_and_the_time_of_its_writing(held: Held) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=2)  # servers tell whole seconds
+    digest = put(held, CONTENT)
+    [blob] = held.store.held()
+    assert (blob.digest, blob.size) == (digest, len(CONTENT))
+    assert before <= blob.modified <= datetime.now(UTC) + timedelta(seconds=2)
+
+
+def test_an_empty_store_lists_nothing_and_has_nothing_to_sweep(held: Held) -> None:
+    assert list(held.store.held()) == []
+    assert held.store.sweep(before=FAR) == []
+
+
+def test_a_sweep_never_takes_a_blob(held: Held) -> None:
+    names = (put(held, CONTENT), held.names())[1]
+    assert held.store.sweep(before=FAR) == []
+    assert held.names() == names
+
+
 def test_a_blob_can_be_read_in_pieces(held: Held) -> None:
     with held.store.open(put(held, CONTENT)) as stream:
         assert [stream.read(4), stream.read(6), stream.read(), stream.read()] == [b"the ", b"bytes ", CONTENT[10:], b""]
@@ -70,6 +156,7 @@ def test_a_stored_blob_of_other_bytes_is_replaced_by_the_good_ones(held: Held, s
     assert read(held, digest) == CONTENT
 
 
+@pytest.mark.parametrize("kind", [io.BytesIO, Forward])
 @pytest.mark.parametrize("present", [False, True])
 @pytest.mark.parametrize(
     ("sent", "sentence"),
@@ -81,12 +168,12 @@ def test_a_stored_blob_of_other_bytes_is_replaced_by_the_good_ones(held: Held, s
     ],
 )
 def test_a_stream_of_other_bytes_is_refused_and_leaves_nothing(
-    held: Held, sent: bytes, sentence: str, present: bool
+    held: Held, sent: bytes, sentence: str, present: bool, kind: Callable[[bytes], BinaryIO]
 ) -> None:
     if present:
         put(held, CONTENT)
     with pytest.raises(Invalid, match=sentence):
-        put(held, sent, digest=digest_of(CONTENT), size=len(CONTENT))
+        put(held, sent, digest=digest_of(CONTENT), size=len(CONTENT), kind=kind)
     assert len(held.names()) == present
     assert held.store.size(digest_of(CONTENT)) == (len(CONTENT) if present else None)
 
