@@ -55,7 +55,8 @@ def _conflict(connection: Connection, node: NodeRow, name: str, expected: int | 
     now = [row.number for row in repository.list_aliases(connection, [node.id]) if row.name == name]
     found = f"at version {now[0]}" if now else "not set"
     wanted = "not to be set" if expected is None else f"at version {expected}"
-    return Conflict(f"the alias {name} of {node.path} is {found}, expected {wanted}: look again, then decide")
+    sentence = f"the alias {name} of {node.path} is {found}, expected {wanted}: look again, then decide"
+    return Conflict(sentence, current=now[0] if now else 0)
 
 
 def _records(connection: Connection, node: NodeRow) -> list[Alias]:

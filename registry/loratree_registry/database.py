@@ -20,6 +20,8 @@ LOCK_TIMEOUT_S = 30
 _PRAGMAS = ("foreign_keys = ON", "synchronous = FULL")  # NORMAL can lose the last commits at a power cut
 _REMEDIES = {  # what a database says → what to do
     "locked": "another process is writing, try again",
+    "lock timeout": "another process is writing, try again",
+    "deadlock": "another process was writing, try again",
     "readonly": "make the file and its folder writable",
     "read-only": "ask the primary server, or make the database writable",
     "full": "free some space, nothing was changed",
@@ -39,7 +41,7 @@ def open_engine(address: str | Path) -> Engine:
     if url.get_backend_name() == "sqlite":
         return _sqlite(url)
     try:
-        return create_engine(url, pool_pre_ping=True, pool_size=16, connect_args={"connect_timeout": 10})
+        return _postgresql(url)
     except ModuleNotFoundError as error:
         raise Unavailable(
             f"the database {_shown(url)} needs {error.name}, which is not installed: pip install 'loratree[postgres]'"
@@ -60,6 +62,13 @@ def reading(engine: Engine) -> Iterator[Connection]:
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that is committed at the end, or rolled back whole. Raises Unavailable, Conflict."""
     with _answering(engine), engine.execution_options(immediate=True).begin() as connection:
+        yield connection
+
+
+@contextmanager
+def trying(engine: Engine) -> Iterator[Connection]:
+    """A transaction that is rolled back in the end, whatever it wrote. Raises Unavailable, Conflict."""
+    with _answering(engine), engine.execution_options(immediate=True).connect() as connection:
         yield connection
 
 
@@ -116,6 +125,18 @@ def _parsed(address: str) -> URL:
     if in_file or url.drivername == "postgresql+psycopg":
         return url
     raise Invalid(f"the database {_shown(url)} is of a kind that is not supported: {remedy}")
+
+
+def _postgresql(url: URL) -> Engine:
+    engine = create_engine(url, pool_pre_ping=True, pool_size=16, connect_args={"connect_timeout": 10})
+    event.listen(engine, "connect", _bound_waits)
+    return engine
+
+
+def _bound_waits(connection: Any, _record: Any) -> None:
+    """By itself PostgreSQL waits for another transaction's locks for ever."""
+    connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_S}s'")
+    connection.commit()
 
 
 def _sqlite(url: URL) -> Engine:

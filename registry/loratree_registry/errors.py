@@ -32,10 +32,17 @@ class NotFound(LoratreeError):
 
 
 class Conflict(LoratreeError):
-    """The input contradicts what the registry already holds."""
+    """The input contradicts what the registry already holds.
+
+    Where it is about an alias, `current` is the version that it names now, 0 if it is not set; else None.
+    """
 
     status = 409
     title = "Conflict"
+
+    def __init__(self, sentence: str, *, current: int | None = None) -> None:
+        super().__init__(sentence)
+        self.current = current
 
 
 class Corrupt(LoratreeError):

@@ -172,6 +172,17 @@ def test_a_conflict_is_the_same_conflict(behind: EmbeddedRegistry, remote: Remot
         assert here[0] is Conflict
 
 
+def test_a_conflict_over_an_alias_carries_where_it_is_now(behind: EmbeddedRegistry, remote: RemoteRegistry) -> None:
+    for registry in (behind, remote):
+        for name, current in (("stable", 1), ("canary", 0)):
+            with pytest.raises(Conflict) as error:
+                registry.set_alias(MED, name, version=1, expected=2)
+            assert error.value.current == current
+        with pytest.raises(Conflict) as error:
+            registry.create_node(MED, level="task")
+        assert error.value.current is None
+
+
 def test_any_level_weights_give_the_resolution_or_the_refusal_of_the_registry_behind(
     behind: EmbeddedRegistry, remote: RemoteRegistry, material: Material
 ) -> None:

@@ -23,7 +23,7 @@ def add_handlers(app: FastAPI) -> None:
 
 def respond(document: Problem, headers: Mapping[str, str] | None = None) -> Response:
     """A response that holds a problem document."""
-    return Response(_JSON.dump_json(document), document.status, headers, MEDIA_TYPE)
+    return Response(_JSON.dump_json(document, exclude_none=True), document.status, headers, MEDIA_TYPE)
 
 
 def path_of(request: Request) -> str:

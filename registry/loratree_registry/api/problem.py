@@ -1,6 +1,6 @@
 """RFC 9457 problem documents: how an error travels, and how it becomes the same error again."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from loratree_registry.errors import Conflict, Corrupt, Invalid, LoratreeError, NotFound, Unavailable
@@ -9,18 +9,22 @@ from loratree_registry.text import one_line
 MEDIA_TYPE: Final = "application/problem+json"
 NO_ROUTE: Final = "no-route"
 _URN: Final = "urn:loratree:problem:"
-_KINDS: Final = {kind().slug: kind for kind in (Invalid, NotFound, Conflict, Corrupt, Unavailable)}
+_KINDS: Final = {kind("").slug: kind for kind in (Invalid, NotFound, Conflict, Corrupt, Unavailable)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Why a request failed. `detail` is one sentence for a person; `type` and `status` are for programs."""
+    """Why a request failed. `detail` is one sentence for a person; `type` and `status` are for programs.
+
+    `current` is there in a conflict over an alias: the version that it names now, 0 where it is not set.
+    """
 
     type: str
     title: str
     status: int
     detail: str
     instance: str
+    current: int | None = None
 
     @property
     def slug(self) -> str:
@@ -35,7 +39,8 @@ def problem(slug: str, title: str, status: int, detail: str, instance: str) -> P
 
 def problem_of(error: LoratreeError, instance: str) -> Problem:
     """The problem document of an error."""
-    return problem(error.slug, error.title, error.status, str(error), instance)
+    found = problem(error.slug, error.title, error.status, str(error), instance)
+    return replace(found, current=error.current) if isinstance(error, Conflict) else found
 
 
 def refused(status: int, method: str, path: str, reason: str) -> Problem:
@@ -74,7 +79,10 @@ def error_of(problem: Problem) -> LoratreeError:
     """The error that a problem document tells of, with the same sentence, in one line for a terminal."""
     sentence = one_line(problem.detail)
     if problem.slug in _KINDS:
-        return _KINDS[problem.slug](sentence)
+        error = _KINDS[problem.slug](sentence)
+        if isinstance(error, Conflict):
+            error.current = problem.current
+        return error
     if problem.slug != NO_ROUTE and 400 <= problem.status < 500:
         return Invalid(sentence)
     return Unavailable(sentence)

@@ -23,7 +23,8 @@ def problem(response: httpx.Response) -> dict[str, Any]:
     """The document of a refused request, checked for its form."""
     assert response.headers["content-type"] == MEDIA_TYPE
     document: dict[str, Any] = response.json()
-    assert list(document) == ["type", "title", "status", "detail", "instance"]
+    assert [*document][:5] == ["type", "title", "status", "detail", "instance"]
+    assert set(document) <= {"type", "title", "status", "detail", "instance", "current"}
     assert document["status"] == response.status_code
     assert document["type"].startswith("urn:loratree:problem:")
     assert document["detail"]
@@ -74,7 +75,9 @@ def test_a_refused_get_tells_its_reason(http: httpx.Client, path: str, status: i
 def test_a_conflict_is_409(http: httpx.Client) -> None:
     response = http.put(f"/v1/aliases/{MED}@stable", json={"version": 1, "expected": None})
     assert response.status_code == 409
-    assert "is at version 1" in problem(response)["detail"]
+    document = problem(response)
+    assert "is at version 1" in document["detail"]
+    assert document["current"] == 1
 
 
 @pytest.mark.parametrize(
