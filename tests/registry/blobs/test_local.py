@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,31 @@ def test_the_bytes_are_synced_before_they_are_named_and_every_folder_of_the_name
 def test_one_byte_where_none_was_announced_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="got more"):
         LocalBlobStore(tmp_path).put(digest_of(b""), 0, io.BytesIO(b"x"))
+
+
+def aged(path: Path, hours: int) -> Path:
+    then = (datetime.now(UTC) - timedelta(hours=hours)).timestamp()
+    os.utime(path, (then, then))
+    return path
+
+
+def test_a_sweep_takes_old_temporary_files_and_neither_new_ones_nor_blobs(tmp_path: Path) -> None:
+    store = LocalBlobStore(tmp_path)
+    store.put(digest_of(CONTENT), len(CONTENT), io.BytesIO(CONTENT))
+    [blob] = files(tmp_path)
+    old, new = tmp_path / "tmp" / "old", tmp_path / "tmp" / "new"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    for path in (blob, old):
+        aged(path, 48)
+    day_ago = datetime.now(UTC) - timedelta(days=1)
+    assert store.sweep(before=day_ago, dry_run=True) == ["tmp/old"]
+    assert old.exists()
+    assert store.sweep(before=day_ago) == ["tmp/old"]
+    assert set(files(tmp_path)) == {blob, new}
+
+
+def test_what_is_no_blob_is_not_listed(tmp_path: Path) -> None:
+    (tmp_path / "sha256" / "ab").mkdir(parents=True)
+    (tmp_path / "sha256" / "ab" / ".DS_Store").write_text("")
+    assert list(LocalBlobStore(tmp_path).held()) == []

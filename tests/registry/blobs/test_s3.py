@@ -1,23 +1,26 @@
 """What goes wrong between an S3 server and the store, each in one sentence."""
 
 import io
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import boto3
 import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
+from loratree_registry.blobs import s3_copy
 from loratree_registry.blobs.s3 import S3BlobStore
 from loratree_registry.errors import Invalid, Unavailable
 from tests.s3 import S3Server
 
-from .test_blob_contract import CONTENT, digest_of
+from .conftest import PREFIX, HeldInS3
+from .test_blob_contract import CONTENT, FAR, digest_of
 
 DIGEST = digest_of(CONTENT)
 BUCKET = "weather"
@@ -201,3 +204,77 @@ sys.exit(grown > 24 * 1024)
 """
     assert subprocess.run([sys.executable, "-c", program], cwd=Path.cwd()).returncode == 0
     held.close()
+
+
+def test_a_server_that_refuses_the_checksum_of_wrong_bytes_is_believed_only_when_it_is_right(
+    weather: tuple[Weather, S3BlobStore],
+) -> None:
+    sky, store = weather
+    sky.answers = [("400 Bad Request", "BadDigest")]
+    with pytest.raises(Invalid, match="hash the file again"):
+        store.put(DIGEST, len(CONTENT), io.BytesIO(CONTENT.upper()))
+    sky.answers = [("400 Bad Request", "BadDigest")]
+    with pytest.raises(Unavailable, match="answered BadDigest"):
+        put(store)
+
+
+def test_a_server_that_fails_while_it_copies_leaves_no_blob(weather: tuple[Weather, S3BlobStore]) -> None:
+    sky, store = weather
+
+    def fail_the_copy(stream: BinaryIO) -> None:
+        sky.answers = [("400 Bad Request", "Weather")]
+
+    with pytest.raises(Unavailable, match="answered Weather: try again"):
+        store.put(DIGEST, len(CONTENT), io.BytesIO(CONTENT), read_back=fail_the_copy)
+    assert store.size(DIGEST) is None
+    assert store.sweep(before=FAR) == []
+
+
+def test_a_large_blob_is_copied_in_parts(moto_held: HeldInS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_copy, "_MAX_COPY", 6 * 1024**2)
+    monkeypatch.setattr(s3_copy, "_COPY_PART", 5 * 1024**2)
+    content = os.urandom(11 * 1024**2)
+    put(moto_held.store, content)
+    with moto_held.store.open(digest_of(content)) as stream:
+        assert stream.read() == content
+    assert moto_held.admin.head_object(Bucket="adapters", Key=f"{PREFIX}/{moto_held.names()[0]}")["ETag"][-3:] == '-3"'
+
+
+def test_a_blob_of_more_parts_than_s3_takes_is_refused_before_anything_is_sent(moto_held: HeldInS3) -> None:
+    with pytest.raises(Unavailable, match="takes at most 671088640000 bytes a blob"):
+        moto_held.store.begin("0" * 32, DIGEST, 671_088_640_001)
+    assert moto_held.uploads() == []
+
+
+def test_a_file_that_is_cut_off_while_it_is_sent_is_told_and_leaves_nothing(
+    moto_held: HeldInS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class CutOff(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return b""
+
+    with pytest.raises(Invalid, match="expected 23 bytes, got 0"):
+        moto_held.store.put(DIGEST, len(CONTENT), CutOff(CONTENT))
+    assert moto_held.names() == []
+
+
+def test_clients_are_sent_to_the_public_endpoint(moto_held: HeldInS3) -> None:
+    store = S3BlobStore("adapters", endpoint=moto_held.server.endpoint, public_endpoint="https://s3.example.org")
+    transfer = store.begin("0" * 32, DIGEST, len(CONTENT))
+    for url in (store.link(DIGEST), store.target(transfer, 1).url):
+        assert url.startswith("https://s3.example.org/adapters/")
+    assert store.size(DIGEST) is None
+    store.close()
+
+
+def test_a_public_endpoint_that_is_no_url_is_told(credentials: None) -> None:
+    with pytest.raises(Invalid, match="LORATREE_S3_PUBLIC_ENDPOINT is 'nonsense': expected a URL"):
+        S3BlobStore("b", public_endpoint="nonsense").link(DIGEST)
+
+
+def test_no_url_that_a_client_is_given_is_logged(moto_held: HeldInS3, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    transfer = moto_held.store.begin("0" * 32, DIGEST, len(CONTENT))
+    moto_held.store.target(transfer, 1)
+    moto_held.store.link(DIGEST)
+    assert "Signature" not in caplog.text
