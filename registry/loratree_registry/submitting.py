@@ -6,6 +6,7 @@ from pathlib import Path
 from loratree_registry.adapter_directory import RESAVE, AdapterDirectory, read_adapter_directory
 from loratree_registry.canonical import digest_stream
 from loratree_registry.errors import Conflict, Invalid, NotFound
+from loratree_registry.manifest import BaseManifest
 from loratree_registry.paths import Level, base_of, parent_of, parse_path, versionless
 from loratree_registry.pins import BASE, FoundPin, OpenPin, find_pin
 from loratree_registry.plain_file import open_plain
@@ -23,6 +24,15 @@ class Submitted:
     uploaded_bytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A folder that was read and found good for its path: what to pin it to, and the version that it is already."""
+
+    adapter: AdapterDirectory
+    pin: FoundPin
+    known: Version | None
+
+
 def publish_directory(
     registry: Registry,
     directory: Path,
@@ -38,26 +48,11 @@ def publish_directory(
     `parent` is --parent: a ref or `base`. Everything is checked before a byte is sent. The same adapter with the same
     pin, or with a pin that nothing tells, is answered with its version and sends nothing. Raises LoratreeError.
     """
-    if parent_of(parse_path(path)) is None:
-        raise Invalid(versionless(path))
-    manifest = registry.base_manifest(base_of(path))
-    adapter = read_adapter_directory(directory)
-    adapter.spec(manifest, on_base=False)  # all but what its pin decides
-    known = _known(registry, path, adapter)
-    try:
-        pin = find_pin(registry, adapter, path, parent=parent, home=home)
-    except OpenPin:
-        if not known:
-            raise
-        pin = _recorded(known[0])
-    if pin.parent in (None, BASE):
-        adapter.spec(manifest)
-    same = [version for version in known if pin.parent is None or version.pin.digest == pin.digest]
-    if same:
-        if level not in (None, same[0].level):
-            raise Conflict(f"{path} is a {same[0].level} and cannot become a {level}: levels never change")
+    prepared = prepare(registry, directory, path, parent=parent, level=level, home=home)
+    adapter, pin = prepared.adapter, prepared.pin
+    if prepared.known is not None:
         return Submitted(
-            published=Published(version=same[0], created=False),
+            published=Published(version=prepared.known, created=False),
             pin=pin,
             not_published=adapter.not_published,
             uploaded_bytes=0,
@@ -72,6 +67,39 @@ def publish_directory(
         not_published=adapter.not_published,
         uploaded_bytes=adapter.file.size,
     )
+
+
+def prepare(
+    registry: Registry, directory: Path, path: str, *, parent: str | None, level: Level | None, home: Path
+) -> Prepared:
+    """Checks all that can be checked of a folder before a byte of it is sent. Raises LoratreeError."""
+    manifest = _manifest(registry, path)
+    adapter = read_adapter_directory(directory)
+    adapter.spec(manifest, on_base=False)  # all but what its pin decides
+    known = _known(registry, path, adapter)
+    try:
+        pin = find_pin(registry, adapter, path, parent=parent, home=home)
+    except OpenPin:
+        if not known:
+            raise
+        pin = _recorded(known[0])
+    if pin.parent in (None, BASE):
+        adapter.spec(manifest)
+    same = [version for version in known if pin.parent is None or version.pin.digest == pin.digest]
+    if same and level not in (None, same[0].level):
+        raise Conflict(f"{path} is a {same[0].level} and cannot become a {level}: levels never change")
+    return Prepared(adapter=adapter, pin=pin, known=same[0] if same else None)
+
+
+def check_adapter(registry: Registry, directory: Path, path: str) -> None:
+    """Checks a folder as far as that goes before what it is pinned to is there. Raises LoratreeError."""
+    read_adapter_directory(directory).spec(_manifest(registry, path), on_base=False)
+
+
+def _manifest(registry: Registry, path: str) -> BaseManifest:
+    if parent_of(parse_path(path)) is None:
+        raise Invalid(versionless(path))
+    return registry.base_manifest(base_of(path))
 
 
 def _known(registry: Registry, path: str, adapter: AdapterDirectory) -> list[Version]:

@@ -43,8 +43,8 @@ def export_(path: str | None, out: Path, as_json: bool) -> None:
 def import_(export: Path, as_json: bool) -> None:
     """Add what is in EXPORT, a folder or a tar file that `loratree export` wrote, to this registry.
 
-    Every digest is verified before anything can be seen. What is here already with the same digests stays as it is; what
-    contradicts it is listed, and then nothing is imported. The same command again goes on where one was stopped.
+    Every digest is verified before anything can be seen. What is here already with the same digests stays as it is;
+    what contradicts it is listed, and then nothing is imported. The same command again goes on where one was stopped.
 
     \b
     LORATREE_HOME=/new/home loratree import ./backup
@@ -61,6 +61,6 @@ def import_(export: Path, as_json: bool) -> None:
     for difference in imported.differences:
         say(f"kept: {difference}")
     say(
-        f"{imported.path or 'everything'} of {export} is here: {imported.added.get('versions', 0)} versions were added, "
-        f"{imported.kept.get('versions', 0)} were here, {bytes_text(imported.bytes)} were stored"
+        f"{imported.path or 'everything'} of {export} is here: {imported.added.get('versions', 0)} versions added, "
+        f"{imported.kept.get('versions', 0)} here before, {bytes_text(imported.bytes)} stored"
     )

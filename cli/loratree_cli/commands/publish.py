@@ -1,34 +1,89 @@
 """loratree publish."""
 
+import sys
 from pathlib import Path
 
 import click
 
-from loratree_cli.output import bytes_text, json_option, pin_text, print_json, say, working
+from loratree_cli.output import bytes_text, json_option, pin_text, print_json, progress, say, working
 from loratree_cli.registry import registry
 from loratree_registry.paths import LEVELS, Level
 from loratree_registry.settings import Settings
 
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.argument("path")
+@click.argument("directory", type=click.Path(path_type=Path), required=False)
+@click.argument("path", required=False)
 @click.option("--parent", metavar="REF|base", help="What it was trained on, where no lockfile tells.")
 @click.option("--level", type=click.Choice(LEVELS[1:]), help="By default the next level down.")
 @click.option("--note", help="A line about this version.")
+@click.option("--manifest", type=click.Path(path_type=Path), metavar="FILE", help="Publish what FILE lists instead.")
+@click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="With --manifest: threads.")
+@click.option("--dry-run", is_flag=True, help="With --manifest: check every line and publish none.")
 @json_option
 def publish(
-    directory: Path, path: str, parent: str | None, level: Level | None, note: str | None, as_json: bool
+    directory: Path | None,
+    path: str | None,
+    parent: str | None,
+    level: Level | None,
+    note: str | None,
+    manifest: Path | None,
+    jobs: int,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
-    """Publish the PEFT adapter in DIRECTORY as the next version at PATH.
+    """Publish the PEFT adapter in DIRECTORY as the next version at PATH, or all that a manifest lists.
 
     The version is pinned to what it was trained on: the lockfile beside its base_model_name_or_path tells, else
     --parent, else, where nothing says it, the nearest ancestor's head.
 
+    A manifest has a line for each adapter, JSON or (FILE.csv) comma-separated values: directory and path, and where
+    they are needed parent, level and note. Parents are published before children, what is published already is told as
+    such, and a line that is refused does not stop the others: correct it and run the same command again.
+
     \b
     loratree publish ./out/cardiology tiny/medicine/cardiology
     loratree publish ./out/alice tiny/medicine/cardiology/diagnosis/alice --parent tiny/medicine@2
+    loratree publish --manifest adapters.jsonl --dry-run
     """
+    if manifest is None:
+        if directory is None or path is None:
+            raise click.UsageError("give DIRECTORY and PATH, or --manifest FILE")
+        if dry_run:
+            raise click.UsageError("--dry-run goes with --manifest FILE")
+        _publish_one(directory, path, parent, level, note, as_json)
+    elif (directory, path, parent, level, note) != (None,) * 5:
+        raise click.UsageError("with --manifest, its lines say the directory, path, parent, level and note")
+    else:
+        _publish_many(manifest, jobs, dry_run, as_json)
+
+
+def _publish_many(manifest: Path, jobs: int, dry_run: bool, as_json: bool) -> None:
+    from loratree_registry.bulk import publish_rows
+    from loratree_registry.bulk_rows import read_rows
+
+    rows = read_rows(manifest)
+    home = Settings.from_environment().home
+    with registry() as opened, progress() as tell:
+        report = publish_rows(
+            opened, rows, home=home, jobs=jobs, dry_run=dry_run, tell=lambda done, of: tell("publishing", done, of)
+        )
+    for outcome in report.outcomes:
+        if outcome.status == "refused":
+            say(f"line {outcome.line}: {outcome.path}: {outcome.says}")
+    if report.stopped:
+        say(f"stopped with {report.left} of {len(rows)} lines to go ({report.stopped}): the same command goes on")
+    if as_json:
+        print_json(report)
+    else:
+        done = f"{report.ready} to publish" if dry_run else f"{report.published} published"
+        click.echo(f"{done}, {report.already} already there, {report.refused} refused")
+    sys.exit(1 if report.refused or report.left else 0)
+
+
+def _publish_one(
+    directory: Path, path: str, parent: str | None, level: Level | None, note: str | None, as_json: bool
+) -> None:
     from loratree_registry.submitting import publish_directory
 
     with registry() as opened, working(f"publishing {directory}"):

@@ -24,8 +24,8 @@ def verify(ref: str | None, sample: str | None, seed: int, as_json: bool) -> Non
     """Read and hash every stored file, and name each that is damaged or missing with the versions that it touches.
 
     With a path, the files of the versions there and below; with PATH@SELECTOR, those of one version and of what it was
-    trained on. Digests of versions and bases are made anew, and records that contradict each other are named. Runs where
-    the database is; changes nothing. Exit status 1 where anything is found.
+    trained on. Digests of versions and bases are made anew, and records that contradict each other are named.
+    Runs where the database is; changes nothing. Exit status 1 where anything is found.
 
     \b
     loratree verify
