@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, text
 
-from loratree_registry.database import writing
+from loratree_registry.database import reading, writing
 from loratree_registry.embedded import EmbeddedRegistry, open_embedded
+from loratree_registry.models import metadata
+from loratree_registry.repository.nodes import count_descendants
 from tests.registry.conftest import Storage
 from tests.registry.material import Material, publish
 
@@ -21,6 +23,13 @@ VERSIONS = """
 INSERT INTO versions (node_id, base_id, number, digest, content, pin_id, pin_found, config, summary, size, created_at)
 SELECT node_id, base_id, number + n, 'sha256:' || encode(sha256((id || ' ' || n)::bytea), 'hex'), content, {pin},
     'explicit', config, summary, size, now() FROM versions, generate_series(1, :many) n WHERE id = {like}
+"""
+
+EVENTS = """
+WITH written AS (
+    INSERT INTO events (node_id, kind, detail, created_at)
+    SELECT 1, 'node-created', '{}', now() FROM generate_series(1, :many) RETURNING id
+) INSERT INTO event_views (node_id, event_id) SELECT 1, id FROM written
 """
 
 
@@ -38,16 +47,36 @@ def behind(tmp_path_factory: pytest.TempPathFactory, material: Material, server:
             connection.execute(text(CHILDREN), {"many": MANY})
             connection.execute(text(VERSIONS.format(pin="NULL", like=1)), {"many": MANY})
             connection.execute(text(VERSIONS.format(pin="1", like=2)), {"many": MANY})
+            connection.execute(text(EVENTS), {"many": MANY})
         with registry._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("ANALYZE"))
         yield registry
         registry.close()
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, material: Material) -> Iterator[EmbeddedRegistry]:
+    """tiny/a and tiny/a/b on SQLite, whose plans do not follow from how much there is."""
+    registry = open_embedded(Storage(tmp_path_factory.mktemp("small"), NotImplemented, NotImplemented).settings())
+    registry.add_base("tiny", material.base)
+    for number in range(2):
+        publish(registry, "tiny/a", material.rank4.variant(number))
+    publish(registry, "tiny/a/b", material.rank2)
+    registry.set_alias("tiny/a", "stable", version=1, expected=None)
+    yield registry
+    registry.close()
+
+
 ASKS: dict[str, Callable[[EmbeddedRegistry], object]] = {
     "node": lambda registry: registry.node("tiny"),
     "children": lambda registry: registry.children("tiny", limit=3),
+    "children, later": lambda registry: registry.children("tiny", limit=3, after="tiny/n5"),
     "descendants": lambda registry: registry.descendants("tiny", limit=3),
+    "descendants, later": lambda registry: registry.descendants("tiny", limit=3, after="tiny/n5"),
+    "events": lambda registry: registry.events("tiny", limit=3),
+    "events, later": lambda registry: registry.events("tiny", limit=3, after="5000"),
+    "a version by its alias": lambda registry: registry.version("tiny/a@stable"),
+    "a version by its number": lambda registry: registry.version("tiny/a@2"),
     "resolve": lambda registry: registry.resolve("tiny/a/b@1"),
     "follow latest": lambda registry: registry.resolve("tiny/a/b", follow="latest"),
     "follow an alias": lambda registry: registry.resolve("tiny/a/b", follow="stable"),
@@ -61,7 +90,23 @@ ASKS: dict[str, Callable[[EmbeddedRegistry], object]] = {
 
 @pytest.mark.parametrize("ask", ASKS)
 def test_an_answer_reads_what_it_shows_however_much_there_is(behind: EmbeddedRegistry, ask: str) -> None:
-    plans: list[str] = []
+    plans = plans_of(behind, lambda: ASKS[ask](behind))
+    assert len(plans) > 1
+    read = [(rows, node) for plan in plans for rows, node in scans(plan)]
+    assert [found for found in read if found[0] > READ] == []
+
+
+def test_counting_stops_where_it_was_told_to(behind: EmbeddedRegistry) -> None:
+    def count() -> None:
+        with reading(behind._engine) as connection:
+            assert count_descendants(connection, "tiny", limit=3) == 3
+
+    assert max(rows for plan in plans_of(behind, count) for rows, _ in scans(plan)) <= READ
+
+
+def plans_of(behind: EmbeddedRegistry, ask: Callable[[], object]) -> list[Any]:
+    """PostgreSQL's plan of each query that is asked meanwhile, with the rows that it really read."""
+    plans: list[Any] = []
 
     def explain(connection: Connection, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
         if statement.startswith(("SELECT", "WITH")):
@@ -71,12 +116,27 @@ def test_an_answer_reads_what_it_shows_however_much_there_is(behind: EmbeddedReg
 
     event.listen(behind._engine, "before_cursor_execute", explain)
     try:
-        ASKS[ask](behind)
+        ask()
     finally:
         event.remove(behind._engine, "before_cursor_execute", explain)
-    assert len(plans) > 1
-    read = [(rows, node) for plan in plans for rows, node in scans(plan)]
-    assert [found for found in read if found[0] > READ] == []
+    return plans
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_sqlite_searches_an_index_for_every_answer(small: EmbeddedRegistry, ask: str) -> None:
+    steps: list[str] = []
+
+    def explain(connection: Connection, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
+        if statement.startswith(("SELECT", "WITH")):
+            cursor = connection.connection.cursor()
+            steps.extend(row[3] for row in cursor.execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall())
+
+    event.listen(small._engine, "before_cursor_execute", explain)
+    ASKS[ask](small)
+    event.remove(small._engine, "before_cursor_execute", explain)
+    scanned = [step for step in steps if step.startswith("SCAN") and step.split()[1] in metadata.tables]
+    assert steps
+    assert scanned == []
 
 
 def scans(plan: Any) -> Iterator[tuple[float, str]]:
