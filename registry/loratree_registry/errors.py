@@ -31,6 +31,26 @@ class NotFound(LoratreeError):
     title = "Not found"
 
 
+class Gone(NotFound):
+    """What the name stood for was deleted."""
+
+    status = 410
+    title = "Gone"
+
+
+class NotUploaded(NotFound):
+    """The bytes are not stored, or were collected before something referred to them: send them again."""
+
+    title = "Not uploaded"
+
+
+class Quarantined(LoratreeError):
+    """A version that the request needs must not be used."""
+
+    status = 403
+    title = "Quarantined"
+
+
 class Conflict(LoratreeError):
     """The input contradicts what the registry already holds.
 

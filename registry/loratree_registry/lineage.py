@@ -56,4 +56,6 @@ def _edge(row: VersionRow) -> Edge:
         parent_digest=row.pin_digest,
         found=row.pin_found,
         stale=row.stale,
+        withdrawn=row.withdrawn(),
+        quarantined=row.quarantined(),
     )

@@ -128,7 +128,7 @@ blobs = Table(
     Column("size", BigInteger, nullable=False),
     Column("touched_at", UtcTime, nullable=False, default=now),
     Column("state", Text, _one_of("state", BLOB_STATES), nullable=False, server_default="stored"),
-    Column("lease", Text, nullable=False, server_default=""),  # another one each time that the bytes are sent anew
+    Column("lease", Text, nullable=False, server_default=""),  # another one once they were condemned
     _digest("sha256"),
     CheckConstraint("size >= 0", name="size_counts"),
 )

@@ -20,8 +20,9 @@ from loratree_registry.nodes import ensure_node
 from loratree_registry.paths import ancestors_of, base_of, is_ancestor, is_digest, parse_path, parse_ref, versionless
 from loratree_registry.peft_files import WEIGHTS
 from loratree_registry.peft_format import canonical_config, classify, warnings
+from loratree_registry.quarantine import check_above, check_content
 from loratree_registry.rows import NodeRow, VersionRow
-from loratree_registry.schemas import PinSource, Published, Submission
+from loratree_registry.schemas import PinSource, Published, Submission, Version
 from loratree_registry.text import check_text
 from loratree_registry.versions import find_version, records
 
@@ -72,21 +73,40 @@ def publish(connection: Connection, path: str, submission: Submission, examined:
     """Makes the examined files a version at `path`, or answers with the version that holds them already."""
     node = ensure_node(connection, path, level=submission.level)
     repository.lock_node(connection, node.id)  # before looking: two of the same content must become one version
+    check_content(connection, node.id, path, examined.content)
     if submission.found == "assumed":
         # Where nothing says what the adapter was trained on, its newest version of the same content does.
         same = repository.list_versions(connection, node.id, content=examined.content, before=None, limit=1)
         if same:
-            return Published(version=records(connection, same)[0], created=False)
+            return _known(connection, same[0])
     pin = _pin(connection, path, submission)
+    if pin is not None:
+        check_above(connection, path, [pin])
     digest = _digest(node, pin, submission, examined)
     known = repository.find_version(connection, node.id, digest)
     if known is not None:
-        return Published(version=records(connection, [known])[0], created=False)
+        return _known(connection, known)
     hold_uploaded(connection, submission.files)  # collecting may have been at them since they were looked at
     _insert(connection, node, pin, digest, submission, examined)
     created = repository.find_version(connection, node.id, digest)
     assert created is not None
     return Published(version=created.record(submission.files), created=True, warnings=_warnings(examined, pin))
+
+
+def _known(connection: Connection, row: VersionRow) -> Published:
+    version = records(connection, [row])[0]
+    return Published(version=version, created=False, warnings=known_warnings(version))
+
+
+def known_warnings(version: Version) -> list[str]:
+    """What to say where a submission is answered with a version that is there already."""
+    if version.withdrawn is None:
+        return []
+    name = f"{version.path}@{version.number}"
+    return [
+        f"{name} holds the same and was withdrawn ({version.withdrawn.reason}): "
+        f"take that back by `loratree withdraw {name} --undo`, or train another"
+    ]
 
 
 def _pin(connection: Connection, path: str, submission: Submission) -> VersionRow | None:
@@ -148,6 +168,8 @@ def _insert(
 
 def _warnings(examined: Examined, pin: VersionRow | None) -> list[str]:
     found = warnings(examined.config, examined.spec, on_base=pin is None)
+    if pin and pin.withdrawn_reason is not None:
+        found.append(f"{pin.ref}, which it was trained on, was withdrawn ({pin.withdrawn_reason})")
     rank = max(examined.spec.summary().ranks)
     above = max(pin.adapter().ranks) if pin else rank
     if rank > above and pin:

@@ -10,18 +10,23 @@ from loratree_registry.composition import Chain, FileDigest, Step
 from loratree_registry.level_weights import level_weights
 from loratree_registry.nodes import trail
 from loratree_registry.paths import HEAD, Ref, parse_alias, parse_ref
+from loratree_registry.quarantine import check_above, check_chain
 from loratree_registry.rows import NodeRow, VersionRow
 from loratree_registry.schemas import Link, Resolution
 from loratree_registry.versions import no_version
+from loratree_registry.withdrawing import check_strict
 
 Followed = Literal["alias", "pin"]
 Found = tuple[VersionRow, Followed | None]
 
 
-def resolve(connection: Connection, ref: str, *, follow: str | None, weights: Mapping[str, float] | None) -> Resolution:
+def resolve(
+    connection: Connection, ref: str, *, follow: str | None, weights: Mapping[str, float] | None, strict: bool = False
+) -> Resolution:
     """The chain of `ref`: what the leaf was trained on, or each ancestor at the alias `follow` where that is set.
 
-    Three queries whatever the depth, one more with `follow`. Raises NotFound, Invalid.
+    Three queries whatever the depth, two more with `follow`. Raises NotFound, Invalid, Quarantined, and with `strict`
+    Conflict where a version of it was withdrawn.
     """
     parsed, alias = parse_ref(ref), _alias(follow)
     nodes = trail(connection, parsed.path)
@@ -29,6 +34,10 @@ def resolve(connection: Connection, ref: str, *, follow: str | None, weights: Ma
     found: list[Found] = [(row, None) for row in pinned]
     if follow is not None and pinned:
         found = _followed(connection, nodes, pinned, alias)
+        check_above(connection, str(parsed), [row for row, _ in found])  # what the followed ones were trained on too
+    check_chain(str(parsed), pinned)
+    if strict:
+        check_strict(str(parsed), [row for row, _ in found])
     weighted = level_weights(str(parsed), [row for row, _ in found], weights)
     files = repository.files_of(connection, [row.id for row, _ in found])
     links = [_link(row, how, weight, files[row.id]) for (row, how), weight in zip(found, weighted, strict=True)]

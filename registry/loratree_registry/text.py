@@ -17,6 +17,13 @@ def check_text(what: str, text: str | None, *, limit: int) -> str | None:
     return text
 
 
+def check_reason(reason: str) -> None:
+    """Checks why something is done to a version: some words, in one line. Raises Invalid."""
+    if not reason.strip():
+        raise Invalid("the reason is empty: say in a line why")
+    check_text("reason", reason, limit=1000)
+
+
 def one_line(text: str) -> str:
     """The text as a terminal may be given it: a space for all that breaks the line or moves the cursor."""
     return "".join(character if character.isprintable() else " " for character in text)

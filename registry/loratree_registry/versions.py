@@ -3,12 +3,12 @@
 from sqlalchemy import Connection
 
 from loratree_registry import repository
-from loratree_registry.errors import Invalid, NotFound, listed
+from loratree_registry.errors import Conflict, Gone, Invalid, NotFound, listed
 from loratree_registry.nodes import find_node
 from loratree_registry.paging import check_limit, number_after, page
 from loratree_registry.paths import is_digest, parse_ref, versionless
 from loratree_registry.repository import Selector
-from loratree_registry.rows import NodeRow, VersionRow
+from loratree_registry.rows import NodeRow, VersionRow, rfc3339
 from loratree_registry.schemas import Page, Version
 
 
@@ -42,12 +42,49 @@ def records(connection: Connection, rows: list[VersionRow]) -> list[Version]:
     return [row.record(files[row.id]) for row in rows]
 
 
+def lock_version(connection: Connection, ref: str) -> VersionRow:
+    """One version by its number or digest, and its node held until the transaction ends. Raises NotFound, Invalid.
+
+    A head or an alias may stand for another version by the time that the same request is sent again.
+    """
+    parsed = parse_ref(ref)
+    if not isinstance(parsed.selector, int) and not is_digest(parsed.selector):
+        raise Invalid(f"{ref} may name another version at any time: give its number or digest, as {parsed.path}@1 does")
+    node = find_node(connection, parsed.path)
+    repository.lock_node(connection, node.id)
+    found = repository.find_version(connection, node.id, parsed.selector)
+    if found is None:
+        raise no_version(connection, node, parsed.selector)
+    return found
+
+
+def check_unnamed(connection: Connection, row: VersionRow, purpose: str) -> None:
+    """Raises Conflict while an alias names a version."""
+    names = repository.aliases_of(connection, row.id)
+    if names:
+        raise Conflict(
+            f"{row.ref} is named by the alias {listed(names)}: move it by `loratree alias set {row.path} {names[0]} "
+            f"VERSION`, or remove it by `loratree alias rm {row.path} {names[0]}`, then {purpose}"
+        )
+
+
 def no_version(connection: Connection, node: NodeRow, selector: Selector) -> NotFound:
     """The sentence for a selector that nothing at the node answers to, with what there is."""
     if node.level == "base":
         return NotFound(versionless(node.path))
-    if node.head is None:
+    left = None if selector is None else repository.find_tombstone(connection, node.id, selector)
+    if left is not None:
+        return Gone(
+            f"{left.path}@{left.number} was deleted on {rfc3339(left.deleted_at)[:10]} ({left.reason}): "
+            f"name another version, see `loratree show {left.path}`"
+        )
+    newest = repository.list_versions(connection, node.id, content=None, before=None, limit=1)
+    if node.head is None and newest:
+        return NotFound(
+            f"{node.path} has no version that is not withdrawn: name one by its number, such as {newest[0].ref}"
+        )
+    if not newest:
         return NotFound(f"{node.path} is a grouping without a version: publish one there, or name another node")
     aliases = [alias.name for alias in repository.list_aliases(connection, [node.id])]
     named = f", and the aliases {listed(aliases)}" if aliases else " and no alias"
-    return NotFound(f"{node.path} has no version {selector}: it has 1 to {node.head}{named}")
+    return NotFound(f"{node.path} has no version {selector}: it has 1 to {newest[0].number}{named}")

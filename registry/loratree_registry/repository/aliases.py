@@ -35,6 +35,12 @@ def list_aliases(connection: Connection, node_ids: list[int]) -> list[AliasRow]:
     return [AliasRow(**row._asdict()) for row in connection.execute(_LISTED, {"node_ids": node_ids})]
 
 
+def aliases_of(connection: Connection, version_id: int) -> list[str]:
+    """The names of a version."""
+    query = select(aliases.c.name).where(aliases.c.version_id == version_id).order_by(aliases.c.name)
+    return list(connection.scalars(query))
+
+
 def _alias_at(node_id: int, name: str, number: int) -> ColumnElement[bool]:
     version = select(versions.c.id).where(versions.c.node_id == node_id, versions.c.number == number)
     return (

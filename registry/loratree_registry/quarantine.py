@@ -1,0 +1,62 @@
+"""Quarantine: a version that must not be used, such as one that leaks data, stops every chain through it."""
+
+from collections.abc import Iterable
+
+from sqlalchemy import Connection
+
+from loratree_registry import repository
+from loratree_registry.errors import Quarantined, listed
+from loratree_registry.rows import VersionRow
+from loratree_registry.schemas import Version
+from loratree_registry.text import check_reason
+from loratree_registry.versions import lock_version, version
+
+
+def quarantine(connection: Connection, ref: str, *, reason: str) -> Version:
+    """Stops every chain through a version; what is known of it stays to be seen.
+
+    The same again changes nothing, another reason replaces the first. Raises NotFound, Invalid.
+    """
+    check_reason(reason)
+    row = lock_version(connection, ref)  # publishing the same content looks under the same lock
+    if row.quarantined_reason != reason:
+        repository.mark_version(connection, row.id, "quarantined", reason)
+        repository.insert_event(connection, row.path, "version-quarantined", version=row.number, reason=reason)
+    return version(connection, row.ref)
+
+
+def lift_quarantine(connection: Connection, ref: str) -> Version:
+    """Ends a quarantine; a version that is not quarantined is answered as it is. Raises NotFound, Invalid."""
+    row = lock_version(connection, ref)
+    if row.quarantined_reason is not None:
+        repository.mark_version(connection, row.id, "quarantined", None)
+        repository.insert_event(connection, row.path, "quarantine-lifted", version=row.number)
+    return version(connection, row.ref)
+
+
+def check_chain(ref: str, chain: Iterable[VersionRow]) -> None:
+    """Raises Quarantined naming every quarantined version of a chain, which is all of it."""
+    found = sorted({(row.ref, row.quarantined_reason) for row in chain if row.quarantined_reason is not None})
+    if not found:
+        return
+    told = listed([f"{name} is quarantined ({reason})" for name, reason in found])
+    raise Quarantined(
+        f"{ref} cannot be used: {told}; name another version, "
+        f"or once it is safe end it by `loratree quarantine {found[0][0]} --undo`"
+    )
+
+
+def check_above(connection: Connection, ref: str, rows: Iterable[VersionRow]) -> None:
+    """Raises Quarantined where one of the versions, or what it was trained on, is quarantined."""
+    check_chain(ref, repository.quarantined_above(connection, [row.id for row in rows]))
+
+
+def check_content(connection: Connection, node_id: int, path: str, content: str) -> None:
+    """Raises Quarantined where the same content was quarantined at the node, also where it was deleted since."""
+    found = repository.quarantined_content(connection, node_id, content)
+    if found is not None:
+        number, reason = found
+        raise Quarantined(
+            f"{path}@{number} holds or held the same content and is quarantined ({reason}): "
+            "train without what it was quarantined for, and publish that"
+        )
