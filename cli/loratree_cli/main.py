@@ -19,10 +19,11 @@ from loratree_registry.errors import LoratreeError  # noqa: E402
 # Every command, where it lives and what the help says of it: a command's module is imported only when it is called.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "alias": ("aliases:alias", "Set, list and remove movable names of versions."),
-    "base": ("bases:base", "Record base models and list them."),
+    "base": ("bases:base", "Record base models, list them, store and fetch their weights."),
     "compose": ("compose:compose", "Make a merged model or a flattened adapter of a path."),
     "db": ("database:db", "Bring the database's schema up to date."),
     "demo": ("demo:demo", "Grow a small tree of real adapters, from nothing to a composed model."),
+    "doctor": ("doctor:doctor", "Say what the database, the blob store and this machine honour."),
     "export": ("exports:export_", "Write a subtree or everything to a folder or a tar file."),
     "import": ("exports:import_", "Add what was exported to this registry."),
     "lineage": ("resolve:lineage", "Show what a version was trained on, up to the base."),

@@ -1,12 +1,26 @@
 """Whether a checkpoint holds a base's weights, compared tensor by tensor without loading any."""
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
-from loratree_registry.checkpoint import Checkpoint, TensorType, open_checkpoint
+from loratree_registry.checkpoint import TensorType, open_checkpoint
 from loratree_registry.errors import Invalid, NotFound
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.peft_files import CONFIG
+
+
+class Tensors(Protocol):
+    """What a checkpoint holds: each tensor's dtype and shape, and the digest of one."""
+
+    def types(self) -> Mapping[str, TensorType]:
+        """Every tensor's dtype code and shape."""
+        ...
+
+    def sha256(self, name: str) -> str:
+        """The digest over one tensor's bytes."""
+        ...
 
 
 def holds_base(folder: Path, manifest: BaseManifest) -> bool:
@@ -20,7 +34,7 @@ def holds_base(folder: Path, manifest: BaseManifest) -> bool:
         return False
     try:
         checkpoint = open_checkpoint(folder)
-        return not misfits(checkpoint, manifest) and _same_bytes(checkpoint, manifest)
+        return not misfits(checkpoint, manifest) and not any(differences(checkpoint, manifest))
     except (Invalid, NotFound):
         return False
 
@@ -40,7 +54,7 @@ def has_names(folder: Path, manifest: BaseManifest) -> bool:
         return False
 
 
-def misfits(checkpoint: Checkpoint, manifest: BaseManifest) -> list[str]:
+def misfits(checkpoint: Tensors, manifest: BaseManifest) -> list[str]:
     """Every tensor that is missing from the base, unexpected, or of another dtype or shape, a clause each."""
     expected, found = manifest.by_name(), checkpoint.types()
     stored = {expected[name].tied_to or name for name in found if name in expected}
@@ -53,8 +67,9 @@ def misfits(checkpoint: Checkpoint, manifest: BaseManifest) -> list[str]:
     return problems
 
 
-def _same_bytes(checkpoint: Checkpoint, manifest: BaseManifest) -> bool:
+def differences(checkpoint: Tensors, manifest: BaseManifest) -> Iterator[str]:
+    """Every tensor whose bytes are not the base's, one after the other as they are read, where none misfits."""
     expected = manifest.by_name()
-    return all(
-        checkpoint.sha256(name) == expected[expected[name].tied_to or name].sha256 for name in checkpoint.types()
-    )
+    for name in sorted(checkpoint.types()):
+        if checkpoint.sha256(name) != expected[expected[name].tied_to or name].sha256:
+            yield name

@@ -1,30 +1,37 @@
 """The Registry over a database and a blob store in this process: the edge, where transactions open and end."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import BinaryIO
 
 from sqlalchemy import Engine
 
 from loratree_registry import (
     aliases,
+    base_weights,
     bases,
     database,
+    deleting,
     files,
     history,
     lineage,
     nodes,
+    quarantine,
     repository,
     resolving,
+    retention,
     versions,
+    withdrawing,
 )
 from loratree_registry.blobs.open import open_blobs
-from loratree_registry.blobs.store import BlobStore
-from loratree_registry.blobs.verified import check_announced
+from loratree_registry.blobs.store import PART, BlobStore, DirectStore
+from loratree_registry.blobs.verified import check_announced, skip
+from loratree_registry.composition import FileDigest
 from loratree_registry.database import reading, writing
+from loratree_registry.direct import Direct
 from loratree_registry.inspection import Inspections
 from loratree_registry.manifest import BaseManifest
-from loratree_registry.paths import Level, base_of
+from loratree_registry.paths import Level, Ref, base_of, parse_ref
 from loratree_registry.protocol import PAGE
 from loratree_registry.schemas import (
     Alias,
@@ -36,7 +43,9 @@ from loratree_registry.schemas import (
     Page,
     Published,
     Resolution,
+    Retained,
     Submission,
+    Tombstone,
     Version,
 )
 from loratree_registry.settings import Settings
@@ -45,22 +54,26 @@ from loratree_registry.settings import Settings
 def open_embedded(settings: Settings) -> "EmbeddedRegistry":
     """Opens the registry that `settings` name: makes HOME, migrates SQLite by itself. Raises Unavailable, Invalid."""
     settings.make_home()
-    blobs = open_blobs(settings.blobs, endpoint=settings.s3_endpoint)
+    blobs = open_blobs(settings.blobs, endpoint=settings.s3_endpoint, public_endpoint=settings.s3_public_endpoint)
     engine = database.open_engine(settings.database)
     try:
         database.prepare(engine)
     except BaseException:
         engine.dispose()
         raise
-    return EmbeddedRegistry(engine, blobs)
+    return EmbeddedRegistry(engine, blobs, direct=settings.direct)
 
 
 class EmbeddedRegistry:
     """A Registry over a SQLAlchemy engine, whose schema is at HEAD, and a blob store; for many threads at once."""
 
-    def __init__(self, engine: Engine, blobs: BlobStore) -> None:
+    def __init__(self, engine: Engine, blobs: BlobStore, *, direct: bool = True) -> None:
+        """`direct` is whether clients may send to the store and read from it themselves, where it can do that."""
         self._engine, self._blobs = engine, blobs
         self._inspections = Inspections()
+        self.direct = (
+            Direct(engine, blobs, self._inspections.keep) if direct and isinstance(blobs, DirectStore) else None
+        )
 
     def add_base(self, name: str, manifest: BaseManifest, *, source: str | None = None) -> Base:
         """See Registry.add_base."""
@@ -81,6 +94,27 @@ class EmbeddedRegistry:
         """See Registry.base_manifest."""
         with reading(self._engine) as connection:
             return bases.base_manifest(connection, name)
+
+    def missing_files(self, name: str, files: list[FileDigest]) -> list[FileDigest]:
+        """See Registry.missing_files."""
+        with writing(self._engine) as connection:
+            unsent = base_weights.missing(connection, name, files)
+        return [file for file in files if file in unsent or self._blobs.size(file.sha256) != file.size]
+
+    def store_base(self, name: str, files: list[FileDigest]) -> Base:
+        """See Registry.store_base."""
+        with reading(self._engine) as connection:
+            manifest = bases.base_manifest(connection, name)
+            new = base_weights.check_storable(connection, name, files)
+        if new:
+            base_weights.check_weights(self._blobs, files, manifest)
+        with writing(self._engine) as connection:
+            return base_weights.record(connection, name, files)
+
+    def base_files(self, name: str) -> list[FileDigest]:
+        """See Registry.base_files."""
+        with reading(self._engine) as connection:
+            return base_weights.list_files(connection, name)
 
     def create_node(self, path: str, *, level: Level | None = None) -> Node:
         """See Registry.create_node."""
@@ -119,10 +153,17 @@ class EmbeddedRegistry:
         with reading(self._engine) as connection:
             return versions.version(connection, ref)
 
-    def resolve(self, ref: str, *, follow: str | None = None, weights: Mapping[str, float] | None = None) -> Resolution:
+    def resolve(
+        self,
+        ref: str,
+        *,
+        follow: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        strict: bool = False,
+    ) -> Resolution:
         """See Registry.resolve."""
         with reading(self._engine) as connection:
-            return resolving.resolve(connection, ref, follow=follow, weights=weights)
+            return resolving.resolve(connection, ref, follow=follow, weights=weights, strict=strict)
 
     def lineage(self, ref: str) -> Lineage:
         """See Registry.lineage."""
@@ -142,12 +183,23 @@ class EmbeddedRegistry:
     def upload(self, stream: BinaryIO, *, sha256: str, size: int) -> None:
         """See Registry.upload."""
         check_announced(sha256, size)
+        if self.direct and size > PART:
+            self._send_direct(self.direct, stream, sha256, size)
+            return
         with writing(self._engine) as connection:
-            repository.lease_blob(connection, sha256, size)
+            lease = repository.lease_blob(connection, sha256, size)
         # The bytes before what says that they are stored: the database is never ahead of them.
         self._blobs.put(sha256, size, stream, read_back=self._inspections.keep(sha256, size))
         with writing(self._engine) as connection:
-            files.record_stored(connection, sha256, size)
+            files.record_stored(connection, sha256, size, lease)
+
+    def _send_direct(self, direct: Direct, stream: BinaryIO, sha256: str, size: int) -> None:
+        """Sends many parts as a remote client does, so that what was sent before a kill is not sent again."""
+        from loratree_registry.presigned import Presigned  # an HTTP client, which a listing does without
+        from loratree_registry.uploading import send
+
+        with closing(Presigned()) as presigned:
+            send(direct, presigned.put, stream, sha256=sha256, size=size)
 
     def publish(self, path: str, submission: Submission) -> Published:
         """See Registry.publish."""
@@ -161,6 +213,41 @@ class EmbeddedRegistry:
         examined = publishing.examine(inspection, manifest, path, submission)
         with writing(self._engine) as connection:
             return publishing.publish(connection, path, submission, examined)
+
+    def withdraw(self, ref: str, *, reason: str) -> Version:
+        """See Registry.withdraw."""
+        with writing(self._engine) as connection:
+            return withdrawing.withdraw(connection, ref, reason=reason)
+
+    def reinstate(self, ref: str) -> Version:
+        """See Registry.reinstate."""
+        with writing(self._engine) as connection:
+            return withdrawing.reinstate(connection, ref)
+
+    def quarantine(self, ref: str, *, reason: str) -> Version:
+        """See Registry.quarantine."""
+        with writing(self._engine) as connection:
+            return quarantine.quarantine(connection, ref, reason=reason)
+
+    def lift_quarantine(self, ref: str) -> Version:
+        """See Registry.lift_quarantine."""
+        with writing(self._engine) as connection:
+            return quarantine.lift_quarantine(connection, ref)
+
+    def delete(self, ref: str, *, reason: str) -> Tombstone:
+        """See Registry.delete."""
+        with writing(self._engine) as connection:
+            return deleting.delete(connection, ref, reason=reason)
+
+    def tombstones(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Tombstone]:
+        """See Registry.tombstones."""
+        with reading(self._engine) as connection:
+            return deleting.tombstones(connection, path, after=after, limit=limit)
+
+    def retain(self, path: str, *, keep: int, dry_run: bool = False) -> Retained:
+        """See Registry.retain."""
+        with writing(self._engine) as connection:
+            return retention.retain(connection, path, keep=keep, dry_run=dry_run)
 
     def set_alias(self, path: str, alias: str, *, version: int, expected: int | None) -> Alias:
         """See Registry.set_alias."""
@@ -182,13 +269,23 @@ class EmbeddedRegistry:
         with reading(self._engine) as connection:
             return history.events(connection, path, after=after, limit=limit)
 
-    @contextmanager
-    def open_file(self, ref: str, name: str) -> Iterator[BinaryIO]:
-        """See Registry.open_file."""
+    def file(self, ref: str, name: str) -> FileDigest:
+        """What open_file opens. Raises NotFound."""
         with reading(self._engine) as connection:
-            file = files.find_file(connection, ref, name)
+            if parse_ref(ref) == Ref(base_of(ref)):
+                return base_weights.find_file(connection, ref, name)
+            return files.find_file(connection, ref, name)
+
+    @contextmanager
+    def open_stored(self, file: FileDigest, *, start: int = 0) -> Iterator[BinaryIO]:
+        """Opens a file that was found, from byte `start`. Raises Corrupt where the blob store has lost or cut it."""
         with files.open_stored(self._blobs, file) as stream:
+            skip(stream, start)
             yield stream
+
+    def open_file(self, ref: str, name: str, *, start: int = 0) -> AbstractContextManager[BinaryIO]:
+        """See Registry.open_file."""
+        return self.open_stored(self.file(ref, name), start=start)
 
     def close(self) -> None:
         """See Registry.close."""

@@ -13,6 +13,7 @@ from loratree_registry.paths import base_of
 from loratree_registry.peft_fields import full_config
 from loratree_registry.peft_files import CONFIG
 from loratree_registry.protocol import Registry
+from loratree_registry.resumed import open_resumed
 from loratree_registry.schemas import Version
 from loratree_registry.staging import staged
 
@@ -20,7 +21,7 @@ CACHE: Final = "cache"
 
 
 def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
-    """One file of the version that `ref` names, on this machine's disk: HOME/cache/sha256/ab/<hex>, read only.
+    """One file of the version or base that `ref` names, on this machine's disk: HOME/cache/sha256/ab/<hex>, read only.
 
     Its bytes are hashed at every use: a damaged copy is fetched again. Raises Corrupt where the registry itself holds
     other bytes than the digest says, NotFound, and Unavailable where the disk or the registry fails.
@@ -29,13 +30,13 @@ def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
     path = home / CACHE / "sha256" / file.sha256.removeprefix("sha256:")[:2] / file.sha256.removeprefix("sha256:")
     if _intact(cache, file):
         return path
-    with registry.open_file(ref, file.name) as stream:
+    with open_resumed(registry, ref, file.name) as stream:
         try:
             cache.put(file.sha256, file.size, stream)
         except Invalid as error:
             raise Corrupt(
-                f"the blob {file.sha256} ({file.name} of {ref}) is damaged where the registry stores it: publish the "
-                "same adapter again or restore the blob"
+                f"the blob {file.sha256} ({file.name} of {ref}) is damaged where the registry stores it: send the "
+                "same file again or restore the blob"
             ) from error
     return path
 
@@ -51,11 +52,18 @@ def pull(registry: Registry, home: Path, ref: str, out: Path) -> Version:
     config = full_config(version.config, base_model=_trained_on(registry, version))
     name = f"{version.path}@{version.number}"
     files = {file.name: fetch(registry, home, name, file) for file in version.files}
-    if _is_filled(out):
+    if is_filled(out):
         _check_same(out, version, config)
     else:
         _write(out, files, config)
     return version
+
+
+def forget(home: Path, files: list[FileDigest]) -> None:
+    """Takes files out of the cache. Raises Unavailable."""
+    cache = LocalBlobStore(home / CACHE, setting="LORATREE_HOME")
+    for file in files:
+        cache.delete(file.sha256)
 
 
 def _intact(cache: LocalBlobStore, file: FileDigest) -> bool:
@@ -66,7 +74,8 @@ def _intact(cache: LocalBlobStore, file: FileDigest) -> bool:
         return False
 
 
-def _is_filled(out: Path) -> bool:
+def is_filled(out: Path) -> bool:
+    """Tells whether a folder to write into holds something already. Raises Invalid where it is no folder."""
     try:
         return any(out.iterdir())
     except FileNotFoundError:

@@ -9,12 +9,13 @@ from sqlalchemy import Connection
 from loratree_registry import repository
 from loratree_registry.blobs.store import BlobStore
 from loratree_registry.composition import FileDigest
-from loratree_registry.errors import Corrupt, Invalid, NotFound, Unavailable, listed
+from loratree_registry.errors import Corrupt, Invalid, NotFound, NotUploaded, listed
+from loratree_registry.quarantine import check_above
 from loratree_registry.versions import find_version
 
 
 def check_uploaded(connection: Connection, files: list[FileDigest]) -> None:
-    """Checks that every file's bytes are stored, with the size stated. Raises NotFound, Invalid."""
+    """Checks that every file's bytes are stored, with the size stated. Raises NotUploaded, Invalid."""
     _check(repository.blob_sizes(connection, _digests(files)), files)
 
 
@@ -23,24 +24,24 @@ def hold_uploaded(connection: Connection, files: list[FileDigest]) -> None:
     _check(repository.hold_blobs(connection, _digests(files)), files)
 
 
-def record_stored(connection: Connection, sha256: str, size: int) -> None:
-    """Records bytes that were stored and read back. Raises Unavailable where their lease ran out meanwhile."""
-    if not repository.record_stored(connection, sha256, size):
-        raise Unavailable(f"sending {sha256} took so long that its bytes were given up: send them again")
+def record_stored(connection: Connection, sha256: str, size: int, lease: str) -> None:
+    """Records bytes that were stored and read back. Raises NotUploaded where their lease ran out meanwhile."""
+    if not repository.record_stored(connection, sha256, size, lease):
+        raise NotUploaded(f"sending {sha256} took so long that its bytes were collected meanwhile: send them again")
 
 
 def find_file(connection: Connection, ref: str, name: str) -> FileDigest:
     """One file of the version that `ref` names. Raises NotFound."""
     version = find_version(connection, ref)
+    check_above(connection, version.ref, [version])
     found = {file.name: file for file in repository.files_of(connection, [version.id])[version.id]}
     if name not in found:
         raise NotFound(f"{version.ref} has no file {name!r}: it has {listed(sorted(found))}")
     return found[name]
 
 
-@contextmanager
-def open_stored(blobs: BlobStore, file: FileDigest) -> Iterator[BinaryIO]:
-    """Opens bytes that the database says are stored. Raises Corrupt where the blob store has lost or cut them."""
+def check_held(blobs: BlobStore, file: FileDigest) -> None:
+    """Checks that the store holds what the database says is stored. Raises Corrupt where it has lost or cut it."""
     held = blobs.size(file.sha256)
     if held != file.size:
         found = "does not hold them" if held is None else f"holds {held}"
@@ -48,6 +49,12 @@ def open_stored(blobs: BlobStore, file: FileDigest) -> Iterator[BinaryIO]:
             f"the {file.size} bytes of {file.sha256} are recorded as stored, and the blob store {found}: "
             "restore it from a backup, or upload the file again"
         )
+
+
+@contextmanager
+def open_stored(blobs: BlobStore, file: FileDigest) -> Iterator[BinaryIO]:
+    """Opens bytes that the database says are stored. Raises Corrupt where the blob store has lost or cut them."""
+    check_held(blobs, file)
     with ExitStack() as stack:
         try:
             stream = stack.enter_context(blobs.open(file.sha256))
@@ -62,7 +69,7 @@ def _digests(files: list[FileDigest]) -> list[str]:
 
 def _check(sizes: dict[str, int], files: list[FileDigest]) -> None:
     if missing := [f"{file.name} ({file.sha256})" for file in files if file.sha256 not in sizes]:
-        raise NotFound(f"these files are not uploaded: {listed(missing)}; upload them, then publish")
+        raise NotUploaded(f"these files are not uploaded: {listed(missing)}; upload them, then publish")
     other = [f"{f.name} has {sizes[f.sha256]} bytes, not {f.size}" for f in files if f.size != sizes[f.sha256]]
     if other:
         raise Invalid(f"the sizes stated are not those stored: {listed(other)}")

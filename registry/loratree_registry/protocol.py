@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import BinaryIO, Protocol
 
+from loratree_registry.composition import FileDigest
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.paths import Level
 from loratree_registry.schemas import (
@@ -16,7 +17,9 @@ from loratree_registry.schemas import (
     Page,
     Published,
     Resolution,
+    Retained,
     Submission,
+    Tombstone,
     Version,
 )
 
@@ -45,6 +48,22 @@ class Registry(Protocol):
 
     def base_manifest(self, name: str) -> BaseManifest:
         """Every tensor of a base. Raises NotFound."""
+        ...
+
+    def missing_files(self, name: str, files: list[FileDigest]) -> list[FileDigest]:
+        """Those of `files` that have to be uploaded before they can be stored as the weights of the base `name`."""
+        ...
+
+    def store_base(self, name: str, files: list[FileDigest]) -> Base:
+        """Makes uploaded files the weights of the base `name`: its checkpoint as save_pretrained writes one.
+
+        Each tensor is read and is the base's, or all of it is refused with Invalid. The same files again change
+        nothing; others raise Conflict, as weights are stored once. Raises NotFound, Corrupt.
+        """
+        ...
+
+    def base_files(self, name: str) -> list[FileDigest]:
+        """The files of a base's weights, by name; none where they are not stored. Raises NotFound."""
         ...
 
     def create_node(self, path: str, *, level: Level | None = None) -> Node:
@@ -77,12 +96,20 @@ class Registry(Protocol):
         """The version that `ref` names. Raises NotFound."""
         ...
 
-    def resolve(self, ref: str, *, follow: str | None = None, weights: Mapping[str, float] | None = None) -> Resolution:
+    def resolve(
+        self,
+        ref: str,
+        *,
+        follow: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        strict: bool = False,
+    ) -> Resolution:
         """The chain of `ref` by its pins, or with each ancestor at the alias `follow` where that is set.
 
         `weights` maps paths of the chain to level weights, 1 for the others: W + Σ wᵢ sᵢ BᵢAᵢ. A weight is finite; 0
         drops the level, which stays in the chain; an adapter with override or ordered parts takes 0 or 1 only.
-        Raises NotFound, and Invalid, which names every weight that the chain does not take.
+        Raises NotFound; Gone where the version was deleted; Quarantined where a version of the chain is; Invalid, which
+        names every weight that the chain does not take; with `strict` Conflict where one was withdrawn.
         """
         ...
 
@@ -109,6 +136,47 @@ class Registry(Protocol):
         """Makes uploaded files a version at `path`, whole or not at all; missing ancestors become groupings."""
         ...
 
+    def withdraw(self, ref: str, *, reason: str) -> Version:
+        """Takes a version from the heads; it resolves by number, digest or pin, marked with the reason.
+
+        `ref` says the number or the digest. Raises NotFound, Invalid, and Conflict while an alias names it.
+        """
+        ...
+
+    def reinstate(self, ref: str) -> Version:
+        """Undoes a withdrawal. Raises NotFound, Invalid."""
+        ...
+
+    def quarantine(self, ref: str, *, reason: str) -> Version:
+        """Stops every chain through a version, and its content from being published there again.
+
+        `ref` says the number or the digest. Raises NotFound, Invalid.
+        """
+        ...
+
+    def lift_quarantine(self, ref: str) -> Version:
+        """Ends a quarantine. Raises NotFound, Invalid."""
+        ...
+
+    def delete(self, ref: str, *, reason: str) -> Tombstone:
+        """Deletes a version; its number is never used again.
+
+        `ref` says the number or the digest. Raises NotFound, Gone where it was deleted already, Invalid, and Conflict
+        while an alias names it or a version is pinned to it.
+        """
+        ...
+
+    def tombstones(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Tombstone]:
+        """What is left of the versions that were deleted at `path`, newest first."""
+        ...
+
+    def retain(self, path: str, *, keep: int, dry_run: bool = False) -> Retained:
+        """Deletes all versions at `path` but the newest `keep`, the head, and what an alias names or a pin.
+
+        Raises NotFound, Invalid.
+        """
+        ...
+
     def set_alias(self, path: str, alias: str, *, version: int, expected: int | None) -> Alias:
         """Moves `alias` to `version` if it is at `expected` now (None: not set); else Conflict with where it is."""
         ...
@@ -125,8 +193,11 @@ class Registry(Protocol):
         """What happened at `path` and below it, newest first."""
         ...
 
-    def open_file(self, ref: str, name: str) -> AbstractContextManager[BinaryIO]:
-        """Opens one file of a version; its bytes are as stored, so the reader checks the digest. Raises NotFound."""
+    def open_file(self, ref: str, name: str, *, start: int = 0) -> AbstractContextManager[BinaryIO]:
+        """Opens one file of a version, or of a base's stored weights where `ref` is its name, from byte `start`.
+
+        Its bytes are as stored, so the reader checks the digest. Raises NotFound.
+        """
         ...
 
     def close(self) -> None:

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import BinaryIO
 
-from loratree_registry.api.bodies import Move, NewBase, NewNode, NewUpload, Stored, Upload
+from loratree_registry.api.bodies import Files, Keep, Move, NewBase, NewNode, Reason
 from loratree_registry.api.weights import written
-from loratree_registry.blobs.verified import check_announced, verified
+from loratree_registry.blobs.verified import check_announced
+from loratree_registry.composition import FileDigest
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.paths import Level
 from loratree_registry.protocol import PAGE
+from loratree_registry.remote_uploads import RemoteUploads
 from loratree_registry.schemas import (
     Alias,
     Base,
@@ -20,10 +22,13 @@ from loratree_registry.schemas import (
     Page,
     Published,
     Resolution,
+    Retained,
     Submission,
+    Tombstone,
     Version,
 )
-from loratree_registry.wire import ANSWER_S, WORK_S, Wire
+from loratree_registry.uploading import send
+from loratree_registry.wire import ANSWER_S, WORK_S, Wire, work_s
 
 
 class RemoteRegistry:
@@ -53,6 +58,19 @@ class RemoteRegistry:
     def base_manifest(self, name: str) -> BaseManifest:
         """See Registry.base_manifest."""
         return self._wire.get(BaseManifest, "manifests", name)
+
+    def missing_files(self, name: str, files: list[FileDigest]) -> list[FileDigest]:
+        """See Registry.missing_files."""
+        return self._wire.send(list[FileDigest], "POST", "missing", name, record=Files(files=files))
+
+    def store_base(self, name: str, files: list[FileDigest]) -> Base:
+        """See Registry.store_base."""
+        seconds = work_s(sum(file.size for file in files))
+        return self._wire.send(Base, "PUT", "base-files", name, record=Files(files=files), seconds=seconds)
+
+    def base_files(self, name: str) -> list[FileDigest]:
+        """See Registry.base_files."""
+        return self._wire.get(list[FileDigest], "base-files", name)
 
     def create_node(self, path: str, *, level: Level | None = None) -> Node:
         """See Registry.create_node."""
@@ -84,9 +102,17 @@ class RemoteRegistry:
         """See Registry.version."""
         return self._wire.get(Version, "version", ref)
 
-    def resolve(self, ref: str, *, follow: str | None = None, weights: Mapping[str, float] | None = None) -> Resolution:
+    def resolve(
+        self,
+        ref: str,
+        *,
+        follow: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        strict: bool = False,
+    ) -> Resolution:
         """See Registry.resolve."""
-        return self._wire.get(Resolution, "resolve", ref, follow=follow, weight=written(weights))
+        asked = "true" if strict else None
+        return self._wire.get(Resolution, "resolve", ref, follow=follow, weight=written(weights), strict=asked)
 
     def lineage(self, ref: str) -> Lineage:
         """See Registry.lineage."""
@@ -103,13 +129,40 @@ class RemoteRegistry:
     def upload(self, stream: BinaryIO, *, sha256: str, size: int) -> None:
         """See Registry.upload."""
         check_announced(sha256, size)
-        upload = self._wire.send(Upload, "POST", "uploads", record=NewUpload(sha256=sha256, size=size))
-        self._wire.put_bytes("uploads", f"{upload.id}/content", verified(stream, sha256, size), size)
-        self._wire.send(Stored, "POST", "uploads", f"{upload.id}/complete", record=None, seconds=WORK_S)
+        send(RemoteUploads(self._wire), self._wire.put_part, stream, sha256=sha256, size=size)
 
     def publish(self, path: str, submission: Submission) -> Published:
         """See Registry.publish."""
         return self._wire.send(Published, "POST", "versions", path, record=submission, seconds=WORK_S)
+
+    def withdraw(self, ref: str, *, reason: str) -> Version:
+        """See Registry.withdraw."""
+        return self._wire.send(Version, "POST", "withdrawals", ref, record=Reason(reason=reason))
+
+    def reinstate(self, ref: str) -> Version:
+        """See Registry.reinstate."""
+        return self._wire.send(Version, "DELETE", "withdrawals", ref, record=None)
+
+    def quarantine(self, ref: str, *, reason: str) -> Version:
+        """See Registry.quarantine."""
+        return self._wire.send(Version, "POST", "quarantines", ref, record=Reason(reason=reason))
+
+    def lift_quarantine(self, ref: str) -> Version:
+        """See Registry.lift_quarantine."""
+        return self._wire.send(Version, "DELETE", "quarantines", ref, record=None)
+
+    def delete(self, ref: str, *, reason: str) -> Tombstone:
+        """See Registry.delete."""
+        return self._wire.send(Tombstone, "DELETE", "versions", ref, record=None, reason=reason)
+
+    def tombstones(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Tombstone]:
+        """See Registry.tombstones."""
+        return self._wire.get(Page[Tombstone], "tombstones", path, after=after, limit=limit)
+
+    def retain(self, path: str, *, keep: int, dry_run: bool = False) -> Retained:
+        """See Registry.retain."""
+        asked = Keep(keep=keep, dry_run=dry_run)
+        return self._wire.send(Retained, "POST", "retentions", path, record=asked, seconds=WORK_S)
 
     def set_alias(self, path: str, alias: str, *, version: int, expected: int | None) -> Alias:
         """See Registry.set_alias."""
@@ -128,9 +181,9 @@ class RemoteRegistry:
         """See Registry.events."""
         return self._wire.get(Page[Event], "events", path, after=after, limit=limit)
 
-    def open_file(self, ref: str, name: str) -> AbstractContextManager[BinaryIO]:
+    def open_file(self, ref: str, name: str, *, start: int = 0) -> AbstractContextManager[BinaryIO]:
         """See Registry.open_file."""
-        return self._wire.open("files", ref, name=name)
+        return self._wire.open("files", ref, start=start, name=name)
 
     def close(self) -> None:
         """See Registry.close."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from loratree_registry.composition import FileDigest
 from loratree_registry.paths import Level
-from loratree_registry.schemas import AdapterSummary, Base, BaseRef, Mark, Pin, PinSource, Version
+from loratree_registry.schemas import AdapterSummary, Base, BaseRef, Mark, Pin, PinSource, Tombstone, Version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +21,7 @@ class BaseRow:
     vocabulary_size: int | None
     source: str | None
     created_at: datetime
+    stored: bool
 
     def record(self) -> Base:
         """The base as it is given out."""
@@ -31,6 +32,7 @@ class BaseRow:
             parameters=self.parameters,
             vocabulary_size=self.vocabulary_size,
             source=self.source,
+            stored=self.stored,
             created_at=rfc3339(self.created_at),
         )
 
@@ -123,12 +125,43 @@ class VersionRow:
             note=self.note,
             created_at=rfc3339(self.created_at),
             withdrawn=self.withdrawn(),
-            quarantined=_mark(self.quarantined_reason, self.quarantined_at),
+            quarantined=self.quarantined(),
         )
 
     def withdrawn(self) -> Mark | None:
         """Why and when it was withdrawn."""
         return _mark(self.withdrawn_reason, self.withdrawn_at)
+
+    def quarantined(self) -> Mark | None:
+        """Why and when it was quarantined."""
+        return _mark(self.quarantined_reason, self.quarantined_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TombstoneRow:
+    """What is left of a deleted version, and where it was."""
+
+    path: str
+    number: int
+    digest: str
+    content: str
+    created_at: datetime
+    quarantined_reason: str | None
+    reason: str
+    deleted_at: datetime
+
+    def record(self) -> Tombstone:
+        """The tombstone as it is given out."""
+        return Tombstone(
+            path=self.path,
+            number=self.number,
+            digest=self.digest,
+            content=self.content,
+            created_at=rfc3339(self.created_at),
+            quarantined=self.quarantined_reason,
+            reason=self.reason,
+            deleted_at=rfc3339(self.deleted_at),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +172,14 @@ class AliasRow:
     name: str
     number: int
     updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRow:
+    """Bytes by their digest, and their size."""
+
+    sha256: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

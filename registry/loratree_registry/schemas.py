@@ -24,7 +24,10 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """A base model: the root of one tree. `source` is where it came from, in words; nothing opens it."""
+    """A base model: the root of one tree. `source` is where it came from, in words; nothing opens it.
+
+    `stored` tells whether the registry holds its weights too.
+    """
 
     name: str
     digest: str
@@ -32,6 +35,7 @@ class Base:
     parameters: int
     vocabulary_size: int | None
     source: str | None
+    stored: bool
     created_at: str
 
 
@@ -117,12 +121,39 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tombstone:
+    """What is left of a deleted version. With `quarantined`, its reason, the same content is never published again."""
+
+    path: str
+    number: int
+    digest: str
+    content: str
+    created_at: str
+    quarantined: str | None
+    reason: str
+    deleted_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retained:
+    """What retention left at a node: how many versions it kept, and the numbers of those that it deleted.
+
+    On a dry run, of those that it would delete. `bytes` are their files' together, other versions' too perhaps.
+    """
+
+    path: str
+    kept: int
+    deleted: list[int]
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
     """One version of a resolved chain, and the edge to what it was trained on.
 
-    `head` is the node's head now, null where all its versions are withdrawn. `stale` tells that the pinned version is no longer its node's head. `follow` is null
-    where the chain follows pins, `alias` where this version came from the followed alias, `pin` where the alias is not
-    set here and the pin was taken instead.
+    `head` is the node's head now, null where all its versions are withdrawn. `stale` tells that the pinned version is
+    no longer its node's head. `follow` is null where the chain follows pins, `alias` where this version came from the
+    followed alias, `pin` where the alias is not set here and the pin was taken instead.
     """
 
     path: str
@@ -166,7 +197,10 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edge:
-    """A lineage edge: `child` was trained on `parent`, null for the base; `stale` if the parent is not its head now."""
+    """A lineage edge: `child` was trained on `parent`, null for the base; `stale` if the parent is not its head now.
+
+    `withdrawn` and `quarantined` are the child's marks.
+    """
 
     child: str
     child_digest: str
@@ -174,6 +208,8 @@ class Edge:
     parent_digest: str | None
     found: PinSource
     stale: bool
+    withdrawn: Mark | None
+    quarantined: Mark | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +234,11 @@ class Alias:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened at a node: base-added, node-created, version-published, alias-set, alias-deleted."""
+    """Something that happened at a node.
+
+    base-added, node-created, version-published, alias-set, alias-deleted, version-withdrawn, version-reinstated,
+    version-quarantined, quarantine-lifted, version-deleted.
+    """
 
     id: int
     path: str

@@ -1,13 +1,12 @@
 """Requests to one loratree server, its answers as records, its failures as our errors."""
 
-import io
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import cache
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import IO, Any, BinaryIO, Final, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -16,6 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 from loratree_registry.addresses import shown
 from loratree_registry.api.problem import MEDIA_TYPE, Problem, error_of
 from loratree_registry.errors import Invalid, LoratreeError, Unavailable
+from loratree_registry.http_body import opened
+from loratree_registry.presigned import Presigned
+from loratree_registry.uploading import Part
 
 T = TypeVar("T")
 
@@ -25,6 +27,8 @@ _CONNECT_S = 5.0
 _TRIES = 3
 _IDLE_S = 5.0  # less than the server's 30 s, so that a connection is never reused while the server closes it
 _CHUNK = 256 * 1024
+_SLOW = 20e6  # bytes a second that a server surely reads and hashes
+_PARTIAL, _ELSEWHERE = 206, 307
 
 
 class Wire:
@@ -38,6 +42,7 @@ class Wire:
         self.url = shown(self._url)  # for messages
         secure = self._url.startswith("https:")  # reading the certificates takes 50 ms, which http: does not need
         limits = httpx.Limits(keepalive_expiry=_IDLE_S)
+        self._presigned = Presigned()
         self._client = httpx.Client(transport=httpx.HTTPTransport(verify=secure, retries=2, limits=limits))
 
     def get(self, kind: type[T], noun: str, path: str | None = None, **query: str | int | list[str] | None) -> T:
@@ -53,9 +58,10 @@ class Wire:
         *,
         record: Any,
         seconds: float | None = None,
+        **query: str | int | None,
     ) -> T:
         """Sends a record as JSON and reads one of type `kind`."""
-        request = self._request(method, noun, path, content=_json(record), seconds=seconds)
+        request = self._request(method, noun, path, query, content=_json(record), seconds=seconds)
         request.headers["Content-Type"] = "application/json"
         return self._parsed(kind, self._send(request))
 
@@ -63,27 +69,34 @@ class Wire:
         """Removes what is at `path`."""
         self._send(self._request("DELETE", noun, path, query))
 
-    def put_bytes(self, noun: str, path: str, chunks: Iterator[bytes], size: int) -> None:
-        """Sends `size` bytes as they come."""
-        request = self._request(
-            "PUT", noun, path, content=chunks, seconds=WORK_S, headers={"Content-Length": str(size)}
-        )
-        self._send(request)
+    def put_part(self, part: Part, content: IO[bytes]) -> None:
+        """Sends a part of an upload to this server, or to the other one that its URL leads to."""
+        if not part.url.startswith("/v1/"):
+            self._presigned.put(part, content)
+            return
+        noun, _, path = part.url.removeprefix("/v1/").partition("/")
+        chunks = iter(lambda: content.read(_CHUNK), b"")
+        self._send(self._request("PUT", noun, path, content=chunks, seconds=WORK_S, headers=part.headers))
 
     @contextmanager
-    def open(self, noun: str, path: str, **query: str) -> Iterator[BinaryIO]:
-        """Opens an answer's bytes as a stream that cannot seek."""
-        request = self._request("GET", noun, path, query, headers={"Accept-Encoding": "identity"})
-        response = self._send(request, stream=True)
-        try:
-            with io.BufferedReader(_Body(self, response), _CHUNK) as stream:
-                yield stream
-        finally:
-            response.close()
+    def open(self, noun: str, path: str, *, start: int = 0, **query: str) -> Iterator[BinaryIO]:
+        """Opens an answer's bytes from byte `start`, here or where the server sends us; the stream cannot seek."""
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+        response = self._send(self._request("GET", noun, path, query, headers=headers), stream=True)
+        with closing(response):
+            if (response.status_code == _PARTIAL) != (start > 0) and response.status_code != _ELSEWHERE:
+                raise self._stranger(response)
+            if response.status_code != _ELSEWHERE:
+                with opened(response.iter_raw(), self.failures) as stream:
+                    yield stream
+                return
+        with self._presigned.open(response.headers["Location"], start=start) as stream:
+            yield stream
 
     def close(self) -> None:
         """Closes the connections."""
         self._client.close()
+        self._presigned.close()
 
     @contextmanager
     def failures(self) -> Iterator[None]:
@@ -123,7 +136,9 @@ class Wire:
     def _send(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
         with self.failures():
             response = self._tried(request, stream=stream)
-            if response.is_success:
+            if response.is_success or (
+                stream and response.status_code == _ELSEWHERE and "Location" in response.headers
+            ):
                 return response
             try:
                 response.read()
@@ -164,21 +179,9 @@ class Wire:
         )
 
 
-class _Body(io.RawIOBase):
-    """The body of an answer as a file, whose failures are Unavailable."""
-
-    def __init__(self, wire: Wire, response: httpx.Response) -> None:
-        self._wire, self._chunks, self._rest = wire, response.iter_raw(), b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        with self._wire.failures():
-            chunk = self._rest or next(self._chunks, b"")
-        count = min(len(chunk), len(buffer))
-        buffer[:count], self._rest = chunk[:count], chunk[count:]
-        return count
+def work_s(size: int) -> float:
+    """How long to wait for a server that reads and hashes `size` bytes, in seconds."""
+    return WORK_S + size / _SLOW
 
 
 def quoted(path: str) -> str:

@@ -13,8 +13,7 @@ from starlette.types import ASGIApp
 
 from loratree_registry.api.app import create_app
 from loratree_registry.api.serve import listen
-from loratree_registry.api.staging import Staging
-from loratree_registry.protocol import Registry
+from loratree_registry.embedded import EmbeddedRegistry
 
 
 @dataclass
@@ -24,15 +23,17 @@ class Served:
     url: str
     app: FastAPI
 
-    def over(self, registry: Registry, folder: Path) -> str:
+    def over(self, registry: EmbeddedRegistry, folder: Path) -> str:
         """Puts `registry` behind the server and returns the URL."""
         self.app.state.registry = registry
-        self.app.state.staging = Staging(folder / "uploads")
+        self.app.state.staging = folder / "uploads"
         return self.url
 
 
 class Nothing:
     """Stands for the registry before a test has put one there, and is closed with the server."""
+
+    direct = None
 
     def close(self) -> None:
         """Holds nothing."""

@@ -1,13 +1,20 @@
-"""loratree base add, base ls."""
+"""loratree base add, base ls, base show, base push, base pull."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from loratree_cli.output import every, json_option, limit_option, print_json, print_table, say, short, working
 from loratree_cli.registry import registry
-from loratree_registry.protocol import MAX_PAGE
+from loratree_registry.protocol import MAX_PAGE, Registry
+from loratree_registry.schemas import Base
 from loratree_registry.settings import Settings
+
+if TYPE_CHECKING:
+    from loratree_registry.base_transfer import Pushed
+
+_COLUMNS: Final = ("name", "architecture", "parameters", "digest", "stored", "source")
 
 
 @click.group()
@@ -19,14 +26,16 @@ def base() -> None:
 @click.argument("name")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--source", help="Where it came from, in words: a hub name, say. Nothing ever opens it.")
+@click.option("--store", is_flag=True, help="Store its weights too, as `base push` does.")
 @json_option
-def add(name: str, directory: Path, source: str | None, as_json: bool) -> None:
+def add(name: str, directory: Path, source: str | None, store: bool, as_json: bool) -> None:
     """Record the model in DIRECTORY as the base NAME.
 
-    Reads config.json and every tensor's bytes; stores the manifest and the digest, not the weights.
+    Reads config.json and every tensor's bytes; stores the manifest and the digest, and the weights with --store.
 
     \b
     loratree base add tiny ./tiny-llama
+    loratree base add tiny ./tiny-llama --store
     loratree base add llama-3.1-8b /models/llama-3.1-8b --source meta-llama/Llama-3.1-8B
     """
     from loratree_composer.base import read_base
@@ -38,11 +47,69 @@ def add(name: str, directory: Path, source: str | None, as_json: bool) -> None:
         # First where it lies: a place without a base harms nobody, should the disk be full.
         remember_base(Settings.from_environment().home, manifest.digest, directory)
         added = opened.add_base(name, manifest, source=source)
+        if store:
+            added = _push(opened, name, directory).base
     if as_json:
         print_json(added)
     else:
         say(f"{added.name} is a {added.architecture} of {added.parameters:,} parameters")
         click.echo(added.digest)
+
+
+@base.command("push")
+@click.argument("name")
+@click.argument("directory", type=click.Path(path_type=Path))
+@json_option
+def push(name: str, directory: Path, as_json: bool) -> None:
+    """Store the weights of the base NAME, which lie in DIRECTORY.
+
+    Its config, its tokenizer and its safetensors files are stored once. What an interrupted command has sent is not
+    sent again; the registry checks every tensor before any of it counts.
+
+    \b
+    loratree base push tiny ./tiny-llama
+    """
+    with registry() as opened:
+        pushed = _push(opened, name, directory)
+    if as_json:
+        print_json(pushed)
+    else:
+        click.echo(pushed.base.digest)
+
+
+@base.command("pull")
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write; new or empty.")
+def pull(name: str, out: Path) -> None:
+    """Download the stored weights of the base NAME, so that this machine can compose on it.
+
+    \b
+    loratree base pull tiny --out ./tiny-llama
+    loratree compose tiny/medicine --mode merge --out ./medicine
+    """
+    from loratree_registry.base_transfer import pull_base
+
+    with registry() as opened, working(f"pulling {name}"):
+        pulled = pull_base(opened, Settings.from_environment().home, name, out)
+    say(f"the base {pulled.name} is in {out}")
+    click.echo(pulled.digest)
+
+
+@base.command("show")
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show one base, and whether its weights are stored.
+
+    \b
+    loratree base show tiny
+    """
+    with registry() as opened:
+        found = opened.base(name)
+    if as_json:
+        print_json(found)
+    else:
+        print_table(_COLUMNS, [_cells(found)])
 
 
 @base.command("ls")
@@ -60,5 +127,20 @@ def list_bases(limit: int | None, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    columns = ("name", "architecture", "parameters", "digest", "source")
-    print_table(columns, ((b.name, b.architecture, f"{b.parameters:,}", short(b.digest), b.source) for b in found))
+    print_table(_COLUMNS, map(_cells, found))
+
+
+def _cells(base: Base) -> tuple[object, ...]:
+    stored = "yes" if base.stored else "no"
+    return base.name, base.architecture, f"{base.parameters:,}", short(base.digest), stored, base.source
+
+
+def _push(opened: Registry, name: str, directory: Path) -> "Pushed":
+    from loratree_registry.base_transfer import push_base
+
+    with working(f"storing {directory}"):
+        pushed = push_base(opened, name, directory, tell=say)
+    if pushed.not_stored:
+        say(f"not stored: {', '.join(pushed.not_stored)}")
+    say(f"the weights of {name} are stored: {len(pushed.sent)} of {len(pushed.files)} files were sent")
+    return pushed

@@ -10,18 +10,17 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
-from loratree_registry.api import aliases, bases, examples, files, health, nodes, uploads, versions
+from loratree_registry.api import aliases, bases, examples, files, health, marks, nodes, tombstones, uploads, versions
 from loratree_registry.api.examples import replaced
 from loratree_registry.api.handlers import add_handlers
 from loratree_registry.api.host_guard import LOOPBACK, HostGuard
 from loratree_registry.api.problem import Problem
-from loratree_registry.api.staging import Staging
-from loratree_registry.protocol import Registry
+from loratree_registry.embedded import EmbeddedRegistry
 
-NOUNS: Final = (health, bases, nodes, versions, aliases, uploads, files)
+NOUNS: Final = (health, bases, nodes, versions, marks, tombstones, aliases, uploads, files)
 
 
-def create_app(registry: Registry, *, staging: Path, hosts: Collection[str] = LOOPBACK) -> FastAPI:
+def create_app(registry: EmbeddedRegistry, *, staging: Path, hosts: Collection[str] = LOOPBACK) -> FastAPI:
     """Serves `registry`, and closes it when the server stops.
 
     `staging` is the folder for uploads on their way in, the same for every worker. `hosts` are the Host headers that
@@ -42,7 +41,7 @@ def create_app(registry: Registry, *, staging: Path, hosts: Collection[str] = LO
         generate_unique_id_function=_operation_id,
     )
     app.state.registry = registry
-    app.state.staging = Staging(staging)
+    app.state.staging = staging
     app.add_middleware(HostGuard, hosts=hosts)
     add_handlers(app)
     for noun in NOUNS:

@@ -5,9 +5,10 @@ from typing import Annotated
 from fastapi import APIRouter
 
 from loratree_registry.api import examples
-from loratree_registry.api.bodies import NewBase
+from loratree_registry.api.bodies import Files, NewBase
 from loratree_registry.api.documented import PAGE_LIMIT, After, Catalog, Limit, NodePath, answers, body
 from loratree_registry.api.route import Route
+from loratree_registry.composition import FileDigest
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.schemas import Base, Page
 
@@ -44,6 +45,26 @@ def get_base(registry: Catalog, path: NodePath) -> Base:
 def get_manifest(registry: Catalog, path: NodePath) -> BaseManifest:
     """Every tensor of a base, by the base's name."""
     return registry.base_manifest(path)
+
+
+@router.post("/missing/{path:text}", responses=answers(examples.BASE_FILES[1:], 404))
+def list_missing(
+    registry: Catalog, path: NodePath, files: Annotated[Files, body(examples.NEW_BASE_FILES)]
+) -> list[FileDigest]:
+    """Those of a base's files that have to be uploaded yet."""
+    return registry.missing_files(path, files.files)
+
+
+@router.put("/base-files/{path:text}", responses=answers(examples.BASE, 404, 409))
+def store_base(registry: Catalog, path: NodePath, files: Annotated[Files, body(examples.NEW_BASE_FILES)]) -> Base:
+    """Makes uploaded files the weights of a base, once each of their tensors is found to be the base's."""
+    return registry.store_base(path, files.files)
+
+
+@router.get("/base-files/{path:text}", responses=answers(examples.BASE_FILES, 404))
+def list_base_files(registry: Catalog, path: NodePath) -> list[FileDigest]:
+    """The files of a base's weights, by name; none where they are not stored."""
+    return registry.base_files(path)
 
 
 router.include_router(manifests)

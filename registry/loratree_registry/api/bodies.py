@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pydantic import ConfigDict, with_config
 
+from loratree_registry.composition import FileDigest
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.paths import Level
 from loratree_registry.schemas import Submission
@@ -32,6 +33,14 @@ class NewNode:
 
 @with_config(_EXACT)
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """Files by name, size in bytes and digest."""
+
+    files: list[FileDigest]
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewUpload:
     """A file to send: its digest and its size in bytes."""
 
@@ -47,19 +56,28 @@ class NewVersion(Submission):
 
 @with_config(_EXACT)
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Why a version is withdrawn or quarantined, in a line."""
+
+    reason: str
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """How many of a node's newest versions to keep; a dry run only tells what would be deleted."""
+
+    keep: int
+    dry_run: bool = False
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
     """Where to move an alias, and where it must be now: a version's number, or null for not set."""
 
     version: int
     expected: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
-    """An upload that was begun: PUT the bytes to `href`, then POST /v1/uploads/{id}/complete, within a day."""
-
-    id: str
-    href: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

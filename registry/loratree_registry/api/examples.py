@@ -3,7 +3,19 @@
 from dataclasses import asdict, replace
 from typing import Any, Final
 
-from loratree_registry.api.bodies import Health, Move, NewBase, NewNode, NewUpload, NewVersion, Stored, Upload
+from loratree_registry.api.bodies import (
+    Files,
+    Health,
+    Keep,
+    Move,
+    NewBase,
+    NewNode,
+    NewUpload,
+    NewVersion,
+    Reason,
+    Stored,
+)
+from loratree_registry.blobs.store import PART as _PART_SIZE
 from loratree_registry.composition import Chain, FileDigest, Step
 from loratree_registry.manifest import BaseManifest, Parameter
 from loratree_registry.schemas import (
@@ -16,13 +28,17 @@ from loratree_registry.schemas import (
     Event,
     Lineage,
     Link,
+    Mark,
     Node,
     Page,
     Pin,
     Published,
     Resolution,
+    Retained,
+    Tombstone,
     Version,
 )
+from loratree_registry.uploading import Part, Upload
 
 PATH: Final = "llama-3.1-8b/medicine/cardiology"
 REF: Final = f"{PATH}@stable"
@@ -57,6 +73,7 @@ BASE = Base(
     parameters=128_256 * 4096 + 4096,
     vocabulary_size=128_256,
     source="meta-llama/Llama-3.1-8B",
+    stored=True,
     created_at=WHEN,
 )
 COUNT = Count(path=PATH, descendants=212, more=False)
@@ -145,6 +162,8 @@ LINEAGE = Lineage(
             parent_digest=_PIN.digest,
             found="lockfile",
             stale=False,
+            withdrawn=None,
+            quarantined=None,
         ),
         Edge(
             child=f"{PARENT}@3",
@@ -153,6 +172,8 @@ LINEAGE = Lineage(
             parent_digest=None,
             found="explicit",
             stale=False,
+            withdrawn=None,
+            quarantined=None,
         ),
     ],
     stale=False,
@@ -161,14 +182,37 @@ ALIAS = Alias(path=PATH, name="stable", version=2, updated_at=WHEN)
 EVENT = Event(
     id=17, path=PATH, kind="alias-set", detail={"alias": "stable", "version": 2, "previous": 1}, created_at=WHEN
 )
+WITHDRAWN = replace(VERSION, withdrawn=Mark(reason="trained on names of patients", at=WHEN))
+IN_QUARANTINE = replace(VERSION, quarantined=WITHDRAWN.withdrawn)
+TOMBSTONE = Tombstone(
+    path=PATH,
+    number=1,
+    digest=_digest("7"),
+    content=_digest("8"),
+    created_at=WHEN,
+    quarantined=None,
+    reason="it diverges",
+    deleted_at=WHEN,
+)
+RETAINED = Retained(path=PATH, kept=5, deleted=[1], bytes=_FILE.size)
 PUBLISHED = Published(version=VERSION, created=True)
-UPLOAD = Upload(id=UPLOAD_ID, href=f"/v1/uploads/{UPLOAD_ID}/content")
+PART = Part(number=2, url=f"/v1/uploads/{UPLOAD_ID}/parts/2", headers={"Content-Length": str(_FILE.size - _PART_SIZE)})
+UPLOAD = Upload(
+    id=UPLOAD_ID, sha256=_FILE.sha256, size=_FILE.size, part_size=_PART_SIZE, parts=2, arrived=[1], next=PART
+)
+BASE_FILES = [
+    FileDigest("config.json", 826, _digest("5")),
+    FileDigest("model.safetensors", 1_050_681_528, _digest("6")),
+]
 STORED = Stored(sha256=_FILE.sha256, size=_FILE.size)
 
 NEW_BASE = NewBase(name=BASE.name, manifest=MANIFEST, source=BASE.source)
 NEW_NODE = NewNode(path=PATH, level="subdomain")
+NEW_BASE_FILES = Files(files=BASE_FILES)
 NEW_UPLOAD = NewUpload(sha256=_FILE.sha256, size=_FILE.size)
 NEW_VERSION = NewVersion(config=_CONFIG, files=[_FILE], parent=f"{PARENT}@3", found="lockfile", note=VERSION.note)
+REASON = Reason(reason="trained on names of patients")
+KEEP = Keep(keep=5, dry_run=True)
 MOVE = Move(version=2, expected=1)
 
 

@@ -2,39 +2,74 @@
 
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import TYPE_CHECKING
 
 from loratree_registry.errors import Invalid, Unavailable
 from loratree_registry.settings import Settings
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from uvicorn import Config
 
-def serve(settings: Settings, host: str, port: int, *, announce: Callable[[str], object] = print) -> None:
-    """Serves the embedded registry of `settings` until it is interrupted; port 0 takes a free one.
 
-    `announce` is told the URL once the port is taken. Raises Invalid for a host that is not loopback, as there is no
-    access control yet, and Unavailable where the port is taken.
+def serve(
+    settings: Settings, host: str, port: int, *, workers: int = 1, announce: Callable[[str], object] = print
+) -> None:
+    """Serves the embedded registry of `settings` until it is interrupted or terminated; port 0 takes a free one.
+
+    Several `workers` are processes behind one port; one that dies is replaced. `announce` is told the URL once the port
+    is taken. Raises Invalid for a host that is not loopback, as there is no access control yet, and Unavailable where
+    the port is taken or a worker cannot start.
     """
     name = _loopback(host)
     try:
         import uvicorn
 
-        from loratree_registry.api.app import create_app
         from loratree_registry.api.host_guard import LOOPBACK
     except ImportError as error:
         raise Unavailable(f"serving needs {error.name}, which is not installed: install loratree[server]") from error
     from loratree_registry.embedded import open_embedded
 
     with listen(host, port) as listening:
-        registry = open_embedded(settings)
-        app = create_app(registry, staging=settings.make_home() / "uploads", hosts=LOOPBACK | {name})
+        open_embedded(settings).close()  # migrates SQLite, and says here what no worker could open
         config = uvicorn.Config(
-            app, log_level="warning", ws="none", proxy_headers=False, server_header=False, timeout_keep_alive=30
+            partial(_app, settings, LOOPBACK | {name}),  # called by each worker
+            factory=True,
+            workers=workers,
+            log_level="warning",
+            ws="none",
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=30,
+            timeout_worker_healthcheck=60,  # a busy machine is slow to start one
         )
         announce(f"http://{name}:{listening.getsockname()[1]}")
+        if workers > 1:
+            _serve_by_many(config, listening)
+            return
         try:
             uvicorn.Server(config).run(sockets=[listening])
         except KeyboardInterrupt:
             return
+
+
+def _app(settings: Settings, hosts: Collection[str]) -> "FastAPI":
+    from loratree_registry.api.app import create_app
+    from loratree_registry.embedded import open_embedded
+
+    return create_app(open_embedded(settings), staging=settings.make_home() / "uploads", hosts=hosts)
+
+
+def _serve_by_many(config: "Config", listening: socket.socket) -> None:
+    from uvicorn.supervisors import Multiprocess
+
+    supervisor = Multiprocess(config, sockets=[listening])
+    supervisor.run()
+    failed = [process.exitcode for process in supervisor.processes if process.exitcode]
+    if failed:
+        raise Unavailable(f"a worker ended with status {failed[0]}, so the server stopped: its own message tells why")
 
 
 def _loopback(host: str) -> str:

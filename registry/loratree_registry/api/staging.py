@@ -1,5 +1,7 @@
-"""Bytes on their way in: one folder an upload, shared by every worker of a server."""
+"""Bytes on their way in through the service: a folder an upload, a file a part, shared by a server's workers."""
 
+import fcntl
+import io
 import json
 import re
 import secrets
@@ -8,89 +10,139 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final, Protocol
 
-from loratree_registry.api.bodies import NewUpload
 from loratree_registry.blobs.disk import disk_errors
+from loratree_registry.blobs.store import PART, Transfer
 from loratree_registry.blobs.verified import check_announced
-from loratree_registry.errors import Conflict, Invalid, NotFound, Unavailable
+from loratree_registry.canonical import digest_json
+from loratree_registry.errors import Conflict, Invalid, listed
+from loratree_registry.uploading import LIFETIME_S, Part, Upload, unknown_upload
 
-LIFETIME_S: Final = 24 * 3600
-MAX_SIZE: Final = 5 * 1024**3  # what S3 takes in one put
+MAX_PARTS: Final = 10_000  # as S3 has it
 _ID = re.compile(r"[0-9a-f]{32}")
+_ANNOUNCED = "announced"
+
+
+class Store(Protocol):
+    """What takes an upload that is whole: Registry.upload."""
+
+    def __call__(self, stream: BinaryIO, *, sha256: str, size: int) -> None:
+        """Verifies and stores a stream."""
+        ...
 
 
 class Staging:
-    """Uploads in the folder `root`; each id takes content once and is completed once.
+    """Uploads in the folder `root`, which are stored by `store` once they are whole.
 
-    An upload is a folder: `announced` from its beginning, `arriving` while content is received, `content` once that is
-    whole, `claimed` while it is completed. Each step is one atomic file operation, so workers need no other lock.
+    An upload is a folder: `announced` from its beginning, `part-N` for each part that is there whole. A part arrives
+    under a name of its own and is renamed, the last one sent counts; whoever completes the upload holds `announced`
+    locked, which a killed worker does no longer. So workers need nothing else between them.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, store: Store) -> None:
+        self.root, self._store = root, store
 
-    def begin(self, upload: NewUpload) -> str:
-        """Makes an upload and returns its id; drops those that were left a day ago. Raises Invalid, Unavailable."""
-        check_announced(upload.sha256, upload.size)
-        if upload.size > MAX_SIZE:
-            raise Invalid(f"an upload holds at most {MAX_SIZE} bytes, {upload.sha256} has {upload.size}")
-        name = secrets.token_hex(16)
-        with self._disk(upload.size):
+    def begin(self, sha256: str, size: int) -> Upload:
+        """See Uploads.begin. Drops the uploads that were left a day ago."""
+        check_announced(sha256, size)
+        if size > PART * MAX_PARTS:
+            raise Invalid(f"an upload holds at most {PART * MAX_PARTS} bytes, {sha256} has {size}")
+        name = secrets.token_hex(16) if size <= PART else _name_of(sha256, size)
+        with self._disk(size):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._expire()
-            (self.root / name).mkdir(mode=0o700)
-            (self.root / name / "announced").write_text(json.dumps([upload.sha256, upload.size]))
-        return name
+            folder = self.root / name
+            folder.mkdir(mode=0o700, exist_ok=True)
+            with _written(folder / _ANNOUNCED) as file:
+                file.write(json.dumps([sha256, size]).encode())
+        return self.find(name)
 
-    def announced(self, name: str) -> NewUpload:
-        """What was announced for an upload. Raises NotFound."""
+    def find(self, id: str) -> Upload:  # noqa: A002 - the field's name
+        """See Uploads.find."""
+        transfer = self._transfer(id)
+        there = {number for number in range(1, transfer.parts + 1) if self._part(id, number).exists()}
+        left = next((number for number in range(1, transfer.parts + 1) if number not in there), None)
+        return Upload(
+            id=id,
+            sha256=transfer.digest,
+            size=transfer.size,
+            part_size=PART,
+            parts=transfer.parts,
+            arrived=sorted(there),
+            next=self.part(id, left) if left else None,
+        )
+
+    def part(self, id: str, number: int) -> Part:  # noqa: A002 - the field's name
+        """See Uploads.part."""
+        length = self.length(id, number)
+        return Part(number=number, url=f"/v1/uploads/{id}/parts/{number}", headers={"Content-Length": str(length)})
+
+    def length(self, id: str, number: int) -> int:  # noqa: A002 - the field's name
+        """How many bytes a part has. Raises NotFound, Invalid."""
+        transfer = self._transfer(id)
+        if not 1 <= number <= transfer.parts:
+            raise Invalid(f"upload {id} has no part {number}: expected 1 to {transfer.parts}")
+        return min(PART, transfer.size - PART * (number - 1))
+
+    @contextmanager
+    def receive(self, id: str, number: int) -> Iterator["Arriving"]:  # noqa: A002 - the field's name
+        """Takes a part's bytes; on any failure, or where they are too few, nothing of them is kept."""
+        length = self.length(id, number)
+        with self._disk(length), _written(self._part(id, number)) as file:
+            yield Arriving(file, length)
+            if file.tell() < length:
+                raise Invalid(
+                    f"the content sent as part {number} has {file.tell()} bytes, {length} were announced: send it again"
+                )
+
+    def complete(self, upload: Upload) -> None:
+        """See Uploads.complete. Where the store cannot take it now, it is kept and can be completed later."""
+        with self._locked(upload.id) as transfer:
+            paths = [self._part(upload.id, number) for number in range(1, transfer.parts + 1)]
+            if missing := [str(number) for number, path in enumerate(paths, 1) if not path.exists()]:
+                raise Conflict(f"upload {upload.id} misses the parts {listed(missing)}: send them, then complete it")
+            try:
+                with io.BufferedReader(_Joined(paths)) as stream:
+                    self._store(stream, sha256=transfer.digest, size=transfer.size)
+            except Invalid:
+                shutil.rmtree(self._folder(upload.id))
+                raise
+            shutil.rmtree(self._folder(upload.id))
+
+    def give_up(self, id: str) -> None:  # noqa: A002 - the field's name
+        """See Uploads.give_up."""
+        with self._locked(id):
+            shutil.rmtree(self._folder(id))
+
+    def _transfer(self, id: str) -> Transfer:  # noqa: A002 - the field's name
         try:
-            sha256, size = json.loads((self._folder(name) / "announced").read_text())
+            sha256, size = json.loads((self._folder(id) / _ANNOUNCED).read_text())
         except (FileNotFoundError, ValueError) as error:
-            raise _unknown(name) from error
-        return NewUpload(sha256=sha256, size=size)
+            raise unknown_upload(id) from error
+        return Transfer(id=id, digest=sha256, size=size)
 
     @contextmanager
-    def receive(self, name: str) -> Iterator["Arriving"]:
-        """Takes an upload's content; on any failure, or if it is short, nothing of it is kept. Raises Conflict."""
-        upload, folder = self.announced(name), self._folder(name)
-        if (folder / "content").exists() or (folder / "claimed").exists():
-            raise Conflict(f"upload {name} has its content already: complete it, or begin another")
-        with self._disk(upload.size), _new_file(folder / "arriving", folder / "content") as file:
-            yield Arriving(file, upload)
-            if file.tell() < upload.size:
-                raise Invalid(f"the content sent has {file.tell()} bytes, {upload.size} were announced: send it again")
-
-    @contextmanager
-    def claim(self, name: str) -> Iterator[tuple[NewUpload, BinaryIO]]:
-        """Opens the content for the one caller that completes it; afterwards the upload is gone.
-
-        Where the block raises Unavailable, the content is put back, so that completing can be tried again.
-        """
-        upload, folder = self.announced(name), self._folder(name)
-        claimed = folder / "claimed"
+    def _locked(self, id: str) -> Iterator[Transfer]:  # noqa: A002 - the field's name
+        """Holds an upload for the one caller that ends it. Raises Conflict where another does."""
+        transfer = self._transfer(id)
         try:
-            (folder / "content").rename(claimed)
+            with (self._folder(id) / _ANNOUNCED).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._transfer(id)  # it may have ended before it was locked
+                yield transfer
         except FileNotFoundError as error:
-            raise Conflict(
-                f"upload {name} cannot be completed: its content was not sent, or another is at it"
-            ) from error
-        try:
-            with claimed.open("rb") as stream:
-                yield upload, stream
-        except Unavailable:
-            claimed.rename(folder / "content")
-            raise
-        except BaseException:
-            shutil.rmtree(folder)
-            raise
-        shutil.rmtree(folder)
+            raise unknown_upload(id) from error
+        except BlockingIOError as error:
+            raise Conflict(f"upload {id} is being completed by another request: wait") from error
 
-    def _folder(self, name: str) -> Path:
-        if not _ID.fullmatch(name):
-            raise _unknown(name)
-        return self.root / name
+    def _folder(self, id: str) -> Path:  # noqa: A002 - the field's name
+        if not _ID.fullmatch(id):
+            raise unknown_upload(id)
+        return self.root / id
+
+    def _part(self, id: str, number: int) -> Path:  # noqa: A002 - the field's name
+        return self._folder(id) / f"part-{number}"
 
     def _disk(self, needs: int) -> AbstractContextManager[None]:
         return disk_errors(self.root, "LORATREE_HOME", needs=needs)
@@ -104,33 +156,52 @@ class Staging:
 
 
 class Arriving:
-    """The content of an upload while it is received."""
+    """A part while it is received."""
 
-    def __init__(self, file: BinaryIO, upload: NewUpload) -> None:
-        self._file, self._size = file, upload.size
+    def __init__(self, file: BinaryIO, length: int) -> None:
+        self._file, self._length = file, length
 
     def write(self, chunk: bytes) -> None:
         """Appends `chunk`. Raises Invalid where that would be more than was announced."""
-        if self._file.tell() + len(chunk) > self._size:
-            raise Invalid(f"the content sent is longer than the {self._size} bytes announced: announce its size")
+        if self._file.tell() + len(chunk) > self._length:
+            raise Invalid(f"the content sent is longer than the {self._length} bytes announced: announce its size")
         self._file.write(chunk)
 
 
+class _Joined(io.RawIOBase):
+    """The bytes of several files, one behind the other."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._paths = iter(paths)
+        self._file: BinaryIO = io.BytesIO()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not (chunk := self._file.read(len(buffer))) and (path := next(self._paths, None)):
+            self._file.close()
+            self._file = path.open("rb")
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _name_of(sha256: str, size: int) -> str:
+    """The id of an upload of several parts: the same for whoever sends the same bytes, so that it can be resumed."""
+    return digest_json([sha256, size])[-32:]
+
+
 @contextmanager
-def _new_file(part: Path, whole: Path) -> Iterator[BinaryIO]:
-    """A file that no other writer has: renamed to `whole` at the end, removed on any failure."""
+def _written(path: Path) -> Iterator[BinaryIO]:
+    """A file that is at `path` once it is whole, and nowhere on any failure."""
+    temporary = path.with_name(f"arriving-{secrets.token_hex(8)}")
     try:
-        file = part.open("xb")
-    except FileExistsError as error:
-        raise Conflict("this upload is being sent by another request: wait, or begin another") from error
-    try:
-        with file:
+        with temporary.open("xb") as file:
             yield file
-        part.rename(whole)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def _unknown(name: str) -> NotFound:
-    return NotFound(f"there is no upload {name[:64]!r}: it was completed, refused, or left for a day; begin another")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,8 +1,18 @@
 """Every query, one function each, over a connection; none commits. No other package writes SQL."""
 
-from loratree_registry.repository.aliases import delete_alias, insert_alias, list_aliases, move_alias
+from loratree_registry.repository.aliases import aliases_of, delete_alias, insert_alias, list_aliases, move_alias
+from loratree_registry.repository.base_files import files_of_base, insert_base_files
 from loratree_registry.repository.bases import find_base, find_manifest, insert_base, list_bases
 from loratree_registry.repository.blobs import blob_sizes, hold_blobs, lease_blob, record_stored
+from loratree_registry.repository.collecting import (
+    condemn,
+    condemn_orphans,
+    delete_blob,
+    hold_condemned,
+    list_condemned,
+    list_idle,
+    without_row,
+)
 from loratree_registry.repository.events import insert_event, list_events
 from loratree_registry.repository.nodes import (
     count_descendants,
@@ -14,46 +24,81 @@ from loratree_registry.repository.nodes import (
     nodes_on_path,
     nodes_with_children,
 )
+from loratree_registry.repository.tombstones import (
+    bury_versions,
+    expendable_versions,
+    find_tombstone,
+    list_tombstones,
+    quarantined_content,
+)
+from loratree_registry.repository.uploads import delete_upload, find_resumable, find_upload, insert_upload
 from loratree_registry.repository.versions import (
     Selector,
+    count_dependents,
+    count_versions,
     files_of,
     find_version,
     insert_version,
     list_dependents,
     list_versions,
+    mark_version,
     pinned_chain,
+    quarantined_above,
     versions_at_alias,
 )
 
 __all__ = [
     "Selector",
+    "aliases_of",
     "blob_sizes",
+    "bury_versions",
+    "condemn",
+    "condemn_orphans",
+    "count_dependents",
     "count_descendants",
+    "count_versions",
     "delete_alias",
+    "delete_blob",
+    "delete_upload",
+    "expendable_versions",
     "files_of",
+    "files_of_base",
     "find_base",
     "find_manifest",
+    "find_resumable",
+    "find_tombstone",
+    "find_upload",
     "find_version",
     "hold_blobs",
+    "hold_condemned",
     "insert_alias",
     "insert_base",
+    "insert_base_files",
     "insert_event",
     "insert_node",
+    "insert_upload",
     "insert_version",
     "lease_blob",
     "list_aliases",
     "list_bases",
     "list_children",
+    "list_condemned",
     "list_dependents",
     "list_descendants",
     "list_events",
+    "list_idle",
+    "list_tombstones",
     "list_versions",
     "lock_node",
+    "mark_version",
     "move_alias",
     "next_number",
     "nodes_on_path",
     "nodes_with_children",
     "pinned_chain",
+    "quarantined_above",
+    "quarantined_content",
     "record_stored",
     "versions_at_alias",
+    "without_row",
 ]

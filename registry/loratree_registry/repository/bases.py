@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, exists, select
 
-from loratree_registry.models import bases
+from loratree_registry.models import base_files, bases
 from loratree_registry.repository.shared import insert_new, past
 from loratree_registry.rows import BaseRow
 
-_BASE = select(*(column for column in bases.c if column is not bases.c.manifest))
+_STORED = exists().where(base_files.c.base_id == bases.c.id).label("stored")
+_BASE = select(*(column for column in bases.c if column is not bases.c.manifest), _STORED)
 
 
 def insert_base(connection: Connection, **values: Any) -> int | None:

@@ -10,16 +10,18 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 import pytest
 
 from loratree_registry.api.app import create_app
-from loratree_registry.api.bodies import NewUpload
-from loratree_registry.api.staging import LIFETIME_S, Staging
+from loratree_registry.api.staging import Staging
+from loratree_registry.blobs.store import PART
+from loratree_registry.composition import FileDigest
 from loratree_registry.embedded import EmbeddedRegistry
 from loratree_registry.errors import Conflict, Invalid, NotFound, Unavailable
+from loratree_registry.uploading import LIFETIME_S
 from tests.registry.material import sha256
 from tests.registry.serving import running
 
@@ -33,8 +35,16 @@ def begin(http: httpx.Client, content: bytes = CONTENT, *, size: int | None = No
     response = http.post("/v1/uploads", json=body)
     assert response.status_code == 201
     answer = response.json()
-    assert answer["href"] == f"/v1/uploads/{answer['id']}/content"
+    assert answer["next"]["url"] == f"/v1/uploads/{answer['id']}/parts/1"
     return f"/v1/uploads/{answer['id']}"
+
+
+def begun(staging: Staging) -> str:
+    return staging.begin(sha256(CONTENT), len(CONTENT)).id
+
+
+def unused(stream: BinaryIO, *, sha256: str, size: int) -> None:
+    raise AssertionError("nothing was to be stored")
 
 
 def staged(tmp_path: Path) -> list[str]:
@@ -52,7 +62,7 @@ def stored(home: Path) -> list[str]:
 
 def test_bytes_are_announced_sent_and_completed(http: httpx.Client, tmp_path: Path) -> None:
     upload = begin(http)
-    assert http.put(f"{upload}/content", content=CONTENT).status_code == 204
+    assert http.put(f"{upload}/parts/1", content=CONTENT).status_code == 204
     completed = http.post(f"{upload}/complete")
     assert (completed.status_code, completed.json()) == (200, {"sha256": sha256(CONTENT), "size": len(CONTENT)})
     assert list((tmp_path / "uploads").iterdir()) == []
@@ -60,7 +70,7 @@ def test_bytes_are_announced_sent_and_completed(http: httpx.Client, tmp_path: Pa
 
 def test_bytes_without_a_declared_length_are_counted(http: httpx.Client) -> None:
     upload = begin(http)
-    assert http.put(f"{upload}/content", content=iter([CONTENT[:5], CONTENT[5:]])).status_code == 204
+    assert http.put(f"{upload}/parts/1", content=iter([CONTENT[:5], CONTENT[5:]])).status_code == 204
     assert http.post(f"{upload}/complete").status_code == 200
 
 
@@ -71,19 +81,19 @@ def test_content_longer_or_shorter_than_announced_is_refused_and_forgotten(
 ) -> None:
     upload = begin(http)
     content: Any = iter([sent]) if chunked else sent
-    response = http.put(f"{upload}/content", content=content)
+    response = http.put(f"{upload}/parts/1", content=content)
     assert response.status_code == 422
     assert "announced" in problem(response)["detail"]
     assert staged(tmp_path) == ["announced"]
     assert http.post(f"{upload}/complete").status_code == 409
-    assert http.put(f"{upload}/content", content=CONTENT).status_code == 204
+    assert http.put(f"{upload}/parts/1", content=CONTENT).status_code == 204
 
 
 def test_nothing_is_written_beyond_the_announced_size(tmp_path: Path) -> None:
-    staging = Staging(tmp_path)
-    name = staging.begin(NewUpload(sha256=sha256(CONTENT), size=len(CONTENT)))
+    staging = Staging(tmp_path, unused)
+    name = begun(staging)
     chunks = [CONTENT, b"!"]
-    with pytest.raises(Invalid, match="longer than the 23 bytes announced"), staging.receive(name) as arriving:
+    with pytest.raises(Invalid, match="longer than the 23 bytes announced"), staging.receive(name, 1) as arriving:
         [arriving.write(chunk) for chunk in chunks]
     assert staged_in(tmp_path) == ["announced"]
 
@@ -93,7 +103,7 @@ def test_content_of_another_digest_is_refused_when_completed_and_the_upload_is_o
 ) -> None:
     before = stored(home)
     upload = begin(http)
-    http.put(f"{upload}/content", content=CONTENT.upper())
+    http.put(f"{upload}/parts/1", content=CONTENT.upper())
     response = http.post(f"{upload}/complete")
     assert response.status_code == 422
     assert sha256(CONTENT.upper()) in problem(response)["detail"]
@@ -101,19 +111,47 @@ def test_content_of_another_digest_is_refused_when_completed_and_the_upload_is_o
     assert http.post(f"{upload}/complete").status_code == 404
 
 
-def test_an_upload_takes_content_once_and_is_completed_once(http: httpx.Client) -> None:
+def test_a_part_sent_again_replaces_the_first_and_an_upload_is_completed_once(http: httpx.Client) -> None:
     upload = begin(http)
-    assert http.put(f"{upload}/content", content=CONTENT).status_code == 204
-    assert http.put(f"{upload}/content", content=CONTENT).status_code == 409
+    for content in (CONTENT.upper(), CONTENT):
+        assert http.put(f"{upload}/parts/1", content=content).status_code == 204
     assert http.post(f"{upload}/complete").status_code == 200
     again = http.post(f"{upload}/complete")
     assert again.status_code == 404
     assert "begin another" in problem(again)["detail"]
 
 
+def test_an_upload_tells_which_parts_have_arrived_and_where_the_next_one_goes(http: httpx.Client) -> None:
+    upload = begin(http)
+    before = http.get(upload).json()
+    assert (before["parts"], before["part_size"], before["arrived"]) == (1, PART, [])
+    assert before["next"] == http.get(f"{upload}/parts/1").json()
+    assert before["next"]["headers"] == {"Content-Length": str(len(CONTENT))}
+    http.put(f"{upload}/parts/1", content=CONTENT)
+    after = http.get(upload)
+    assert (after.json()["arrived"], after.json()["next"]) == ([1], None)
+    assert after.headers["Cache-Control"] == "no-store"
+
+
+def test_an_upload_that_is_given_up_is_gone(http: httpx.Client, tmp_path: Path) -> None:
+    upload = begin(http)
+    http.put(f"{upload}/parts/1", content=CONTENT)
+    assert http.delete(upload).status_code == 204
+    assert staged(tmp_path) == []
+    assert [http.delete(upload).status_code, http.get(upload).status_code] == [404, 404]
+
+
+@pytest.mark.parametrize("number", [0, -1, 2, 10**12])
+def test_a_part_that_the_upload_does_not_have_is_refused(http: httpx.Client, number: int) -> None:
+    upload = begin(http)
+    for response in (http.get(f"{upload}/parts/{number}"), http.put(f"{upload}/parts/{number}", content=CONTENT)):
+        assert response.status_code == 422
+        assert "expected 1 to 1" in problem(response)["detail"]
+
+
 def test_of_many_who_complete_an_upload_at_once_one_does(http: httpx.Client) -> None:
     upload = begin(http)
-    http.put(f"{upload}/content", content=CONTENT)
+    http.put(f"{upload}/parts/1", content=CONTENT)
     with ThreadPoolExecutor(6) as pool:
         codes = list(pool.map(lambda _: http.post(f"{upload}/complete").status_code, range(6)))
     assert codes.count(200) == 1
@@ -122,7 +160,13 @@ def test_of_many_who_complete_an_upload_at_once_one_does(http: httpx.Client) -> 
 
 @pytest.mark.parametrize("name", ["0" * 32, "..", "%2E%2E", "x", "..%2F..%2Fetc", "A" * 32, "%00"])
 def test_an_id_that_was_not_given_is_not_found(http: httpx.Client, name: str) -> None:
-    for response in (http.put(f"/v1/uploads/{name}/content", content=b""), http.post(f"/v1/uploads/{name}/complete")):
+    for response in (
+        http.get(f"/v1/uploads/{name}"),
+        http.get(f"/v1/uploads/{name}/parts/1"),
+        http.put(f"/v1/uploads/{name}/parts/1", content=b""),
+        http.post(f"/v1/uploads/{name}/complete"),
+        http.delete(f"/v1/uploads/{name}"),
+    ):
         assert response.status_code == 404
         problem(response)
 
@@ -132,7 +176,7 @@ def test_an_id_that_was_not_given_is_not_found(http: httpx.Client, name: str) ->
     [
         ({"sha256": "sha256:short", "size": 1}, "is not a digest"),
         ({"sha256": sha256(b""), "size": -1}, "expected 0 or more"),
-        ({"sha256": sha256(b""), "size": 2**60}, "at most 5368709120 bytes"),
+        ({"sha256": sha256(b""), "size": 2**60}, "at most 671088640000 bytes"),
         ({"sha256": sha256(b""), "size": 1, "source": "file:///etc/passwd"}, "source: Unexpected keyword argument"),
     ],
 )
@@ -144,15 +188,15 @@ def test_an_announcement_that_cannot_be_kept_is_refused(http: httpx.Client, body
 
 def test_content_that_is_cut_off_is_forgotten_and_can_be_sent_again(http: httpx.Client, tmp_path: Path) -> None:
     upload = begin(http)
-    head = f"PUT {upload}/content HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(CONTENT)}\r\n\r\n"
+    head = f"PUT {upload}/parts/1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(CONTENT)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", http.base_url.port or 0)) as connection:
         connection.sendall(head.encode() + CONTENT[:10])
-        wait_until(lambda: staged(tmp_path) == ["announced", "arriving"])
+        wait_until(lambda: len(staged(tmp_path)) == 2)
     wait_until(lambda: staged(tmp_path) == ["announced"])
-    assert http.put(f"{upload}/content", content=CONTENT).status_code == 204
+    assert http.put(f"{upload}/parts/1", content=CONTENT).status_code == 204
 
 
-def test_while_content_arrives_another_sender_is_refused(http: httpx.Client, tmp_path: Path) -> None:
+def test_of_two_who_send_a_part_at_once_neither_disturbs_the_other(http: httpx.Client, tmp_path: Path) -> None:
     upload = begin(http)
     go = threading.Event()
 
@@ -162,9 +206,9 @@ def test_while_content_arrives_another_sender_is_refused(http: httpx.Client, tmp
         yield CONTENT[10:]
 
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(lambda: http.put(f"{upload}/content", content=slow()).status_code)
-        wait_until(lambda: staged(tmp_path) == ["announced", "arriving"])
-        assert http.put(f"{upload}/content", content=CONTENT).status_code == 409
+        first = pool.submit(lambda: http.put(f"{upload}/parts/1", content=slow()).status_code)
+        wait_until(lambda: len(staged(tmp_path)) == 2)
+        assert http.put(f"{upload}/parts/1", content=CONTENT).status_code == 204
         go.set()
         assert first.result() == 204
     assert http.post(f"{upload}/complete").status_code == 200
@@ -176,49 +220,76 @@ def test_two_servers_over_one_staging_folder_share_its_uploads(
     app = create_app(behind, staging=tmp_path / "uploads")
     with running(app) as url, httpx.Client(base_url=url) as other:
         upload = begin(http)
-        assert other.put(f"{upload}/content", content=CONTENT).status_code == 204
+        assert other.put(f"{upload}/parts/1", content=CONTENT).status_code == 204
         assert http.post(f"{upload}/complete").status_code == 200
 
 
 def test_an_upload_left_for_a_day_is_dropped_when_another_begins(tmp_path: Path) -> None:
-    staging = Staging(tmp_path)
-    announced = NewUpload(sha256=sha256(CONTENT), size=len(CONTENT))
-    old, young = staging.begin(announced), staging.begin(announced)
+    staging = Staging(tmp_path, unused)
+    old, young = begun(staging), begun(staging)
     for name, age in ((old, LIFETIME_S + 60), (young, LIFETIME_S - 60)):
         os.utime(tmp_path / name, (time.time() - age,) * 2)
-    staging.begin(announced)
-    assert staging.announced(young) == announced
+    begun(staging)
+    assert staging.find(young).sha256 == sha256(CONTENT)
     with pytest.raises(NotFound, match="left for a day"):
-        staging.announced(old)
+        staging.find(old)
 
 
 def test_what_is_on_its_way_is_its_owners_alone(tmp_path: Path) -> None:
-    staging = Staging(tmp_path / "uploads")
-    name = staging.begin(NewUpload(sha256=sha256(CONTENT), size=len(CONTENT)))
+    staging = Staging(tmp_path / "uploads", unused)
+    name = begun(staging)
     for folder in (staging.root, staging.root / name):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+class Store:
+    """Takes what it is given, or is full."""
+
+    def __init__(self) -> None:
+        self.full, self.taken = True, b""
+
+    def __call__(self, stream: BinaryIO, *, sha256: str, size: int) -> None:
+        if self.full:
+            raise Unavailable("the disk of the blobs is full")
+        self.taken = stream.read()
+
+
 def test_an_upload_that_the_store_cannot_take_now_can_be_completed_later(tmp_path: Path) -> None:
-    staging = Staging(tmp_path)
-    name = staging.begin(NewUpload(sha256=sha256(CONTENT), size=len(CONTENT)))
-    with staging.receive(name) as arriving:
+    store = Store()
+    staging = Staging(tmp_path, store)
+    upload = staging.find(begun(staging))
+    with staging.receive(upload.id, 1) as arriving:
         arriving.write(CONTENT)
-    with pytest.raises(Unavailable), staging.claim(name):
-        raise Unavailable("the disk of the blobs is full")
-    with staging.claim(name) as (upload, stream):
-        assert (upload.size, stream.read()) == (len(CONTENT), CONTENT)
-    with pytest.raises(NotFound), staging.claim(name):
+    with pytest.raises(Unavailable):
+        staging.complete(upload)
+    store.full = False
+    staging.complete(upload)
+    assert store.taken == CONTENT
+    with pytest.raises(NotFound):
+        staging.complete(upload)
+
+
+def test_an_upload_without_its_parts_cannot_be_completed(tmp_path: Path) -> None:
+    staging = Staging(tmp_path, unused)
+    name = begun(staging)
+    with pytest.raises(Conflict, match="misses the parts 1: send them"):
+        staging.complete(staging.find(name))
+    with pytest.raises(Invalid, match="has 0 bytes, 23 were announced"), staging.receive(name, 1):
         pass
 
 
-def test_an_upload_without_content_cannot_be_completed(tmp_path: Path) -> None:
-    staging = Staging(tmp_path)
-    name = staging.begin(NewUpload(sha256=sha256(CONTENT), size=len(CONTENT)))
-    with pytest.raises(Conflict, match="its content was not sent"), staging.claim(name):
-        pass
-    with pytest.raises(Invalid, match="has 0 bytes, 23 were announced"), staging.receive(name):
-        pass
+def test_parts_arrive_in_any_order_and_are_stored_as_one(http: httpx.Client, behind: EmbeddedRegistry) -> None:
+    content = bytes(range(256)) * (PART // 256) + b"the last part"
+    upload = http.post("/v1/uploads", json={"sha256": sha256(content), "size": len(content)}).json()
+    assert (upload["parts"], upload["next"]["number"]) == (2, 1)
+    assert http.put(f"/v1/uploads/{upload['id']}/parts/2", content=content[PART:]).status_code == 204
+    again = http.post("/v1/uploads", json={"sha256": sha256(content), "size": len(content)}).json()
+    assert (again["id"], again["arrived"], again["next"]["number"]) == (upload["id"], [2], 1)
+    assert http.post(f"/v1/uploads/{upload['id']}/complete").status_code == 409
+    assert http.put(again["next"]["url"], content=content[:PART]).status_code == 204
+    assert http.post(f"/v1/uploads/{upload['id']}/complete").status_code == 200
+    with behind.open_stored(FileDigest("", len(content), sha256(content)), start=PART) as stream:
+        assert stream.read() == content[PART:]
 
 
 def test_a_full_staging_disk_is_503_with_the_remedy_and_leaves_nothing(tmp_path: Path) -> None:
@@ -226,15 +297,14 @@ def test_a_full_staging_disk_is_503_with_the_remedy_and_leaves_nothing(tmp_path:
     program = f"""
 import sys
 from pathlib import Path
-from loratree_registry.api.bodies import NewUpload
 from loratree_registry.api.staging import Staging
 from loratree_registry.errors import Unavailable
 
 root = Path({str(tmp_path)!r})
-staging = Staging(root)
-name = staging.begin(NewUpload(sha256="sha256:" + "0" * 64, size=200_000))
+staging = Staging(root, print)
+name = staging.begin("sha256:" + "0" * 64, 200_000).id
 try:
-    with staging.receive(name) as arriving:
+    with staging.receive(name, 1) as arriving:
         for _ in range(20):
             arriving.write(bytes(10_000))
 except Unavailable as error:

@@ -1,0 +1,108 @@
+"""Bytes that clients send to the store and read from it themselves: the edge where their transactions open and end."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from uuid import uuid4
+
+from sqlalchemy import Engine
+
+from loratree_registry import files, repository
+from loratree_registry.blobs.store import PART, DirectStore, ReadBack, Transfer
+from loratree_registry.blobs.verified import check_announced
+from loratree_registry.composition import FileDigest
+from loratree_registry.database import reading, writing
+from loratree_registry.errors import Invalid, NotFound
+from loratree_registry.models import now
+from loratree_registry.uploading import LIFETIME_S, Part, Upload, unknown_upload
+
+
+class Direct:
+    """Uploads to a store by presigned URLs, known to every worker by the database, and downloads from it."""
+
+    def __init__(self, engine: Engine, store: DirectStore, look: Callable[[str, int], ReadBack]) -> None:
+        """`look` gives what looks at the stored bytes of a digest and a size as they are read back."""
+        self._engine, self._store, self._look = engine, store, look
+
+    def begin(self, sha256: str, size: int) -> Upload:
+        """See Uploads.begin."""
+        check_announced(sha256, size)
+        if size > PART and (known := self._resumed(sha256, size)):
+            return known
+        transfer = self._store.begin(uuid4().hex, sha256, size)
+        with writing(self._engine) as connection:
+            repository.insert_upload(connection, transfer)
+        return self._told(transfer, set())
+
+    def find(self, id: str) -> Upload:  # noqa: A002 - the field's name
+        """See Uploads.find."""
+        transfer = self._transfer(id)
+        return self._told(transfer, self._store.arrived(transfer))
+
+    def part(self, id: str, number: int) -> Part:  # noqa: A002 - the field's name
+        """See Uploads.part."""
+        return self._part(self._transfer(id), number)
+
+    def complete(self, upload: Upload) -> None:
+        """See Uploads.complete."""
+        transfer = self._transfer(upload.id)
+        with writing(self._engine) as connection:
+            lease = repository.lease_blob(connection, transfer.digest, transfer.size)
+        try:
+            self._store.accept(transfer, read_back=self._look(transfer.digest, transfer.size))
+        except Invalid:
+            self._forget(upload.id)
+            raise
+        # The bytes before what says that they are stored: the database is never ahead of them.
+        with writing(self._engine) as connection:
+            files.record_stored(connection, transfer.digest, transfer.size, lease)
+            repository.delete_upload(connection, upload.id)
+
+    def give_up(self, id: str) -> None:  # noqa: A002 - the field's name
+        """See Uploads.give_up."""
+        self._store.give_up(self._transfer(id))
+        self._forget(id)
+
+    def link(self, file: FileDigest) -> str:
+        """A presigned URL that reads a file. Raises Corrupt where the store has lost or cut it."""
+        files.check_held(self._store, file)
+        return self._store.link(file.sha256)
+
+    def _resumed(self, sha256: str, size: int) -> Upload | None:
+        """The upload of those bytes that goes on; None where there is none, or the store has given it up."""
+        since = now() - timedelta(seconds=LIFETIME_S)
+        with reading(self._engine) as connection:
+            transfer = repository.find_resumable(connection, sha256, size, since=since)
+        if transfer is None:
+            return None
+        try:
+            return self._told(transfer, self._store.arrived(transfer))
+        except NotFound:
+            self._forget(transfer.id)
+            return None
+
+    def _transfer(self, id: str) -> Transfer:  # noqa: A002 - the field's name
+        with reading(self._engine) as connection:
+            transfer = repository.find_upload(connection, id)
+        if transfer is None:
+            raise unknown_upload(id)
+        return transfer
+
+    def _forget(self, id: str) -> None:  # noqa: A002 - the field's name
+        with writing(self._engine) as connection:
+            repository.delete_upload(connection, id)
+
+    def _told(self, transfer: Transfer, arrived: set[int]) -> Upload:
+        left = next((number for number in range(1, transfer.parts + 1) if number not in arrived), None)
+        return Upload(
+            id=transfer.id,
+            sha256=transfer.digest,
+            size=transfer.size,
+            part_size=PART,
+            parts=transfer.parts,
+            arrived=sorted(arrived),
+            next=self._part(transfer, left) if left else None,
+        )
+
+    def _part(self, transfer: Transfer, number: int) -> Part:
+        target = self._store.target(transfer, number)
+        return Part(number=number, url=target.url, headers=dict(target.headers))

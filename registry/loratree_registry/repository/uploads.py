@@ -1,0 +1,37 @@
+"""Queries of uploads: bytes on their way to a store that clients send to themselves."""
+
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, Connection, delete, insert, select
+
+from loratree_registry.blobs.store import Transfer
+from loratree_registry.models import uploads
+
+
+def insert_upload(connection: Connection, transfer: Transfer) -> None:
+    """Inserts an upload, so that every worker knows it."""
+    connection.execute(
+        insert(uploads).values(id=transfer.id, sha256=transfer.digest, size=transfer.size, multipart=transfer.multipart)
+    )
+
+
+def find_upload(connection: Connection, id: str) -> Transfer | None:  # noqa: A002 - the field's name
+    """An upload by its id."""
+    return _one(connection, uploads.c.id == id)
+
+
+def find_resumable(connection: Connection, sha256: str, size: int, *, since: datetime) -> Transfer | None:
+    """The newest upload of those bytes in several parts that began after a moment."""
+    same = (uploads.c.sha256 == sha256) & (uploads.c.size == size) & uploads.c.multipart.is_not(None)
+    return _one(connection, same & (uploads.c.created_at > since))
+
+
+def delete_upload(connection: Connection, id: str) -> None:  # noqa: A002 - the field's name
+    """Removes an upload; one that is not there is no error."""
+    connection.execute(delete(uploads).where(uploads.c.id == id))
+
+
+def _one(connection: Connection, which: ColumnElement[bool]) -> Transfer | None:
+    query = select(uploads).where(which).order_by(uploads.c.created_at.desc()).limit(1)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else Transfer(id=row.id, digest=row.sha256, size=row.size, multipart=row.multipart)
