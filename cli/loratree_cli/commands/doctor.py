@@ -1,0 +1,35 @@
+"""loratree doctor."""
+
+import sys
+
+import click
+
+from loratree_cli.output import json_option, print_json
+from loratree_registry.settings import Settings
+
+_WORDS = {True: "ok", None: "warn", False: "fail"}
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Say what the database, the blob store and this machine honour, with a remedy for what they do not.
+
+    Migrations, settings, clocks, permissions, conditional writes (raced), checksums, what was left behind; under
+    LORATREE_URL the server's health, release and latency. What is written to try is removed. Exit status 1 where a
+    check fails; a warning is no failure.
+
+    \b
+    loratree doctor
+    LORATREE_DATABASE=postgresql://… LORATREE_BLOBS=s3://bucket/prefix loratree doctor --json
+    """
+    from loratree_registry.doctor import examine
+
+    checks = []
+    for check in examine(Settings.from_environment()):
+        checks.append(check)
+        if not as_json:
+            click.echo(f"{_WORDS[check.ok]:<5} {check.name}: {check.says}")
+    if as_json:
+        print_json(checks)
+    sys.exit(1 if any(check.ok is False for check in checks) else 0)
