@@ -59,12 +59,10 @@ class Bench:
     @cached_property
     def loaded(self) -> list[Row]:
         """The seconds that loading took."""
+        theirs = self.theirs.ask("load", models=self.leaves) if self.theirs else None
         seconds = [None if self.options.loaded else self._load(tree) for tree in trees.TREES]
-        self.ours.ask("settle")
-        theirs = None
-        if self.theirs:
-            theirs = self.theirs.ask("load", models=self.leaves)
-            self.theirs.ask("settle")
+        for side in filter(None, (self.theirs, self.ours)):
+            side.ask("settle")
         return [
             Row("load", taken, theirs, None, _ratio(theirs, taken), "s", of=tree)
             for tree, taken in zip(trees.TREES, seconds, strict=True)
