@@ -2,21 +2,25 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from loratree_registry.database import upgrade_database
 from loratree_registry.embedded import EmbeddedRegistry, open_embedded
 from loratree_registry.protocol import Registry
 from loratree_registry.remote import RemoteRegistry
 from loratree_registry.settings import Settings
 from tests.postgresql import PostgreSQL, postgresql
 from tests.registry import material as made
+from tests.registry.many import one_process, two_servers
 from tests.registry.serving import Served, served
 
 _MEMORY = Path("/dev/shm")
+_BASES = count(1)
 
 
 @dataclass(frozen=True)
@@ -103,3 +107,31 @@ def web() -> Iterator[Served]:
 def material(tmp_path_factory: pytest.TempPathFactory) -> made.Material:
     """Real adapters, made once."""
     return made.make(tmp_path_factory.mktemp("material"))
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest) -> Iterator[tuple[Path, str]]:
+    """A home folder, in memory where there is some, and a migrated database of each kind."""
+    with ExitStack() as opened:
+        home = Path(opened.enter_context(tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None)))
+        if request.param == "postgresql":
+            address = opened.enter_context(request.getfixturevalue("server").migrated())
+        else:
+            address = f"sqlite:///{home}/loratree.db"
+            upgrade_database(address)
+        yield home, address
+
+
+@pytest.fixture(scope="module", params=[one_process, two_servers])
+def registries(request: pytest.FixtureRequest, place: tuple[Path, str]) -> Iterator[list[Registry]]:
+    """One registry in this process, or a client of each of two servers."""
+    with request.param(*place) as opened:
+        yield opened
+
+
+@pytest.fixture
+def node(registries: list[Registry], material: made.Material) -> str:
+    """The path of a node that is not there yet, under a base of the test's own."""
+    base = f"tiny-{next(_BASES)}"
+    registries[0].add_base(base, material.base)
+    return f"{base}/medicine"

@@ -1,111 +1,29 @@
 """Many at once: threads of one process, and clients of several servers over one database."""
 
-import os
 import random
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from itertools import count, cycle
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from loratree_registry import database
-from loratree_registry.database import open_engine, upgrade_database, writing
-from loratree_registry.embedded import open_embedded
+from loratree_registry.database import open_engine, writing
 from loratree_registry.errors import Conflict, Unavailable
 from loratree_registry.protocol import Registry
-from loratree_registry.remote import RemoteRegistry
-from loratree_registry.settings import Settings
+from tests.registry.many import at_once, one_process
 from tests.registry.material import Material, publish
 
 MANY = 32
-_NUMBERS = count(1)
-_MEMORY = Path("/dev/shm")
-
-
-@contextmanager
-def one_process(home: Path, address: str) -> Iterator[list[Registry]]:
-    environment = {"LORATREE_HOME": str(home), "LORATREE_DATABASE": address}
-    registry = open_embedded(Settings.from_environment(environment))
-    yield [registry]
-    registry.close()
-
-
-@contextmanager
-def two_servers(home: Path, address: str) -> Iterator[list[Registry]]:
-    """Clients of two `loratree serve` over one database and one folder."""
-    settings = {"LORATREE_HOME": str(home), "LORATREE_DATABASE": address, "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "loratree_cli", "serve", "--port", "0"]
-    with ExitStack() as started:
-        servers = [
-            started.enter_context(
-                subprocess.Popen(command, env=os.environ | settings, stdout=subprocess.PIPE, text=True)
-            )
-            for _ in range(2)
-        ]
-        for server in servers:
-            started.callback(server.terminate)
-        clients: list[Registry] = []
-        for server in servers:
-            assert server.stdout is not None
-            clients.append(RemoteRegistry(server.stdout.readline().strip()))
-            started.callback(clients[-1].close)
-        yield clients
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest) -> Iterator[tuple[Path, str]]:
-    """A home folder, in memory where there is some, and a migrated database of each kind."""
-    with ExitStack() as made:
-        home = Path(made.enter_context(tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None)))
-        if request.param == "postgresql":
-            address = made.enter_context(request.getfixturevalue("server").migrated())
-        else:
-            address = f"sqlite:///{home}/loratree.db"
-            upgrade_database(address)
-        yield home, address
-
-
-@pytest.fixture(scope="module", params=[one_process, two_servers])
-def registries(request: pytest.FixtureRequest, place: tuple[Path, str]) -> Iterator[list[Registry]]:
-    """One registry in this process, or a client of each of two servers."""
-    with request.param(*place) as opened:
-        yield opened
-
-
-@pytest.fixture
-def node(registries: list[Registry], material: Material) -> str:
-    """The path of a node that is not there yet, under a base of the test's own."""
-    base = f"tiny-{next(_NUMBERS)}"
-    registries[0].add_base(base, material.base)
-    return f"{base}/medicine"
-
-
-def at_once(registries: list[Registry], work: Callable[[Registry, int], Any], *, many: int = MANY) -> list[Any]:
-    """What `many` threads come to that all start at the same moment, the registries dealt out among them."""
-    ready = threading.Barrier(many)
-
-    def begin(dealt: tuple[int, Registry]) -> Any:
-        ready.wait()
-        return work(dealt[1], dealt[0])
-
-    with ThreadPoolExecutor(many) as pool:
-        return list(pool.map(begin, zip(range(many), cycle(registries))))
+_CONTENTS = count(1000)
 
 
 def test_thirty_two_publishers_on_one_new_node_get_the_numbers_from_1_to_32(
     registries: list[Registry], node: str, material: Material
 ) -> None:
-    published = at_once(registries, lambda registry, number: publish(registry, node, material.rank4.variant(number)))
+    published = at_once(registries, lambda registry, n: publish(registry, node, material.rank4.variant(n)), many=MANY)
     assert sorted(one.version.number for one in published) == list(range(1, MANY + 1))
     assert all(one.created for one in published)
     held = registries[0].versions(node).items
@@ -117,8 +35,8 @@ def test_thirty_two_publishers_on_one_new_node_get_the_numbers_from_1_to_32(
 def test_identical_content_from_thirty_two_at_once_is_one_version_and_one_blob(
     registries: list[Registry], node: str, place: tuple[Path, str], material: Material
 ) -> None:
-    adapter = material.rank4.variant(1000 + next(_NUMBERS))
-    published = at_once(registries, lambda registry, _: publish(registry, node, adapter))
+    adapter = material.rank4.variant(next(_CONTENTS))
+    published = at_once(registries, lambda registry, _: publish(registry, node, adapter), many=MANY)
     assert [one.created for one in published].count(True) == 1
     assert {(one.version.number, one.version.digest) for one in published} == {(1, published[0].version.digest)}
     assert len(list(place[0].rglob(adapter.file.sha256.removeprefix("sha256:")))) == 1
@@ -126,7 +44,7 @@ def test_identical_content_from_thirty_two_at_once_is_one_version_and_one_blob(
 
 
 def test_thirty_two_who_create_the_same_nodes_find_the_same_nodes(registries: list[Registry], node: str) -> None:
-    made = at_once(registries, lambda registry, number: registry.create_node(f"{node}/a/b/user{number % 4}"))
+    made = at_once(registries, lambda registry, number: registry.create_node(f"{node}/a/b/user{number % 4}"), many=MANY)
     users = [f"{node}/a/b/user{number}" for number in range(4)]
     assert sorted({found.path for found in made}) == users
     base = node.partition("/")[0]
@@ -150,7 +68,7 @@ def test_of_thirty_two_who_move_an_alias_from_one_place_one_wins_and_the_others_
         return None, ""
 
     lost = (2, f"the alias stable of {node} is at version 2, expected at version 1: look again, then decide")
-    assert Counter(at_once(registries, move)) == {(None, ""): 1, lost: MANY - 1}
+    assert Counter(at_once(registries, move, many=MANY)) == {(None, ""): 1, lost: MANY - 1}
 
 
 def test_writers_at_every_level_of_one_branch_never_wait_for_each_other_in_a_circle(
