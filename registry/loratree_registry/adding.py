@@ -149,7 +149,8 @@ class Adding:
         placed = repository.kept_versions(self._connection, [*((line.path, line.number) for line in lines), *pins])
         numbers = repository.numbers_of(self._connection, [(line.path, line.digest) for line in lines])
         buried = repository.kept_tombstones(self._connection, [(line.path, line.number) for line in lines])
-        barred = repository.quarantined(self._connection, [(line.path, line.content) for line in lines])
+        before = [line for line in lines if nodes[line.path].id <= self._newest]
+        barred = repository.quarantined(self._connection, [(line.path, line.content) for line in before])
         new = []
         for line in lines:
             key = (line.path, line.number)
@@ -160,7 +161,7 @@ class Adding:
             elif (line.path, line.digest) in numbers:
                 self._conflict(f"{line.ref} is version {numbers[line.path, line.digest]} here")
             elif (line.path, line.content) in barred:
-                self._conflict(f"{line.ref} holds what was quarantined and deleted here")
+                self._conflict(f"{line.ref} holds what is quarantined here")
             elif self._is_pinned(line, placed):
                 new.append(line)
                 numbers[line.path, line.digest] = line.number

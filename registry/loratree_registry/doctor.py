@@ -1,4 +1,4 @@
-"""Doctor: what the database, the blob store and this machine honour, a sentence a check; nothing stays that it writes."""
+"""Doctor: what the database, the blob store and this machine honour, a sentence a check; nothing written stays."""
 
 import shutil
 import stat
@@ -74,24 +74,20 @@ def _server(url: str) -> Iterator[Check]:
         wire = Wire(url)
         try:
             wire.get(Health, "health")  # opens the connection
-            seconds, health = zip(*(_timed(lambda: wire.get(Health, "health")) for _ in range(_PINGS)), strict=True)
+            seconds = []
+            for _ in range(_PINGS):
+                begun = time.perf_counter()
+                theirs = wire.get(Health, "health").version
+                seconds.append(time.perf_counter() - begun)
         finally:
             wire.close()
     except LoratreeError as error:
         yield Check("server", False, str(error))
         return
     yield Check("server", True, f"{wire.url} answers in {1000 * statistics.median(seconds):.1f} ms")
-    theirs, ours = health[-1].version, version("loratree")
-    other = f", this is {ours}: install the same one where one of them does not know a request"
-    yield Check(
-        "server's release", True if theirs == ours else None, f"loratree {theirs}{'' if theirs == ours else other}"
-    )
-
-
-def _timed(ask: Callable[[], "Health"]) -> tuple[float, "Health"]:
-    begun = time.perf_counter()
-    answer = ask()
-    return time.perf_counter() - begun, answer
+    ours = version("loratree")
+    remedy = "" if theirs == ours else f", this is {ours}: install the same one where a request is not known"
+    yield Check("server's release", True if theirs == ours else None, f"loratree {theirs}{remedy}")
 
 
 def _database(settings: Settings) -> Iterator[Check]:

@@ -62,9 +62,10 @@ class Leftovers:
 
 def leftovers(connection: Connection, *, before: datetime) -> Leftovers:
     """What was begun before a moment and never ended."""
-    states = dict(connection.execute(_STATES.where(blobs.c.touched_at < before)).tuples().all())
+    rows = connection.execute(_STATES.where(blobs.c.touched_at < before))
+    states: dict[str, int] = {row.state: row.number for row in rows}
     open_ = connection.scalar(select(func.count()).select_from(uploads).where(uploads.c.created_at < before)) or 0
     return Leftovers(states.get("expected", 0), states.get("condemned", 0), open_)
 
 
-_STATES = select(blobs.c.state, func.count()).where(blobs.c.state != "stored").group_by(blobs.c.state)
+_STATES = select(blobs.c.state, func.count().label("number")).where(blobs.c.state != "stored").group_by(blobs.c.state)

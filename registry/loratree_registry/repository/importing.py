@@ -98,14 +98,15 @@ def kept_tombstones(connection: Connection, keys: Iterable[Key]) -> dict[Key, st
 
 
 def quarantined(connection: Connection, contents: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Those of some contents, each a path and a digest, whose tombstones keep them from coming back."""
-    query = (
-        select(nodes.c.path, tombstones.c.content)
-        .join_from(tombstones, nodes)
-        .where(tuple_(nodes.c.path, tombstones.c.content).in_(sorted(set(contents))))
-        .where(tombstones.c.quarantined_reason.is_not(None))
+    """Those of some contents, each a path and a digest, that a version there holds or held which is quarantined."""
+    wanted = sorted(set(contents))
+    queries = (
+        select(nodes.c.path, table.c.content)
+        .join_from(table, nodes, table.c.node_id == nodes.c.id)
+        .where(tuple_(nodes.c.path, table.c.content).in_(wanted), table.c.quarantined_reason.is_not(None))
+        for table in (versions, tombstones)
     )
-    return {(row.path, row.content) for row in connection.execute(query)}
+    return {(row.path, row.content) for query in queries for row in connection.execute(query)}
 
 
 def kept_aliases(connection: Connection, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
