@@ -15,6 +15,8 @@ def test_everything_follows_from_the_home(tmp_path: Path) -> None:
         database=tmp_path / "loratree.db",
         blobs=f"{tmp_path}/blobs",
         s3_endpoint=None,
+        s3_public_endpoint=None,
+        direct=True,
     )
 
 
@@ -26,16 +28,18 @@ def test_each_part_may_be_elsewhere() -> None:
             "LORATREE_DATABASE": "postgresql://h/loratree",
             "LORATREE_BLOBS": "s3://bucket/prefix",
             "LORATREE_S3_ENDPOINT": "http://127.0.0.1:9000",
+            "LORATREE_S3_PUBLIC_ENDPOINT": "https://s3.example.org",
         }
     )
     assert settings.home == Path("/somewhere")
     assert (settings.url, settings.database) == ("http://127.0.0.1:8321", "postgresql://h/loratree")
     assert (settings.blobs, settings.s3_endpoint) == ("s3://bucket/prefix", "http://127.0.0.1:9000")
+    assert settings.s3_public_endpoint == "https://s3.example.org"
 
 
 def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
-    names = ("LORATREE_URL", "LORATREE_DATABASE", "LORATREE_BLOBS", "LORATREE_S3_ENDPOINT")
-    empty = dict.fromkeys(names, "")
+    names = ("URL", "DATABASE", "BLOBS", "S3_ENDPOINT", "S3_PUBLIC_ENDPOINT")
+    empty = {f"LORATREE_{name}": "" for name in names}
     home = {"LORATREE_HOME": str(tmp_path)}
     assert Settings.from_environment(home | empty) == Settings.from_environment(home)
 

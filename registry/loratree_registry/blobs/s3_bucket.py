@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
 
+_PAGE: Final = 1000  # objects listed at a time, the most that S3 gives
 ABSENT: Final = ("404", "NoSuchKey")
 
 
@@ -106,7 +107,7 @@ class Bucket:
         at, start = self.key(folder), self.key(after) if after else ""
         while True:
             with s3_errors(self):
-                page = self.client.list_objects_v2(Bucket=self.name, Prefix=at, StartAfter=start)
+                page = self.client.list_objects_v2(Bucket=self.name, Prefix=at, StartAfter=start, MaxKeys=_PAGE)
             for item in page.get("Contents", []):
                 start = item["Key"]
                 yield Stored(self.below(start), item["ETag"], item["Size"], item["LastModified"])

@@ -68,7 +68,7 @@ def s3_errors(store: object) -> Iterator[None]:
     except HTTPClientError as error:
         inner = error.kwargs.get("error")
         if isinstance(inner, LoratreeError):
-            raise inner from error  # the body that was sent could not be read to its end
+            raise inner from None  # the body that was sent could not be read to its end
         raise Unavailable(_failed(store, error)) from error
     except BotoCoreError as error:
         raise Unavailable(_failed(store, error)) from error

@@ -11,12 +11,12 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from loratree_registry.blobs import s3_staged, store
+from loratree_registry.blobs import s3_bucket, s3_staged, store
 from loratree_registry.blobs.store import DirectStore, Transfer
 from loratree_registry.errors import Conflict, Invalid, NotFound
 from tests import ceph
 
-from .conftest import BUCKET, PREFIX, HeldInS3
+from .conftest import BUCKET, PREFIX, Held, HeldInS3
 from .test_blob_contract import CONTENT, FAR, digest_of, refuse
 
 MIB = 1024**2
@@ -65,6 +65,20 @@ def blob(content: bytes) -> str:
 
 def test_the_store_in_s3_is_one_that_clients_reach(s3_held: HeldInS3) -> None:
     assert isinstance(s3_held.store, DirectStore)
+
+
+def test_a_folder_is_no_store_that_clients_reach(local_held: Held) -> None:
+    assert not isinstance(local_held.store, DirectStore)
+
+
+def test_blobs_are_listed_page_by_page(s3_held: HeldInS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_bucket, "_PAGE", 2)
+    contents = [bytes([number]) for number in range(5)]
+    for content in contents:
+        s3_held.overwrite(digest_of(content), content)
+    digests = sorted(map(digest_of, contents))
+    assert [blob.digest for blob in s3_held.store.held()] == digests
+    assert [blob.digest for blob in s3_held.store.held(after=digests[0])] == digests[1:]
 
 
 @pytest.mark.parametrize("content", [b"", CONTENT])
