@@ -5,23 +5,28 @@ import re
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
 import loratree_migrations
 from loratree_registry import database
+from loratree_registry.composition import version_digest
 from loratree_registry.database import open_engine, prepare, reading, upgrade, upgrade_database, writing
 from loratree_registry.embedded import open_embedded
 from loratree_registry.errors import LoratreeError, Unavailable
 from loratree_registry.models import metadata
+from tests.registry import old_rows
 from tests.registry.conftest import Storage
+from tests.registry.material import Material, publish
 
 POSTGRESQL_SCHEMA = """
     SELECT format('%s.%s %s %s %s', table_name, column_name, data_type, is_nullable, collation_name)
@@ -113,9 +118,6 @@ def test_upgrading_twice_changes_nothing(kind: str, storage: Storage) -> None:
 
 
 def test_a_downgrade_leaves_no_table(kind: str, storage: Storage) -> None:
-    from alembic import command
-    from alembic.config import Config
-
     with new(kind, storage) as address:
         upgrade_database(address)
         engine = open_engine(address)
@@ -144,6 +146,70 @@ def test_eight_processes_that_migrate_one_new_database_at_once_all_succeed(kind:
     spawn = multiprocessing.get_context("spawn")
     with new(kind, storage) as address, ProcessPoolExecutor(8, mp_context=spawn) as pool:
         assert list(pool.map(upgrade_database, [address] * 8)) == [loratree_migrations.HEAD] * 8
+
+
+OLD = [script.revision for script in ScriptDirectory(str(Path(loratree_migrations.__file__).parent)).walk_revisions()][
+    1:
+]
+
+
+def at_revision(address: str, revision: str) -> None:
+    """Makes the schema of an earlier release, and puts in what that release wrote."""
+    engine = open_engine(address)
+    with writing(engine) as connection:
+        config = Config(attributes={"connection": connection, "metadata": metadata})
+        config.set_main_option("script_location", str(Path(loratree_migrations.__file__).parent))
+        command.upgrade(config, revision)
+        old_rows.put(connection, old_rows.read(revision))
+    engine.dispose()
+
+
+@pytest.mark.parametrize("revision", OLD)
+def test_what_an_earlier_release_wrote_is_all_there_after_the_upgrade_and_can_be_added_to(
+    kind: str, storage: Storage, revision: str, material: Material
+) -> None:
+    with new(kind, storage) as address:
+        at_revision(address, revision)
+        upgrade_database(address)
+        registry = open_embedded(storage.settings(LORATREE_DATABASE=address))
+        first, second, alice, other = (
+            registry.version(f"tiny/medicine{ref}")
+            for ref in ("@1", "@2", "/cardiology/alice@1", "/cardiology/alice@2")
+        )
+        for version in (first, second, alice, other):
+            assert version.digest == version_digest(
+                base_digest=registry.base_manifest("tiny").digest,
+                pin_digest=version.pin.digest,
+                config=version.config,
+                files=version.files,
+            )
+        assert (first.note, first.pin.digest, alice.pin.digest, other.pin.found) == (
+            "the first",
+            None,
+            first.digest,
+            "assumed",
+        )
+        assert registry.node("tiny/medicine").aliases == {"stable": 2}
+        assert [event.kind for event in reversed(registry.events("tiny").items)] == [
+            "base-added",
+            "node-created",
+            *["version-published"] * 2,
+            *["node-created"] * 2,
+            *["version-published"] * 2,
+            *["alias-set"] * 3,
+            "alias-deleted",
+        ]
+        assert publish(registry, "tiny/medicine", material.rank4).version.number == 3
+        registry.set_alias("tiny/medicine", "stable", version=3, expected=2)
+        registry.close()
+
+
+@pytest.mark.parametrize("revision", OLD)
+def test_eight_who_upgrade_one_old_database_at_once_all_succeed(kind: str, storage: Storage, revision: str) -> None:
+    with new(kind, storage) as address:
+        at_revision(address, revision)
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(upgrade_database, [address] * 8)) == [loratree_migrations.HEAD] * 8
 
 
 def test_the_embedded_sqlite_migrates_by_itself(storage: Storage) -> None:
