@@ -60,18 +60,15 @@ class Bench:
     def loaded(self) -> list[Row]:
         """The seconds that loading took."""
         theirs = self.theirs.ask("load", models=self.leaves) if self.theirs else None
-        seconds = [None if self.options.loaded else self._load(tree) for tree in trees.TREES]
-        for side in filter(None, (self.theirs, self.ours)):
-            side.ask("settle")
+        if self.theirs:
+            self.theirs.ask("settle")
+        if self.options.loaded:
+            return []
+        seconds = {tree: self.ours.ask("load", tree=tree, leaves=self.leaves) for tree in trees.TREES}
+        self.ours.ask("settle")
         return [
-            Row("load", taken, theirs, None, _ratio(theirs, taken), "s", of=tree)
-            for tree, taken in zip(trees.TREES, seconds, strict=True)
-            if taken is not None
+            Row("load", taken, theirs, None, _ratio(theirs, taken), "s", of=tree) for tree, taken in seconds.items()
         ]
-
-    def _load(self, tree: str) -> float:
-        seconds: float = self.ours.ask("load", tree=tree, leaves=self.leaves)
-        return seconds
 
     @property
     def leaves(self) -> int:
