@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from loratree_registry.schemas import Page, Version
+from loratree_registry.schemas import Mark, Page, Version
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -20,6 +20,7 @@ T = TypeVar("T")
 _WIDE = 10_000
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+strict_option = click.option("--strict", is_flag=True, help="Fail where a version of the chain was withdrawn.")
 limit_option = click.option("--limit", type=click.IntRange(min=1), help="Stop after so many rows.")
 
 
@@ -124,6 +125,12 @@ def short(digest: str) -> str:
 def numbers(values: Sequence[float]) -> str:
     """The distinct values for people: `16`, or `16, 8`."""
     return ", ".join(f"{value:g}" for value in values)
+
+
+def marks_text(withdrawn: Mark | None, quarantined: Mark | None) -> list[str]:
+    """What is wrong with a version, and why."""
+    marks = (("quarantined", quarantined), ("withdrawn", withdrawn))
+    return [f"{what}: {mark.reason}" for what, mark in marks if mark is not None]
 
 
 def pin_text(version: Version) -> str:

@@ -47,11 +47,12 @@ def compose(
     follow: str | None = None,
     weights: Mapping[str, float] | None = None,
     limit: Limit | None = None,
+    strict: bool = False,
 ) -> Lockfile:
     """Writes the composition of `ref` into the folder `out` and returns its lockfile, which is written last.
 
     `merge` is the base's checkpoint with every delta summed in, shard by shard; `flatten` one PEFT adapter that needs
-    no base weights. An empty chain merges to a copy of the base. `follow` and `weights` are Registry.resolve's.
+    no base weights. An empty chain merges to a copy of the base. `follow`, `weights` and `strict` are Registry.resolve's.
     With a `limit` each module of a flattened chain is truncated to it, and compression.json tells what was kept.
     `base_directory` is the base's checkpoint; without it the one that `home` remembers. The same composition gives the
     same bytes; where `out` holds it already and intact, that is the answer, also where another process was first to
@@ -61,7 +62,7 @@ def compose(
     """
     if limit is not None and mode != "flatten":
         raise Invalid(f"a chain is compressed where it is flattened, got {form(mode, limit)}: compose it with flatten")
-    resolution = registry.resolve(ref, follow=follow, weights=weights)
+    resolution = registry.resolve(ref, follow=follow, weights=weights, strict=strict)
     chain = resolution.to_chain()
     found = _composed(out, chain, mode, limit)
     if found is not None:

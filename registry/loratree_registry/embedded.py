@@ -29,7 +29,8 @@ from loratree_registry.blobs.verified import check_announced, skip
 from loratree_registry.composition import FileDigest
 from loratree_registry.database import reading, writing
 from loratree_registry.direct import Direct
-from loratree_registry.inspection import Inspections
+from loratree_registry.errors import Corrupt
+from loratree_registry.inspection import Inspection, Inspections
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.paths import Level, Ref, base_of, parse_ref
 from loratree_registry.protocol import PAGE
@@ -209,10 +210,18 @@ class EmbeddedRegistry:
         with reading(self._engine) as connection:
             manifest = bases.base_manifest(connection, base_of(path))
             files.check_uploaded(connection, submission.files)
-        inspection = self._inspections.of(self._blobs, submission.files[0])
+        inspection = self._inspected(submission.files)
         examined = publishing.examine(inspection, manifest, path, submission)
         with writing(self._engine) as connection:
             return publishing.publish(connection, path, submission, examined)
+
+    def _inspected(self, submitted: list[FileDigest]) -> Inspection:
+        try:
+            return self._inspections.of(self._blobs, submitted[0])
+        except Corrupt:
+            with reading(self._engine) as connection:
+                files.check_uploaded(connection, submitted)  # they may have been collected since: then it says so
+            raise
 
     def withdraw(self, ref: str, *, reason: str) -> Version:
         """See Registry.withdraw."""

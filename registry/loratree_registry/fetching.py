@@ -41,16 +41,18 @@ def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
     return path
 
 
-def pull(registry: Registry, home: Path, ref: str, out: Path) -> Version:
+def pull(registry: Registry, home: Path, ref: str, out: Path, *, strict: bool = False) -> Version:
     """Writes the version that `ref` names into `out` as an ordinary PEFT directory, whole or not at all.
 
     The config's base_model_name_or_path says what it was trained on: the pinned version as PATH@sha256:…, which publish
     reads again, or the base by its source or name. An `out` that holds the same adapter already is left alone; one that
-    holds anything else is refused with Conflict.
+    holds anything else is refused with Conflict. So is, with `strict`, one whose chain holds a withdrawn version.
+    Raises Quarantined, also where this machine holds the files already.
     """
     version = registry.version(ref)
-    config = full_config(version.config, base_model=_trained_on(registry, version))
     name = f"{version.path}@{version.number}"
+    registry.resolve(name, strict=strict)
+    config = full_config(version.config, base_model=_trained_on(registry, version))
     files = {file.name: fetch(registry, home, name, file) for file in version.files}
     if is_filled(out):
         _check_same(out, version, config)

@@ -22,7 +22,7 @@ from loratree_registry.peft_files import WEIGHTS
 from loratree_registry.peft_format import canonical_config, classify, warnings
 from loratree_registry.quarantine import check_above, check_content
 from loratree_registry.rows import NodeRow, VersionRow
-from loratree_registry.schemas import PinSource, Published, Submission, Version
+from loratree_registry.schemas import PinSource, Published, Submission
 from loratree_registry.text import check_text
 from loratree_registry.versions import find_version, records
 
@@ -94,19 +94,7 @@ def publish(connection: Connection, path: str, submission: Submission, examined:
 
 
 def _known(connection: Connection, row: VersionRow) -> Published:
-    version = records(connection, [row])[0]
-    return Published(version=version, created=False, warnings=known_warnings(version))
-
-
-def known_warnings(version: Version) -> list[str]:
-    """What to say where a submission is answered with a version that is there already."""
-    if version.withdrawn is None:
-        return []
-    name = f"{version.path}@{version.number}"
-    return [
-        f"{name} holds the same and was withdrawn ({version.withdrawn.reason}): "
-        f"take that back by `loratree withdraw {name} --undo`, or train another"
-    ]
+    return Published.already(records(connection, [row])[0])
 
 
 def _pin(connection: Connection, path: str, submission: Submission) -> VersionRow | None:

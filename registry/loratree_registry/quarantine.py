@@ -8,7 +8,7 @@ from loratree_registry import repository
 from loratree_registry.errors import Quarantined, listed
 from loratree_registry.rows import VersionRow
 from loratree_registry.schemas import Version
-from loratree_registry.text import check_reason
+from loratree_registry.text import check_reason, same_quarantined
 from loratree_registry.versions import lock_version, version
 
 
@@ -56,7 +56,4 @@ def check_content(connection: Connection, node_id: int, path: str, content: str)
     found = repository.quarantined_content(connection, node_id, content)
     if found is not None:
         number, reason = found
-        raise Quarantined(
-            f"{path}@{number} holds or held the same content and is quarantined ({reason}): "
-            "train without what it was quarantined for, and publish that"
-        )
+        raise Quarantined(same_quarantined(f"{path}@{number}", reason))

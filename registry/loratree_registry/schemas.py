@@ -270,3 +270,11 @@ class Published:
     version: Version
     created: bool
     warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def already(cls, version: Version) -> "Published":
+        """The answer where the node holds the same version, which may have been withdrawn."""
+        name, mark = f"{version.path}@{version.number}", version.withdrawn
+        warning = f"{name} holds the same and was withdrawn ({mark.reason}): " if mark else ""
+        undo = f"take that back by `loratree withdraw {name} --undo`, or publish another"
+        return cls(version=version, created=False, warnings=[warning + undo] if warning else [])

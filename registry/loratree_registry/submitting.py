@@ -5,13 +5,16 @@ from pathlib import Path
 
 from loratree_registry.adapter_directory import RESAVE, AdapterDirectory, read_adapter_directory
 from loratree_registry.canonical import digest_stream
-from loratree_registry.errors import Conflict, Invalid, NotFound
+from loratree_registry.errors import Conflict, Invalid, NotFound, NotUploaded, Quarantined
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.paths import Level, base_of, parent_of, parse_path, versionless
 from loratree_registry.pins import BASE, FoundPin, OpenPin, find_pin
 from loratree_registry.plain_file import open_plain
 from loratree_registry.protocol import Registry
 from loratree_registry.schemas import Published, Submission, Version
+from loratree_registry.text import same_quarantined
+
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,17 +55,16 @@ def publish_directory(
     adapter, pin = prepared.adapter, prepared.pin
     if prepared.known is not None:
         return Submitted(
-            published=Published(version=prepared.known, created=False),
+            published=Published.already(prepared.known),
             pin=pin,
             not_published=adapter.not_published,
             uploaded_bytes=0,
         )
-    _upload(registry, adapter)
     submission = Submission(
         config=adapter.config, files=[adapter.file], parent=pin.parent, found=pin.found, level=level, note=note
     )
     return Submitted(
-        published=registry.publish(path, submission),
+        published=_sent(registry, adapter, path, submission),
         pin=pin,
         not_published=adapter.not_published,
         uploaded_bytes=adapter.file.size,
@@ -77,6 +79,9 @@ def prepare(
     adapter = read_adapter_directory(directory)
     adapter.spec(manifest, on_base=False)  # all but what its pin decides
     known = _known(registry, path, adapter)
+    for version in known:
+        if version.quarantined is not None:
+            raise Quarantined(same_quarantined(f"{path}@{version.number}", version.quarantined.reason))
     try:
         pin = find_pin(registry, adapter, path, parent=parent, home=home)
     except OpenPin:
@@ -115,6 +120,18 @@ def _recorded(version: Version) -> FoundPin:
     pin = version.pin
     name = BASE if pin.digest is None else f"{pin.path}@{pin.version}"
     return FoundPin(name, pin.found, f"already published, pinned to {name}", pin.digest)
+
+
+def _sent(registry: Registry, adapter: AdapterDirectory, path: str, submission: Submission) -> Published:
+    """Uploads and publishes, again where the bytes were collected before a version referred to them."""
+    for _ in range(_TRIES - 1):
+        try:
+            _upload(registry, adapter)
+            return registry.publish(path, submission)
+        except NotUploaded:
+            continue
+    _upload(registry, adapter)
+    return registry.publish(path, submission)
 
 
 def _upload(registry: Registry, adapter: AdapterDirectory) -> None:

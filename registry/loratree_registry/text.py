@@ -24,6 +24,14 @@ def check_reason(reason: str) -> None:
     check_text("reason", reason, limit=1000)
 
 
+def same_quarantined(ref: str, reason: str) -> str:
+    """The sentence that refuses content which was quarantined."""
+    return (
+        f"{ref} holds or held the same content and is quarantined ({reason}): "
+        "train without what it was quarantined for, and publish that"
+    )
+
+
 def one_line(text: str) -> str:
     """The text as a terminal may be given it: a space for all that breaks the line or moves the cursor."""
     return "".join(character if character.isprintable() else " " for character in text)

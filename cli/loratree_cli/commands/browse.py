@@ -7,6 +7,7 @@ from loratree_cli.output import (
     every,
     json_option,
     limit_option,
+    marks_text,
     numbers,
     pin_text,
     print_json,
@@ -86,13 +87,14 @@ def show(ref: str, as_json: bool) -> None:
 def _show_node(opened: Registry, path: str, as_json: bool) -> None:
     node = opened.node(path)
     versions = [] if node.level == "base" else list(every(lambda after: opened.versions(path, after=after)))
+    tombstones = list(every(lambda after: opened.tombstones(path, after=after)))
     if as_json:
         from dataclasses import asdict
 
-        print_json(asdict(node) | {"versions": [asdict(version) for version in versions]})
+        print_json(asdict(node) | {"versions": [*map(asdict, versions)], "tombstones": [*map(asdict, tombstones)]})
         return
     click.echo(f"{node.path} ({node.level}){_suffix(node)}")
-    columns = ("version", "rank", "scale", "modules", "size", "trained on", "found", "published", "digest")
+    columns = ("version", "rank", "scale", "modules", "size", "trained on", "found", "published", "digest", "marks")
     print_table(
         columns,
         (
@@ -106,10 +108,14 @@ def _show_node(opened: Registry, path: str, as_json: bool) -> None:
                 version.pin.found,
                 version.created_at[:19] + "Z",
                 short(version.digest),
+                ", ".join(marks_text(version.withdrawn, version.quarantined)),
             )
             for version in versions
         ),
     )
+    for left in tombstones:
+        barred = f", quarantined: {left.quarantined}" if left.quarantined else ""
+        click.echo(f"@{left.number} was deleted on {left.deleted_at[:10]}: {left.reason}{barred}")
 
 
 def _show_version(version: Version, as_json: bool) -> None:
@@ -130,6 +136,8 @@ def _show_version(version: Version, as_json: bool) -> None:
         *((file.name, f"{bytes_text(file.size)} {file.sha256}") for file in version.files),
         ("published", version.created_at),
         ("note", version.note),
+        ("withdrawn", version.withdrawn and version.withdrawn.reason),
+        ("quarantined", version.quarantined and version.quarantined.reason),
     ]
     print_table(("field", "value"), rows)
 

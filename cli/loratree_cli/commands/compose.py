@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from loratree_cli.limits import limit_options
-from loratree_cli.output import json_option, numbers, print_json, say, working
+from loratree_cli.output import json_option, numbers, print_json, say, strict_option, working
 from loratree_cli.registry import registry
 from loratree_cli.weights import weight_option
 from loratree_registry.composition import Mode, Step
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--follow", metavar="ALIAS", help="Take each ancestor at this alias where it is set (latest: its head).")
 @weight_option
 @limit_options
+@strict_option
 @json_option
 def compose(
     ref: str,
@@ -37,6 +38,7 @@ def compose(
     follow: str | None,
     weights: dict[str, float],
     limit: Limit | None,
+    strict: bool,
     as_json: bool,
 ) -> None:
     """Compose the chain of REF into the folder --out, with its lockfile loratree.json.
@@ -67,6 +69,7 @@ def compose(
             follow=follow,
             weights=weights,
             limit=limit,
+            strict=strict,
         )
         compression = read_compression(out) if limit is not None else None
     if as_json:

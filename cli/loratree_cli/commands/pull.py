@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from loratree_cli.output import say, working
+from loratree_cli.output import say, strict_option, working
 from loratree_cli.registry import registry
 from loratree_registry.settings import Settings
 
@@ -12,7 +12,8 @@ from loratree_registry.settings import Settings
 @click.command()
 @click.argument("ref")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write; new or empty.")
-def pull(ref: str, out: Path) -> None:
+@strict_option
+def pull(ref: str, out: Path, strict: bool) -> None:
     """Download the version that REF names as a PEFT directory: its own adapter, without its ancestors.
 
     \b
@@ -21,6 +22,6 @@ def pull(ref: str, out: Path) -> None:
     from loratree_registry.fetching import pull as pull_version
 
     with registry() as opened, working(f"pulling {ref}"):
-        version = pull_version(opened, Settings.from_environment().home, ref, out)
+        version = pull_version(opened, Settings.from_environment().home, ref, out, strict=strict)
     say(f"{version.path}@{version.number} is in {out}")
     click.echo(version.digest)

@@ -2,7 +2,7 @@
 
 import click
 
-from loratree_cli.output import json_option, numbers, print_json, print_table, say, short
+from loratree_cli.output import json_option, marks_text, numbers, print_json, print_table, say, short, strict_option
 from loratree_cli.registry import registry
 from loratree_cli.weights import weight_option
 from loratree_registry.schemas import Edge, Link, Resolution
@@ -12,8 +12,9 @@ from loratree_registry.schemas import Edge, Link, Resolution
 @click.argument("ref")
 @click.option("--follow", metavar="ALIAS", help="Take each ancestor at this alias where it is set (latest: its head).")
 @weight_option
+@strict_option
 @json_option
-def resolve(ref: str, follow: str | None, weights: dict[str, float], as_json: bool) -> None:
+def resolve(ref: str, follow: str | None, weights: dict[str, float], strict: bool, as_json: bool) -> None:
     """Show the chain of versions that REF composes, root to leaf.
 
     Without --follow it is the chain that the leaf was trained on, whatever the tree holds now.
@@ -24,7 +25,7 @@ def resolve(ref: str, follow: str | None, weights: dict[str, float], as_json: bo
     loratree resolve tiny/medicine/cardiology --weight tiny/medicine=0.5
     """
     with registry() as opened:
-        resolution = opened.resolve(ref, follow=follow, weights=weights)
+        resolution = opened.resolve(ref, follow=follow, weights=weights, strict=strict)
     if as_json:
         print_json(resolution)
         return
@@ -57,6 +58,7 @@ def _row(resolution: Resolution, link: Link) -> tuple[object, ...]:
     state = "stale" if link.stale else "current"
     if link.follow is not None:
         state += f", by {link.follow}"
+    state = ", ".join([state, *marks_text(link.withdrawn, None)])
     return (
         f"{link.path}@{link.version}",
         link.level,
@@ -71,4 +73,5 @@ def _row(resolution: Resolution, link: Link) -> tuple[object, ...]:
 
 
 def _edge(base: str, edge: Edge) -> tuple[object, ...]:
-    return edge.child, edge.parent or base, edge.found, "stale" if edge.stale else "current", short(edge.child_digest)
+    state = ["stale" if edge.stale else "current", *marks_text(edge.withdrawn, edge.quarantined)]
+    return edge.child, edge.parent or base, edge.found, ", ".join(state), short(edge.child_digest)

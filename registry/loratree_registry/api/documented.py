@@ -6,13 +6,18 @@ from fastapi import Body, Depends, Path, Query, Request
 
 from loratree_registry.api.examples import PATH, REF, as_json
 from loratree_registry.api.problem import MEDIA_TYPE, problem_of, refused
-from loratree_registry.errors import Conflict, Corrupt, Invalid, LoratreeError, NotFound, Unavailable
+from loratree_registry.errors import Conflict, Corrupt, Gone, Invalid, LoratreeError, NotFound, Quarantined, Unavailable
 from loratree_registry.protocol import MAX_PAGE, PAGE, Registry
 
 _DIGEST = "sha256:" + "d" * 64
 _SENTENCES: dict[str, LoratreeError] = {
     "404": NotFound(f"{PATH} has no version 7: it has 1 to 2, and the aliases stable"),
     "409": Conflict(f"the alias stable of {PATH} is at version 2, expected at version 1: look again, then decide"),
+    "403": Quarantined(
+        f"{REF} cannot be used: {PATH}@2 is quarantined (trained on names of patients); name another version, "
+        f"or once it is safe end it by `loratree quarantine {PATH}@2 --undo`"
+    ),
+    "410": Gone(f"{PATH}@1 was deleted on 2026-01-31 (it diverges): name another version, see `loratree show {PATH}`"),
     "422": Invalid("path 'Llama' has the segment 'Llama': use lower case, such as 'llama'"),
     "500": Corrupt(
         f"the 84000000 bytes of {_DIGEST} are recorded as stored, and the blob store does not hold them: "
@@ -24,7 +29,9 @@ _SENTENCES: dict[str, LoratreeError] = {
 }
 _TITLES = {
     "404": "Nothing of that name",
+    "403": "A version that it needs is quarantined",
     "409": "It contradicts what the registry holds",
+    "410": "It was deleted",
     "422": "The request itself is wrong",
     "500": "Stored bytes are damaged, or the server failed",
     "503": "A part that the request needs is not there",

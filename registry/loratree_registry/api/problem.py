@@ -3,13 +3,24 @@
 from dataclasses import dataclass, replace
 from typing import Final
 
-from loratree_registry.errors import Conflict, Corrupt, Invalid, LoratreeError, NotFound, Unavailable
+from loratree_registry.errors import (
+    Conflict,
+    Corrupt,
+    Gone,
+    Invalid,
+    LoratreeError,
+    NotFound,
+    NotUploaded,
+    Quarantined,
+    Unavailable,
+)
 from loratree_registry.text import one_line
 
 MEDIA_TYPE: Final = "application/problem+json"
 NO_ROUTE: Final = "no-route"
 _URN: Final = "urn:loratree:problem:"
-_KINDS: Final = {kind("").slug: kind for kind in (Invalid, NotFound, Conflict, Corrupt, Unavailable)}
+KINDS: Final = (Invalid, NotFound, Gone, NotUploaded, Conflict, Quarantined, Corrupt, Unavailable)
+_KINDS: Final = {kind("").slug: kind for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

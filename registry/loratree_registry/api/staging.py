@@ -6,9 +6,9 @@ import json
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
 
@@ -51,7 +51,7 @@ class Staging:
         name = secrets.token_hex(16) if size <= PART else _name_of(sha256, size)
         with self._disk(size):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._expire()
+            expire(self.root, before=datetime.now(UTC) - timedelta(seconds=LIFETIME_S))
             folder = self.root / name
             folder.mkdir(mode=0o700, exist_ok=True)
             with _written(folder / _ANNOUNCED) as file:
@@ -147,12 +147,18 @@ class Staging:
     def _disk(self, needs: int) -> AbstractContextManager[None]:
         return disk_errors(self.root, "LORATREE_HOME", needs=needs)
 
-    def _expire(self) -> None:
-        oldest = time.time() - LIFETIME_S
-        for folder in self.root.iterdir():
+
+def expire(root: Path, *, before: datetime, dry_run: bool = False) -> list[str]:
+    """Removes the uploads that began, or got a part, before a moment, and returns their names."""
+    found = []
+    with disk_errors(root, "LORATREE_HOME"):
+        for folder in sorted(root.iterdir()) if root.is_dir() else []:
             with suppress(FileNotFoundError):  # another worker was first
-                if folder.stat().st_mtime < oldest:
-                    shutil.rmtree(folder)
+                if folder.stat().st_mtime < before.timestamp():
+                    found.append(folder.name)
+                    if not dry_run:
+                        shutil.rmtree(folder)
+    return found
 
 
 class Arriving:

@@ -17,7 +17,10 @@ _Why = Annotated[str, Query(description="Why it is deleted, in a line", examples
 
 @router.delete("/versions/{ref:text}", responses=answers(examples.TOMBSTONE, 404, 409, 410))
 def delete_version(registry: Catalog, ref: RefPath, reason: _Why) -> Tombstone:
-    """Deletes a version, named by its number or digest; refused while a version is pinned to it or an alias names it."""
+    """Deletes a version, by its number or digest; refused while a version is pinned to it or an alias names it.
+
+    A tombstone stays.
+    """
     return registry.delete(ref, reason=reason)
 
 

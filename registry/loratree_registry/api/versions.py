@@ -26,8 +26,8 @@ _WEIGHT = (
     "PATH:NUMBER, the level weight of the chain's version at PATH; repeatable, once for each path, 1 for the others"
 )
 _AGAIN = replace(examples.PUBLISHED, created=False)
-_PUBLISHED = answers(_AGAIN, 404, 409, says="The node held this version already") | answers(
-    examples.PUBLISHED, 404, 409, status=201, says="A new version"
+_PUBLISHED = answers(_AGAIN, 403, 404, 409, 410, says="The node held this version already") | answers(
+    examples.PUBLISHED, 403, 404, 409, 410, status=201, says="A new version"
 )
 _PUBLISHED[201]["model"] = Published
 
@@ -58,24 +58,25 @@ def list_versions(
     return registry.versions(path, content=content, after=after, limit=limit)
 
 
-@router.get("/version/{ref:text}", responses=answers(examples.VERSION, 404))
+@router.get("/version/{ref:text}", responses=answers(examples.VERSION, 404, 410))
 def get_version(registry: Catalog, ref: RefPath) -> Version:
     """The one version that `ref` names."""
     return registry.version(ref)
 
 
-@router.get("/resolve/{ref:text}", responses=answers(examples.RESOLUTION, 404, 409))
+@router.get("/resolve/{ref:text}", responses=answers(examples.RESOLUTION, 403, 404, 409, 410))
 def resolve(
     registry: Catalog,
     ref: RefPath,
     follow: Annotated[str | None, Query(description="Take each ancestor at this alias, where it is set")] = None,
     weight: Annotated[list[str] | None, Query(description=_WEIGHT, examples=[[f"{examples.PARENT}:0.5"]])] = None,
+    strict: Annotated[bool, Query(description="Refuse a chain that holds a withdrawn version")] = False,
 ) -> Resolution:
     """The chain of `ref`, root to leaf: by its pins, or with each ancestor at the alias `follow`."""
-    return registry.resolve(ref, follow=follow, weights=read(weight))
+    return registry.resolve(ref, follow=follow, weights=read(weight), strict=strict)
 
 
-@router.get("/lineage/{ref:text}", responses=answers(examples.LINEAGE, 404))
+@router.get("/lineage/{ref:text}", responses=answers(examples.LINEAGE, 404, 410))
 def lineage(registry: Catalog, ref: RefPath) -> Lineage:
     """What a version was trained on, edge by edge, up to its base."""
     return registry.lineage(ref)

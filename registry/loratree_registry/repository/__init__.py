@@ -31,7 +31,13 @@ from loratree_registry.repository.tombstones import (
     list_tombstones,
     quarantined_content,
 )
-from loratree_registry.repository.uploads import delete_upload, find_resumable, find_upload, insert_upload
+from loratree_registry.repository.uploads import (
+    delete_upload,
+    find_resumable,
+    find_upload,
+    insert_upload,
+    list_uploads,
+)
 from loratree_registry.repository.versions import (
     Selector,
     count_dependents,
@@ -88,6 +94,7 @@ __all__ = [
     "list_events",
     "list_idle",
     "list_tombstones",
+    "list_uploads",
     "list_versions",
     "lock_node",
     "mark_version",

@@ -1,6 +1,7 @@
 """Queries of uploads: bytes on their way to a store that clients send to themselves."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, insert, select
 
@@ -26,6 +27,12 @@ def find_resumable(connection: Connection, sha256: str, size: int, *, since: dat
     return _one(connection, same & (uploads.c.created_at > since))
 
 
+def list_uploads(connection: Connection, *, before: datetime) -> list[Transfer]:
+    """The uploads that began before a moment; each is a request of somebody's, so there are never many."""
+    query = select(uploads).where(uploads.c.created_at < before).order_by(uploads.c.id)
+    return [_transfer(row) for row in connection.execute(query)]
+
+
 def delete_upload(connection: Connection, id: str) -> None:  # noqa: A002 - the field's name
     """Removes an upload; one that is not there is no error."""
     connection.execute(delete(uploads).where(uploads.c.id == id))
@@ -34,4 +41,8 @@ def delete_upload(connection: Connection, id: str) -> None:  # noqa: A002 - the 
 def _one(connection: Connection, which: ColumnElement[bool]) -> Transfer | None:
     query = select(uploads).where(which).order_by(uploads.c.created_at.desc()).limit(1)
     row = connection.execute(query).one_or_none()
-    return None if row is None else Transfer(id=row.id, digest=row.sha256, size=row.size, multipart=row.multipart)
+    return None if row is None else _transfer(row)
+
+
+def _transfer(row: Any) -> Transfer:
+    return Transfer(id=row.id, digest=row.sha256, size=row.size, multipart=row.multipart)

@@ -13,8 +13,7 @@ from openapi_spec_validator import validate
 from loratree_registry.api import bases, examples, versions
 from loratree_registry.api.app import NOUNS, create_app
 from loratree_registry.api.examples import UPLOAD_ID, as_json
-from loratree_registry.api.problem import MEDIA_TYPE, cross_site, internal, misdirected, problem_of, refused
-from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
+from loratree_registry.api.problem import KINDS, MEDIA_TYPE, cross_site, internal, misdirected, problem_of, refused
 from loratree_registry.paging import number_after
 from tests.registry.serving import Nothing
 
@@ -97,7 +96,17 @@ def test_a_validator_refuses_a_wrong_example() -> None:
 
 def test_request_schemas_refuse_unknown_fields() -> None:
     schemas = DOCUMENT["components"]["schemas"]
-    for name in ("NewBase", "NewNode", "NewUpload", "NewVersion", "Move", "BaseManifest-Input", "FileDigest-Input"):
+    for name in (
+        "NewBase",
+        "NewNode",
+        "NewUpload",
+        "NewVersion",
+        "Move",
+        "Reason",
+        "Keep",
+        "BaseManifest-Input",
+        "FileDigest-Input",
+    ):
         assert schemas[name]["additionalProperties"] is False
 
 
@@ -110,7 +119,7 @@ def test_the_reference_page_lists_every_route_and_no_other() -> None:
 def test_the_reference_page_lists_every_type_of_problem_and_no_other() -> None:
     page = (Path(__file__).parents[3] / "docs" / "http-api.md").read_text(encoding="utf-8")
     told = re.findall(r"^  \| `([a-z-]+)` \| ([0-9]+) \|", page, flags=re.MULTILINE)
-    errors = [problem_of(kind("why"), "/") for kind in (Invalid, NotFound, Conflict, Corrupt, Unavailable)]
+    errors = [problem_of(kind("why"), "/") for kind in KINDS]
     refusals = [refused(status, "GET", "/", "why") for status in (400, 404, 405, 413)]
     others = [misdirected("h", "n", "/"), cross_site("o", "/"), internal("/")]
     assert sorted(told) == sorted((one.slug, str(one.status)) for one in [*errors, *refusals, *others])

@@ -1,0 +1,52 @@
+"""loratree gc."""
+
+import re
+from datetime import timedelta
+
+import click
+
+from loratree_cli.output import bytes_text, json_option, print_json, say
+from loratree_registry.settings import Settings
+
+_TIME = re.compile(r"(\d{1,6})([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+@click.command()
+@click.option("--grace", metavar="TIME", default="24h", show_default=True, help="Leave what was in use so lately.")
+@click.option("--dry-run", is_flag=True, help="Tell what would be removed, and remove nothing.")
+@json_option
+def gc(grace: str, dry_run: bool, as_json: bool) -> None:
+    """Remove stored bytes that nothing needs: of deleted versions, and of uploads that ended nowhere.
+
+    Safe while others publish, and several at once. Runs where the database is. Uploads on their way in are left for an
+    hour at least.
+
+    \b
+    loratree gc --dry-run
+    loratree gc --grace 7d --json
+    """
+    from loratree_registry.collecting import collect
+    from loratree_registry.storage import open_storage
+
+    settings, idle = Settings.from_environment(), _duration(grace)
+    counts, size = {"blob": 0, "upload": 0}, 0
+    with open_storage(settings) as storage:
+        for one in collect(storage, settings.home / "uploads", grace=idle, dry_run=dry_run):
+            counts[one.kind] += 1
+            size += one.size
+            if not as_json:
+                click.echo(one.name)
+    if as_json:
+        found = {"blobs": counts["blob"], "bytes": size, "uploads": counts["upload"]}
+        print_json({"dry_run": dry_run, "grace_s": int(idle.total_seconds()), **found})
+        return
+    done = "would be removed" if dry_run else "removed"
+    say(f"{counts['blob']} blobs, {bytes_text(size)}, and {counts['upload']} unfinished uploads {done}")
+
+
+def _duration(text: str) -> timedelta:
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise click.UsageError(f"--grace is {text!r}: expected a number and a unit, such as 0s, 30m, 24h or 7d")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})

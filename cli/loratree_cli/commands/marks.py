@@ -1,0 +1,65 @@
+"""loratree withdraw and quarantine: marking versions."""
+
+import click
+
+from loratree_cli.output import json_option, print_json, say
+from loratree_cli.registry import registry
+from loratree_registry.schemas import Mark, Version
+
+_reason = click.option("--reason", metavar="TEXT", help="Why, in a line.")
+_undo = click.option("--undo", is_flag=True, help="Take it back.")
+
+
+@click.command()
+@click.argument("ref")
+@_reason
+@_undo
+@json_option
+def withdraw(ref: str, reason: str | None, undo: bool, as_json: bool) -> None:
+    """Withdraw the version that REF names by its number or digest: it is no head any more.
+
+    What was trained on it still resolves, marked with the reason; with --strict it does not. An alias that names it
+    has to be moved first.
+
+    \b
+    loratree withdraw tiny/medicine@2 --reason "diverges on long prompts"
+    loratree withdraw tiny/medicine@2 --undo
+    """
+    _check(reason, undo)
+    with registry() as opened:
+        version = opened.reinstate(ref) if reason is None else opened.withdraw(ref, reason=reason)
+    _print(version, "withdrawn", version.withdrawn, as_json)
+
+
+@click.command()
+@click.argument("ref")
+@_reason
+@_undo
+@json_option
+def quarantine(ref: str, reason: str | None, undo: bool, as_json: bool) -> None:
+    """Stop every chain through the version that REF names by its number or digest, such as one that leaks data.
+
+    Nothing resolves, composes or downloads through it, and the same content is not published there again. `show` and
+    `lineage` still tell of it.
+
+    \b
+    loratree quarantine tiny/medicine@2 --reason "trained on names of patients"
+    loratree quarantine tiny/medicine@2 --undo
+    """
+    _check(reason, undo)
+    with registry() as opened:
+        version = opened.lift_quarantine(ref) if reason is None else opened.quarantine(ref, reason=reason)
+    _print(version, "quarantined", version.quarantined, as_json)
+
+
+def _check(reason: str | None, undo: bool) -> None:
+    if undo == (reason is not None):
+        raise click.UsageError("give --reason TEXT, or --undo alone")
+
+
+def _print(version: Version, what: str, mark: Mark | None, as_json: bool) -> None:
+    if as_json:
+        print_json(version)
+    else:
+        now = f"is {what}: {mark.reason}" if mark else f"is not {what}"
+        say(f"{version.path}@{version.number} {now}")

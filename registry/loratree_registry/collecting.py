@@ -1,0 +1,135 @@
+"""Collecting: bytes that nothing needs are removed, while others publish; docs/decisions/0010 tells why it is safe.
+
+Each step has its own short transactions, so that a kill at any point leaves what the next run goes on with.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Final, Literal
+
+from sqlalchemy import Engine
+
+from loratree_registry import repository
+from loratree_registry.api.staging import expire
+from loratree_registry.blobs.store import BlobStore, DirectStore, Held
+from loratree_registry.database import reading, writing
+from loratree_registry.errors import NotFound
+from loratree_registry.models import now
+from loratree_registry.rows import BlobRow
+from loratree_registry.storage import Storage
+
+PAGE: Final = 500
+UPLOAD: Final = timedelta(hours=1)  # what is on its way in has no lease in the store, so it is left for this long
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """Something that was removed, or would be: bytes by their digest and size, or what an upload left by its name."""
+
+    kind: Literal["blob", "upload"]
+    name: str
+    size: int = 0
+
+
+def collect(storage: Storage, uploads: Path, *, grace: timedelta, dry_run: bool = False) -> Iterator[Collected]:
+    """Removes bytes that nothing refers to and nothing had to do with for `grace`, and uploads that ended nowhere.
+
+    `uploads` is the folder of uploads on their way in. Yields what it removes as it goes; a dry run removes nothing.
+    Several may run at once. Raises Unavailable.
+    """
+    engine, blobs, before = storage.engine, storage.blobs, now() - grace
+    yield from _give_up(storage, uploads, before=now() - max(grace, UPLOAD), dry_run=dry_run)
+    if dry_run:
+        yield from _would_go(engine, blobs, before)
+        return
+    _condemn_idle(engine, before)
+    _condemn_orphans(engine, blobs, before)
+    for blob in _condemned(engine):
+        if _remove(engine, blobs, blob.sha256):
+            yield Collected("blob", blob.sha256, blob.size)
+
+
+def _would_go(engine: Engine, blobs: BlobStore, before: datetime) -> Iterator[Collected]:
+    for page in _idle(engine, before):
+        yield from (Collected("blob", blob.sha256, blob.size) for blob in page)
+    for orphans in _orphans(engine, blobs, before):
+        yield from (Collected("blob", orphan.digest, orphan.size) for orphan in orphans)
+    yield from (Collected("blob", blob.sha256, blob.size) for blob in _condemned(engine))
+
+
+def _condemn_idle(engine: Engine, before: datetime) -> None:
+    for page in _idle(engine, before):
+        with writing(engine) as connection:
+            repository.condemn(connection, [blob.sha256 for blob in page], before=before)
+
+
+def _condemn_orphans(engine: Engine, blobs: BlobStore, before: datetime) -> None:
+    """Gives objects without a row a condemned one, so that there is something to lock."""
+    for orphans in _orphans(engine, blobs, before):
+        with writing(engine) as connection:
+            repository.condemn_orphans(connection, orphans)
+
+
+def _remove(engine: Engine, blobs: BlobStore, sha256: str) -> bool:
+    """Removes condemned bytes and then their row, holding the row; False where a lease has saved them."""
+    with writing(engine) as connection:
+        if not repository.hold_condemned(connection, sha256):
+            return False
+        blobs.delete(sha256)
+        repository.delete_blob(connection, sha256)
+    return True
+
+
+def _idle(engine: Engine, before: datetime) -> Iterator[list[BlobRow]]:
+    after = ""
+    while True:
+        with reading(engine) as connection:
+            page = repository.list_idle(connection, before=before, after=after, limit=PAGE)
+        if not page:
+            return
+        yield page
+        after = page[-1].sha256
+
+
+def _condemned(engine: Engine) -> Iterator[BlobRow]:
+    after = ""
+    while True:
+        with reading(engine) as connection:
+            page = repository.list_condemned(connection, after=after, limit=PAGE)
+        if not page:
+            return
+        yield from page
+        after = page[-1].sha256
+
+
+def _orphans(engine: Engine, blobs: BlobStore, before: datetime) -> Iterator[list[Held]]:
+    old = (held for held in blobs.held() if held.modified < before)
+    while page := list(islice(old, PAGE)):
+        with reading(engine) as connection:
+            orphans = repository.without_row(connection, page)
+        yield orphans
+
+
+def _give_up(storage: Storage, uploads: Path, *, before: datetime, dry_run: bool) -> Iterator[Collected]:
+    """What uploads left that began, or went on, before a moment."""
+    names = _transfers(storage, before=before, dry_run=dry_run)
+    names |= {f"uploads/{name}" for name in expire(uploads, before=before, dry_run=dry_run)}
+    names |= set(storage.blobs.sweep(before=before, dry_run=dry_run))
+    yield from (Collected("upload", name) for name in sorted(names))
+
+
+def _transfers(storage: Storage, *, before: datetime, dry_run: bool) -> set[str]:
+    """The uploads that clients send to the store themselves."""
+    with reading(storage.engine) as connection:
+        found = repository.list_uploads(connection, before=before)
+    for transfer in found if not dry_run else []:
+        with suppress(NotFound):
+            if isinstance(storage.blobs, DirectStore):
+                storage.blobs.give_up(transfer)
+        with writing(storage.engine) as connection:
+            repository.delete_upload(connection, transfer.id)
+    return {f"uploads/{transfer.id}" for transfer in found}
