@@ -1,11 +1,12 @@
 """Fresh registries of every kind for the contract suite, and what they are filled with."""
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -16,20 +17,25 @@ from loratree_registry.remote import RemoteRegistry
 from loratree_registry.settings import Settings
 from tests.postgresql import PostgreSQL, postgresql
 from tests.registry import material as made
+from tests.registry.housed import BUCKET, House, filled_bucket, house
 from tests.registry.many import one_process, two_servers
 from tests.registry.serving import Served, served
+from tests.s3 import S3Server, moto
 
+Build = Callable[..., House]
 _MEMORY = Path("/dev/shm")
 _BASES = count(1)
+_BUCKETS = count(1)
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Where a registry under test may keep things: an empty folder, databases on a server, and a server of ours."""
+    """Where a registry under test may keep things: an empty folder, databases on a server, a server of ours, S3."""
 
     folder: Path
     postgresql: Callable[[], PostgreSQL]
     served: Callable[[], Served]
+    bucket: Callable[[], Mapping[str, str]]
 
     def settings(self, **environment: str) -> Settings:
         """Settings whose HOME is in the folder."""
@@ -52,6 +58,34 @@ def embedded_postgresql(storage: Storage) -> Iterator[EmbeddedRegistry]:
 
 
 @contextmanager
+def embedded_postgresql_s3(storage: Storage) -> Iterator[EmbeddedRegistry]:
+    with storage.postgresql().migrated() as url:
+        registry = open_embedded(storage.settings(LORATREE_DATABASE=url, **storage.bucket()))
+        yield registry
+        registry.close()
+
+
+@contextmanager
+def remote_s3(storage: Storage) -> Iterator[RemoteRegistry]:
+    """A client that sends to the store and reads from it by presigned URL."""
+    behind = open_embedded(storage.settings(**storage.bucket()))
+    registry = RemoteRegistry(storage.served().over(behind, storage.folder))
+    yield registry
+    registry.close()
+    behind.close()
+
+
+@contextmanager
+def remote_through(storage: Storage) -> Iterator[RemoteRegistry]:
+    """A client that cannot reach the store, so that everything passes through the server."""
+    behind = open_embedded(storage.settings(LORATREE_DIRECT="0", **storage.bucket()))
+    registry = RemoteRegistry(storage.served().over(behind, storage.folder))
+    yield registry
+    registry.close()
+    behind.close()
+
+
+@contextmanager
 def remote(storage: Storage) -> Iterator[RemoteRegistry]:
     with embedded_sqlite(storage) as behind:
         registry = RemoteRegistry(storage.served().over(behind, storage.folder))
@@ -64,6 +98,13 @@ REGISTRIES: dict[str, Callable[[Storage], AbstractContextManager[Registry]]] = {
     "embedded-sqlite": embedded_sqlite,
     "embedded-postgresql": embedded_postgresql,
     "remote": remote,
+}
+
+# The same over S3, where a store makes a difference: for the contract of what is sent and read back.
+OVER_S3: dict[str, Callable[[Storage], AbstractContextManager[Registry]]] = {
+    "embedded-postgresql-s3": embedded_postgresql_s3,
+    "remote-s3": remote_s3,
+    "remote-s3-through-the-server": remote_through,
 }
 
 
@@ -86,7 +127,9 @@ def storage(request: pytest.FixtureRequest) -> Iterator[Storage]:
     """A fresh folder, in memory where there is some: on a disk, the suite waits minutes for fsync alone."""
     with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
         asked = request.getfixturevalue
-        yield Storage(Path(folder), lambda: asked("server"), lambda: asked("web"))  # each starts when asked for
+        yield Storage(
+            Path(folder), lambda: asked("server"), lambda: asked("web"), lambda: asked("bucket")
+        )  # each starts when asked for
 
 
 @pytest.fixture(scope="session")
@@ -97,10 +140,54 @@ def server() -> Iterator[PostgreSQL]:
 
 
 @pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """One S3 server for all tests of a run, started when first asked for."""
+    with moto() as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, str]:
+    """The settings of a bucket that holds nothing, and its keys in the environment."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{next(_BUCKETS)}"
+    with closing(s3.client()) as client:
+        client.create_bucket(Bucket=name)
+    return {"LORATREE_BLOBS": f"s3://{name}/some/prefix", "LORATREE_S3_ENDPOINT": s3.endpoint}
+
+
+@pytest.fixture(scope="session")
 def web() -> Iterator[Served]:
     """One web server for all tests of a run, started when first asked for."""
     with served() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[dict[str, str]]:
+    """A bucket on moto's server for all tests of a run, by the variables that lead to it."""
+    with filled_bucket() as variables:
+        yield variables
+
+
+@pytest.fixture
+def build(request: pytest.FixtureRequest, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Build]:
+    """Builds registries, as many as a test needs, on `sqlite` or `postgresql` with `local` or `s3` blobs."""
+    with ExitStack() as stack:
+
+        def built(database: str = "sqlite", blobs: str = "local") -> House:
+            variables = {}
+            if database == "postgresql":
+                variables["LORATREE_DATABASE"] = stack.enter_context(storage.postgresql().migrated())
+            if blobs == "s3":
+                bucket = request.getfixturevalue("bucket")
+                for name, value in bucket.items():
+                    monkeypatch.setenv(name, value)
+                variables |= bucket | {"LORATREE_BLOBS": f"s3://{BUCKET}/{uuid4().hex}"}
+            return stack.enter_context(house(storage.folder, **variables))
+
+        yield built
 
 
 @pytest.fixture(scope="session")

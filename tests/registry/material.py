@@ -37,9 +37,10 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Material:
-    """A base's manifest, that of other weights, adapters of falling rank, a DoRA, and one with a whole lm_head."""
+    """A base's manifest and files, another's manifest, adapters of falling rank, a DoRA, one with a whole lm_head."""
 
     base: BaseManifest
+    checkpoint: dict[str, bytes]
     other_base: BaseManifest
     rank8: Adapter
     rank4: Adapter
@@ -59,7 +60,8 @@ def make(folder: Path) -> Material:
     ordered = read(tiny.adapter(base, folder / "dora", rank=2, use_dora=True))
     override = read(tiny.adapter(base, folder / "saved", rank=2, targets=["q_proj"], modules_to_save=["lm_head"]))
     other = tiny.llama(folder / "other", seed=9)
-    return Material(manifest(base), manifest(other), *adapters, ordered, override)
+    checkpoint = {path.name: path.read_bytes() for path in sorted(base.iterdir())}
+    return Material(manifest(base), checkpoint, manifest(other), *adapters, ordered, override)
 
 
 def read(directory: Path) -> Adapter:

@@ -1,6 +1,5 @@
 """What every Registry does: one suite, every implementation (the table of them is in conftest.py)."""
 
-import io
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from loratree_registry.manifest import BaseManifest, Parameter
 from loratree_registry.peft_format import canonical_config
 from loratree_registry.protocol import MAX_PAGE, Registry
 from loratree_registry.schemas import Count, Page, Pin, Submission
-from tests.registry.material import WEIGHTS, Adapter, Material, publish, sha256
+from tests.registry.material import Adapter, Material, publish, sha256
 
 MED, CARDIO, DIAG, ALICE = (
     "tiny/medicine",
@@ -529,17 +528,6 @@ def test_a_refusal_inside_the_transaction_leaves_no_grouping_behind(registry: Re
     _assert_untouched(registry)
 
 
-def test_an_upload_of_other_bytes_than_announced_is_refused(registry: Registry, material: Material) -> None:
-    file, wrong = material.rank8.file, material.rank8.variant(5).weights
-    with pytest.raises(Invalid):
-        registry.upload(io.BytesIO(wrong), sha256=file.sha256, size=file.size)
-    with pytest.raises(Invalid):
-        registry.upload(io.BytesIO(material.rank8.weights), sha256=file.sha256, size=file.size + 1)
-    submission = Submission(config=material.rank8.config, files=[file], parent=None, found="assumed")
-    with pytest.raises(NotFound, match="not uploaded"):
-        registry.publish(MED, submission)
-
-
 def test_sixteen_threads_publishing_at_one_new_node_get_sixteen_consecutive_numbers(
     registry: Registry, material: Material
 ) -> None:
@@ -1023,24 +1011,6 @@ def test_a_refused_change_writes_no_event(registry: Registry, material: Material
     with pytest.raises(Conflict):
         registry.add_base("tiny", material.other_base)
     assert registry.events("tiny").items == before
-
-
-# files
-
-
-def test_a_versions_file_reads_back_as_it_was_sent(registry: Registry, material: Material) -> None:
-    publish(registry, MED, material.rank8)
-    with registry.open_file(f"{MED}@1", WEIGHTS) as stream:
-        assert stream.read() == material.rank8.weights
-
-
-def test_a_file_that_a_version_has_not_is_not_found_and_what_it_has_is_named(
-    registry: Registry, material: Material
-) -> None:
-    publish(registry, MED, material.rank8)
-    for name in ("adapter_config.json", "../x", ""):
-        with pytest.raises(NotFound, match=f"it has {WEIGHTS}"), registry.open_file(MED, name):
-            pass
 
 
 def _assert_untouched(registry: Registry) -> None:
