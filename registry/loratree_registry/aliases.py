@@ -16,10 +16,16 @@ _MAX_NUMBER = 999_999_999
 def set_alias(connection: Connection, path: str, name: str, *, version: int, expected: int | None) -> Alias:
     """Moves an alias to `version` if it is at `expected` now (None: not set); else Conflict with where it is."""
     node = _checked(connection, path, name, version, expected)
-    repository.lock_node(connection, node.id)  # so that a conflict tells where the alias was when it was refused
+    # Nobody withdraws the version meanwhile, and a conflict tells where the alias was when it was refused.
+    repository.lock_node(connection, node.id)
     target = repository.find_version(connection, node.id, version)
     if target is None:
         raise no_version(connection, node, version)
+    if target.withdrawn_reason is not None:
+        raise Conflict(
+            f"{target.ref} was withdrawn ({target.withdrawn_reason}), so no alias may name it: choose another version, "
+            f"or take that back by `loratree withdraw {target.ref} --undo`"
+        )
     if expected is None:
         swapped = repository.insert_alias(connection, node.id, name, target.id)
     else:
