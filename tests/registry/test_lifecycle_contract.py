@@ -1,0 +1,258 @@
+"""Withdrawing, quarantine, deleting and retention, as every Registry does them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loratree_registry.errors import Conflict, Gone, Invalid, LoratreeError, NotFound, Quarantined
+from loratree_registry.fetching import pull
+from loratree_registry.protocol import Registry
+from tests.registry.material import WEIGHTS, Material, publish
+
+MED, CARDIO, DIAG = "tiny/medicine", "tiny/medicine/cardiology", "tiny/medicine/cardiology/diagnosis"
+Refuse = Callable[[Registry, str], object]
+
+
+@pytest.fixture
+def chain(registry: Registry, material: Material) -> Registry:
+    """Two versions of medicine, a cardiology that was trained on the first, and a diagnosis on that."""
+    publish(registry, MED, material.rank8)
+    publish(registry, CARDIO, material.rank4, f"{MED}@1")
+    publish(registry, DIAG, material.rank2, f"{CARDIO}@1")
+    publish(registry, MED, material.rank8.variant(2))
+    return registry
+
+
+def read(registry: Registry, ref: str) -> bytes:
+    with registry.open_file(ref, WEIGHTS) as stream:
+        return stream.read()
+
+
+def kinds(registry: Registry, path: str) -> list[str]:
+    return [event.kind for event in registry.events(path).items]
+
+
+# withdrawing
+
+
+def test_a_withdrawn_version_is_no_head_and_resolves_by_number_digest_and_pin(chain: Registry) -> None:
+    marked = chain.withdraw(f"{MED}@2", reason="diverges")
+    assert marked.withdrawn is not None
+    assert marked.withdrawn.reason == "diverges"
+    assert chain.node(MED).head == 1
+    assert chain.version(MED).number == 1
+    for ref in (f"{MED}@2", f"{MED}@{marked.digest}"):
+        assert [link.withdrawn for link in chain.resolve(ref).chain] == [marked.withdrawn]
+    chain.withdraw(f"{MED}@1", reason="also")
+    assert chain.node(MED).head is None
+    above, leaf = chain.resolve(CARDIO).chain
+    assert (above.withdrawn and above.withdrawn.reason, above.head, leaf.withdrawn) == ("also", None, None)
+    assert leaf.stale
+    with pytest.raises(NotFound, match=r"has no version that is not withdrawn: name one by its number"):
+        chain.version(MED)
+    edges = chain.lineage(CARDIO).edges
+    assert [edge.withdrawn and edge.withdrawn.reason for edge in edges] == [None, "also"]
+
+
+def test_withdrawing_again_changes_nothing_and_undoing_gives_the_head_back(chain: Registry) -> None:
+    first = chain.withdraw(f"{MED}@2", reason="diverges")
+    assert chain.withdraw(f"{MED}@2", reason="diverges") == first
+    again = chain.withdraw(f"{MED}@2", reason="diverges badly")
+    assert again.withdrawn is not None
+    assert again.withdrawn.reason == "diverges badly"
+    assert chain.reinstate(f"{MED}@2").withdrawn is None
+    assert chain.reinstate(f"{MED}@2").withdrawn is None
+    assert chain.node(MED).head == 2
+    assert kinds(chain, MED)[:3] == ["version-reinstated", "version-withdrawn", "version-withdrawn"]
+
+
+def test_strict_refuses_a_chain_that_holds_withdrawn_versions_naming_all(chain: Registry, tmp_path: Path) -> None:
+    assert chain.resolve(DIAG, strict=True) == chain.resolve(DIAG)
+    for path in (MED, CARDIO):
+        chain.withdraw(f"{path}@1", reason=f"no {path}")
+    with pytest.raises(Conflict, match=f"{MED}@1 .no {MED}.; {CARDIO}@1 .no {CARDIO}."):
+        chain.resolve(DIAG, strict=True)
+    with pytest.raises(Conflict, match="withdrawn versions"):
+        pull(chain, tmp_path, DIAG, tmp_path / "out", strict=True)
+    assert pull(chain, tmp_path, DIAG, tmp_path / "out").number == 1
+
+
+def test_an_alias_and_a_withdrawal_exclude_each_other(chain: Registry) -> None:
+    chain.set_alias(MED, "stable", version=2, expected=None)
+    with pytest.raises(Conflict, match=f"named by the alias stable: move it by `loratree alias set {MED} stable"):
+        chain.withdraw(f"{MED}@2", reason="diverges")
+    chain.set_alias(MED, "stable", version=1, expected=2)
+    chain.withdraw(f"{MED}@2", reason="diverges")
+    with pytest.raises(Conflict, match=r"was withdrawn \(diverges\), so no alias may name it"):
+        chain.set_alias(MED, "stable", version=2, expected=1)
+    assert chain.node(MED).aliases == {"stable": 1}
+
+
+def test_publishing_warns_of_a_withdrawn_version_and_of_a_withdrawn_pin(chain: Registry, material: Material) -> None:
+    chain.withdraw(f"{MED}@2", reason="diverges")
+    again = publish(chain, MED, material.rank8.variant(2))
+    assert (again.created, again.version.number) == (False, 2)
+    assert f"{MED}@2 holds the same and was withdrawn (diverges)" in again.warnings[0]
+    below = publish(chain, CARDIO, material.rank4.variant(5), f"{MED}@2")
+    assert (below.created, f"{MED}@2, which it was trained on, was withdrawn (diverges)" in below.warnings) == (
+        True,
+        True,
+    )
+
+
+@pytest.mark.parametrize("ref", [MED, f"{MED}@latest", f"{MED}@stable"])
+def test_what_may_name_another_version_tomorrow_is_not_marked_or_deleted(chain: Registry, ref: str) -> None:
+    for refused in (chain.withdraw, chain.quarantine, chain.delete):
+        with pytest.raises(Invalid, match="give its number or digest"):
+            refused(ref, reason="diverges")
+    with pytest.raises(Invalid, match="the reason is empty"):
+        chain.delete(f"{MED}@2", reason=" ")
+
+
+# quarantine
+
+REFUSED: dict[str, Refuse] = {
+    "resolve": lambda registry, ref: registry.resolve(ref),
+    "resolve by following": lambda registry, ref: registry.resolve(ref, follow="latest"),
+    "open_file": read,
+}
+
+
+@pytest.mark.parametrize("use", REFUSED.values(), ids=REFUSED)
+def test_a_quarantined_version_stops_every_chain_through_it(chain: Registry, use: Refuse) -> None:
+    marked = chain.quarantine(f"{MED}@1", reason="names of patients")
+    for ref in (f"{MED}@1", CARDIO, f"{DIAG}@1"):
+        with pytest.raises(Quarantined, match=f"{MED}@1 is quarantined .names of patients."):
+            use(chain, ref)
+    use(chain, MED)  # version 2 was not trained on it
+    assert chain.version(f"{MED}@1") == marked
+    assert [edge.quarantined for edge in chain.lineage(DIAG).edges] == [None, None, marked.quarantined]
+    assert [version.path for version in chain.dependents(f"{MED}@1").items] == [CARDIO]
+    chain.lift_quarantine(f"{MED}@1")
+    use(chain, DIAG)
+    assert kinds(chain, MED)[:2] == ["quarantine-lifted", "version-quarantined"]
+
+
+def test_a_quarantined_version_is_not_pulled_from_this_machines_cache_either(chain: Registry, tmp_path: Path) -> None:
+    pull(chain, tmp_path, CARDIO, tmp_path / "before")
+    chain.quarantine(f"{MED}@1", reason="names of patients")
+    with pytest.raises(Quarantined):
+        pull(chain, tmp_path, CARDIO, tmp_path / "after")
+    assert not (tmp_path / "after").exists()
+
+
+def test_nothing_is_published_on_a_quarantined_version_nor_its_content_again(
+    chain: Registry, material: Material
+) -> None:
+    chain.quarantine(f"{MED}@2", reason="names of patients")
+    nodes = chain.descendants("tiny").items
+    for parent in (f"{MED}@2", None):  # None: its head
+        with pytest.raises(Quarantined, match=f"{MED}@2 is quarantined"):
+            publish(chain, "tiny/medicine/oncology", material.rank4, parent)
+    for again in (None, "base"):
+        with pytest.raises(Quarantined, match=r"holds or held the same content and is quarantined"):
+            publish(chain, MED, material.rank8.variant(2), again)
+    chain.delete(f"{MED}@2", reason="away with it")
+    with pytest.raises(Quarantined, match=f"{MED}@2 holds or held the same content"):
+        publish(chain, MED, material.rank8.variant(2))
+    assert chain.descendants("tiny").items == [node if node.path != MED else chain.node(MED) for node in nodes]
+    assert chain.tombstones(MED).items[0].quarantined == "names of patients"
+
+
+# deleting
+
+
+def test_a_deleted_version_leaves_a_tombstone_and_the_head_moves(chain: Registry, material: Material) -> None:
+    gone = chain.version(f"{MED}@2")
+    left = chain.delete(f"{MED}@2", reason="by mistake")
+    assert (left.path, left.number, left.digest, left.content) == (MED, 2, gone.digest, gone.content)
+    assert (left.reason, left.quarantined, left.created_at) == ("by mistake", None, gone.created_at)
+    assert chain.tombstones(MED).items == [left]
+    assert chain.node(MED).head == 1
+    asked: list[Refuse] = [
+        lambda registry, ref: registry.version(ref),
+        lambda registry, ref: registry.resolve(ref),
+        lambda registry, ref: registry.lineage(ref),
+        read,
+        lambda registry, ref: registry.delete(ref, reason="again"),
+    ]
+    for ask in asked:
+        for ref in (f"{MED}@2", f"{MED}@{gone.digest}"):
+            with pytest.raises(Gone, match=rf"{MED}@2 was deleted on 20..-..-.. \(by mistake\)"):
+                ask(chain, ref)
+    again = publish(chain, MED, material.rank8.variant(2))
+    assert (again.created, again.version.number, again.version.digest) == (True, 3, gone.digest)
+    assert chain.version(f"{MED}@{gone.digest}").number == 3
+    assert kinds(chain, MED)[:2] == ["version-published", "version-deleted"]
+
+
+def test_deleting_is_refused_while_something_needs_the_version(chain: Registry, material: Material) -> None:
+    for number in range(2, 9):
+        publish(chain, CARDIO, material.rank4.variant(number), f"{MED}@1")
+    with pytest.raises(Conflict, match=rf"{CARDIO}@1; .*{CARDIO}@5; and 3 more were trained on it"):
+        chain.delete(f"{MED}@1", reason="old")
+    chain.set_alias(MED, "stable", version=2, expected=None)
+    with pytest.raises(Conflict, match="named by the alias stable"):
+        chain.delete(f"{MED}@2", reason="old")
+    assert [version.number for version in chain.versions(MED).items] == [2, 1]
+    assert chain.tombstones(MED).items == []
+
+
+def test_tombstones_page_by_number(chain: Registry, material: Material) -> None:
+    for number in (3, 4):
+        publish(chain, MED, material.rank8.variant(number))
+    for number in (3, 2, 4):
+        chain.delete(f"{MED}@{number}", reason="old")
+    first = chain.tombstones(MED, limit=2)
+    rest = chain.tombstones(MED, limit=2, after=first.next)
+    assert [left.number for left in [*first.items, *rest.items]] == [4, 3, 2]
+    assert rest.next is None
+    with pytest.raises(NotFound):
+        chain.tombstones("tiny/unknown")
+
+
+def test_a_node_whose_versions_are_all_deleted_adds_nothing(registry: Registry, material: Material) -> None:
+    publish(registry, MED, material.rank8)
+    publish(registry, CARDIO, material.rank4, "base")
+    registry.delete(f"{CARDIO}@1", reason="old")
+    assert registry.node(CARDIO).head is None
+    assert [link.path for link in registry.resolve(CARDIO).chain] == [MED]
+    with pytest.raises(NotFound, match="is a grouping without a version"):
+        registry.version(CARDIO)
+
+
+# retention
+
+
+def test_retention_keeps_the_newest_the_head_and_what_is_pinned_or_aliased(chain: Registry, material: Material) -> None:
+    for number in range(3, 9):
+        publish(chain, MED, material.rank8.variant(number))
+    chain.set_alias(MED, "stable", version=3, expected=None)
+    for number in (6, 7, 8):
+        chain.withdraw(f"{MED}@{number}", reason="diverges")  # the head is 5
+    would = chain.retain(MED, keep=2, dry_run=True)
+    assert (would.path, would.deleted, would.kept) == (MED, [2, 4, 6], 5)
+    assert [version.number for version in chain.versions(MED).items] == [8, 7, 6, 5, 4, 3, 2, 1]
+    assert chain.retain(MED, keep=2) == would
+    assert [version.number for version in chain.versions(MED).items] == [8, 7, 5, 3, 1]
+    assert [left.reason for left in chain.tombstones(MED).items] == ["retention kept the newest 2"] * 3
+    assert chain.retain(MED, keep=2).deleted == []
+    with pytest.raises(Invalid, match="retention keeps 1 to"):
+        chain.retain(MED, keep=0)
+
+
+def test_what_is_not_there_is_not_marked(chain: Registry) -> None:
+    calls: list[Refuse] = [
+        lambda registry, ref: registry.withdraw(ref, reason="why"),
+        lambda registry, ref: registry.reinstate(ref),
+        lambda registry, ref: registry.quarantine(ref, reason="why"),
+        lambda registry, ref: registry.lift_quarantine(ref),
+        lambda registry, ref: registry.delete(ref, reason="why"),
+    ]
+    for call in calls:
+        for ref in (f"{MED}@7", "tiny/unknown@1"):
+            with pytest.raises(NotFound):
+                call(chain, ref)
+        with pytest.raises(LoratreeError):
+            call(chain, "Tiny@1")
