@@ -190,6 +190,8 @@ class Adding:
         if line.pin is None:
             return True
         there, ref = placed.get((line.pin.path, line.pin.number)), f"{line.pin.path}@{line.pin.number}"
+        if there is None and self._conflicts:
+            return False  # it may be one of those that are refused
         if there is None:
             raise Invalid(f"{line.ref} is pinned to {ref}, which does not come before it: export it again")
         if there.digest != line.pin.digest:

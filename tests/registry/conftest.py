@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
@@ -17,7 +16,7 @@ from loratree_registry.remote import RemoteRegistry
 from loratree_registry.settings import Settings
 from tests.postgresql import PostgreSQL, postgresql
 from tests.registry import material as made
-from tests.registry.housed import BUCKET, House, filled_bucket, house
+from tests.registry.housed import House, house
 from tests.registry.many import one_process, two_servers
 from tests.registry.serving import Served, served
 from tests.s3 import S3Server, moto
@@ -164,27 +163,17 @@ def web() -> Iterator[Served]:
         yield running
 
 
-@pytest.fixture(scope="session")
-def bucket() -> Iterator[dict[str, str]]:
-    """A bucket on moto's server for all tests of a run, by the variables that lead to it."""
-    with filled_bucket() as variables:
-        yield variables
-
-
 @pytest.fixture
-def build(request: pytest.FixtureRequest, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Build]:
-    """Builds registries, as many as a test needs, on `sqlite` or `postgresql` with `local` or `s3` blobs."""
+def build(request: pytest.FixtureRequest, storage: Storage) -> Iterator[Build]:
+    """Builds registries on `sqlite` or `postgresql` with `local` blobs, as many as a test needs, or one on `s3`."""
     with ExitStack() as stack:
 
         def built(database: str = "sqlite", blobs: str = "local") -> House:
-            variables = {}
+            variables: dict[str, str] = {}
             if database == "postgresql":
                 variables["LORATREE_DATABASE"] = stack.enter_context(storage.postgresql().migrated())
             if blobs == "s3":
-                bucket = request.getfixturevalue("bucket")
-                for name, value in bucket.items():
-                    monkeypatch.setenv(name, value)
-                variables |= bucket | {"LORATREE_BLOBS": f"s3://{BUCKET}/{uuid4().hex}"}
+                variables |= request.getfixturevalue("bucket")
             return stack.enter_context(house(storage.folder, **variables))
 
         yield built
