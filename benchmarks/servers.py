@@ -16,7 +16,7 @@ from tests import ceph
 from tests.postgresql import PostgreSQL
 from tests.s3 import S3Server
 
-_START_S = 120
+_START_S = 600  # MLflow imports all it has in each of its workers
 _ENVIRONMENT = Path(".venv-mlflow")
 _REQUIREMENTS = Path(__file__).with_name("mlflow-requirements.txt")
 
