@@ -63,13 +63,13 @@ def _app(settings: Settings, hosts: Collection[str]) -> "FastAPI":
 
 
 def _serve_by_many(config: "Config", listening: socket.socket) -> None:
+    from uvicorn.config import STARTUP_FAILURE
     from uvicorn.supervisors import Multiprocess
 
     supervisor = Multiprocess(config, sockets=[listening])
     supervisor.run()
-    failed = [process.exitcode for process in supervisor.processes if process.exitcode]
-    if failed:
-        raise Unavailable(f"a worker ended with status {failed[0]}, so the server stopped: its own message tells why")
+    if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+        raise Unavailable("a worker could not start, so the server stopped: its own message tells why")
 
 
 def _loopback(host: str) -> str:

@@ -6,8 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -20,13 +21,15 @@ from loratree_registry.settings import Settings
 from tests.registry.material import sha256
 
 PROGRAM = "import sys; from loratree_registry.api.serve import serve; from loratree_registry.settings import Settings; "
-SERVE = PROGRAM + "serve(Settings.from_environment(), sys.argv[1], int(sys.argv[2]))"
+SERVE = PROGRAM + "serve(Settings.from_environment(), sys.argv[1], int(sys.argv[2]), workers=int(sys.argv[3]))"
 
 
 @contextmanager
-def serving(home: Path, host: str = "127.0.0.1") -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    environment = os.environ | {"LORATREE_HOME": str(home), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-c", SERVE, host, "0"]
+def serving(
+    home: Path, host: str = "127.0.0.1", *, workers: int = 1, **settings: str
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    environment = os.environ | {"LORATREE_HOME": str(home), "PYTHONUNBUFFERED": "1"} | settings
+    command = [sys.executable, "-c", SERVE, host, "0", str(workers)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -61,6 +64,67 @@ def test_a_large_upload_is_never_whole_in_the_servers_memory(tmp_path: Path) -> 
         registry.upload(io.BytesIO(content), sha256=sha256(content), size=len(content))
         assert memory(process) - before < len(content) // 3
         registry.close()
+
+
+def answering_workers(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that a server's supervisor has started and that have the application loaded."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(child) for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.05)
+
+
+@contextmanager
+def only(worker: int, workers: list[int]) -> Iterator[None]:
+    """Lets one worker answer, and the others wait."""
+    others = [other for other in workers if other != worker]
+    for other in others:
+        os.kill(other, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for other in others:
+            os.kill(other, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_what_one_worker_began_another_completes(tmp_path: Path, database: str, request: pytest.FixtureRequest) -> None:
+    content = b"the bytes of an adapter"
+    new = {"sha256": sha256(content), "size": len(content)}
+    with ExitStack() as opened:
+        settings = {}
+        if database == "postgresql":
+            settings["LORATREE_DATABASE"] = opened.enter_context(request.getfixturevalue("server").migrated())
+        url, process = opened.enter_context(serving(tmp_path, workers=2, **settings))
+        wait_until(lambda: len(answering_workers(process)) == 2)
+        one, other = workers = answering_workers(process)
+        with only(one, workers):
+            upload = httpx.post(f"{url}/v1/uploads", json=new, timeout=60).json()
+        with only(other, workers):
+            assert httpx.put(f"{url}{upload['next']['url']}", content=content, timeout=60).status_code == 204
+        with only(one, workers):
+            assert httpx.post(f"{url}/v1/uploads/{upload['id']}/complete", timeout=60).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_a_worker_that_dies_is_replaced_and_ctrl_c_stops_all(tmp_path: Path) -> None:
+    with serving(tmp_path, workers=2) as (url, process):
+        wait_until(lambda: len(answering_workers(process)) == 2)
+        httpx.get(f"{url}/v1/health", timeout=60).raise_for_status()
+        before = answering_workers(process)
+        os.kill(before[0], signal.SIGKILL)
+        wait_until(lambda: len(set(answering_workers(process)) - {before[0]}) == 2)
+        httpx.get(f"{url}/v1/health", timeout=60).raise_for_status()
+        after = answering_workers(process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert not [child for child in after if Path(f"/proc/{child}").exists()]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "8.8.8.8"])
