@@ -7,6 +7,7 @@ be told to send its bytes again; a version whose bytes are gone is one too many.
 
 import argparse
 import hashlib
+import logging
 import multiprocessing
 import os
 import random
@@ -201,6 +202,7 @@ def _store(kind: str) -> Iterator[Mapping[str, str]]:
     if kind == "local":
         yield {}
         return
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it tells of every request
     with moto() as server:
         os.environ.update(server.environment)
         client = server.client()

@@ -84,7 +84,7 @@ class _Batch:
         changes = len(grown) + sum(1 + len(version.aliases) for version in versioned)
         self._event_ids = iter(new_keys(connection, events, changes))
         sizes = {file.sha256: file.size for version in versioned for file in version.files}
-        known = repository.blob_sizes(connection, list(sizes))
+        known = repository.hold_blobs(connection, list(sizes))
         self._rows: dict[Any, Rows] = {t: [] for t in _TABLES}
         self._rows[blobs] = [{"sha256": sha256, "size": size} for sha256, size in sizes.items() if sha256 not in known]
 
