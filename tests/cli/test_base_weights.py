@@ -1,0 +1,70 @@
+"""A base's weights by the command line: stored once, fetched by a machine that never had them, composed on there."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import LEAF, Filled, Shell
+from tests.cli.test_served import serving
+
+MODEL = "model.safetensors"
+
+
+@pytest.fixture
+def base(filled: Filled, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(filled.base, tmp_path / "base"))
+
+
+def stored(shell: Shell) -> list[bool]:
+    return [base["stored"] for base in json.loads(shell("base", "ls", "--json").stdout)]
+
+
+def test_a_machine_that_never_had_the_base_pulls_it_and_composes(
+    filled: Filled, shell: Shell, base: Path, tmp_path: Path
+) -> None:
+    (base / "tokenizer.json").write_text("{}")
+    (base / "pytorch_model.bin").write_bytes(b"pickled")
+    here, there = tmp_path / "here", tmp_path / "there"
+    shell("compose", LEAF, "--mode", "merge", "--out", here, "--base", filled.base)
+    with serving(shell) as url:
+        client = Shell(tmp_path / "client", url=url)
+        refused = client("base", "pull", "tiny", "--out", tmp_path / "pulled", check=False)
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+        assert "`loratree base push tiny DIR`" in refused.stderr
+        assert stored(client) == [False]
+        pushed = client("base", "push", "tiny", base)
+        assert "not stored: pytorch_model.bin" in pushed.stderr
+        assert stored(client) == stored(shell) == [True]
+        assert json.loads(client("base", "show", "tiny", "--json").stdout)["stored"] is True
+        assert "0 of 4 files were sent" in client("base", "push", "tiny", base).stderr
+        shutil.rmtree(base)
+        client("base", "pull", "tiny", "--out", tmp_path / "pulled")
+        assert not (tmp_path / "pulled" / "pytorch_model.bin").exists()
+        client("compose", LEAF, "--mode", "merge", "--out", there)
+    assert (there / MODEL).read_bytes() == (here / MODEL).read_bytes()
+
+
+def test_a_base_is_added_and_stored_in_one(base: Path, tmp_path: Path) -> None:
+    shell = Shell(tmp_path / "home")
+    added = shell("base", "add", "tiny", base, "--store", "--json")
+    assert json.loads(added.stdout)["stored"] is True
+    assert stored(shell) == [True]
+
+
+@pytest.mark.parametrize("damage", ["other weights", "no weights", "an adapter beside them"])
+def test_a_folder_that_does_not_hold_the_base_is_refused_and_nothing_is_sent(
+    shell: Shell, base: Path, damage: str
+) -> None:
+    weights = (base / MODEL).read_bytes()
+    if damage == "other weights":
+        (base / MODEL).write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    elif damage == "no weights":
+        (base / MODEL).unlink()
+    else:
+        (base / "adapter_config.json").write_text("{}")
+    before = shell.state()
+    refused = shell("base", "push", "tiny", base, check=False)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert shell.state() == before
