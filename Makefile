@@ -54,4 +54,5 @@ bench: $(VENV)/.dev
 soak: $(VENV)/.dev
 	OMP_NUM_THREADS=1 LORATREE_HYPOTHESIS=soak $(BIN)/python -m pytest --numprocesses 2 --timeout 3600 -m hypothesis $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.crash
+	for database in sqlite postgresql; do $(BIN)/python -m tests.collector_race --operations 100000 --database $$database || exit 1; done
 	for database in sqlite postgresql; do $(BIN)/python -m benchmarks.registry --leaves 1000000 --database $$database || exit 1; done
