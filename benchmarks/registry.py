@@ -39,11 +39,16 @@ def main() -> None:
     parser.add_argument("--loaded", metavar="ADDRESS", help="a database whose trees were loaded before")
     parser.add_argument("--without-mlflow", action="store_true", help="measure ours alone")
     options = parser.parse_args()
-    with bench(options) as running:
-        rows = [*running.loaded, *(row for name in options.only for row in ROWS[name](running, name))]
-    print_table(rows)
-    if options.json:
-        write_json(rows, options.json)
+    rows: list[Row] = []
+    try:
+        with bench(options) as running:
+            rows += running.loaded
+            for name in options.only:
+                rows += ROWS[name](running, name)
+    finally:  # what was measured in an hour is not lost to a row that fails
+        print_table(rows)
+        if options.json:
+            write_json(rows, options.json)
 
 
 @dataclass

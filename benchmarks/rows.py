@@ -55,7 +55,7 @@ def write_json(rows: Sequence[Row], file: Path) -> None:
 
 def print_table(rows: Sequence[Row]) -> None:
     """Prints the rows under their columns."""
-    width = max(len(row.name) for row in rows) + 1
+    width = max((len(row.name) for row in rows), default=4) + 1
     print(f"{'name':<{width}}{'ours':>12}{'theirs':>12}{'floor':>12}{'ratio':>8}  unit")
     for row in rows:
         numbers = f"{_number(row.ours):>12}{_number(row.theirs):>12}{_number(row.floor):>12}"
