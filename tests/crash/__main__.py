@@ -1,6 +1,7 @@
 """`python -m tests.crash [--points N] [--effects] [WORD…]`: the crash matrix, of the rows whose name has each word."""
 
 import argparse
+import logging
 import sys
 import tempfile
 import time
@@ -21,6 +22,7 @@ def main() -> int:
     parser.add_argument("--points", type=int, metavar="N", help="at most N points a row, evenly spaced")
     parser.add_argument("--effects", action="store_true", help="print each row's effects instead, and break nothing")
     given = parser.parse_args()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # moto's server, a line a request
     chosen = [scene for scene in scenes() if all(word in scene.name for word in given.words)]
     with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
         places = Places(Path(folder))

@@ -104,7 +104,7 @@ class Trace:
         execute(dialect, cursor, statement, *rest)
 
     def _rolled_back(self, rollback: Callable[..., None], dialect: Any, connection: Any) -> None:
-        self.effect("sql", "ROLLBACK")
+        self.effect("end", "ROLLBACK")  # a database that is lost has rolled back
         rollback(dialect, connection)
 
     def _committed(self, commit: Callable[..., None], dialect: Any, connection: Any) -> None:

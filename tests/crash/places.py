@@ -5,14 +5,17 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Protocol
 from unittest.mock import patch
 
+from loratree_registry.collecting import collect
 from loratree_registry.database import upgrade_database
 from loratree_registry.embedded import EmbeddedRegistry, open_embedded
 from loratree_registry.settings import Settings
+from loratree_registry.storage import open_storage
 from tests import ceph, s3
 from tests.postgresql import PostgreSQL, postgresql
 
@@ -56,6 +59,13 @@ class Copy:
         upgrade_database(self.environment["LORATREE_DATABASE"])
         with self.registry() as registry:
             yield registry
+
+    def collected(self) -> list[str]:
+        """Collects what nothing needs, with no grace, and gives the blobs that are left."""
+        settings = Settings.from_environment(self.environment)
+        with open_storage(settings) as storage:
+            list(collect(storage, settings.home / "uploads", grace=timedelta(0)))
+        return [name for name in self.stored() if name.startswith("sha256/")]
 
     def stored(self) -> list[str]:
         """Every file or key in its store."""

@@ -1,5 +1,6 @@
 """What must hold of a registry whatever died, and everything that can be seen of it, to compare two."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +14,7 @@ from loratree_registry.embedded import EmbeddedRegistry
 from loratree_registry.errors import LoratreeError
 from loratree_registry.models import blobs
 from loratree_registry.protocol import MAX_PAGE
-from loratree_registry.schemas import Node, Version
+from loratree_registry.schemas import Node, Tombstone, Version
 
 Seen = list[Any]
 
@@ -26,6 +27,7 @@ def seen(registry: EmbeddedRegistry) -> Seen:
         records += reversed(registry.events(base.name, limit=MAX_PAGE).items)
         for node in _nodes(registry, base.name):
             records += [node, *registry.versions(node.path, limit=MAX_PAGE).items]
+            records += registry.tombstones(node.path, limit=MAX_PAGE).items
     return [_timeless(asdict(record)) for record in records]
 
 
@@ -39,24 +41,24 @@ def violations(registry: EmbeddedRegistry, stored: list[str]) -> list[str]:
 
 def _versions(registry: EmbeddedRegistry) -> Iterator[str]:
     for base in registry.bases(limit=MAX_PAGE).items:
-        published = [
-            (event.path, event.detail["version"], event.detail["digest"])
-            for event in registry.events(base.name, limit=MAX_PAGE).items
-            if event.kind == "version-published"
-        ]
-        held: list[tuple[str, Any, Any]] = []
+        events = registry.events(base.name, limit=MAX_PAGE).items
+        kinds = ("version-published", "version-deleted")
+        told = Counter((event.kind, event.path, event.detail["version"]) for event in events if event.kind in kinds)
+        held: Counter[tuple[str, str, Any]] = Counter()
         for node in _nodes(registry, base.name):
             versions = registry.versions(node.path, limit=MAX_PAGE).items
-            held += [(node.path, version.number, version.digest) for version in versions]
-            yield from _numbers(node, versions)
+            buried = registry.tombstones(node.path, limit=MAX_PAGE).items
+            held.update(("version-published", node.path, one.number) for one in [*versions, *buried])
+            held.update(("version-deleted", node.path, one.number) for one in buried)
+            yield from _numbers(node, versions, buried)
             for version in versions:
                 yield from _version(registry, version)
-        if sorted(published) != sorted(held):
-            yield f"the versions of {base.name} are {sorted(held)}, and its events tell of {sorted(published)}"
+        if told != held:
+            yield f"the versions of {base.name} are {held}, and its events tell of {told}"
 
 
-def _numbers(node: Node, versions: list[Version]) -> Iterator[str]:
-    numbers = [version.number for version in reversed(versions)]
+def _numbers(node: Node, versions: list[Version], buried: list[Tombstone]) -> Iterator[str]:
+    numbers = sorted(one.number for one in [*versions, *buried])
     if numbers != list(range(1, len(numbers) + 1)):
         yield f"{node.path} has the versions {numbers}"
     if len({version.digest for version in versions}) != len(versions):
@@ -109,5 +111,6 @@ def _nodes(registry: EmbeddedRegistry, base: str) -> list[Node]:
 
 def _timeless(record: Any) -> Any:
     if isinstance(record, dict):
-        return {key: _timeless(value) for key, value in record.items() if key != "id" and not key.endswith("_at")}
+        kept = {key: value for key, value in record.items() if key not in ("id", "at") and not key.endswith("_at")}
+        return {key: _timeless(value) for key, value in kept.items()}
     return [_timeless(item) for item in record] if isinstance(record, list | tuple) else record

@@ -11,6 +11,15 @@ from tests.crash.child import Sabotage
 from tests.crash.matrix import ROLES, Matrix, Role, Row, Scene
 from tests.crash.places import DATABASES, STORES, Places
 
+OTHERS: list[tuple[Role, str]] = [
+    ("publisher", "base add"),
+    ("client", "withdraw"),
+    ("server", "alias set"),
+    ("database", "delete"),
+    ("publisher", "gc"),
+    ("store", "gc"),
+    ("database", "gc"),
+]
 _MEMORY = Path("/dev/shm")
 
 
@@ -45,8 +54,7 @@ def test_whatever_dies_at_whichever_step_nothing_is_lost_and_publishing_again_co
     assert (row.tried, row.hit, row.broken) == (limit, limit, [])
 
 
-@pytest.mark.parametrize("command", ["alias set", "base add"])
-@pytest.mark.parametrize("role", ["publisher", "client", "server", "database"])
+@pytest.mark.parametrize(("role", "command"), OTHERS)
 def test_the_other_commands_lose_nothing_either(
     matrix: Matrix, role: Role, command: str, record_property: Callable[[str, object], None]
 ) -> None:
