@@ -2,7 +2,22 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, String, delete, func, insert, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    String,
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    literal_column,
+    select,
+    union_all,
+    update,
+)
 
 from loratree_registry.models import UtcTime, aliases, blobs, nodes, now, tombstones, version_files, versions
 from loratree_registry.rows import TombstoneRow
@@ -10,6 +25,16 @@ from loratree_registry.rows import TombstoneRow
 _kept = [column for column in tombstones.c if column.name != "node_id"]
 _TOMBSTONE = select(nodes.c.path, *_kept).join_from(tombstones, nodes)
 _moved = ("node_id", "number", "digest", "content", "created_at", "quarantined_reason")
+
+
+def _barred(table: Table) -> Select[Any]:
+    """The quarantined contents of a node in one table."""
+    here = (table.c.node_id == bindparam("node_id")) & (table.c.content == bindparam("content"))
+    query = select(table.c.number, table.c.quarantined_reason.label("reason"))
+    return query.where(here, table.c.quarantined_reason.is_not(None))
+
+
+_QUARANTINED = union_all(_barred(versions), _barred(tombstones)).order_by(literal_column("number").desc()).limit(1)
 
 
 def bury_versions(connection: Connection, version_ids: list[int], reason: str) -> None:
@@ -40,14 +65,7 @@ def list_tombstones(connection: Connection, node_id: int, *, before: int | None,
 
 def quarantined_content(connection: Connection, node_id: int, content: str) -> tuple[int, str] | None:
     """The newest version at a node that holds or held this content and is quarantined: its number, and why."""
-    queries = (
-        select(table.c.number, table.c.quarantined_reason.label("reason")).where(
-            table.c.node_id == node_id, table.c.content == content, table.c.quarantined_reason.is_not(None)
-        )
-        for table in (versions, tombstones)
-    )
-    both = next(queries).union_all(*queries).subquery()
-    row = connection.execute(select(both).order_by(both.c.number.desc()).limit(1)).one_or_none()
+    row = connection.execute(_QUARANTINED, {"node_id": node_id, "content": content}).first()
     return None if row is None else (row.number, row.reason)
 
 

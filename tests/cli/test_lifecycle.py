@@ -1,0 +1,121 @@
+"""Withdrawing, quarantine, deleting, retention and collecting, as a user types them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from loratree_cli.commands.collecting import gc
+from tests.cli.conftest import LEAF, Filled, Shell
+from tests.cli.test_served import serving
+
+MED, CARDIO = "tiny/medicine", "tiny/medicine/cardiology"
+
+
+def refused(shell: Shell, *arguments: str | Path) -> str:
+    """The one sentence of a command that fails and leaves everything as it was."""
+    before = shell.state()
+    done = shell(*arguments, check=False)
+    assert (done.returncode, done.stdout, shell.state()) == (1, "", before), done
+    [sentence] = done.stderr.splitlines()
+    return sentence
+
+
+def version_2(shell: Shell, filled: Filled, tmp_path: Path) -> None:
+    """Publishes another adapter at tiny/medicine."""
+    shutil.copytree(filled.adapters[LEAF], tmp_path / "another")
+    shell("publish", tmp_path / "another", MED, "--parent", "base")
+
+
+def test_a_withdrawn_version_is_marked_wherever_it_is_shown_and_strict_refuses_it(shell: Shell, tmp_path: Path) -> None:
+    done = shell("withdraw", f"{MED}@1", "--reason", "diverges")
+    assert done.stderr == f"{MED}@1 is withdrawn: diverges\n"
+    assert "withdrawn: diverges" in shell("show", MED).stdout.splitlines()[2]
+    assert "withdrawn\tdiverges" in shell("show", f"{MED}@1").stdout
+    assert ", withdrawn: diverges" in shell("resolve", CARDIO).stdout.splitlines()[1]
+    first = json.loads(shell("resolve", CARDIO, "--json").stdout)["chain"][0]
+    assert first["withdrawn"]["reason"] == "diverges"
+    edges = json.loads(shell("lineage", CARDIO, "--json").stdout)["edges"]
+    assert [edge["withdrawn"] and edge["withdrawn"]["reason"] for edge in edges] == [None, "diverges"]
+    out = tmp_path / "out"
+    for command in (["resolve"], ["pull", "--out", out], ["compose", "--mode", "flatten", "--out", out]):
+        assert f"{MED}@1 (diverges)" in refused(shell, command[0], CARDIO, "--strict", *command[1:])
+    assert not out.exists()
+    assert shell("withdraw", f"{MED}@1", "--undo").stderr == f"{MED}@1 is not withdrawn\n"
+    shell("resolve", CARDIO, "--strict")
+
+
+def test_an_alias_has_to_be_moved_before_its_version_is_withdrawn(shell: Shell) -> None:
+    shell("alias", "set", MED, "stable", "1")
+    assert f"loratree alias set {MED} stable VERSION" in refused(shell, "withdraw", f"{MED}@1", "--reason", "old")
+    assert shell("withdraw", f"{MED}@1", check=False).returncode == 2
+    assert shell("quarantine", f"{MED}@1", "--undo", "--reason", "both", check=False).returncode == 2
+
+
+def test_a_quarantined_version_stops_composing_and_pulling(shell: Shell, tmp_path: Path) -> None:
+    shell("pull", LEAF, "--out", tmp_path / "before")  # in the cache now
+    assert shell("quarantine", f"{MED}@1", "--reason", "names").stderr == f"{MED}@1 is quarantined: names\n"
+    out = tmp_path / "out"
+    for command in (["resolve"], ["pull", "--out", out], ["compose", "--mode", "merge", "--out", out]):
+        assert f"{MED}@1 is quarantined (names)" in refused(shell, command[0], LEAF, *command[1:])
+    assert not out.exists()
+    assert "quarantined: names" in shell("lineage", LEAF).stdout
+    assert json.loads(shell("show", MED, "--json").stdout)["versions"][0]["quarantined"]["reason"] == "names"
+    shell("quarantine", f"{MED}@1", "--undo")
+    shell("resolve", LEAF)
+
+
+def test_a_deleted_version_leaves_a_tombstone_and_gc_takes_its_bytes(
+    shell: Shell, filled: Filled, tmp_path: Path
+) -> None:
+    version_2(shell, filled, tmp_path)
+    assert f"{CARDIO}@1 were trained on it" in refused(shell, "delete", f"{MED}@1", "--reason", "old")
+    assert shell("delete", f"{MED}@2", "--reason", "by mistake").stderr == f"{MED}@2 is deleted: by mistake\n"
+    assert "@2 was deleted on" in shell("show", MED).stdout.splitlines()[-1]
+    assert json.loads(shell("show", MED, "--json").stdout)["tombstones"][0]["reason"] == "by mistake"
+    assert "(by mistake): name another version" in refused(shell, "resolve", f"{MED}@2")
+    report = json.loads(shell("gc", "--json").stdout)
+    assert report == {"dry_run": False, "grace_s": 86400, "blobs": 0, "bytes": 0, "uploads": 0}
+    assert (
+        shell("publish", tmp_path / "another", MED, "--parent", "base").stderr.splitlines()[-1].startswith(f"{MED}@3")
+    )
+
+
+def test_retain_and_gc_tell_first_and_do_it_then(shell: Shell, filled: Filled, tmp_path: Path) -> None:
+    alone = LEAF.rpartition("/")[0] + "/bob"
+    for path in (LEAF, CARDIO):
+        shell("publish", filled.adapters[path], alone, "--parent", "base")
+    before = shell.state()
+    dry = shell("retain", "tiny", "--keep", "1", "--below", "--dry-run")
+    assert (dry.stdout, shell.state()) == (f"{alone}\t1\n", before)
+    done = json.loads(shell("retain", "tiny", "--keep", "1", "--below", "--json").stdout)
+    assert [(one["path"], one["deleted"], one["kept"]) for one in done] == [(alone, [1], 1)]
+    shell("delete", f"{LEAF}@1", "--reason", "old")  # it had the same bytes
+    before = shell.state()
+    would = shell("gc", "--grace", "0s", "--dry-run")
+    assert (len(would.stdout.splitlines()), shell.state()) == (1, before)
+    assert shell("gc", "--grace", "0s").stdout == would.stdout
+    assert shell("gc", "--grace", "0s").stdout == ""
+    shell("verify")
+
+
+@pytest.mark.parametrize("grace", ["1", "-1d", "1w", "", "9999999d"])
+def test_gc_takes_no_other_grace_than_a_number_and_a_unit(grace: str) -> None:
+    done = CliRunner().invoke(gc, ["--grace", grace])
+    assert done.exit_code == 2
+    assert "expected a number and a unit, such as 0s, 30m" in done.output
+
+
+def test_over_http_all_but_gc_is_the_same(shell: Shell) -> None:
+    with serving(shell) as url:
+        served = Shell(shell.home, url)
+        assert (
+            served("withdraw", f"{MED}@1", "--reason", "old", "--json").stdout
+            == shell("show", f"{MED}@1", "--json").stdout
+        )
+        assert "unset it, and run this where LORATREE_DATABASE" in refused(served, "gc")
+        served("delete", f"{LEAF}@1", "--reason", "old")
+        assert served("show", LEAF, "--json").stdout == shell("show", LEAF, "--json").stdout
+        assert served("retain", "tiny", "--keep", "3", "--below", "--json").stdout.strip() == "[]"
