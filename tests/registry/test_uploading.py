@@ -146,6 +146,36 @@ def test_an_upload_that_holds_another_clients_wrong_parts_is_begun_anew(
     assert [part.number for part in sent] == [2, 1, 2]
 
 
+class Breaking(io.BytesIO):
+    """A file whose disk fails behind its first part."""
+
+    def read(self, count: int | None = -1) -> bytes:
+        if self.tell() >= PART:
+            raise OSError(5, "Input/output error")
+        return super().read(count)
+
+
+class Counting(io.BytesIO):
+    """A file that counts what is read of it."""
+
+    count = 0
+
+    def read(self, count: int | None = -1) -> bytes:
+        chunk = super().read(count)
+        self.count += len(chunk)
+        return chunk
+
+
+def test_an_embedded_registry_over_s3_goes_on_too(over_s3: EmbeddedRegistry) -> None:
+    content = bytes(PART) + b"the last part"
+    give = partial(over_s3.upload, sha256=sha256(content), size=len(content))
+    with pytest.raises(Invalid, match="Input/output error"):
+        give(Breaking(content))
+    source = Counting(content)
+    give(source)
+    assert source.count == len(b"the last part")
+
+
 def test_an_upload_that_the_store_has_given_up_is_begun_anew(over_s3: EmbeddedRegistry, storage: Storage) -> None:
     direct = over_s3.direct
     assert direct

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from loratree_registry.composition import FileDigest
 from loratree_registry.embedded import EmbeddedRegistry
 from loratree_registry.schemas import Link, Node, Resolution, Version
 from tests.registry.conftest import Storage, embedded_sqlite
@@ -97,12 +98,11 @@ def test_only_a_ref_that_never_moves_may_be_kept_for_ever(http: httpx.Client) ->
 
 
 class Moving(EmbeddedRegistry):
-    """A registry whose alias `moving` is moved by another right after a version was asked for."""
+    """A registry whose alias `moving` is moved by another right after a file of it was found."""
 
-    def version(self, ref: str) -> Version:
-        found = super().version(ref)
-        if found.number == 1:
-            self.set_alias(found.path, "moving", version=2, expected=1)
+    def file(self, ref: str, name: str) -> FileDigest:
+        found = super().file(ref, name)
+        self.set_alias(MED, "moving", version=2, expected=1)
         return found
 
 

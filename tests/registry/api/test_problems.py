@@ -143,7 +143,7 @@ WRITES = [
     ("POST", "/v1/nodes", b'{"path": "tiny/evil"}'),
     ("PUT", f"/v1/aliases/{MED}@evil", b'{"version": 1, "expected": null}'),
     ("DELETE", f"/v1/aliases/{MED}@stable?expected=1", b""),
-    ("PUT", f"/v1/uploads/{'0' * 32}/content", b"x"),
+    ("PUT", f"/v1/uploads/{'0' * 32}/parts/1", b"x"),
     ("POST", f"/v1/uploads/{'0' * 32}/complete", b""),
 ]
 
