@@ -1,15 +1,13 @@
 """An export's rows as they are added to a registry: what is there and equal is kept, what contradicts is refused."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, fields
-from itertools import islice
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from sqlalchemy import Connection
 
 from loratree_registry.bases import base_values, check_base
-from loratree_registry.errors import Conflict, Invalid, Unavailable, listed
+from loratree_registry.errors import Invalid, Unavailable, listed
+from loratree_registry.exports.found import CHUNK, Found, chunks
 from loratree_registry.exports.lines import (
     AliasLine,
     BaseLine,
@@ -20,28 +18,18 @@ from loratree_registry.exports.lines import (
     VersionLine,
 )
 from loratree_registry.exports.reading import Export
+from loratree_registry.exports.rows import alias_event, fields_of, node_row, version_event, version_row
 from loratree_registry.paths import Level, base_of, check_level, is_ancestor, parent_of
 from loratree_registry.repository import blobs as blob_rows
 from loratree_registry.repository import importing as repository
 from loratree_registry.repository.bases import find_base
 from loratree_registry.repository.importing import KeptNode, KeptVersion
 
-CHUNK: Final = 1000
-MOST: Final = 1000  # conflicts and differences that are gathered
-T = TypeVar("T")
-
-
-def chunks(items: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
-    """The items in lists of `size`."""
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
-        yield chunk
-
 
 class Adding:
     """Adds an export in the caller's transaction. With `trial` the bytes need not be stored, as it is rolled back.
 
-    `added` and `kept` count each kind of line; `differences` tells what is there in another state, and stays so.
+    `found` tells what became of the lines.
     """
 
     def __init__(self, connection: Connection, export: Export, *, trial: bool) -> None:
@@ -49,9 +37,7 @@ class Adding:
         self._path = export.header.path
         self._newest = repository.last_node(connection)  # nodes with a higher key are this import's
         self._bases: dict[str, tuple[int, str]] = {}
-        self._conflicts: list[str] = []
-        self.added, self.kept = Counter[str](), Counter[str]()
-        self.differences: list[str] = []
+        self.found = Found()
 
     def add(self, tell: Callable[[str, int, int], object]) -> None:
         """Adds every line. Raises Invalid where the export is wrong, Conflict with all that contradicts it here."""
@@ -72,7 +58,7 @@ class Adding:
                 step(lines)
                 done += len(lines)
                 tell(name, done, self._export.header.counts.get(name, done))
-        self._refuse()
+        self.found.refuse()
 
     def _add_bases(self, lines: list[BaseLine]) -> None:
         for line in lines:
@@ -83,15 +69,15 @@ class Adding:
                 )
             found = find_base(self._connection, line.name)
             if found is not None and found.digest != digest:
-                self._conflict(f"the base {line.name} is {found.digest} here, and {digest} in the export")
+                self.found.conflict(f"the base {line.name} is {found.digest} here, and {digest} in the export")
             base_id = found.id if found else self._insert_base(line)
             self._bases[line.name] = (base_id, digest)
-            self._count("bases", kept=found is not None)
+            self.found.count("bases", kept=found is not None)
             if line.files and not repository.has_weights(self._connection, base_id):
                 self._check_bytes(line.files)
                 rows = [{"base_id": base_id, "name": f.name, "size": f.size, "sha256": f.sha256} for f in line.files]
                 repository.insert_weights(self._connection, rows)
-                self.added["weights"] += len(rows)
+                self.found.added["weights"] += len(rows)
 
     def _insert_base(self, line: BaseLine) -> int:
         values = {"name": line.name, "digest": line.digest, "source": line.source, "created_at": line.created_at}
@@ -108,23 +94,12 @@ class Adding:
             if there is None:
                 base_id, _ = self._base(line.path)
                 known[line.path] = KeptNode(keys[line.path], base_id, level, line.last_number)
-                parent = parent_of(line.path)
-                rows.append(
-                    {
-                        "id": keys[line.path],
-                        "base_id": base_id,
-                        "parent_id": known[parent].id if parent else None,
-                        "path": line.path,
-                        "level": level,
-                        "last_number": line.last_number,
-                        "created_at": line.created_at,
-                    }
-                )
+                rows.append(node_row(line, known[line.path], known.get(parent_of(line.path) or "")))
             elif there.level != line.level:
-                self._conflict(f"{line.path} is a {there.level} here, and a {line.level} in the export")
+                self.found.conflict(f"{line.path} is a {there.level} here, and a {line.level} in the export")
             elif there.last_number < line.last_number:
                 repository.raise_last_number(self._connection, there.id, line.last_number)
-            self._count("nodes", kept=there is not None)
+            self.found.count("nodes", kept=there is not None)
         repository.insert_nodes(self._connection, rows)
         above = [row for row in rows if not self._is_inside(row["path"])]
         self._record((row["path"], "node-created", {"level": row["level"]}) for row in above)
@@ -157,11 +132,11 @@ class Adding:
             if (there := placed.get(key)) is not None:
                 self._compare(line, there)
             elif key in buried:
-                self._conflict(f"{line.ref} was deleted here")
+                self.found.conflict(f"{line.ref} was deleted here")
             elif (line.path, line.digest) in numbers:
-                self._conflict(f"{line.ref} is version {numbers[line.path, line.digest]} here")
+                self.found.conflict(f"{line.ref} is version {numbers[line.path, line.digest]} here")
             elif (line.path, line.content) in barred:
-                self._conflict(f"{line.ref} holds what is quarantined here")
+                self.found.conflict(f"{line.ref} holds what is quarantined here")
             elif self._is_pinned(line, placed):
                 new.append(line)
                 numbers[line.path, line.digest] = line.number
@@ -175,27 +150,27 @@ class Adding:
     def _compare(self, line: VersionLine, there: KeptVersion) -> None:
         """What to make of a version whose number is there."""
         if there.digest != line.digest:
-            self._conflict(f"{line.ref} is {there.digest} here, and {line.digest} in the export")
+            self.found.conflict(f"{line.ref} is {there.digest} here, and {line.digest} in the export")
             return
-        self._count("versions", kept=True)
+        self.found.count("versions", kept=True)
         for mark, here, said in (
             ("withdrawn", there.withdrawn, line.withdrawn),
             ("quarantined", there.quarantined, line.quarantined),
         ):
             if here != (said is not None):
-                self._differ(f"{line.ref} is {'' if here else 'not '}{mark} here, unlike in the export")
+                self.found.differ(f"{line.ref} is {'' if here else 'not '}{mark} here, unlike in the export")
 
     def _is_pinned(self, line: VersionLine, placed: dict[tuple[str, int], KeptVersion]) -> bool:
         """Whether what a version is pinned to is there; else says what is wrong."""
         if line.pin is None:
             return True
         there, ref = placed.get((line.pin.path, line.pin.number)), f"{line.pin.path}@{line.pin.number}"
-        if there is None and self._conflicts:
+        if there is None and self.found.conflicts:
             return False  # it may be one of those that are refused
         if there is None:
             raise Invalid(f"{line.ref} is pinned to {ref}, which does not come before it: export it again")
         if there.digest != line.pin.digest:
-            self._conflict(f"{line.ref} is pinned to {ref} as {line.pin.digest}, which is {there.digest}")
+            self.found.conflict(f"{line.ref} is pinned to {ref} as {line.pin.digest}, which is {there.digest}")
         return there.digest == line.pin.digest
 
     def _insert_versions(
@@ -207,27 +182,16 @@ class Adding:
         for key, line in zip(keys, new, strict=True):
             pin = placed[line.pin.path, line.pin.number].id if line.pin else None
             rows.append(
-                _version_row(line, nodes[line.path])
+                version_row(line, nodes[line.path])
                 | {"id": key, "pin_id": keys[-pin - 1] if pin is not None and pin < 0 else pin}
             )
             files += [
                 {"version_id": key, "name": file.name, "size": file.size, "sha256": file.sha256} for file in line.files
             ]
         repository.insert_versions(self._connection, rows, files)
-        self.added["versions"] += len(new)
-        self._record(
-            (
-                line.path,
-                "version-imported",
-                {
-                    "version": line.number,
-                    "digest": line.digest,
-                    "pin": f"{line.pin.path}@{line.pin.number}" if line.pin else None,
-                },
-            )
-            for line in new
-            if not self._is_restored(line.path, nodes[line.path])
-        )
+        self.found.added["versions"] += len(new)
+        added = [line for line in new if not self._is_restored(line.path, nodes[line.path])]
+        self._record((line.path, "version-imported", version_event(line)) for line in added)
 
     def _add_tombstones(self, lines: list[TombstoneLine]) -> None:
         nodes = self._nodes(lines)
@@ -239,13 +203,15 @@ class Adding:
             key = (line.path, line.number)
             here = buried.get(key) or (alive[key].digest if key in alive else None)
             if here not in (None, line.digest):
-                self._conflict(f"{line.path}@{line.number} is {here} here, and {line.digest} was deleted in the export")
+                self.found.conflict(
+                    f"{line.path}@{line.number} is {here} here, and {line.digest} was deleted in the export"
+                )
             elif key in alive:
-                self._differ(f"{line.path}@{line.number} is not deleted here, unlike in the export")
+                self.found.differ(f"{line.path}@{line.number} is not deleted here, unlike in the export")
             elif here is None:
-                rows.append({"node_id": nodes[line.path].id} | _fields(line, "path"))
+                rows.append({"node_id": nodes[line.path].id} | fields_of(line, "path"))
                 buried[key] = line.digest
-            self._count("tombstones", kept=here is not None)
+            self.found.count("tombstones", kept=here is not None)
         repository.insert_tombstones(self._connection, rows)
 
     def _add_aliases(self, lines: list[AliasLine]) -> None:
@@ -256,18 +222,22 @@ class Adding:
         for line in lines:
             version, at = placed.get((line.path, line.number)), there.get((line.path, line.name))
             if version is None:
-                self._conflict(f"the alias {line.path}@{line.name} is at version {line.number}, which is not here")
+                self.found.conflict(f"the alias {line.path}@{line.name} is at version {line.number}, which is not here")
             elif at not in (None, line.number):
-                self._differ(f"the alias {line.path}@{line.name} is at version {at} here, {line.number} in the export")
+                self.found.differ(
+                    f"the alias {line.path}@{line.name} is at version {at} here, {line.number} in the export"
+                )
             elif at is None and version.withdrawn:
-                self._differ(f"the alias {line.path}@{line.name} is not set, as version {line.number} is withdrawn")
+                self.found.differ(
+                    f"the alias {line.path}@{line.name} is not set, as version {line.number} is withdrawn"
+                )
             elif at is None:
                 there[line.path, line.name] = line.number
                 node = nodes[line.path]
-                rows.append({"node_id": node.id, "version_id": version.id} | _fields(line, "path", "number"))
+                rows.append({"node_id": node.id, "version_id": version.id} | fields_of(line, "path", "number"))
                 if not self._is_restored(line.path, node):
-                    told.append((line.path, "alias-set", _alias_event(line)))
-            self._count("aliases", kept=at is not None)
+                    told.append((line.path, "alias-set", alias_event(line)))
+            self.found.count("aliases", kept=at is not None)
         repository.insert_aliases(self._connection, rows)
         self._record(told)
 
@@ -275,8 +245,8 @@ class Adding:
         """Restores the history of the nodes that this import has created."""
         nodes = self._nodes(lines)
         restored = [line for line in lines if self._is_restored(line.path, nodes[line.path])]
-        repository.insert_events(self._connection, [(line.path, _fields(line, "path")) for line in restored])
-        self.added["events"] += len(restored)
+        repository.insert_events(self._connection, [(line.path, fields_of(line, "path")) for line in restored])
+        self.found.added["events"] += len(restored)
 
     def _record(self, found: Iterable[tuple[str, str, dict[str, Any]]]) -> None:
         """Writes down what this import does at nodes whose history it does not restore."""
@@ -316,52 +286,3 @@ class Adding:
 
     def _is_restored(self, path: str, node: KeptNode) -> bool:
         return node.id > self._newest and self._is_inside(path)
-
-    def _count(self, name: str, *, kept: bool) -> None:
-        (self.kept if kept else self.added)[name] += 1
-
-    def _differ(self, difference: str) -> None:
-        if len(self.differences) < MOST:
-            self.differences.append(difference)
-
-    def _conflict(self, conflict: str) -> None:
-        self._conflicts.append(conflict)
-        if len(self._conflicts) == MOST:
-            self._refuse()
-
-    def _refuse(self) -> None:
-        if self._conflicts:
-            raise Conflict(
-                f"the export contradicts what is here, so nothing was imported: {listed(self._conflicts)}; "
-                "import it into an empty registry, or export the part that is missing here"
-            )
-
-
-def _version_row(line: VersionLine, node: KeptNode) -> dict[str, Any]:
-    if line.number > node.last_number:
-        raise Invalid(f"{line.ref} has a number that its node has not given out: export it again")
-    return {
-        "node_id": node.id,
-        "base_id": node.base_id,
-        "number": line.number,
-        "digest": line.digest,
-        "content": line.content,
-        "pin_found": line.found,
-        "config": line.config,
-        "summary": asdict(line.summary),
-        "size": sum(file.size for file in line.files),
-        "note": line.note,
-        "created_at": line.created_at,
-        "withdrawn_at": line.withdrawn.at if line.withdrawn else None,
-        "withdrawn_reason": line.withdrawn.reason if line.withdrawn else None,
-        "quarantined_at": line.quarantined.at if line.quarantined else None,
-        "quarantined_reason": line.quarantined.reason if line.quarantined else None,
-    }
-
-
-def _fields(line: Any, *left_out: str) -> dict[str, Any]:
-    return {field.name: getattr(line, field.name) for field in fields(line) if field.name not in left_out}
-
-
-def _alias_event(line: AliasLine) -> dict[str, Any]:
-    return {"alias": line.name, "version": line.number, "previous": None}

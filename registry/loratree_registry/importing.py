@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loratree_registry import repository
-from loratree_registry.adding import Adding, chunks
+from loratree_registry.adding import Adding
 from loratree_registry.database import trying, writing
 from loratree_registry.errors import Invalid
+from loratree_registry.exports.found import chunks
 from loratree_registry.exports.lines import BlobLine
 from loratree_registry.exports.reading import Export, Open, open_export
 from loratree_registry.files import record_stored
@@ -44,16 +45,18 @@ def import_(storage: Storage, where: Path, *, tell: Told = lambda *_: None) -> I
         with trying(storage.engine) as connection:
             trial = Adding(connection, export, trial=True)
             trial.add(lambda name, done, of: tell(f"checking {name}", done, of))
-        size = _store_blobs(storage, export, tell) if trial.added["versions"] or trial.added["weights"] else 0
+        size = (
+            _store_blobs(storage, export, tell) if trial.found.added["versions"] or trial.found.added["weights"] else 0
+        )
         with writing(storage.engine) as connection:
             adding = Adding(connection, export, trial=False)
             adding.add(tell)
     return Imported(
         path=export.header.path,
-        added=dict(adding.added),
-        kept=dict(adding.kept),
+        added=dict(adding.found.added),
+        kept=dict(adding.found.kept),
         bytes=size,
-        differences=adding.differences,
+        differences=adding.found.differences,
     )
 
 
