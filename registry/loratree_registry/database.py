@@ -17,7 +17,11 @@ from loratree_registry.models import metadata
 from loratree_registry.settings import Settings
 
 LOCK_TIMEOUT_S = 30
-_PRAGMAS = ("foreign_keys = ON", "synchronous = FULL")  # NORMAL can lose the last commits at a power cut
+_PRAGMAS = (
+    "foreign_keys = ON",
+    "synchronous = FULL",  # NORMAL can lose the last commits at a power cut
+    "cache_size = -65536",  # KiB; SQLite's own 2 MiB do not hold the upper pages of a million nodes' indexes
+)
 _REMEDIES = {  # what a database says → what to do
     "locked": "another process is writing, try again",
     "lock timeout": "another process is writing, try again",
