@@ -24,6 +24,7 @@ SMALL = (
     "SCAN CONSTANT ROW",
     "SCAN (subquery-1)",
     "SCAN shown",
+    "SCAN page",
 )  # what a plan may read whole: the chain, the list of nothing, a page
 
 

@@ -8,7 +8,6 @@ from sqlalchemy import Connection, event, text
 
 from loratree_registry.database import reading, writing
 from loratree_registry.embedded import EmbeddedRegistry, open_embedded
-from loratree_registry.models import metadata
 from loratree_registry.repository.nodes import count_descendants
 from tests.registry.conftest import Storage
 from tests.registry.material import Material, publish
@@ -52,19 +51,6 @@ def behind(tmp_path_factory: pytest.TempPathFactory, material: Material, server:
             connection.execute(text("ANALYZE"))
         yield registry
         registry.close()
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory, material: Material) -> Iterator[EmbeddedRegistry]:
-    """tiny/a and tiny/a/b on SQLite, whose plans do not follow from how much there is."""
-    registry = open_embedded(Storage(tmp_path_factory.mktemp("small"), NotImplemented, NotImplemented).settings())
-    registry.add_base("tiny", material.base)
-    for number in range(2):
-        publish(registry, "tiny/a", material.rank4.variant(number))
-    publish(registry, "tiny/a/b", material.rank2)
-    registry.set_alias("tiny/a", "stable", version=1, expected=None)
-    yield registry
-    registry.close()
 
 
 ASKS: dict[str, Callable[[EmbeddedRegistry], object]] = {
@@ -120,23 +106,6 @@ def plans_of(behind: EmbeddedRegistry, ask: Callable[[], object]) -> list[Any]:
     finally:
         event.remove(behind._engine, "before_cursor_execute", explain)
     return plans
-
-
-@pytest.mark.parametrize("ask", ASKS)
-def test_sqlite_searches_an_index_for_every_answer(small: EmbeddedRegistry, ask: str) -> None:
-    steps: list[str] = []
-
-    def explain(connection: Connection, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
-        if statement.startswith(("SELECT", "WITH")):
-            cursor = connection.connection.cursor()
-            steps.extend(row[3] for row in cursor.execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall())
-
-    event.listen(small._engine, "before_cursor_execute", explain)
-    ASKS[ask](small)
-    event.remove(small._engine, "before_cursor_execute", explain)
-    scanned = [step for step in steps if step.startswith("SCAN") and step.split()[1] in metadata.tables]
-    assert steps
-    assert scanned == []
 
 
 def scans(plan: Any) -> Iterator[tuple[float, str]]:
