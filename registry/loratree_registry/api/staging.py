@@ -106,14 +106,14 @@ class Staging:
                 with io.BufferedReader(_Joined(paths)) as stream:
                     self._store(stream, sha256=transfer.digest, size=transfer.size)
             except Invalid:
-                shutil.rmtree(self._folder(upload.id))
+                _remove(self._folder(upload.id))
                 raise
-            shutil.rmtree(self._folder(upload.id))
+            _remove(self._folder(upload.id))
 
     def give_up(self, id: str) -> None:  # noqa: A002 - the field's name
         """See Uploads.give_up."""
         with self._locked(id):
-            shutil.rmtree(self._folder(id))
+            _remove(self._folder(id))
 
     def _transfer(self, id: str) -> Transfer:  # noqa: A002 - the field's name
         try:
@@ -194,6 +194,11 @@ class _Joined(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def _remove(folder: Path) -> None:
+    """Removes an upload; what another client is sending of it at this moment is left, and expires."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _name_of(sha256: str, size: int) -> str:
