@@ -145,10 +145,12 @@ class S3BlobStore:
 
         Not every server heeds CopySourceIfMatch, and a client may still hold a URL to overwrite the source; but where
         the source has the same tag after the copy as before, it held the same bytes all the while. That the server
-        copies what it holds is as good a promise as that it keeps it; `verify` reads every blob again.
+        copies what it holds is as good a promise as that it keeps it; `verify` reads every blob again. A copy that is
+        gone was collected, which whoever leased the bytes is told of when they are recorded.
         """
         source, blob = self.bucket.head(hashed.name), self.bucket.head(_name(digest))
-        return bool(source and blob and source.etag == hashed.etag and blob.size == hashed.size)
+        unchanged = source is not None and source.etag == hashed.etag
+        return unchanged and (blob is None or blob.size == hashed.size)
 
     def _holds(self, digest: str, size: int, read_back: ReadBack | None) -> bool:
         try:

@@ -44,6 +44,8 @@ def bury_versions(connection: Connection, version_ids: list[int], reason: str) -
     moved = select(*(versions.c[name] for name in _moved), *said).where(these)
     files = version_files.c.version_id.in_(version_ids)
     freed = blobs.c.sha256.in_(select(version_files.c.sha256).where(files))
+    in_order = select(blobs.c.sha256).where(freed).order_by(blobs.c.sha256).with_for_update(key_share=True)
+    connection.execute(in_order).all()  # so that two that free the same bytes never wait for each other
     connection.execute(insert(tombstones).from_select([*_moved, "reason", "deleted_at"], moved))
     connection.execute(update(blobs).where(freed).values(touched_at=moment))
     connection.execute(delete(version_files).where(files))
