@@ -1,13 +1,14 @@
 """The servers that the registry's benchmark starts and stops: ours, MLflow's, databases, S3."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from urllib.error import URLError
 
@@ -69,9 +70,9 @@ def moto() -> Iterator[S3Server]:
         yield S3Server(f"http://127.0.0.1:{port}", "key", "secret")
 
 
-def s3_servers() -> Mapping[str, object]:
+def s3_servers() -> Mapping[str, Callable[[], AbstractContextManager[S3Server]]]:
     """The S3 servers that there are, by name."""
-    return {"moto": moto} | ({"ceph": ceph.ceph} if ceph.installed() else {})
+    return {"moto": moto} | ({"ceph": ceph.ceph} if all(map(shutil.which, ceph.PROGRAMS)) else {})
 
 
 @contextmanager
