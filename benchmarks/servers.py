@@ -1,7 +1,6 @@
 """The servers that the registry's benchmark starts and stops: ours, MLflow's, databases, S3."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -72,7 +71,7 @@ def moto() -> Iterator[S3Server]:
 
 def s3_servers() -> Mapping[str, Callable[[], AbstractContextManager[S3Server]]]:
     """The S3 servers that there are, by name."""
-    return {"moto": moto} | ({"ceph": ceph.ceph} if all(map(shutil.which, ceph.PROGRAMS)) else {})
+    return {"moto": moto} | ({"ceph": ceph.ceph} if ceph.wanted() else {})
 
 
 @contextmanager
