@@ -1,6 +1,5 @@
 """A base's weights on their way to the registry and back: `loratree base push` and `base pull`."""
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from loratree_registry.checkpoint import INDEX, RESAVE, WEIGHTS, open_checkpoint
 from loratree_registry.checkpoint_files import SHARD, check_names, is_beside
 from loratree_registry.composition import FileDigest
 from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound, listed
-from loratree_registry.fetching import fetch, forget, is_filled
+from loratree_registry.fetching import CACHE, fetch, forget, is_filled
 from loratree_registry.locations import remember_base
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.peft_files import CONFIG as ADAPTER_CONFIG
@@ -123,7 +122,7 @@ def _write(
     paths = {file.name: fetch(registry, home, name, file) for file in files}
     with staged(out) as folder:
         for file_name, path in paths.items():
-            _place(path, folder / file_name)
+            _place(path, folder / file_name, cached=path.is_relative_to(home / CACHE))
         if not holds_base(folder, manifest):
             raise Corrupt(
                 f"the files of the base {name} are not its weights where the registry stores them: push it again"
@@ -131,10 +130,16 @@ def _write(
     forget(home, files)  # they lie in `out` now
 
 
-def _place(cached: Path, path: Path) -> None:
-    """Gives a cached file a second name where that is possible: a base is too large to be there twice."""
-    try:
-        os.link(cached, path)
-    except OSError:  # another file system
-        shutil.copyfile(cached, path)
+def _place(fetched: Path, path: Path, *, cached: bool) -> None:
+    """Gives a file of the cache a second name, as a base is too large to be there twice; copies the registry's own."""
+    if not (cached and _linked(fetched, path)):
+        shutil.copyfile(fetched, path)
     path.chmod(path.parent.stat().st_mode & 0o666)  # as the user's other files; the cache is for its owner alone
+
+
+def _linked(fetched: Path, path: Path) -> bool:
+    try:
+        path.hardlink_to(fetched)
+    except OSError:  # another file system
+        return False
+    return True

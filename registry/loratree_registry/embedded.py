@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
 from typing import BinaryIO
 
 from sqlalchemy import Engine
@@ -23,6 +24,7 @@ from loratree_registry import (
     versions,
     withdrawing,
 )
+from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.blobs.open import open_blobs
 from loratree_registry.blobs.store import PART, BlobStore, DirectStore
 from loratree_registry.blobs.verified import check_announced, skip
@@ -295,6 +297,14 @@ class EmbeddedRegistry:
     def open_file(self, ref: str, name: str, *, start: int = 0) -> AbstractContextManager[BinaryIO]:
         """See Registry.open_file."""
         return self.open_stored(self.file(ref, name), start=start)
+
+    def local_file(self, ref: str, name: str) -> Path | None:
+        """See Registry.local_file."""
+        if not isinstance(self._blobs, LocalBlobStore):
+            return None
+        file = self.file(ref, name)
+        files.check_held(self._blobs, file)
+        return self._blobs.path(file.sha256)
 
     def close(self) -> None:
         """See Registry.close."""

@@ -21,24 +21,26 @@ CACHE: Final = "cache"
 
 
 def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
-    """One file of the version or base that `ref` names, on this machine's disk: HOME/cache/sha256/ab/<hex>, read only.
+    """One file of the version or base that `ref` names, on this machine's disk, to be read and never written.
 
-    Its bytes are hashed at every use: a damaged copy is fetched again. Raises Corrupt where the registry itself holds
-    other bytes than the digest says, NotFound, and Unavailable where the disk or the registry fails.
+    It is the blob itself where this machine stores it, else HOME/cache/sha256/ab/<hex>. Its bytes are hashed at every
+    use: a damaged copy is fetched again. Raises Corrupt where the registry itself holds other bytes than the digest
+    says, NotFound, and Unavailable where the disk or the registry fails.
     """
+    stored = registry.local_file(ref, file.name)
+    if stored is not None:
+        with stored.open("rb") as stream:
+            if digest_stream(stream) != (file.sha256, file.size):
+                raise _damaged(ref, file)
+        return stored
     cache = LocalBlobStore(home / CACHE, setting="LORATREE_HOME")
-    path = home / CACHE / "sha256" / file.sha256.removeprefix("sha256:")[:2] / file.sha256.removeprefix("sha256:")
-    if _intact(cache, file):
-        return path
-    with open_resumed(registry, ref, file.name) as stream:
-        try:
-            cache.put(file.sha256, file.size, stream)
-        except Invalid as error:
-            raise Corrupt(
-                f"the blob {file.sha256} ({file.name} of {ref}) is damaged where the registry stores it: send the "
-                "same file again or restore the blob"
-            ) from error
-    return path
+    if not _intact(cache, file):
+        with open_resumed(registry, ref, file.name) as stream:
+            try:
+                cache.put(file.sha256, file.size, stream)
+            except Invalid as error:
+                raise _damaged(ref, file) from error
+    return cache.path(file.sha256)
 
 
 def pull(registry: Registry, home: Path, ref: str, out: Path, *, strict: bool = False) -> Version:
@@ -66,6 +68,13 @@ def forget(home: Path, files: list[FileDigest]) -> None:
     cache = LocalBlobStore(home / CACHE, setting="LORATREE_HOME")
     for file in files:
         cache.delete(file.sha256)
+
+
+def _damaged(ref: str, file: FileDigest) -> Corrupt:
+    return Corrupt(
+        f"the blob {file.sha256} ({file.name} of {ref}) is damaged where the registry stores it: send the "
+        "same file again or restore the blob"
+    )
 
 
 def _intact(cache: LocalBlobStore, file: FileDigest) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from loratree_registry.composition import FileDigest
@@ -198,6 +199,10 @@ class Registry(Protocol):
 
         Its bytes are as stored, so the reader checks the digest. Raises NotFound.
         """
+        ...
+
+    def local_file(self, ref: str, name: str) -> Path | None:
+        """Where this machine itself stores what open_file opens, to be read alone; None where it does not."""
         ...
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import BinaryIO
 
 from loratree_registry.api.bodies import Files, Keep, Move, NewBase, NewNode, Reason
@@ -184,6 +185,10 @@ class RemoteRegistry:
     def open_file(self, ref: str, name: str, *, start: int = 0) -> AbstractContextManager[BinaryIO]:
         """See Registry.open_file."""
         return self._wire.open("files", ref, start=start, name=name)
+
+    def local_file(self, ref: str, name: str) -> Path | None:  # noqa: ARG002 - the protocol's
+        """None: the bytes are the server's."""
+        return None
 
     def close(self) -> None:
         """See Registry.close."""

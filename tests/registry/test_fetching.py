@@ -18,10 +18,13 @@ from loratree_composer.base import read_base
 from loratree_registry.embedded import EmbeddedRegistry, open_embedded
 from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from loratree_registry.fetching import fetch, pull
+from loratree_registry.protocol import Registry
+from loratree_registry.remote import RemoteRegistry
 from loratree_registry.schemas import Version
 from loratree_registry.settings import Settings
 from loratree_registry.submitting import publish_directory
 from tests import tiny
+from tests.registry.serving import Served
 
 REF = "tiny/medicine@1"
 
@@ -53,6 +56,14 @@ def registry(base: Path, adapter: Path, home: Path) -> Iterator[EmbeddedRegistry
 
 
 @pytest.fixture
+def remote(registry: EmbeddedRegistry, web: Served, tmp_path: Path) -> Iterator[RemoteRegistry]:
+    """The same registry over HTTP, whose bytes are not this machine's."""
+    opened = RemoteRegistry(web.over(registry, tmp_path / "home"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
 def version(registry: EmbeddedRegistry) -> Version:
     return registry.version(REF)
 
@@ -63,32 +74,41 @@ def stored(home: Path) -> Path:
     return blob
 
 
+def test_what_this_machine_stores_itself_is_not_copied(
+    registry: EmbeddedRegistry, version: Version, home: Path
+) -> None:
+    assert fetch(registry, home, REF, version.files[0]) == stored(home)
+    assert not (home / "cache").exists()
+
+
 def test_a_file_is_fetched_once_and_read_from_the_cache_afterwards(
-    registry: EmbeddedRegistry, version: Version, home: Path, adapter: Path
+    remote: RemoteRegistry, version: Version, home: Path, adapter: Path
 ) -> None:
     file = version.files[0]
-    path = fetch(registry, home, REF, file)
+    path = fetch(remote, home, REF, file)
     hexadecimal = file.sha256.removeprefix("sha256:")
     assert path == home / "cache" / "sha256" / hexadecimal[:2] / hexadecimal
     assert path.read_bytes() == (adapter / "adapter_model.safetensors").read_bytes()
     stored(home).unlink()
-    assert fetch(registry, home, REF, file) == path
+    assert fetch(remote, home, REF, file) == path
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", None])
 def test_a_damaged_copy_in_the_cache_is_fetched_again(
-    damage: bytes | None, registry: EmbeddedRegistry, version: Version, home: Path
+    damage: bytes | None, remote: RemoteRegistry, version: Version, home: Path
 ) -> None:
-    path = fetch(registry, home, REF, version.files[0])
+    path = fetch(remote, home, REF, version.files[0])
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + b"\x01" if damage is None else damage)
-    assert fetch(registry, home, REF, version.files[0]).read_bytes() == whole
+    assert fetch(remote, home, REF, version.files[0]).read_bytes() == whole
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "longer"])
+@pytest.mark.parametrize("kind", ["registry", "remote"])
 def test_a_blob_that_is_damaged_in_the_store_is_named_and_never_given_out(
-    damage: str, registry: EmbeddedRegistry, version: Version, home: Path, tmp_path: Path
+    damage: str, kind: str, request: pytest.FixtureRequest, version: Version, home: Path, tmp_path: Path
 ) -> None:
+    registry: Registry = request.getfixturevalue(kind)
     whole = stored(home).read_bytes()
     stored(home).write_bytes({"changed": whole[:-1] + b"\x01", "cut": whole[:-1], "longer": whole + b"\0"}[damage])
     with pytest.raises(Corrupt, match=version.files[0].sha256):
@@ -99,8 +119,8 @@ def test_a_blob_that_is_damaged_in_the_store_is_named_and_never_given_out(
     assert [entry.name for entry in tmp_path.iterdir()] == ["home"]
 
 
-def test_the_cache_is_private_to_its_owner(registry: EmbeddedRegistry, version: Version, home: Path) -> None:
-    path = fetch(registry, home, REF, version.files[0])
+def test_the_cache_is_private_to_its_owner(remote: RemoteRegistry, version: Version, home: Path) -> None:
+    path = fetch(remote, home, REF, version.files[0])
     assert path.stat().st_mode & 0o077 == 0
     assert all(folder.stat().st_mode & 0o077 == 0 for folder in (path.parent, home / "cache"))
 
@@ -164,11 +184,10 @@ def test_a_ref_that_names_nothing_leaves_nothing(registry: EmbeddedRegistry, hom
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from loratree_registry.embedded import open_embedded
+from loratree_registry.connect import connect
 from loratree_registry.fetching import pull
-from loratree_registry.settings import Settings
 
-registry = open_embedded(Settings.from_environment())
+registry = connect()
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
 try:
@@ -179,15 +198,13 @@ except Exception as error:
 
 
 def test_a_disk_that_takes_no_more_leaves_nothing_half_written(
-    registry: EmbeddedRegistry, version: Version, home: Path, tmp_path: Path
+    registry: EmbeddedRegistry, web: Served, version: Version, home: Path, tmp_path: Path
 ) -> None:
     assert version.size > 8192  # the limit that stands in for a full disk: a write fails half-way
-    for cached in (False, True):
-        if cached:
-            fetch(registry, home, REF, version.files[0])
+    for url in ("", web.over(registry, home)):
         done = subprocess.run(
             [sys.executable, "-c", FULL, str(home), str(tmp_path / "out")],
-            env={"LORATREE_HOME": str(home), "PATH": os.environ["PATH"]},
+            env={"LORATREE_HOME": str(home), "LORATREE_URL": url, "PATH": os.environ["PATH"]},
             capture_output=True,
             text=True,
             check=True,
@@ -195,4 +212,4 @@ def test_a_disk_that_takes_no_more_leaves_nothing_half_written(
         )
         assert done.stdout.startswith(Unavailable.__name__), done.stdout + done.stderr
         assert [entry.name for entry in tmp_path.iterdir()] == ["home"]
-        assert not list((home / "cache" / "tmp").iterdir())
+        assert not [file for file in (home / "cache").rglob("*") if file.is_file()]

@@ -39,7 +39,7 @@ class LocalBlobStore:
     def open(self, digest: str) -> Iterator[BinaryIO]:
         """Opens a blob for reading, as stored. Raises NotFound, Unavailable."""
         try:
-            stream = self._path(digest).open("rb")
+            stream = self.path(digest).open("rb")
         except FileNotFoundError as error:
             raise NotFound(f"{self.root} holds no blob {digest}") from error
         except OSError as error:
@@ -51,14 +51,14 @@ class LocalBlobStore:
         """The stored size in bytes, None where there is no such blob. Raises Unavailable."""
         with disk_errors(self.root, self.setting):
             try:
-                return self._path(digest).stat().st_size
+                return self.path(digest).stat().st_size
             except FileNotFoundError:
                 return None
 
     def delete(self, digest: str) -> None:
         """Removes a blob; one that is not there is no error. Raises Unavailable."""
         with disk_errors(self.root, self.setting):
-            self._path(digest).unlink(missing_ok=True)
+            self.path(digest).unlink(missing_ok=True)
 
     def held(self, *, after: str | None = None) -> Iterator[Held]:
         """Every blob, one of the 256 folders read at a time. See BlobStore.held."""
@@ -79,7 +79,8 @@ class LocalBlobStore:
     def close(self) -> None:
         """Holds nothing open."""
 
-    def _path(self, digest: str) -> Path:
+    def path(self, digest: str) -> Path:
+        """Where a blob lies, or would."""
         check_announced(digest, 0)
         name = digest.removeprefix(DIGEST_PREFIX)
         return self.root / "sha256" / name[:2] / name
@@ -99,7 +100,7 @@ class LocalBlobStore:
 
     def _holds(self, digest: str, size: int, read_back: ReadBack | None) -> bool:
         """Tells whether the blob is there and intact: a name alone proves nothing."""
-        path = self._path(digest)
+        path = self.path(digest)
         try:
             with path.open("rb") as stream:
                 return intact(stream, digest, size, read_back)
@@ -117,7 +118,7 @@ class LocalBlobStore:
                 right = intact(file, digest, size, read_back)
             if not right:
                 raise Unavailable(f"the disk of {self.root} gave back other bytes than were written: check the disk")
-            self._reveal(temporary, self._path(digest))
+            self._reveal(temporary, self.path(digest))
 
     @contextmanager
     def _temporary(self) -> Iterator[Path]:
