@@ -21,8 +21,9 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+from loratree_registry import repository
 from loratree_registry.collecting import collect
-from loratree_registry.database import upgrade_database
+from loratree_registry.database import upgrade_database, writing
 from loratree_registry.embedded import EmbeddedRegistry, open_embedded
 from loratree_registry.errors import Conflict, Corrupt, LoratreeError, NotFound, NotUploaded, Unavailable
 from loratree_registry.schemas import Version
@@ -98,7 +99,7 @@ def _collect(storage: Storage, uploads: Path, over: threading.Event) -> Counts:
 def _race(registry: EmbeddedRegistry, adapters: Sequence[Adapter], operations: int, seed: int) -> Counts:
     chosen, counts = random.Random(seed), Counts()
     for _ in range(operations):
-        [operation] = chosen.choices((_publish, _delete, _read), weights=(5, 4, 1))
+        [operation] = chosen.choices((_publish, _delete, _read, _abandon), weights=(5, 4, 1, 2))
         counts["operations"] += 1
         operation(registry, chosen.choice(PATHS), chosen.choice(adapters), counts)
     return counts
@@ -139,6 +140,13 @@ def _read(registry: EmbeddedRegistry, path: str, _: Adapter, counts: Counts) -> 
             counts["dangling"] += 1
         else:
             counts["deleted while read"] += 1  # what a grace is for
+
+
+def _abandon(registry: EmbeddedRegistry, _: str, adapter: Adapter, counts: Counts) -> None:
+    """Leases bytes and is killed before it sends any."""
+    with writing(registry._engine) as connection:
+        repository.lease_blob(connection, adapter.file.sha256, adapter.file.size)
+    counts["abandoned"] += 1
 
 
 def _is_there(registry: EmbeddedRegistry, version: Version) -> bool:
