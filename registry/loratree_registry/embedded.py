@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from sqlalchemy import Engine
 
@@ -53,6 +54,8 @@ from loratree_registry.schemas import (
 )
 from loratree_registry.settings import Settings
 
+_MANIFESTS: Final = 8  # that are kept parsed, up to tens of megabytes each
+
 
 def open_embedded(settings: Settings) -> "EmbeddedRegistry":
     """Opens the registry that `settings` name: makes HOME, migrates SQLite by itself. Raises Unavailable, Invalid."""
@@ -74,6 +77,7 @@ class EmbeddedRegistry:
         """`direct` is whether clients may send to the store and read from it themselves, where it can do that."""
         self._engine, self._blobs = engine, blobs
         self._inspections = Inspections()
+        self._manifest = lru_cache(_MANIFESTS)(self._read_manifest)  # a base never changes, and none is removed
         self.direct = (
             Direct(engine, blobs, self._inspections.keep) if direct and isinstance(blobs, DirectStore) else None
         )
@@ -95,6 +99,9 @@ class EmbeddedRegistry:
 
     def base_manifest(self, name: str) -> BaseManifest:
         """See Registry.base_manifest."""
+        return self._manifest(name)
+
+    def _read_manifest(self, name: str) -> BaseManifest:
         with reading(self._engine) as connection:
             return bases.base_manifest(connection, name)
 
@@ -209,17 +216,18 @@ class EmbeddedRegistry:
         from loratree_registry import publishing  # it brings the adapter format, which a listing does without
 
         publishing.check_submission(path, submission)
-        with reading(self._engine) as connection:
-            manifest = bases.base_manifest(connection, base_of(path))
-            files.check_uploaded(connection, submission.files)
-        inspection = self._inspected(submission.files)
+        manifest, inspection = self.base_manifest(base_of(path)), self._inspected(submission.files)
         examined = publishing.examine(inspection, manifest, path, submission)
         with writing(self._engine) as connection:
             return publishing.publish(connection, path, submission, examined)
 
     def _inspected(self, submitted: list[FileDigest]) -> Inspection:
+        if kept := self._inspections.kept(submitted[0]):
+            return kept  # whether the bytes are still there is asked when they are referred to
+        with reading(self._engine) as connection:
+            files.check_uploaded(connection, submitted)
         try:
-            return self._inspections.of(self._blobs, submitted[0])
+            return self._inspections.read(self._blobs, submitted[0])
         except Corrupt:
             with reading(self._engine) as connection:
                 files.check_uploaded(connection, submitted)  # they may have been collected since: then it says so

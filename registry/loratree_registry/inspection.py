@@ -58,12 +58,14 @@ class Inspections:
 
         return look
 
-    def of(self, blobs: BlobStore, file: FileDigest) -> Inspection:
-        """What the file holds: as it was read back, else read now and hashed. Raises Invalid, Corrupt."""
+    def kept(self, file: FileDigest) -> Inspection | None:
+        """What the file held when it was read back, None where that is long ago."""
         with self._lock:
             read_at, found = self._kept.get(file.sha256, (-KEPT_S, None))
-        if found is not None and time.monotonic() - read_at < KEPT_S:
-            return found
+        return found if time.monotonic() - read_at < KEPT_S else None
+
+    def read(self, blobs: BlobStore, file: FileDigest) -> Inspection:
+        """What the file holds, read now and hashed. Raises Invalid, Corrupt."""
         with open_stored(blobs, file) as stream:
             hashed = Hashed(stream)
             inspection = inspect(hashed, file.size, file.name)  # type: ignore[arg-type]

@@ -16,23 +16,23 @@ from loratree_registry.schemas import Count, Node, Page
 _SUBDOMAIN = LEVELS.index("subdomain")
 
 
-def ensure_node(connection: Connection, path: str, *, level: Level | None) -> NodeRow:
-    """Finds a node or creates it, its missing ancestors as groupings; concurrent callers end with the same nodes.
+def ensure_trail(connection: Connection, path: str, *, level: Level | None) -> list[NodeRow]:
+    """The nodes from the base to `path`, the missing ones created, as groupings but for the last.
 
-    Raises NotFound without the base, Conflict where the node has another level, Invalid where levels do not fit.
+    Concurrent callers end with the same nodes. Raises NotFound without the base, Conflict where the node has another
+    level, Invalid where levels do not fit.
     """
     if level is not None and level not in LEVELS:
         raise Invalid(f"level {level[:80]!r} is not known: expected one of {', '.join(LEVELS)}")
     found = repository.nodes_on_path(connection, parse_path(path))
     if not found:
         raise unknown_base(base_of(path))
-    node = found[-1]
     missing = [*ancestors_of(path), path][len(found) :]
     for below, step in zip(range(len(missing) - 1, -1, -1), missing, strict=True):
-        node = _create(connection, node, step, planned_level(step, node, below=below, leaf=level))
-    if level is not None and node.level != level:
-        raise Conflict(f"{path} is a {node.level} and cannot become a {level}: levels never change")
-    return node
+        found.append(_create(connection, found[-1], step, planned_level(step, found[-1], below=below, leaf=level)))
+    if level is not None and found[-1].level != level:
+        raise Conflict(f"{path} is a {found[-1].level} and cannot become a {level}: levels never change")
+    return found
 
 
 def planned_level(path: str, parent: NodeRow, *, below: int, leaf: Level | None) -> Level:
@@ -56,7 +56,7 @@ def planned_level(path: str, parent: NodeRow, *, below: int, leaf: Level | None)
 
 def create_node(connection: Connection, path: str, *, level: Level | None) -> Node:
     """Creates a grouping and its missing ancestors; an existing node of that level is answered as it is."""
-    return _records(connection, [ensure_node(connection, path, level=level)])[0]
+    return _records(connection, [ensure_trail(connection, path, level=level)[-1]])[0]
 
 
 def trail(connection: Connection, path: str) -> list[NodeRow]:

@@ -16,15 +16,16 @@ from loratree_registry.errors import Invalid, listed
 from loratree_registry.files import hold_uploaded
 from loratree_registry.inspection import Inspection
 from loratree_registry.manifest import BaseManifest
-from loratree_registry.nodes import ensure_node
+from loratree_registry.models import now
+from loratree_registry.nodes import ensure_trail
 from loratree_registry.paths import ancestors_of, base_of, is_ancestor, is_digest, parse_path, parse_ref, versionless
 from loratree_registry.peft_files import WEIGHTS
 from loratree_registry.peft_format import canonical_config, classify, warnings
-from loratree_registry.quarantine import check_above, check_content
-from loratree_registry.rows import NodeRow, VersionRow
-from loratree_registry.schemas import PinSource, Published, Submission
+from loratree_registry.quarantine import check_chain, check_content
+from loratree_registry.rows import NodeRow, VersionRow, rfc3339
+from loratree_registry.schemas import Pin, PinSource, Published, Submission, Version
 from loratree_registry.text import check_text
-from loratree_registry.versions import find_version, records
+from loratree_registry.versions import no_version, version
 
 BASE = "base"
 
@@ -71,49 +72,43 @@ def examine(inspection: Inspection, manifest: BaseManifest, path: str, submissio
 
 def publish(connection: Connection, path: str, submission: Submission, examined: Examined) -> Published:
     """Makes the examined files a version at `path`, or answers with the version that holds them already."""
-    node = ensure_node(connection, path, level=submission.level)
-    repository.lock_node(connection, node.id)  # before looking: two of the same content must become one version
-    check_content(connection, node.id, path, examined.content)
-    if submission.found == "assumed":
-        # Where nothing says what the adapter was trained on, its newest version of the same content does.
-        same = repository.list_versions(connection, node.id, content=examined.content, before=None, limit=1)
-        if same:
-            return _known(connection, same[0])
-    pin = _pin(connection, path, submission)
-    if pin is not None:
-        check_above(connection, path, [pin])
+    trail = ensure_trail(connection, path, level=submission.level)
+    node, above = trail[-1], _pinned(connection, trail, submission)
+    pin = above[-1] if above else None
     digest = _digest(node, pin, submission, examined)
-    known = repository.find_version(connection, node.id, digest)
-    if known is not None:
-        return _known(connection, known)
+    taken = repository.lock_node(connection, node.id)  # before looking: two of one content must become one version
+    same = repository.same_content(connection, node.id, examined.content)
+    check_content(path, same)
+    # Where nothing says what the adapter was trained on, its newest version of the same content does.
+    known = [row for row in same if row.digest == digest or submission.found == "assumed"]
+    if known:
+        return Published.already(version(connection, f"{path}@{known[0].number}"))
+    check_chain(path, above)
     hold_uploaded(connection, submission.files)  # collecting may have been at them since they were looked at
-    _insert(connection, node, pin, digest, submission, examined)
-    created = repository.find_version(connection, node.id, digest)
-    assert created is not None
-    return Published(version=created.record(submission.files), created=True, warnings=_warnings(examined, pin))
+    created = _insert(connection, node, pin, taken + 1, digest, submission, examined)
+    return Published(version=created, created=True, warnings=_warnings(examined, pin))
 
 
-def _known(connection: Connection, row: VersionRow) -> Published:
-    return Published.already(records(connection, [row])[0])
+def _pinned(connection: Connection, trail: list[NodeRow], submission: Submission) -> list[VersionRow]:
+    """The version that the adapter was trained on, last, and what that was trained on; none is the base.
 
-
-def _pin(connection: Connection, path: str, submission: Submission) -> VersionRow | None:
-    """The version that the adapter was trained on; None is the base. Raises NotFound, Invalid."""
-    if submission.parent is None:
-        return nearest_head(connection, path)
+    Raises NotFound, Invalid.
+    """
+    path = trail[-1].path
+    if submission.parent is None:  # the nearest head
+        versioned = [node for node in trail[:-1] if node.head is not None]
+        return repository.pinned_chain(connection, versioned[-1].id, None) if versioned else []
     if submission.parent in (BASE, base_of(path)):
-        return None
+        return []
     parent = parse_ref(submission.parent)
     if not is_ancestor(parent.path, path):
         above = ", ".join(reversed(ancestors_of(path)))
         raise Invalid(f"{parent.path} is not above {path}: the parent is a version at one of {above}")
-    return find_version(connection, submission.parent)
-
-
-def nearest_head(connection: Connection, path: str) -> VersionRow | None:
-    """The head of the nearest node above `path` that has one; None is the base."""
-    above = [node for node in repository.nodes_on_path(connection, path) if node.head is not None and node.path != path]
-    return repository.find_version(connection, above[-1].id, None) if above else None
+    [node] = [node for node in trail if node.path == parent.path]
+    chain = repository.pinned_chain(connection, node.id, parent.selector)
+    if not chain:
+        raise no_version(connection, node, parent.selector)
+    return chain
 
 
 def _digest(node: NodeRow, pin: VersionRow | None, submission: Submission, examined: Examined) -> str:
@@ -129,14 +124,17 @@ def _insert(
     connection: Connection,
     node: NodeRow,
     pin: VersionRow | None,
+    number: int,
     digest: str,
     submission: Submission,
     examined: Examined,
-) -> None:
-    number = repository.next_number(connection, node.id)
-    repository.insert_version(
+) -> Version:
+    [file], summary, moment = submission.files, examined.spec.summary(), now()
+    repository.insert_published(
         connection,
-        submission.files,
+        node.path,
+        file,
+        detail={"version": number, "digest": digest, "pin": pin.ref if pin else None},
         node_id=node.id,
         base_id=node.base_id,
         number=number,
@@ -145,13 +143,35 @@ def _insert(
         pin_id=pin.id if pin else None,
         pin_found=submission.found,
         config=examined.config,
-        summary=asdict(examined.spec.summary()),
-        size=sum(file.size for file in submission.files),
+        summary=asdict(summary),
+        size=file.size,
         note=submission.note,
+        created_at=moment,
     )
-    repository.insert_event(
-        connection, node.path, "version-published", version=number, digest=digest, pin=pin.ref if pin else None
+    return Version(
+        path=node.path,
+        level=node.level,
+        number=number,
+        digest=digest,
+        content=examined.content,
+        base=node.base,
+        base_digest=node.base_digest,
+        pin=_pin(pin, submission),
+        summary=summary,
+        config=examined.config,
+        files=submission.files,
+        size=file.size,
+        note=submission.note,
+        created_at=rfc3339(moment),
+        withdrawn=None,
+        quarantined=None,
     )
+
+
+def _pin(pin: VersionRow | None, submission: Submission) -> Pin:
+    if pin is None:
+        return Pin(path=None, version=None, digest=None, found=submission.found)
+    return Pin(path=pin.path, version=pin.number, digest=pin.digest, found=submission.found)
 
 
 def _warnings(examined: Examined, pin: VersionRow | None) -> list[str]:

@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 
 from loratree_registry import repository
 from loratree_registry.errors import Quarantined, listed
-from loratree_registry.rows import VersionRow
+from loratree_registry.rows import SameContent, VersionRow
 from loratree_registry.schemas import Version
 from loratree_registry.text import check_reason, same_quarantined
 from loratree_registry.versions import lock_version, version
@@ -48,12 +48,12 @@ def check_chain(ref: str, chain: Iterable[VersionRow]) -> None:
 
 def check_above(connection: Connection, ref: str, rows: Iterable[VersionRow]) -> None:
     """Raises Quarantined where one of the versions, or what it was trained on, is quarantined."""
-    check_chain(ref, repository.quarantined_above(connection, [row.id for row in rows]))
+    if keys := [row.id for row in rows]:
+        check_chain(ref, repository.quarantined_above(connection, keys))
 
 
-def check_content(connection: Connection, node_id: int, path: str, content: str) -> None:
+def check_content(path: str, same: Iterable[SameContent]) -> None:
     """Raises Quarantined where the same content was quarantined at the node, also where it was deleted since."""
-    found = repository.quarantined_content(connection, node_id, content)
-    if found is not None:
-        number, reason = found
-        raise Quarantined(same_quarantined(f"{path}@{number}", reason))
+    for row in same:
+        if row.quarantined_reason is not None:
+            raise Quarantined(same_quarantined(f"{path}@{row.number}", row.quarantined_reason))

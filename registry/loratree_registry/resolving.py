@@ -25,8 +25,8 @@ def resolve(
 ) -> Resolution:
     """The chain of `ref`: what the leaf was trained on, or each ancestor at the alias `follow` where that is set.
 
-    Three queries whatever the depth, two more with `follow`. Raises NotFound, Invalid, Quarantined, and with `strict`
-    Conflict where a version of it was withdrawn.
+    Three queries whatever the depth, one more with `follow`, and another where that leads away from the pins. Raises
+    NotFound, Invalid, Quarantined, and with `strict` Conflict where a version of it was withdrawn.
     """
     parsed, alias = parse_ref(ref), _alias(follow)
     nodes = trail(connection, parsed.path)
@@ -34,7 +34,9 @@ def resolve(
     found: list[Found] = [(row, None) for row in pinned]
     if follow is not None and pinned:
         found = _followed(connection, nodes, pinned, alias)
-        check_above(connection, str(parsed), [row for row, _ in found])  # what the followed ones were trained on too
+        known = {row.id for row in pinned}
+        # What the followed ones were trained on too; what the leaf was trained on is at hand.
+        check_above(connection, str(parsed), [row for row, how in found if how == "alias" and row.id not in known])
     check_chain(str(parsed), pinned)
     if strict:
         check_strict(str(parsed), [row for row, _ in found])

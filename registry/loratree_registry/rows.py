@@ -165,6 +165,16 @@ class TombstoneRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SameContent:
+    """A version that holds a content, or a deleted and quarantined one that did."""
+
+    number: int
+    digest: str
+    quarantined_reason: str | None
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AliasRow:
     """An alias and the number of the version that it is at."""
 

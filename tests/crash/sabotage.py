@@ -25,15 +25,15 @@ def row_before_bytes() -> None:
 
 def two_transactions() -> None:
     """Commits the nodes of a version before the version."""
-    ensure = publishing.ensure_node
+    ensure = publishing.ensure_trail
 
     def ensure_and_commit(connection: Connection, *given: Any, **named: Any) -> Any:
-        node = ensure(connection, *given, **named)
+        trail = ensure(connection, *given, **named)
         connection.exec_driver_sql("COMMIT")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-        return node
+        return trail
 
-    publishing.ensure_node = ensure_and_commit  # type: ignore[assignment]
+    publishing.ensure_trail = ensure_and_commit  # type: ignore[assignment]
 
 
 def hushed_failure() -> None:

@@ -20,16 +20,15 @@ from loratree_registry.repository.nodes import (
     list_children,
     list_descendants,
     lock_node,
-    next_number,
     nodes_on_path,
     nodes_with_children,
 )
+from loratree_registry.repository.publishing import insert_published, same_content
 from loratree_registry.repository.tombstones import (
     bury_versions,
     expendable_versions,
     find_tombstone,
     list_tombstones,
-    quarantined_content,
 )
 from loratree_registry.repository.uploads import (
     delete_upload,
@@ -44,7 +43,6 @@ from loratree_registry.repository.versions import (
     count_versions,
     files_of,
     find_version,
-    insert_version,
     list_dependents,
     list_versions,
     mark_version,
@@ -82,8 +80,8 @@ __all__ = [
     "insert_base_files",
     "insert_event",
     "insert_node",
+    "insert_published",
     "insert_upload",
-    "insert_version",
     "lease_blob",
     "list_aliases",
     "list_bases",
@@ -99,13 +97,12 @@ __all__ = [
     "lock_node",
     "mark_version",
     "move_alias",
-    "next_number",
     "nodes_on_path",
     "nodes_with_children",
     "pinned_chain",
     "quarantined_above",
-    "quarantined_content",
     "record_stored",
+    "same_content",
     "versions_at_alias",
     "without_row",
 ]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Integer, Select, bindparam, func, select, update
+from sqlalchemy import Connection, Integer, Select, bindparam, func, select
 
 from loratree_registry.models import bases, nodes
 from loratree_registry.paths import ancestors_of, descendant_range
@@ -38,13 +38,7 @@ _child = nodes.alias("child")
 _first_child = select(func.min(_child.c.path)).where(_child.c.parent_id == nodes.c.id).scalar_subquery()
 _PARENTS = select(nodes.c.id).where(nodes.c.id.in_(bindparam("node_ids", expanding=True)), _first_child.is_not(None))
 
-_LOCK = select(nodes.c.id).where(nodes.c.id == bindparam("node_id")).with_for_update(key_share=True)
-_NUMBER = (
-    update(nodes)
-    .where(nodes.c.id == bindparam("node_id"))
-    .values(last_number=nodes.c.last_number + 1)
-    .returning(nodes.c.last_number)
-)
+_LOCK = select(nodes.c.last_number).where(nodes.c.id == bindparam("node_id")).with_for_update(key_share=True)
 
 
 def insert_node(connection: Connection, **values: Any) -> int | None:
@@ -80,14 +74,12 @@ def nodes_with_children(connection: Connection, node_ids: list[int]) -> set[int]
     return set(connection.scalars(_PARENTS, {"node_ids": node_ids}))
 
 
-def lock_node(connection: Connection, node_id: int) -> None:
-    """Holds a node's row until the transaction ends; SQLite's writers have the whole database already."""
-    connection.execute(_LOCK, {"node_id": node_id})
+def lock_node(connection: Connection, node_id: int) -> int:
+    """Holds a node's row until the transaction ends, and returns the last version number that was taken there.
 
-
-def next_number(connection: Connection, node_id: int) -> int:
-    """Takes the next version number at a node, under its row's lock."""
-    number: int = connection.execute(_NUMBER, {"node_id": node_id}).scalar_one()
+    SQLite's writers have the whole database already.
+    """
+    number: int = connection.execute(_LOCK, {"node_id": node_id}).scalar_one()
     return number
 
 

@@ -7,15 +7,11 @@ from sqlalchemy import (
     Connection,
     Select,
     String,
-    Table,
-    bindparam,
     delete,
     func,
     insert,
     literal,
-    literal_column,
     select,
-    union_all,
     update,
 )
 
@@ -25,16 +21,6 @@ from loratree_registry.rows import TombstoneRow
 _kept = [column for column in tombstones.c if column.name != "node_id"]
 _TOMBSTONE = select(nodes.c.path, *_kept).join_from(tombstones, nodes)
 _moved = ("node_id", "number", "digest", "content", "created_at", "quarantined_reason")
-
-
-def _barred(table: Table) -> Select[Any]:
-    """The quarantined contents of a node in one table."""
-    here = (table.c.node_id == bindparam("node_id")) & (table.c.content == bindparam("content"))
-    query = select(table.c.number, table.c.quarantined_reason.label("reason"))
-    return query.where(here, table.c.quarantined_reason.is_not(None))
-
-
-_QUARANTINED = union_all(_barred(versions), _barred(tombstones)).order_by(literal_column("number").desc()).limit(1)
 
 
 def bury_versions(connection: Connection, version_ids: list[int], reason: str) -> None:
@@ -63,12 +49,6 @@ def list_tombstones(connection: Connection, node_id: int, *, before: int | None,
     """What is left of the versions at a node, newest first."""
     query = _newest_first(node_id).limit(limit)
     return _rows(connection, query if before is None else query.where(tombstones.c.number < before))
-
-
-def quarantined_content(connection: Connection, node_id: int, content: str) -> tuple[int, str] | None:
-    """The newest version at a node that holds or held this content and is quarantined: its number, and why."""
-    row = connection.execute(_QUARANTINED, {"node_id": node_id, "content": content}).first()
-    return None if row is None else (row.number, row.reason)
 
 
 def expendable_versions(connection: Connection, node_id: int, *, keep: int) -> list[tuple[int, int, int]]:

@@ -1,6 +1,5 @@
 """Queries of versions. A statement is built once: building one took most of a resolve's time."""
 
-from collections.abc import Iterable
 from functools import cache
 from typing import Any, Literal
 
@@ -16,7 +15,6 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy import insert as insert_into
 
 from loratree_registry.composition import FileDigest
 from loratree_registry.models import aliases, bases, nodes, now, version_files, versions
@@ -47,8 +45,6 @@ _VERSION = (
 )
 
 
-_INSERT = insert_into(versions).returning(versions.c.id)
-_INSERT_FILES = insert_into(version_files)
 _FILES = (
     select(version_files)
     .where(version_files.c.version_id.in_(bindparam("version_ids", expanding=True)))
@@ -91,14 +87,6 @@ def _quarantined() -> Select[Any]:
 
 
 _QUARANTINED = _quarantined()
-
-
-def insert_version(connection: Connection, files: Iterable[FileDigest], **values: Any) -> int:
-    """Inserts a version and its files, whose blobs must be stored."""
-    version_id: int = connection.execute(_INSERT, values).scalar_one()
-    rows = [{"version_id": version_id, "name": f.name, "size": f.size, "sha256": f.sha256} for f in files]
-    connection.execute(_INSERT_FILES, rows)
-    return version_id
 
 
 def find_version(connection: Connection, node_id: int, selector: Selector) -> VersionRow | None:
