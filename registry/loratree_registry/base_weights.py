@@ -81,6 +81,7 @@ def check_weights(blobs: BlobStore, files: list[FileDigest], manifest: BaseManif
 def missing(connection: Connection, name: str, files: list[FileDigest]) -> list[FileDigest]:
     """Those of the files that have to be sent yet; the others are kept from being collected for a grace."""
     find_base(connection, name)
+    check_names(files)
     sizes = repository.hold_blobs(connection, sorted(file.sha256 for file in files))
     return [file for file in files if sizes.get(file.sha256) != file.size]
 

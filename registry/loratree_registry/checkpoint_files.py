@@ -6,6 +6,7 @@ from typing import Final
 from loratree_registry.checkpoint import INDEX, WEIGHTS
 from loratree_registry.composition import FileDigest
 from loratree_registry.errors import Invalid, listed
+from loratree_registry.paths import is_digest
 
 CONFIG: Final = "config.json"
 SHARD: Final = ".safetensors"
@@ -31,6 +32,7 @@ def check_names(files: list[FileDigest]) -> None:
     if (WEIGHTS in names) == (INDEX in names):
         problems.append(f"either {WEIGHTS} or {INDEX} and its files are needed")
     problems += [f"{f.name} has {f.size} bytes" for f in files if not f.name.endswith(SHARD) and f.size > MAX_BESIDE]
+    problems += [f"{f.name} has the digest {ascii(f.sha256)[:100]}" for f in files if not is_digest(f.sha256)]
     if problems:
         raise Invalid(f"the files are no checkpoint as save_pretrained writes one: {listed(problems)}")
 

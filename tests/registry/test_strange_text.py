@@ -86,6 +86,26 @@ ASKS: dict[str, Ask] = {
     "aliases": lambda r, m, t: r.aliases(t),
     "events": lambda r, m, t: r.events(t),
     "events after": lambda r, m, t: r.events(MED, after=t),
+    "missing_files": lambda r, m, t: r.missing_files(t, [m.rank4.file]),
+    "missing_files name": lambda r, m, t: r.missing_files("tiny", [replace(m.rank4.file, name=t)]),
+    "missing_files digest": lambda r, m, t: r.missing_files("tiny", [replace(m.rank4.file, sha256=t)]),
+    "store_base": lambda r, m, t: r.store_base(t, [m.rank4.file]),
+    "store_base name": lambda r, m, t: r.store_base("tiny", [replace(m.rank4.file, name=t)]),
+    "store_base digest": lambda r, m, t: r.store_base("tiny", [replace(m.rank4.file, sha256=t)]),
+    "base_files": lambda r, m, t: r.base_files(t),
+    "withdraw": lambda r, m, t: r.withdraw(t, reason="x"),
+    "withdraw reason": lambda r, m, t: r.withdraw(f"{MED}@1", reason=t),
+    "reinstate": lambda r, m, t: r.reinstate(t),
+    "quarantine": lambda r, m, t: r.quarantine(t, reason="x"),
+    "quarantine reason": lambda r, m, t: r.quarantine(f"{MED}@2", reason=t),
+    "lift_quarantine": lambda r, m, t: r.lift_quarantine(t),
+    "delete": lambda r, m, t: r.delete(t, reason="x"),
+    "delete reason": lambda r, m, t: r.delete(f"{MED}@3", reason=t),
+    "tombstones": lambda r, m, t: r.tombstones(t),
+    "tombstones after": lambda r, m, t: r.tombstones(MED, after=t),
+    "retain": lambda r, m, t: r.retain(t, keep=9),
+    "local_file": lambda r, m, t: r.local_file(t, "x"),
+    "local_file name": lambda r, m, t: r.local_file(MED, t),
     "open_file": lambda r, m, t: _opened(r, t, "x"),
     "open_file name": lambda r, m, t: _opened(r, MED, t),
 }
@@ -97,7 +117,8 @@ def test_every_method_that_takes_text_is_asked() -> None:
 
 
 def test_a_registry_raises_its_own_errors_alone(registry: Registry, material: Material) -> None:
-    publish(registry, MED, material.rank4)
+    for number in range(3):
+        publish(registry, MED, material.rank4.variant(number))
 
     @settings(max_examples=15, suppress_health_check=list(HealthCheck), database=None)
     @given(text=TEXT)
