@@ -9,7 +9,7 @@ from typing import Any, Final
 from loratree_registry.adapter_spec import AdapterSpec
 from loratree_registry.composition import FileDigest, content_digest
 from loratree_registry.errors import Invalid, NotFound, listed
-from loratree_registry.hashed import Hashed
+from loratree_registry.hashed import hashing
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.peft_files import CONFIG, WEIGHTS
 from loratree_registry.peft_format import canonical_config, classify, warnings
@@ -28,7 +28,7 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})")
 class AdapterDirectory:
     """An adapter on this machine, read and checked but for its base.
 
-    `header`, the finite values, the tensors' `digests` and `file`'s come from one pass over the weights: what was
+    `header`, the finite values, `digests` of tensors and `file`'s come from one pass over the weights: what was
     checked is what was hashed. `not_published` names what else lies in the folder.
     """
 
@@ -138,14 +138,13 @@ def _no_weights(path: Path, entries: list[str]) -> str:
 def _read_weights(path: Path) -> tuple[FileDigest, Header, dict[str, str]]:
     from loratree_registry.tensor_check import check_finite  # numpy
 
-    with open_plain(path, remedy=RESAVE) as stream:
+    with open_plain(path, remedy=RESAVE) as stream, hashing(stream) as hashed:
         size = os.fstat(stream.fileno()).st_size
-        hashed = Hashed(stream)
-        header = read_header(hashed, size, name=str(path))  # type: ignore[arg-type]
-        digests = check_finite(hashed, header, name=str(path))  # type: ignore[arg-type]
-        if stream.read(1):
+        header = read_header(hashed.stream, size, name=str(path))
+        digests = check_finite(hashed.stream, header, name=str(path))
+        if hashed.stream.read(1):
             raise Invalid(f"{path} grew while it was read: wait until it is written and publish again")
-    return FileDigest(path.name, size, hashed.digest), header, digests
+        return FileDigest(path.name, size, hashed.finish()[0]), header, digests
 
 
 def _named(path: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ EMBEDDING_B: Final = ".lora_embedding_B"
 MAGNITUDE: Final = ".lora_magnitude_vector"
 BIAS: Final = ".lora_B.bias"
 ROWS: Final = ".token_adapter.trainable_tokens_delta"
-_ENDINGS: Final = (A, B, EMBEDDING_A, EMBEDDING_B, MAGNITUDE, BIAS, ROWS)
+FACTORS: Final = (A, B, EMBEDDING_A, EMBEDDING_B)
+_ENDINGS: Final = (*FACTORS, MAGNITUDE, BIAS, ROWS)
 
 
 @dataclass(frozen=True, slots=True)

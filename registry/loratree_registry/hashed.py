@@ -1,7 +1,11 @@
 """A stream that is hashed as it is read."""
 
 import hashlib
-from typing import BinaryIO
+import io
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, BinaryIO, cast
 
 from loratree_registry.canonical import DIGEST_PREFIX
 
@@ -30,3 +34,46 @@ class Hashed:
     def digest(self) -> str:
         """The SHA-256 of what was read."""
         return DIGEST_PREFIX + self._hasher.hexdigest()
+
+
+@contextmanager
+def hashing(stream: BinaryIO) -> Iterator["Hashing"]:
+    """Hashes what is read of `stream` in a thread of its own."""
+    with ThreadPoolExecutor(1) as thread:
+        yield Hashing(stream, thread)
+
+
+class Hashing(io.RawIOBase):
+    """A stream whose chunks are hashed in a thread while the next ones are read, by way of `stream`."""
+
+    def __init__(self, stream: BinaryIO, thread: ThreadPoolExecutor) -> None:
+        self._stream, self._thread = stream, thread
+        self._hasher, self._size = hashlib.sha256(), 0
+        self._hashing: Future[None] | None = None
+        self.stream = cast("BinaryIO", io.BufferedReader(self, _CHUNK))  # many small reads are hashed at once
+
+    def readable(self) -> bool:
+        """See io.RawIOBase."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """See io.RawIOBase."""
+        chunk = self._next(len(buffer))
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+    def finish(self) -> tuple[str, int]:
+        """Reads what is left, and returns the digest and the size of everything."""
+        while self._next(_CHUNK):
+            pass
+        if self._hashing:
+            self._hashing.result()
+        return DIGEST_PREFIX + self._hasher.hexdigest(), self._size
+
+    def _next(self, count: int) -> bytes:
+        chunk = self._stream.read(count)
+        if self._hashing:
+            self._hashing.result()
+        self._hashing = self._thread.submit(self._hasher.update, chunk)
+        self._size += len(chunk)
+        return chunk

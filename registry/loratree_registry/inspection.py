@@ -10,7 +10,7 @@ from loratree_registry.blobs.store import BlobStore, ReadBack
 from loratree_registry.composition import FileDigest
 from loratree_registry.errors import Corrupt, Invalid
 from loratree_registry.files import open_stored
-from loratree_registry.hashed import Hashed
+from loratree_registry.hashed import hashing
 from loratree_registry.safetensors_header import Header, read_header
 
 KEPT: Final = 64
@@ -19,7 +19,7 @@ KEPT_S: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """The header of a safetensors file, every value of which is finite, and the digest of each tensor."""
+    """The header of a safetensors file, every value of which is finite, and digests as check_finite gives them."""
 
     header: Header
     digests: dict[str, str]
@@ -66,9 +66,9 @@ class Inspections:
 
     def read(self, blobs: BlobStore, file: FileDigest) -> Inspection:
         """What the file holds, read now and hashed. Raises Invalid, Corrupt."""
-        with open_stored(blobs, file) as stream:
-            hashed = Hashed(stream)
-            inspection = inspect(hashed, file.size, file.name)  # type: ignore[arg-type]
-        if (hashed.digest, hashed.count) != (file.sha256, file.size):
+        with open_stored(blobs, file) as stream, hashing(stream) as hashed:
+            inspection = inspect(hashed.stream, file.size, file.name)
+            found = hashed.finish()
+        if found != (file.sha256, file.size):
             raise Corrupt(f"the blob {file.sha256} is damaged where it is stored: upload the file again")
         return inspection

@@ -17,6 +17,8 @@ FLOATS: Final = ("F16", "BF16", "F32", "F64")
 class SavedAdapter:
     """An adapter's config, its tensors by key with their digests where they are known, its base, and what is wrong.
 
+    Of LoRA's factors no digests are needed: they are compared with nothing.
+
     `on_base` tells that it was trained on the plain base, not on a composed model.
     """
 
@@ -55,7 +57,7 @@ class SavedAdapter:
             return False
         first, second = self.tensors[key], self.tensors[other]
         same = (first.dtype, first.shape) == (second.dtype, second.shape)
-        return same and (self.digests is None or self.digests.get(key) == self.digests.get(other))
+        return same and (self.digests is None or self.digests.get(key, key) == self.digests.get(other, other))
 
     def is_float(self, key: str) -> bool:
         """Tells whether a tensor holds numbers that are composed, and notes a problem where it does not."""
