@@ -22,7 +22,7 @@ from loratree_registry.paths import ancestors_of, base_of, is_ancestor, is_diges
 from loratree_registry.peft_files import WEIGHTS
 from loratree_registry.peft_format import canonical_config, classify, warnings
 from loratree_registry.quarantine import check_chain, check_content
-from loratree_registry.rows import NodeRow, VersionRow, rfc3339
+from loratree_registry.rows import NodeRow, SameContent, VersionRow, rfc3339
 from loratree_registry.schemas import Pin, PinSource, Published, Submission, Version
 from loratree_registry.text import check_text
 from loratree_registry.versions import no_version, version
@@ -79,14 +79,19 @@ def publish(connection: Connection, path: str, submission: Submission, examined:
     taken = repository.lock_node(connection, node.id)  # before looking: two of one content must become one version
     same = repository.same_content(connection, node.id, examined.content)
     check_content(path, same)
-    # Where nothing says what the adapter was trained on, its newest version of the same content does.
-    known = [row for row in same if row.digest == digest or submission.found == "assumed"]
-    if known:
-        return Published.already(version(connection, f"{path}@{known[0].number}"))
+    if submission.found == "assumed" and same:
+        # Where nothing says what the adapter was trained on, its newest version of the same content does.
+        return _known(connection, path, same[0])
     check_chain(path, above)
+    if known := [row for row in same if row.digest == digest]:
+        return _known(connection, path, known[0])
     hold_uploaded(connection, submission.files)  # collecting may have been at them since they were looked at
     created = _insert(connection, node, pin, taken + 1, digest, submission, examined)
     return Published(version=created, created=True, warnings=_warnings(examined, pin))
+
+
+def _known(connection: Connection, path: str, row: SameContent) -> Published:
+    return Published.already(version(connection, f"{path}@{row.number}"))
 
 
 def _pinned(connection: Connection, trail: list[NodeRow], submission: Submission) -> list[VersionRow]:

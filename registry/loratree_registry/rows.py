@@ -171,7 +171,6 @@ class SameContent:
     number: int
     digest: str
     quarantined_reason: str | None
-    deleted: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

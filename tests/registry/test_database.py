@@ -274,6 +274,20 @@ def test_resolving_takes_as_many_queries_whatever_the_depth(
     assert counts == [3 + (follow is not None)] * 2
 
 
+def test_publishing_what_was_sent_just_now_takes_one_transaction_of_few_statements(
+    registry: EmbeddedRegistry, material: Material
+) -> None:
+    for path in ("tiny/a", "tiny/a/b"):
+        publish(registry, path, material.rank4)
+    registry.create_node("tiny/a/b/c")
+    asked: list[str] = []
+    event.listen(registry._engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    assert publish(registry, "tiny/a/b/c", material.rank2).created
+    transactions = " ".join(asked).split("BEGIN IMMEDIATE")
+    assert len(transactions) == 1 + 3  # the lease, that the bytes are stored, the version
+    assert len(asked) <= 2 * 2 + 11
+
+
 def test_no_listing_scans_a_table_that_grows(registry: EmbeddedRegistry, material: Material) -> None:
     publish(registry, "tiny/a", material.rank4)
     publish(registry, "tiny/a/b", material.rank2)

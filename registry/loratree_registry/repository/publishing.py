@@ -12,7 +12,6 @@ from sqlalchemy import (
     Table,
     bindparam,
     insert,
-    literal,
     select,
     union_all,
     update,
@@ -25,15 +24,15 @@ from loratree_registry.repository.events import insert_event
 from loratree_registry.rows import SameContent
 
 
-def _holding(table: Table, *, deleted: bool) -> Select[Any]:
+def _holding(table: Table) -> Select[Any]:
     """The rows of a node in one table that hold a content."""
-    shown = (table.c.number, table.c.digest, table.c.quarantined_reason, literal(deleted).label("deleted"))
-    return select(*shown).where(table.c.node_id == bindparam("node_id"), table.c.content == bindparam("content"))
+    here = (table.c.node_id == bindparam("node_id")) & (table.c.content == bindparam("content"))
+    return select(table.c.number, table.c.digest, table.c.quarantined_reason).where(here)
 
 
 _SAME = union_all(
-    _holding(versions, deleted=False),
-    _holding(tombstones, deleted=True).where(tombstones.c.quarantined_reason.is_not(None)),
+    _holding(versions),
+    _holding(tombstones).where(tombstones.c.quarantined_reason.is_not(None)),
 )
 _NUMBERED = (
     update(nodes).where(nodes.c.id == bindparam("version_node_id")).values(last_number=bindparam("version_number"))
