@@ -14,7 +14,7 @@ from loratree_registry.blobs.store import BlobStore
 from loratree_registry.canonical import DIGEST_PREFIX, digest_stream
 from loratree_registry.composition import digest_problems
 from loratree_registry.database import reading
-from loratree_registry.errors import NotFound
+from loratree_registry.errors import NotFound, Unavailable
 from loratree_registry.lineage import ancestry
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.nodes import find_node
@@ -26,6 +26,7 @@ from loratree_registry.storage import Storage
 
 THREADS: Final = 4
 NAMED: Final = 1000  # versions that are listed of those that share a damaged blob, and problems of one kind
+_ABSENT: Final = DIGEST_PREFIX + "0" * 64  # a blob that there cannot be: whoever answers about it answers at all
 _LINE: Final = 64 + 1 + 20 + 1  # bytes: a blob's digits, a space, its size, the line's end
 
 
@@ -193,12 +194,15 @@ def _read_all(storage: Storage, blobs: Iterator[BlobRow], total: int, tell: Told
 
 
 def _problem(blobs: BlobStore, blob: BlobRow) -> str | None:
-    """What is wrong with a blob where it is stored; None where nothing is."""
+    """What is wrong with a blob where it is stored; None where nothing is. Raises Unavailable where no blob is read."""
     try:
         with blobs.open(blob.sha256) as stream:
             digest, size = digest_stream(stream)
     except NotFound:
         return "is missing"
+    except (Unavailable, OSError) as error:
+        blobs.size(_ABSENT)  # raises where it is the store that does not answer
+        return f"cannot be read ({error})"
     if size != blob.size:
         return f"has {size} bytes"
     return None if digest == blob.sha256 else f"holds other bytes, {digest}"

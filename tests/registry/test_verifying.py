@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from loratree_registry.database import writing
-from loratree_registry.errors import Corrupt, Invalid, NotFound
+from loratree_registry.errors import Corrupt, Invalid, NotFound, Unavailable
 from loratree_registry.fetching import pull
 from loratree_registry.settings import Settings
 from loratree_registry.storage import open_storage
@@ -63,6 +63,36 @@ def test_a_missing_blob_and_one_of_another_size_are_found(
         ("is missing", "tiny/law/tax@1"),
         ("has 5 bytes", "tiny/medicine/heart@1"),
     }
+
+
+def test_blobs_that_cannot_be_read_are_found_and_the_others_still_checked(build: Build, material: Material) -> None:
+    house = grown(build(), material)
+    folder, failing = (
+        house.settings.home / "blobs/sha256" / file.file.sha256[7:9] / file.file.sha256[7:]
+        for file in (material.rank4, material.rank2)
+    )
+    folder.unlink()
+    folder.mkdir()
+    failing.unlink()
+    failing.symlink_to("/proc/self/mem")  # to read its beginning is an input/output error
+    house.flip(material.rank8.file.sha256)
+    found = verify(house.storage)
+    problems = {damage.versions[0]: damage.problem for damage in found.damaged}
+    assert (found.read, len(problems)) == (4, 3)
+    assert "cannot be read" in problems["tiny/law/tax@1"]
+    assert "Is a directory" in problems["tiny/law/tax@1"]
+    assert "cannot be read" in problems["tiny/medicine/heart@1"]
+    assert "Input/output error" in problems["tiny/medicine/heart@1"]
+    assert "holds other bytes" in problems["tiny/law@1"]
+
+
+def test_a_store_that_does_not_answer_is_no_damage(build: Build, material: Material) -> None:
+    house = grown(build(), material)
+    root = house.settings.home / "blobs"
+    root.rename(root.with_name("moved"))
+    root.write_bytes(b"")
+    with pytest.raises(Unavailable, match="cannot be used"):
+        verify(house.storage)
 
 
 def test_a_subtree_or_a_chain_alone_is_verified(build: Build, material: Material) -> None:
