@@ -36,7 +36,7 @@ class Pushed:
 def push_base(registry: Registry, name: str, directory: Path, *, tell: Tell = lambda _: None) -> Pushed:
     """Stores the checkpoint in `directory` as the weights of the base `name`, whole or not at all.
 
-    What an earlier call has sent is not sent again. `tell` is given a sentence for each file that is sent.
+    What is there intact is not sent again. `tell` is given a sentence for each file that is sent.
     Raises Invalid where the folder does not hold the base, Conflict where other files are stored.
     """
     _check(directory, registry.base_manifest(name))
@@ -44,7 +44,8 @@ def push_base(registry: Registry, name: str, directory: Path, *, tell: Tell = la
     files = {file_name: _hashed(directory / file_name) for file_name in names}
     wanted = list(files.values())
     check_names(wanted)
-    unsent = [] if registry.base_files(name) == wanted else registry.missing_files(name, wanted)
+    stored = registry.base_files(name) == wanted
+    unsent = registry.damaged_files(name) if stored else registry.missing_files(name, wanted)
     _send(registry, directory, unsent, tell)
     try:
         base = registry.store_base(name, wanted)

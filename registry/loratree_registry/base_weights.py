@@ -13,7 +13,7 @@ from loratree_registry.blobs.read_back import intact
 from loratree_registry.blobs.store import BlobStore
 from loratree_registry.canonical import DIGEST_PREFIX
 from loratree_registry.checkpoint import INDEX, MAX_INDEX, WEIGHTS, TensorType
-from loratree_registry.checkpoint_files import SHARD, check_names
+from loratree_registry.checkpoint_files import SHARD, check_digests, check_names
 from loratree_registry.composition import FileDigest
 from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound, listed
 from loratree_registry.files import check_uploaded, hold_uploaded, open_stored
@@ -81,7 +81,7 @@ def check_weights(blobs: BlobStore, files: list[FileDigest], manifest: BaseManif
 def missing(connection: Connection, name: str, files: list[FileDigest]) -> list[FileDigest]:
     """Those of the files that have to be sent yet; the others are kept from being collected for a grace."""
     find_base(connection, name)
-    check_names(files)
+    check_digests(files)
     sizes = repository.hold_blobs(connection, sorted(file.sha256 for file in files))
     return [file for file in files if sizes.get(file.sha256) != file.size]
 

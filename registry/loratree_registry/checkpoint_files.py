@@ -32,9 +32,15 @@ def check_names(files: list[FileDigest]) -> None:
     if (WEIGHTS in names) == (INDEX in names):
         problems.append(f"either {WEIGHTS} or {INDEX} and its files are needed")
     problems += [f"{f.name} has {f.size} bytes" for f in files if not f.name.endswith(SHARD) and f.size > MAX_BESIDE]
-    problems += [f"{f.name} has the digest {ascii(f.sha256)[:100]}" for f in files if not is_digest(f.sha256)]
     if problems:
         raise Invalid(f"the files are no checkpoint as save_pretrained writes one: {listed(problems)}")
+    check_digests(files)
+
+
+def check_digests(files: list[FileDigest]) -> None:
+    """Checks the form of each file's digest. Raises Invalid."""
+    if wrong := [f"{ascii(f.name)[:100]} has {ascii(f.sha256)[:100]}" for f in files if not is_digest(f.sha256)]:
+        raise Invalid(f"a file's digest is sha256: and 64 hexadecimal digits: {listed(wrong)}")
 
 
 def _is_known(name: str) -> bool:

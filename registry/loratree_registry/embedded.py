@@ -126,6 +126,13 @@ class EmbeddedRegistry:
         with reading(self._engine) as connection:
             return base_weights.list_files(connection, name)
 
+    def damaged_files(self, ref: str) -> list[FileDigest]:
+        """See Registry.damaged_files."""
+        with reading(self._engine) as connection:
+            stored = base_weights.list_files if _is_base(ref) else files.list_files
+            found = stored(connection, ref)
+        return [file for file in found if not files.is_intact(self._blobs, file)]
+
     def create_node(self, path: str, *, level: Level | None = None) -> Node:
         """See Registry.create_node."""
         with writing(self._engine) as connection:
@@ -291,7 +298,7 @@ class EmbeddedRegistry:
     def file(self, ref: str, name: str) -> FileDigest:
         """What open_file opens. Raises NotFound."""
         with reading(self._engine) as connection:
-            if parse_ref(ref) == Ref(base_of(ref)):
+            if _is_base(ref):
                 return base_weights.find_file(connection, ref, name)
             return files.find_file(connection, ref, name)
 
@@ -318,3 +325,8 @@ class EmbeddedRegistry:
         """See Registry.close."""
         self._engine.dispose()
         self._blobs.close()
+
+
+def _is_base(ref: str) -> bool:
+    """Whether `ref` is a base's name alone, and so stands for its weights."""
+    return parse_ref(ref) == Ref(base_of(ref))

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.canonical import canonical_json, digest_stream
-from loratree_registry.composition import FileDigest
-from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound
+from loratree_registry.composition import FileDigest, digest_problems
+from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound, listed
 from loratree_registry.paths import base_of
 from loratree_registry.peft_fields import full_config
 from loratree_registry.peft_files import CONFIG
@@ -53,6 +53,7 @@ def pull(registry: Registry, home: Path, ref: str, out: Path, *, strict: bool = 
     """
     version = registry.version(ref)
     name = f"{version.path}@{version.number}"
+    _check_record(name, version)
     registry.resolve(name, strict=strict)
     config = full_config(version.config, base_model=_trained_on(registry, version))
     files = {file.name: fetch(registry, home, name, file) for file in version.files}
@@ -68,6 +69,21 @@ def forget(home: Path, files: list[FileDigest]) -> None:
     cache = LocalBlobStore(home / CACHE, setting="LORATREE_HOME")
     for file in files:
         cache.delete(file.sha256)
+
+
+def _check_record(name: str, version: Version) -> None:
+    """Checks that the config and the pin are those that the digests name. Raises Corrupt."""
+    problems = digest_problems(
+        name,
+        digest=version.digest,
+        content=version.content,
+        base_digest=version.base_digest,
+        pin_digest=version.pin.digest,
+        config=version.config,
+        files=version.files,
+    )
+    if problems:
+        raise Corrupt(f"the registry's record is damaged: {listed(problems)}; restore it from a backup")
 
 
 def _damaged(ref: str, file: FileDigest) -> Corrupt:

@@ -67,6 +67,13 @@ class Registry(Protocol):
         """The files of a base's weights, by name; none where they are not stored. Raises NotFound."""
         ...
 
+    def damaged_files(self, ref: str) -> list[FileDigest]:
+        """Those files of the version or base that `ref` names that are missing or damaged where they are stored.
+
+        All of them are read and hashed there. Raises NotFound.
+        """
+        ...
+
     def create_node(self, path: str, *, level: Level | None = None) -> Node:
         """Creates a grouping and its missing ancestors; an existing node of that level is answered as it is."""
         ...

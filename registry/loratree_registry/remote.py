@@ -73,6 +73,10 @@ class RemoteRegistry:
         """See Registry.base_files."""
         return self._wire.get(list[FileDigest], "base-files", name)
 
+    def damaged_files(self, ref: str) -> list[FileDigest]:
+        """See Registry.damaged_files."""
+        return self._wire.get(list[FileDigest], "damaged", ref, seconds=WORK_S)
+
     def create_node(self, path: str, *, level: Level | None = None) -> Node:
         """See Registry.create_node."""
         return self._wire.send(Node, "POST", "nodes", record=NewNode(path=path, level=level))

@@ -49,7 +49,8 @@ def publish_directory(
     """Publishes the PEFT adapter in `directory` as the next version at `path`, whole or not at all.
 
     `parent` is --parent: a ref or `base`. Everything is checked before a byte is sent. The same adapter with the same
-    pin, or with a pin that nothing tells, is answered with its version and sends nothing. Raises LoratreeError.
+    pin, or with a pin that nothing tells, is answered with its version and sends nothing, unless what is stored of it
+    is damaged. Raises LoratreeError.
     """
     prepared = prepare(registry, directory, path, parent=parent, level=level, home=home)
     adapter, pin = prepared.adapter, prepared.pin
@@ -58,7 +59,7 @@ def publish_directory(
             published=Published.already(prepared.known),
             pin=pin,
             not_published=adapter.not_published,
-            uploaded_bytes=0,
+            uploaded_bytes=_put_right(registry, adapter, prepared.known),
         )
     submission = Submission(
         config=adapter.config, files=[adapter.file], parent=pin.parent, found=pin.found, level=level, note=note
@@ -120,6 +121,14 @@ def _recorded(version: Version) -> FoundPin:
     pin = version.pin
     name = BASE if pin.digest is None else f"{pin.path}@{pin.version}"
     return FoundPin(name, pin.found, f"already published, pinned to {name}", pin.digest)
+
+
+def _put_right(registry: Registry, adapter: AdapterDirectory, version: Version) -> int:
+    """Sends the bytes of a version again where the stored ones are damaged or gone; returns how many it sent."""
+    if not registry.damaged_files(f"{version.path}@{version.number}"):
+        return 0
+    _upload(registry, adapter)
+    return adapter.file.size
 
 
 def _sent(registry: Registry, adapter: AdapterDirectory, path: str, submission: Submission) -> Published:

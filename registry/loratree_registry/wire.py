@@ -45,9 +45,17 @@ class Wire:
         self._presigned = Presigned()
         self._client = httpx.Client(transport=httpx.HTTPTransport(verify=secure, retries=2, limits=limits))
 
-    def get(self, kind: type[T], noun: str, path: str | None = None, **query: str | int | list[str] | None) -> T:
+    def get(
+        self,
+        kind: type[T],
+        noun: str,
+        path: str | None = None,
+        *,
+        seconds: float | None = None,
+        **query: str | int | list[str] | None,
+    ) -> T:
         """Reads a record of type `kind`; a query of None is left out, one of a list is there once for each text."""
-        return self._parsed(kind, self._send(self._request("GET", noun, path, query)))
+        return self._parsed(kind, self._send(self._request("GET", noun, path, query, seconds=seconds)))
 
     def send(
         self,

@@ -93,6 +93,7 @@ ASKS: dict[str, Ask] = {
     "store_base name": lambda r, m, t: r.store_base("tiny", [replace(m.rank4.file, name=t)]),
     "store_base digest": lambda r, m, t: r.store_base("tiny", [replace(m.rank4.file, sha256=t)]),
     "base_files": lambda r, m, t: r.base_files(t),
+    "damaged_files": lambda r, m, t: r.damaged_files(t),
     "withdraw": lambda r, m, t: r.withdraw(t, reason="x"),
     "withdraw reason": lambda r, m, t: r.withdraw(f"{MED}@1", reason=t),
     "reinstate": lambda r, m, t: r.reinstate(t),

@@ -108,5 +108,6 @@ def _publish_one(
         say(submitted.pin.why)
         say(f"{version.path}@{version.number}: published, {bytes_text(version.size)}")
     else:
-        say(f"{version.path}@{version.number}: already published, nothing stored; it is pinned to {pin_text(version)}")
+        stored = "its stored bytes were damaged and are put right" if submitted.uploaded_bytes else "nothing stored"
+        say(f"{version.path}@{version.number}: already published, {stored}; it is pinned to {pin_text(version)}")
     click.echo(version.digest)

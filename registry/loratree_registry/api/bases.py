@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from loratree_registry.api import examples
 from loratree_registry.api.bodies import Files, NewBase
-from loratree_registry.api.documented import PAGE_LIMIT, After, Catalog, Limit, NodePath, answers, body
+from loratree_registry.api.documented import PAGE_LIMIT, After, Catalog, Limit, NodePath, RefPath, answers, body
 from loratree_registry.api.route import Route
 from loratree_registry.composition import FileDigest
 from loratree_registry.manifest import BaseManifest
@@ -65,6 +65,12 @@ def store_base(registry: Catalog, path: NodePath, files: Annotated[Files, body(e
 def list_base_files(registry: Catalog, path: NodePath) -> list[FileDigest]:
     """The files of a base's weights, by name; none where they are not stored."""
     return registry.base_files(path)
+
+
+@router.get("/damaged/{ref:text}", responses=answers(examples.BASE_FILES[:1], 404, 410))
+def list_damaged(registry: Catalog, ref: RefPath) -> list[FileDigest]:
+    """Those files of a version, or of a base's weights, that are missing or damaged where they are stored."""
+    return registry.damaged_files(ref)
 
 
 router.include_router(manifests)
