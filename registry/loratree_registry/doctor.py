@@ -1,5 +1,6 @@
 """Doctor: what the database, the blob store and this machine honour, a sentence a check; nothing written stays."""
 
+import os
 import shutil
 import stat
 import statistics
@@ -26,6 +27,7 @@ ROOM: Final = 1024**3  # bytes that should be free under HOME: some thirty adapt
 SKEW_S: Final = 5.0
 STALE: Final = timedelta(days=1)
 _TOLERATED: Final = ("conditional writes", "checksums", "conditional copies")
+_NEEDED: Final = ("reachable", "writable", "listing")  # without which leftovers cannot be looked for
 _PINGS: Final = 5
 _PARTS: Final = {"composer": "torch", "server": "fastapi", "s3": "boto3", "postgres": "psycopg", "demo": "peft"}
 
@@ -55,7 +57,14 @@ def _part(extra: str, package: str) -> Check:
 
 
 def _home(home: Path) -> Iterator[Check]:
-    if not home.is_dir():
+    if home.exists() and not home.is_dir():
+        yield Check("home", False, f"{home} is not a folder: set LORATREE_HOME to one")
+        return
+    if not home.exists():
+        above = next(folder for folder in home.parents if folder.exists())
+        if not _is_usable(above):
+            yield Check("home", False, f"{home} cannot be made in {above}: set LORATREE_HOME to a folder that can")
+            return
         yield Check("home", None, f"{home} is not there yet: the first command that needs it makes it")
         return
     mode = stat.S_IMODE(home.stat().st_mode)
@@ -65,6 +74,11 @@ def _home(home: Path) -> Iterator[Check]:
     free = shutil.disk_usage(home).free
     remedy = "" if free >= ROOM else ": free some, or set LORATREE_HOME elsewhere"
     yield Check("home's disk", True if free >= ROOM else None, f"{free / 1e9:.1f} GB are free{remedy}")
+
+
+def _is_usable(folder: Path) -> bool:
+    """Whether a file or a folder may be made in it."""
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _server(url: str) -> Iterator[Check]:
@@ -94,7 +108,11 @@ def _server(url: str) -> Iterator[Check]:
 def _database(settings: Settings) -> Iterator[Check]:
     file = _file(settings)
     if file is not None and not file.exists():
-        yield Check("database", None, f"{file} is not there yet: the first command that needs it makes it")
+        made = _is_usable(file.parent) or (file.parent == settings.home and not file.parent.exists())
+        remedy = "the first command that needs it makes it"
+        if not made:
+            remedy = f"it cannot be made in {file.parent}, make that folder or set LORATREE_DATABASE to another file"
+        yield Check("database", None if made else False, f"{file} is not there yet: {remedy}")
         return
     try:
         engine = database.open_engine(settings.database)
@@ -131,7 +149,9 @@ def _migrations(engine: Engine, revision: str | None) -> Check:
         )
     by_itself = engine.dialect.name == "sqlite"
     remedy = "the next command brings it there" if by_itself else "run `loratree db upgrade`"
-    return Check("migrations", None if by_itself else False, f"the schema is at {revision}, expected {HEAD}: {remedy}")
+    return Check(
+        "migrations", None if by_itself else False, f"the schema is at {revision or 'none'}, expected {HEAD}: {remedy}"
+    )
 
 
 def _sqlite(connection: Connection) -> Iterator[Check]:
@@ -148,7 +168,7 @@ def _postgresql(connection: Connection) -> Iterator[Check]:
     says = f"PostgreSQL {found.pop('server_version')}, {', '.join(f'{name} {value}' for name, value in found.items())}"
     remedy = "" if safe else ": a power cut can lose what was committed, set fsync and synchronous_commit on"
     yield Check("database", True if safe else None, says + remedy)
-    if current(connection) is None:
+    if current(connection) != HEAD:
         return
     collation = repository.path_collation(connection)
     says = f"paths are ordered by the collation {collation or 'of the database'}"
@@ -185,10 +205,13 @@ def _is_tolerated(check: Check) -> bool:
 
 def _blobs(settings: Settings) -> Iterator[Check]:
     try:
-        store = open_blobs(settings.blobs, endpoint=settings.s3_endpoint)
+        store = open_blobs(settings.blobs, endpoint=settings.s3_endpoint, public_endpoint=settings.s3_public_endpoint)
         try:
-            for check in probe(store):
+            checks = probe(store)
+            for check in checks:
                 yield Check(f"blobs: {check.name}", None if _is_tolerated(check) else check.ok, check.says)
+            if any(check.ok is False and check.name in _NEEDED for check in checks):
+                return
             left = store.sweep(before=now() - STALE, dry_run=True)
             says = f"{len(left)} unfinished files older than a day"
             yield Check("blobs: leftovers", None if left else True, f"{says}: run `loratree gc`" if left else says)

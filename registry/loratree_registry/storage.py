@@ -30,7 +30,7 @@ def open_storage(settings: Settings) -> Iterator[Storage]:
             "unset it, and run this where LORATREE_DATABASE and LORATREE_BLOBS are that server's"
         )
     settings.make_home()
-    blobs = open_blobs(settings.blobs, endpoint=settings.s3_endpoint)
+    blobs = open_blobs(settings.blobs, endpoint=settings.s3_endpoint, public_endpoint=settings.s3_public_endpoint)
     engine = database.open_engine(settings.database)
     try:
         database.prepare(engine)

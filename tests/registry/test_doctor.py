@@ -49,6 +49,32 @@ def test_nothing_is_made_where_nothing_is_there_yet(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("home", ["file", "file/below"])
+def test_a_home_that_cannot_be_made_fails(tmp_path: Path, home: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    found = checked(Settings.from_environment({"LORATREE_HOME": str(tmp_path / home)}))
+    assert found["home"].ok is False
+    assert "set LORATREE_HOME" in found["home"].says
+
+
+def test_a_database_in_a_folder_that_is_not_there_fails(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path}/nonexist/x.db"
+    found = checked(Settings.from_environment({"LORATREE_HOME": str(tmp_path), "LORATREE_DATABASE": address}))
+    assert found["database"].ok is False
+    assert "cannot be made" in found["database"].says
+
+
+def test_an_s3_server_that_does_not_answer_is_told_once(tmp_path: Path, bucket: dict[str, str]) -> None:
+    missing = bucket | {"LORATREE_HOME": str(tmp_path), "LORATREE_BLOBS": "s3://nowhere"}
+    found = [check for check in examine(Settings.from_environment(missing)) if check.name.startswith("blobs")]
+    assert [(check.name, check.ok) for check in found] == [("blobs: reachable", False)]
+
+
+def test_presigned_urls_are_tried_where_clients_are_sent(tmp_path: Path, bucket: dict[str, str]) -> None:
+    public = {"LORATREE_HOME": str(tmp_path), "LORATREE_S3_PUBLIC_ENDPOINT": "http://127.0.0.1:9"}
+    assert checked(Settings.from_environment(bucket | public))["blobs: presigned URLs"].ok is None
+
+
 def test_what_others_may_read_and_what_was_left_behind_are_told(build: Build) -> None:
     house = build()
     house.settings.home.chmod(0o755)
@@ -71,7 +97,15 @@ def test_postgresql_without_the_schema_or_without_rights_fails_with_a_remedy(sto
     with server.empty() as url:
         found = checked(storage.settings(LORATREE_DATABASE=url))
     assert found["migrations"].ok is False
+    assert "is at none, expected" in found["migrations"].says
     assert found["migrations"].says.endswith("run `loratree db upgrade`")
+    with server.empty() as url:
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE alembic_version AS SELECT '0001' AS version_num"))
+        engine.dispose()
+        found = checked(storage.settings(LORATREE_DATABASE=url))
+    assert [name for name, check in found.items() if check.ok is False] == ["migrations"]
     with server.migrated() as url:
         engine = create_engine(url, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
