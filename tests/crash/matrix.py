@@ -4,9 +4,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from threading import Lock
 from typing import Literal, TypeVar
 
+from loratree_registry.base_transfer import push_base
+from loratree_registry.exporting import export
+from loratree_registry.settings import Settings
+from loratree_registry.storage import open_storage
 from tests import tiny
 from tests.crash.child import Child, Outcome, Sabotage, nothing
 from tests.crash.effects import Fault, Harm, Kind
@@ -16,7 +21,20 @@ from tests.registry import material
 
 Role = Literal["publisher", "client", "server", "store", "database"]
 ROLES: tuple[Role, ...] = ("publisher", "client", "server", "store", "database")
-COMMANDS = ("publish", "alias set", "base add", "withdraw", "delete", "gc")
+COMMANDS = (
+    "publish",
+    "alias set",
+    "base add",
+    "base push",
+    "withdraw",
+    "quarantine",
+    "delete",
+    "retain",
+    "import",
+    "gc",
+)
+_TOUCH_BYTES = ("publish", "base push", "import", "gc")
+_RUN_AT_THE_DATABASE = ("import", "gc")
 _HARMS: dict[Role, tuple[Harm, ...]] = {
     "publisher": ("kill",),
     "client": ("kill",),
@@ -51,8 +69,8 @@ def scenes() -> list[Scene]:
         for s in STORES
         for r in ROLES
         for c in COMMANDS
-        if c != "gc" or r not in ("client", "server")  # it runs where the database is
-        if r != "store" or c in ("publish", "gc")  # the others have no bytes
+        if c not in _RUN_AT_THE_DATABASE or r not in ("client", "server")
+        if r != "store" or c in _TOUCH_BYTES
     ]
 
 
@@ -94,7 +112,7 @@ class Matrix:
         self._numbers = count(1)
         self._making = Lock()  # for those who play in several threads
         folder = places.folder
-        base = tiny.llama(folder / "base")
+        base = self._base = tiny.llama(folder / "base")
         self._trained = [tiny.adapter(base, folder / f"rank{rank}", seed=rank, rank=rank) for rank in (4, 2)]
         self._manifest = material.manifest(base)
         self._arguments: dict[str, Sequence[str]] = {
@@ -107,8 +125,12 @@ class Matrix:
             ),
             "alias set": ("alias", "set", "tiny/medicine", "stable", "2"),
             "base add": ("base", "add", "other", str(tiny.llama(folder / "other", seed=9))),
-            "withdraw": ("withdraw", "tiny/medicine@2", "--reason", "it diverges"),
-            "delete": ("delete", "tiny/medicine@2", "--reason", "a mistake"),
+            "base push": ("base", "push", "tiny", str(base)),
+            "withdraw": ("withdraw", "tiny/medicine@3", "--reason", "it diverges"),
+            "quarantine": ("quarantine", "tiny/medicine@3", "--reason", "it leaks"),
+            "delete": ("delete", "tiny/medicine@3", "--reason", "a mistake"),
+            "retain": ("retain", "tiny/medicine", "--keep", "1"),
+            "import": ("import", str(self._export(folder / "export"))),
             "gc": ("gc", "--grace", "0s"),
         }
 
@@ -196,8 +218,20 @@ class Matrix:
         with self._places.copy(scene.database, scene.store, self._tree(scene.database, scene.store)) as copy:
             yield copy
 
+    def _export(self, out: Path) -> Path:
+        """Another registry's: the same base with its weights, a version that every tree holds, and a new one below."""
+        with self._places.copy("sqlite", "local") as copy, copy.migrated() as registry:
+            registry.add_base("tiny", self._manifest)
+            push_base(registry, "tiny", self._base)
+            adapter = material.read(self._trained[0])
+            material.publish(registry, "tiny/medicine", adapter, "base")
+            material.publish(registry, "tiny/medicine/bob", adapter.variant(9), "tiny/medicine@1")
+            with open_storage(Settings.from_environment(copy.environment)) as storage:
+                export(storage, None, out)
+        return out
+
     def _tree(self, database: str, store: str) -> Copy:
-        """A base, two versions of one node, an alias on the first, and bytes that nothing needs."""
+        """A base, three versions of one node, an alias on the first, and bytes that nothing needs."""
         with self._making:
             if (database, store) in self._trees:
                 return self._trees[database, store]
@@ -205,9 +239,9 @@ class Matrix:
             with copy.migrated() as registry:
                 registry.add_base("tiny", self._manifest)
                 adapter = material.read(self._trained[0])
-                for variant in (adapter, adapter.variant(1), adapter.variant(2)):
+                for variant in (adapter, *map(adapter.variant, (1, 2, 3))):
                     material.publish(registry, "tiny/medicine", variant, "base")
-                registry.delete("tiny/medicine@3", reason="a mistake")
+                registry.delete("tiny/medicine@4", reason="a mistake")
                 registry.set_alias("tiny/medicine", "stable", version=1, expected=None)
             self._trees[database, store] = copy
             return copy
@@ -223,12 +257,14 @@ def _same(scene: Scene, outcome: Outcome, expected: Expected, *, done: bool) -> 
     """Tells whether a command that was sent again answers as the first would have."""
     if scene.command == "delete" and done:
         return outcome.status == 1 and "was deleted" in outcome.err
-    return outcome.status == 0 and (scene.command == "gc" or outcome.out == expected.out)  # gc names what it removes
+    told = scene.command in ("gc", "retain")  # what this run has removed, nothing where an earlier one did
+    return outcome.status == 0 and (told or outcome.out == expected.out)
 
 
 def _ending(outcome: Outcome) -> Iterator[str]:
-    """Whoever lives says what happened in one sentence."""
-    sentence = outcome.err.count("\n") == 1 and outcome.err.startswith("loratree: ")
+    """Whoever lives says what happened in one sentence, after which files it was sending."""
+    said = [line for line in outcome.err.splitlines() if not line.startswith("sending ")]
+    sentence = len(said) == 1 and said[0].startswith("loratree: ")
     if outcome.status not in (0, _KILLED) and not (outcome.status == 1 and sentence):
         yield f"it ended with {outcome.status}: {outcome.err}"
 

@@ -1,14 +1,14 @@
 """What must hold of a registry whatever died, and everything that can be seen of it, to compare two."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import select
 
 from loratree_registry.canonical import digest_stream
-from loratree_registry.composition import version_digest
+from loratree_registry.composition import FileDigest, version_digest
 from loratree_registry.database import reading
 from loratree_registry.embedded import EmbeddedRegistry
 from loratree_registry.errors import LoratreeError
@@ -23,7 +23,7 @@ def seen(registry: EmbeddedRegistry) -> Seen:
     """Every base, node, version and event, without the times and ids that two runs cannot share."""
     records: Seen = []
     for base in registry.bases(limit=MAX_PAGE).items:
-        records += [base, registry.base_manifest(base.name)]
+        records += [base, registry.base_manifest(base.name), *registry.base_files(base.name)]
         records += reversed(registry.events(base.name, limit=MAX_PAGE).items)
         for node in _nodes(registry, base.name):
             records += [node, *registry.versions(node.path, limit=MAX_PAGE).items]
@@ -32,11 +32,16 @@ def seen(registry: EmbeddedRegistry) -> Seen:
 
 
 def violations(registry: EmbeddedRegistry, stored: list[str]) -> list[str]:
-    """Every broken promise: a version without its bytes, a number or an event too few or too many, a broken row.
+    """Every broken promise: a version or base without its bytes, a number or event too few or too many, a broken row.
 
     `stored` are the files or keys in its blob store.
     """
-    return [*_database(registry), *_blobs(registry, stored), *_versions(registry)]
+    return [*_database(registry), *_blobs(registry, stored), *_bases(registry), *_versions(registry)]
+
+
+def _bases(registry: EmbeddedRegistry) -> Iterator[str]:
+    for base in registry.bases(limit=MAX_PAGE).items:
+        yield from _files(registry, base.name, registry.base_files(base.name))
 
 
 def _versions(registry: EmbeddedRegistry) -> Iterator[str]:
@@ -74,15 +79,19 @@ def _version(registry: EmbeddedRegistry, version: Version) -> Iterator[str]:
         yield f"{ref} is {version.digest}, and what it holds is {named}"
     if not version.files:
         yield f"{ref} has no file"
-    for file in version.files:
+    yield from _files(registry, ref, version.files)
+
+
+def _files(registry: EmbeddedRegistry, owner: str, files: Iterable[FileDigest]) -> Iterator[str]:
+    for file in files:
         try:
-            with registry.open_file(ref, file.name) as stream:
+            with registry.open_stored(file) as stream:  # of what is in quarantine too
                 found = digest_stream(stream)
         except LoratreeError as error:
-            yield f"{ref} lacks its bytes: {error}"
+            yield f"{owner} lacks its bytes: {error}"
         else:
             if found != (file.sha256, file.size):
-                yield f"{ref} has the bytes {found} for {file}"
+                yield f"{owner} has the bytes {found} for {file}"
 
 
 def _blobs(registry: EmbeddedRegistry, names: list[str]) -> Iterator[str]:
