@@ -1,6 +1,7 @@
 """Bytes that clients send to the store and read from it themselves: the edge where their transactions open and end."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from uuid import uuid4
 
@@ -15,13 +16,15 @@ from loratree_registry.errors import Invalid, NotFound
 from loratree_registry.models import now
 from loratree_registry.uploading import LIFETIME_S, Part, Upload, unknown_upload
 
+# Gives what looks at the bytes of a digest and a size as they are read back, and keeps it where the block ends well.
+Looking = Callable[[str, int], AbstractContextManager[ReadBack]]
+
 
 class Direct:
     """Uploads to a store by presigned URLs, known to every worker by the database, and downloads from it."""
 
-    def __init__(self, engine: Engine, store: DirectStore, look: Callable[[str, int], ReadBack]) -> None:
-        """`look` gives what looks at the stored bytes of a digest and a size as they are read back."""
-        self._engine, self._store, self._look = engine, store, look
+    def __init__(self, engine: Engine, store: DirectStore, looking: Looking) -> None:
+        self._engine, self._store, self._looking = engine, store, looking
 
     def begin(self, sha256: str, size: int) -> Upload:
         """See Uploads.begin."""
@@ -48,7 +51,8 @@ class Direct:
         with writing(self._engine) as connection:
             lease = repository.lease_blob(connection, transfer.digest, transfer.size)
         try:
-            self._store.accept(transfer, read_back=self._look(transfer.digest, transfer.size))
+            with self._looking(transfer.digest, transfer.size) as look:
+                self._store.accept(transfer, read_back=look)
         except Invalid:
             self._forget(upload.id)
             raise

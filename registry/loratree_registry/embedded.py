@@ -79,7 +79,7 @@ class EmbeddedRegistry:
         self._inspections = Inspections()
         self._manifest = lru_cache(_MANIFESTS)(self._read_manifest)  # a base never changes, and none is removed
         self.direct = (
-            Direct(engine, blobs, self._inspections.keep) if direct and isinstance(blobs, DirectStore) else None
+            Direct(engine, blobs, self._inspections.keeping) if direct and isinstance(blobs, DirectStore) else None
         )
 
     def add_base(self, name: str, manifest: BaseManifest, *, source: str | None = None) -> Base:
@@ -206,7 +206,8 @@ class EmbeddedRegistry:
         with writing(self._engine) as connection:
             lease = repository.lease_blob(connection, sha256, size)
         # The bytes before what says that they are stored: the database is never ahead of them.
-        self._blobs.put(sha256, size, stream, read_back=self._inspections.keep(sha256, size))
+        with self._inspections.keeping(sha256, size) as look:
+            self._blobs.put(sha256, size, stream, read_back=look)
         with writing(self._engine) as connection:
             files.record_stored(connection, sha256, size, lease)
 

@@ -3,6 +3,8 @@
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
@@ -43,20 +45,22 @@ class Inspections:
         self._kept: OrderedDict[str, tuple[float, Inspection]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def keep(self, digest: str, size: int) -> ReadBack:
-        """Inspects what is read back as `digest`; what is no adapter is left for publishing to refuse."""
+    @contextmanager
+    def keeping(self, digest: str, size: int) -> Iterator[ReadBack]:
+        """Inspects what is read back as `digest`, and keeps what it saw last where the block ends well.
+
+        Only then have those bytes that digest. What is no adapter is left for publishing to refuse.
+        """
+        seen: list[Inspection] = []
 
         def look(stream: BinaryIO) -> None:
-            try:
-                found = inspect(stream, size, digest)
-            except Invalid:
-                return
-            with self._lock:
-                self._kept[digest] = (time.monotonic(), found)
-                while len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
+            seen.clear()
+            with suppress(Invalid):
+                seen.append(inspect(stream, size, digest))
 
-        return look
+        yield look
+        for inspection in seen:
+            self._keep(digest, inspection)
 
     def kept(self, file: FileDigest) -> Inspection | None:
         """What the file held when it was read back, None where that is long ago."""
@@ -72,3 +76,9 @@ class Inspections:
         if found != (file.sha256, file.size):
             raise Corrupt(f"the blob {file.sha256} is damaged where it is stored: upload the file again")
         return inspection
+
+    def _keep(self, digest: str, inspection: Inspection) -> None:
+        with self._lock:
+            self._kept[digest] = (time.monotonic(), inspection)
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)

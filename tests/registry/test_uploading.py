@@ -21,6 +21,7 @@ import pytest
 
 from loratree_registry.base_transfer import pull_base, push_base
 from loratree_registry.blobs.store import PART
+from loratree_registry.composition import FileDigest
 from loratree_registry.database import writing
 from loratree_registry.embedded import EmbeddedRegistry, open_embedded
 from loratree_registry.errors import Corrupt, Invalid, NotFound, Unavailable
@@ -29,10 +30,11 @@ from loratree_registry.manifest import BaseManifest, Parameter
 from loratree_registry.models import uploads
 from loratree_registry.presigned import Presigned
 from loratree_registry.remote import RemoteRegistry
+from loratree_registry.schemas import Submission
 from loratree_registry.uploading import Part, send
 from loratree_registry.wire import Wire
 from tests.registry.conftest import Storage
-from tests.registry.material import Material, publish, sha256
+from tests.registry.material import WEIGHTS, Material, publish, sha256
 
 MED = "tiny/medicine"
 CONTENT = b"the bytes of an adapter"
@@ -217,6 +219,35 @@ def test_parts_and_files_go_straight_to_the_store_and_their_urls_are_never_logge
     ours = [record.getMessage() for record in caplog.records if record.name != "werkzeug"]  # the S3 server's own
     assert any("/v1/uploads" in message for message in ours)
     assert not [message for message in ours if "X-Amz" in message]
+
+
+def test_what_was_seen_in_bytes_that_were_refused_says_nothing_of_their_digest(
+    over_s3: EmbeddedRegistry, material: Material
+) -> None:
+    over_s3.add_base("tiny", material.base)
+    evil = material.rank4.variant(0).weights[:-4] + struct.pack("<f", float("nan"))
+
+    def complete(content: bytes) -> None:
+        assert over_s3.direct
+        upload = over_s3.direct.begin(sha256(evil), len(evil))
+        assert upload.next
+        with closing(Presigned()) as presigned:
+            presigned.put(upload.next, io.BytesIO(content))
+        over_s3.direct.complete(upload)
+
+    complete(evil)
+    with pytest.raises(Invalid, match="are others"):
+        complete(material.rank4.weights)
+    submission = Submission(
+        config=material.rank4.config,
+        files=[FileDigest(WEIGHTS, len(evil), sha256(evil))],
+        parent="base",
+        found="explicit",
+        level=None,
+        note=None,
+    )
+    with pytest.raises(Invalid, match="1 NaN"):
+        over_s3.publish(MED, submission)
 
 
 @contextmanager
