@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from loratree_registry.api.handlers import path_of
 from loratree_registry.errors import Invalid
+from loratree_registry.strict_json import parse_json
 
 _JSON: Final = "application/json"
 REVALIDATE: Final = "private, no-cache"
@@ -132,8 +133,11 @@ async def _record(request: Request, kind: TypeAdapter[Any], limit: int) -> objec
         )
     try:
         found: object = kind.validate_json(body, strict=True)
+        parse_json(body)  # the framework's reader takes a key twice: the last one wins
     except ValidationError as error:
         raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in error.errors()]) from error
+    except ValueError as error:
+        raise Invalid(f"the body of {request.method} {path_of(request)} may be read in two ways: {error}") from error
     return found
 
 

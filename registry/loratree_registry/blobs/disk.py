@@ -14,7 +14,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def disk_errors(folder: Path, setting: str, *, needs: int = 0) -> Iterator[None]:
-    """Turns an OSError inside the block into Unavailable; `setting` is what moves `folder` elsewhere."""
+    """Turns an OSError inside the block into Unavailable; `setting` is what moves `folder` elsewhere.
+
+    `needs` is how many bytes are to be written, 0 where that is not known.
+    """
     try:
         yield
     except OSError as error:
@@ -33,7 +36,8 @@ def sync(path: Path) -> None:
 def _sentence(folder: Path, setting: str, needs: int, error: OSError) -> str:
     if error.errno in _FULL:
         free = shutil.disk_usage(_existing(folder)).free
-        return f"the disk of {folder} is full: needs {needs} bytes, {free} are free; free some space or set {setting}"
+        wanted = f"needs {needs} bytes, {free} are free" if needs else f"{free} bytes are free"
+        return f"the disk of {folder} is full: {wanted}; free some space or set {setting}"
     return f"{folder} cannot be used: {error.strerror or error}; give it back its permissions or set {setting}"
 
 

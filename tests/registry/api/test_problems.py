@@ -92,6 +92,7 @@ def test_a_conflict_is_409(http: httpx.Client) -> None:
         (b'{"path": "tiny/x", "colour": "red"}', "colour: Unexpected keyword argument"),
         (b'{"colour": "red"}', "path: Field required; colour: Unexpected keyword argument"),
         (b'{"path": "\\ud800"}', "its body is not JSON"),
+        (b'{"path": "tiny/a", "path": "tiny/b"}', "'path' stands twice in one object"),
         (b"\xff\xfe", "its body is not JSON"),
         (b"[" * 100_000, "its body is not JSON (recursion limit exceeded"),
         (b'{"path":' * 50_000 + b"1" + b"}" * 50_000, "its body is not JSON (recursion limit exceeded"),

@@ -1,5 +1,6 @@
 """What the folder store does to a disk, and what a disk does to it."""
 
+import errno
 import io
 import os
 import stat
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from loratree_registry.blobs.disk import disk_errors
 from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.errors import Invalid, Unavailable
 
@@ -68,6 +70,14 @@ else:
         assert done.returncode == 0
 
 
+def test_a_full_disk_says_no_need_that_is_not_known(tmp_path: Path) -> None:
+    with (
+        pytest.raises(Unavailable, match=r"is full: \d+ bytes are free; free some space or set HERE$"),
+        disk_errors(tmp_path, "HERE"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_files_and_folders_are_their_owners_alone(tmp_path: Path) -> None:
     store = LocalBlobStore(tmp_path / "blobs")
     before = os.umask(0)
@@ -104,6 +114,7 @@ def test_a_writer_that_is_killed_leaves_no_blob(tmp_path: Path) -> None:
     program = f"""
 import io, os, signal
 from pathlib import Path
+from loratree_registry.blobs.disk import disk_errors
 from loratree_registry.blobs.local import LocalBlobStore
 
 class Killer(io.RawIOBase):
