@@ -30,6 +30,7 @@ _REMEDIES = {  # what a database says → what to do
     "read-only": "ask the primary server, or make the database writable",
     "full": "free some space, nothing was changed",
     "no space": "free some space, nothing was changed",
+    "disk i/o error": "free some space, or check the disk",  # SQLite says so where its log does not fit either
     "not a database": "name another file, or restore this one",
     "malformed": "restore it from a backup",
     "unable to open": "check that its folder exists and can be written to",

@@ -3,6 +3,8 @@
 import contextlib
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +97,23 @@ def test_a_file_that_is_no_database_is_one_sentence(storage: Storage) -> None:
     with pytest.raises(Unavailable, match="file is not a database") as error:
         open_embedded(storage.settings())
     sentence(error)
+
+
+def test_a_disk_that_takes_no_more_of_sqlite_is_told_with_what_to_do(storage: Storage) -> None:
+    limited = """
+import resource, sys
+from loratree_registry.embedded import open_embedded
+from loratree_registry.errors import Unavailable
+from loratree_registry.settings import Settings
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+try:
+    open_embedded(Settings.from_environment({"LORATREE_HOME": sys.argv[1]}))
+except Unavailable as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", limited, str(storage.folder / "home")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.endswith("(disk I/O error): free some space, or check the disk\n")
 
 
 def test_a_postgresql_that_is_not_there_is_one_sentence_without_its_password(storage: Storage) -> None:

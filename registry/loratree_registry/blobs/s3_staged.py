@@ -24,7 +24,7 @@ def begin(bucket: Bucket, id: str, digest: str, size: int) -> Transfer:  # noqa:
     name = _name(id)
     transfer = Transfer(id=id, digest=digest, size=size)
     if transfer.parts > _MAX_PARTS:
-        raise Unavailable(f"{bucket} takes at most {_MAX_PARTS * PART} bytes a blob, {digest} has {size}")
+        raise Invalid(f"{bucket} takes at most {_MAX_PARTS * PART} bytes a blob, {digest} has {size}")
     if transfer.parts == 1:
         return transfer
     return Transfer(id=id, digest=digest, size=size, multipart=Multipart.begin(bucket, name).id)

@@ -241,7 +241,7 @@ def test_a_large_blob_is_copied_in_parts(moto_held: HeldInS3, monkeypatch: pytes
 
 
 def test_a_blob_of_more_parts_than_s3_takes_is_refused_before_anything_is_sent(moto_held: HeldInS3) -> None:
-    with pytest.raises(Unavailable, match="takes at most 671088640000 bytes a blob"):
+    with pytest.raises(Invalid, match="takes at most 671088640000 bytes a blob"):
         moto_held.store.begin("0" * 32, DIGEST, 671_088_640_001)
     assert moto_held.uploads() == []
 
