@@ -133,7 +133,15 @@ def _parsed(address: str) -> URL:
 
 
 def _postgresql(url: URL) -> Engine:
-    engine = create_engine(url, pool_pre_ping=True, pool_size=16, connect_args={"connect_timeout": 10})
+    # Said for every transaction, whatever the server's default is: one that has waited for a node's lock has to see
+    # what the holder wrote.
+    engine = create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=16,
+        isolation_level="READ COMMITTED",
+        connect_args={"connect_timeout": 10},
+    )
     event.listen(engine, "connect", _bound_waits)
     return engine
 

@@ -258,6 +258,29 @@ def test_a_reader_sees_one_moment_whatever_is_written_meanwhile(storage: Storage
             registry.close()
 
 
+@pytest.mark.parametrize("default", ["repeatable read", "serializable"])
+def test_a_writer_sees_what_was_committed_while_it_waited_whatever_the_servers_default_is(
+    storage: Storage, material: Material, default: str
+) -> None:
+    with storage.postgresql().empty() as url:
+        database.upgrade_database(url)
+        engine = open_engine(url)
+        with writing(engine) as connection:
+            name = engine.url.database
+            connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_isolation = '{default}'"))
+        engine.dispose()
+        registry = open_embedded(storage.settings(LORATREE_DATABASE=url))
+        registry.add_base("tiny", material.base)
+        engine = open_engine(url)
+        with writing(engine) as connection:
+            count = text("SELECT count(*) FROM nodes")
+            before = connection.scalar(count)
+            registry.create_node("tiny/law")
+            assert connection.scalar(count) == before + 1
+        engine.dispose()
+        registry.close()
+
+
 def test_reading_cannot_write(storage: Storage) -> None:
     with storage.postgresql().migrated() as address:
         registry = open_embedded(storage.settings(LORATREE_DATABASE=address))
