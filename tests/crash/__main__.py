@@ -10,13 +10,13 @@ from pathlib import Path
 
 from tests.crash.matrix import Matrix, Row, scenes
 from tests.crash.places import Places
-from tests.crash.table import table
+from tests.crash.table import HEAD, line, total
 
 _MEMORY = Path("/dev/shm")
 
 
 def main() -> int:
-    """Prints the table, and whatever was broken; exits with 1 where something was."""
+    """Prints the table as it comes, and whatever was broken; exits with 1 where something was."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
     parser.add_argument("words", nargs="*", metavar="WORD", help="such as postgresql, server or publish")
     parser.add_argument("--points", type=int, metavar="N", help="at most N points a row, evenly spaced")
@@ -33,12 +33,16 @@ def main() -> int:
                 for scene in chosen:
                     print(f"\n{scene.name}", *matrix.expected(scene).effects, sep="\n")
                 return 0
+            rows: list[Row] = []
+            print(HEAD)
             with ThreadPoolExecutor(2) as pool:
-                rows: list[Row] = list(pool.map(lambda scene: matrix.play(scene, limit=given.points), chosen))
+                for row in pool.map(lambda scene: matrix.play(scene, limit=given.points), chosen):
+                    rows.append(row)
+                    print(line(row), flush=True)
         finally:
             matrix.close()
             places.close()
-    print(table(rows, seconds=time.monotonic() - began))
+    print(total(rows, seconds=time.monotonic() - began))
     return 1 if any(row.broken for row in rows) else 0
 
 

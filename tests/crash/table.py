@@ -4,13 +4,15 @@ from collections.abc import Sequence
 
 from tests.crash.matrix import Row
 
-_LINE = "{:<42} {:>7} {:>6} {:>5} {:>10}"
+_LINE = "{:<42} {:>7} {:>6} {:>6} {:>10}"
+HEAD = _LINE.format("crash matrix", "points", "tried", "hit", "violations")
 
 
-def table(rows: Sequence[Row], *, seconds: float) -> str:
-    """A line a row: its points, how many were tried, how many struck, and the violations, which follow in words."""
-    lines = [_LINE.format("crash matrix", "points", "tried", "hit", "violations")]
-    lines += [_LINE.format(row.scene.name, *row.counts) for row in rows]
-    totals = [sum(counts) for counts in zip(*(row.counts for row in rows), strict=True)]
-    lines.append(_LINE.format(f"all, in {seconds:.0f} s", *totals))
-    return "\n".join([*lines, *(f"{row.scene.name}: {broken}" for row in rows for broken in row.broken)])
+def line(row: Row) -> str:
+    """A scene's points, how many were tried, how many struck, and the violations, which follow in words."""
+    return "\n".join([_LINE.format(row.scene.name, *row.counts), *(f"  {broken}" for broken in row.broken)])
+
+
+def total(rows: Sequence[Row], *, seconds: float) -> str:
+    """The sums of all lines."""
+    return _LINE.format(f"all, in {seconds:.0f} s", *map(sum, zip(*(row.counts for row in rows), strict=True)))
