@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from loratree_registry.bases import base_values, check_base
+from loratree_registry.canonical import DIGEST_PREFIX
 from loratree_registry.errors import Invalid, Unavailable, listed
 from loratree_registry.exports.found import CHUNK, Found, chunks
 from loratree_registry.exports.lines import (
@@ -27,9 +28,10 @@ from loratree_registry.repository.importing import KeptNode, KeptVersion
 
 
 class Adding:
-    """Adds an export in the caller's transaction. With `trial` the bytes need not be stored, as it is rolled back.
+    """Adds an export in the caller's transaction. With `trial`, which is rolled back, the bytes need not be stored.
 
-    `found` tells what became of the lines.
+    A trial refers to no bytes, so that those who publish the same ones need not wait for it. `found` tells what became
+    of the lines.
     """
 
     def __init__(self, connection: Connection, export: Export, *, trial: bool) -> None:
@@ -37,6 +39,7 @@ class Adding:
         self._path = export.header.path
         self._newest = repository.last_node(connection)  # nodes with a higher key are this import's
         self._bases: dict[str, tuple[int, str]] = {}
+        self._sizes: dict[bytes, int] = {}  # of the bytes that the export lists, on trial
         self.found = Found()
 
     def add(self, tell: Callable[[str, int, int], object]) -> None:
@@ -50,8 +53,7 @@ class Adding:
             "events": self._add_events,
         }
         if self._trial:
-            for some in chunks(self._export.blobs()):
-                repository.expect_blobs(self._connection, {blob.sha256: blob.size for blob, _ in some})
+            self._sizes = {_key(blob.sha256): blob.size for blob, _ in self._export.blobs()}
         for name, step in steps.items():
             done = 0
             for lines in chunks(self._export.lines(name), 1 if name == "bases" else CHUNK):
@@ -76,7 +78,8 @@ class Adding:
             if line.files and not repository.has_weights(self._connection, base_id):
                 self._check_bytes(line.files)
                 rows = [{"base_id": base_id, "name": f.name, "size": f.size, "sha256": f.sha256} for f in line.files]
-                repository.insert_weights(self._connection, rows)
+                if not self._trial:
+                    repository.insert_weights(self._connection, rows)
                 self.found.added["weights"] += len(rows)
 
     def _insert_base(self, line: BaseLine) -> int:
@@ -188,7 +191,7 @@ class Adding:
             files += [
                 {"version_id": key, "name": file.name, "size": file.size, "sha256": file.sha256} for file in line.files
             ]
-        repository.insert_versions(self._connection, rows, files)
+        repository.insert_versions(self._connection, rows, [] if self._trial else files)
         self.found.added["versions"] += len(new)
         added = [line for line in new if not self._is_restored(line.path, nodes[line.path])]
         self._record((line.path, "version-imported", version_event(line)) for line in added)
@@ -258,8 +261,7 @@ class Adding:
         sizes = {file.sha256: file.size for file in files}
         digests = sorted(sizes)
         if self._trial:
-            known = repository.known_sizes(self._connection, digests)
-            if wrong := [digest for digest in digests if known.get(digest) != sizes[digest]]:
+            if wrong := [digest for digest in digests if self._sizes.get(_key(digest)) != sizes[digest]]:
                 raise Invalid(f"the export needs bytes that it does not list so: {listed(wrong)}; export it again")
             return
         held = blob_rows.hold_blobs(self._connection, digests)
@@ -286,3 +288,8 @@ class Adding:
 
     def _is_restored(self, path: str, node: KeptNode) -> bool:
         return node.id > self._newest and self._is_inside(path)
+
+
+def _key(sha256: str) -> bytes:
+    """A digest in half the memory."""
+    return bytes.fromhex(sha256.removeprefix(DIGEST_PREFIX))

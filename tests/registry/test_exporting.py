@@ -422,3 +422,32 @@ def test_every_kind_of_line_says_what_it_is_strictly() -> None:
     assert sorted(lines.FILES) == sorted(LINES)
     with pytest.raises(Invalid, match="size: Input should be a valid integer"):
         lines.read_record(lines.BlobLine, b'{"sha256": "sha256:%s", "size": "3"}' % (b"0" * 64), "line 1")
+
+
+def test_a_wrong_size_that_somebody_announced_is_in_no_imports_way(
+    build: Build, material: Material, tmp_path: Path
+) -> None:
+    source, target = grown(build(), material), build()
+    export(source.storage, None, tmp_path / "all")
+    with pytest.raises(Invalid):
+        target.registry.upload(io.BytesIO(b"oops"), sha256=sha256(material.rank8.weights), size=4)
+    import_(target.storage, tmp_path / "all")
+    assert everything(target.registry) == everything(source.registry)
+
+
+def test_trying_an_import_keeps_nobody_from_publishing_the_same_bytes(
+    build: Build, material: Material, tmp_path: Path
+) -> None:
+    source, target = grown(build(), material), build("postgresql")
+    target.registry.add_base("other", material.other_base)
+    target.registry.add_base("tiny", material.base, source="hub/tiny")
+    export(source.storage, None, tmp_path / "all")
+    published = []
+
+    def publish_meanwhile(step: str, done: int, of: int) -> None:
+        if step == "checking versions" and not published:
+            published.append(publish(target.registry, "tiny/elsewhere", material.rank8))
+
+    import_(target.storage, tmp_path / "all", tell=publish_meanwhile)
+    assert published[0].created
+    assert verify(target.storage).sound

@@ -10,18 +10,15 @@ from loratree_registry.models import (
     aliases,
     base_files,
     bases,
-    blobs,
     event_views,
     events,
     nodes,
-    now,
     tombstones,
     version_files,
     versions,
 )
 from loratree_registry.paths import Level, ancestors_of
 from loratree_registry.repository.bulk import Row, insert_many, new_keys
-from loratree_registry.repository.shared import insert_for
 
 Key = tuple[str, int]  # a path and a number
 
@@ -186,19 +183,6 @@ def insert_events(connection: Connection, found: Sequence[tuple[str, Row]]) -> N
         {"node_id": ids[above].id, "event_id": key} for key, (path, _) in keyed for above in (path, *ancestors_of(path))
     ]
     insert_many(connection, event_views, seen)
-
-
-def expect_blobs(connection: Connection, sizes: dict[str, int]) -> None:
-    """Has rows for bytes, so that others can be tried that refer to them; what is there stays as it is."""
-    rows = [{"sha256": key, "size": sizes[key], "state": "expected", "touched_at": now()} for key in sorted(sizes)]
-    if rows:
-        connection.execute(insert_for(connection)(blobs).values(rows).on_conflict_do_nothing())
-
-
-def known_sizes(connection: Connection, digests: Iterable[str]) -> dict[str, int]:
-    """The sizes of those bytes that have rows, whether they are stored or not."""
-    query = select(blobs.c.sha256, blobs.c.size).where(blobs.c.sha256.in_(sorted(set(digests))))
-    return {row.sha256: row.size for row in connection.execute(query)}
 
 
 def node_keys(connection: Connection, count: int) -> Sequence[int]:
