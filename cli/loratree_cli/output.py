@@ -117,6 +117,11 @@ def bytes_text(size: int) -> str:
     return f"{amount:.1f} TB"
 
 
+def counted(count: int, noun: str) -> str:
+    """How many of what, for people: 1 version, 2 versions."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def short(digest: str) -> str:
     """The first twelve digits of a digest, for people."""
     return digest.removeprefix("sha256:")[:12]

@@ -10,7 +10,7 @@ from loratree_registry import repository
 from loratree_registry.errors import Conflict, Invalid, NotFound, listed
 from loratree_registry.manifest import BaseManifest, check_manifest, read_manifest
 from loratree_registry.paging import check_limit, page
-from loratree_registry.paths import is_digest, parse_path
+from loratree_registry.paths import base_of, is_digest, parent_of, parse_path
 from loratree_registry.rows import BaseRow
 from loratree_registry.schemas import Base, Page
 from loratree_registry.text import check_text
@@ -60,6 +60,8 @@ def base_manifest(connection: Connection, name: str) -> BaseManifest:
 
 def unknown_base(name: str) -> NotFound:
     """The sentence for a base that is not there."""
+    if parent_of(name) is not None:
+        return NotFound(f"{name} is no base: name one alone, such as {base_of(name)}; `loratree base ls` lists them")
     return NotFound(f"the base {name} is not known: add it with `loratree base add {name} DIR`")
 
 

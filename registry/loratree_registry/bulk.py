@@ -11,7 +11,7 @@ from typing import Literal
 
 from loratree_registry.bulk_rows import Row
 from loratree_registry.errors import LoratreeError, Unavailable
-from loratree_registry.paths import ancestors_of
+from loratree_registry.paths import ancestors_of, parse_ref
 from loratree_registry.protocol import Registry
 from loratree_registry.submitting import check_adapter, prepare, publish_directory
 
@@ -141,9 +141,14 @@ class _Work:
         ref, status = f"{done.version.path}@{done.version.number}", _PUBLISHED[done.created]
         return Outcome(line=row.line, path=row.path, status=status, ref=ref, digest=done.version.digest)
 
+    def _is_coming(self, parent: str) -> bool:
+        """Whether the manifest publishes at what a row names as its parent."""
+        path = parse_ref(parent).path
+        return path in self._paths and path not in self._refused
+
     def _check(self, row: Row, above: list[str]) -> Outcome:
         """Checks a row; as far as that goes where what it is pinned to is to be published before it."""
-        if above:
+        if above if row.parent is None else self._is_coming(row.parent):
             check_adapter(self._registry, row.directory, row.path)
             return Outcome(line=row.line, path=row.path, status="ready")
         known = prepare(

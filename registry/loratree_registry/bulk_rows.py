@@ -78,7 +78,8 @@ def _csv(file: Path) -> Iterator[tuple[int, Any]]:
         reader = csv.DictReader(stream, strict=True)
         try:
             for fields in reader:
-                yield reader.line_num, {name: value for name, value in fields.items() if value not in ("", None)}
+                given = {name: value for name, value in fields.items() if value not in ("", None)}
+                yield reader.line_num, "it has more columns than the first line" if None in given else given
         except (csv.Error, UnicodeDecodeError) as error:
             raise Invalid(f"{file} cannot be read after line {reader.line_num} ({error}): {_REMEDY}") from error
 

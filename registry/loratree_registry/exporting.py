@@ -18,6 +18,7 @@ from loratree_registry.files import open_stored
 from loratree_registry.hashed import Hashed
 from loratree_registry.models import now
 from loratree_registry.nodes import find_node
+from loratree_registry.paths import parse_ref
 from loratree_registry.repository import exporting as repository
 from loratree_registry.storage import Storage
 
@@ -36,9 +37,14 @@ class Exported:
 def export(storage: Storage, path: str | None, out: Path, *, tell: Told = lambda *_: None) -> Exported:
     """Writes a subtree, or everything, to the new folder or .tar file `out`: whole or not at all.
 
-    The rows are of one moment; the bytes are hashed on their way. Raises NotFound, Conflict, Unavailable, and Corrupt
-    where the blob store holds other bytes than the database says.
+    The rows are of one moment; the bytes are hashed on their way. Raises NotFound, Invalid, Conflict, Unavailable, and
+    Corrupt where the blob store holds other bytes than the database says.
     """
+    if path is not None and "@" in path:
+        raise Invalid(
+            f"{path} names a version, and an export holds all of a path: give a path without one, such as "
+            f"{parse_ref(path).path}"
+        )
     with open_destination(out) as destination:
         with reading(storage.engine) as connection:
             if path is not None:

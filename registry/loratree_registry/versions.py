@@ -6,7 +6,7 @@ from loratree_registry import repository
 from loratree_registry.errors import Conflict, Gone, Invalid, NotFound, listed
 from loratree_registry.nodes import find_node
 from loratree_registry.paging import check_limit, number_after, page
-from loratree_registry.paths import is_digest, parse_ref, versionless
+from loratree_registry.paths import is_digest, parent_of, parse_ref, versionless
 from loratree_registry.repository import Selector
 from loratree_registry.rows import NodeRow, VersionRow, rfc3339
 from loratree_registry.schemas import Page, Version
@@ -48,6 +48,8 @@ def lock_version(connection: Connection, ref: str) -> VersionRow:
     A head or an alias may stand for another version by the time that the same request is sent again.
     """
     parsed = parse_ref(ref)
+    if parent_of(parsed.path) is None:
+        raise Invalid(versionless(parsed.path))
     if not isinstance(parsed.selector, int) and not is_digest(parsed.selector):
         raise Invalid(f"{ref} may name another version at any time: give its number or digest, as {parsed.path}@1 does")
     node = find_node(connection, parsed.path)

@@ -172,6 +172,24 @@ def test_resolve_refuses_what_is_not_there(ref: str, shell: Shell) -> None:
     refused(shell, "resolve", ref)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["withdraw", "tiny", "--reason", "x"], "tiny is a base, which has no versions"),
+        (["base", "pull", "tiny/medicine", "--out", "out"], "tiny/medicine is no base: name one alone, such as tiny"),
+        (["export", "tiny/medicine@1", "--out", "out"], "give a path without one, such as tiny/medicine"),
+        (["export", "--out", "x.tar.gz"], "name a .tar file or a folder"),
+        (["export", "--out", "x.zip"], "name a .tar file or a folder"),
+    ],
+)
+def test_a_refusal_suggests_nothing_that_is_refused_too(arguments: list[str], says: str, shell: Shell) -> None:
+    assert says in refused(shell, *arguments)
+
+
+def test_a_sample_that_is_too_large_is_told_the_most(shell: Shell) -> None:
+    assert "at most 999999999" in refused(shell, "verify", "--sample", "9999999999", status=2)
+
+
 def test_compose_refuses_a_folder_that_holds_something_else(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")

@@ -86,6 +86,15 @@ def test_a_dry_run_checks_every_row_and_writes_nothing(
     assert not registry.node("tiny").has_children
 
 
+def test_a_dry_run_refuses_what_is_below_a_refused_row_whether_or_not_it_names_its_parent(
+    registry: Registry, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / rows[1]["directory"] / WEIGHTS).unlink()
+    rows[0] |= {"parent": "tiny/law/tax@1"}
+    report = publish_rows(registry, read_rows(listed(tmp_path, rows)), home=tmp_path, dry_run=True)
+    assert [outcome.line for outcome in report.outcomes if outcome.status == "refused"] == [1, 2]
+
+
 class Refusing:
     """A registry whose every upload is cut off after some, as by Ctrl-C or a server that goes away."""
 
@@ -153,6 +162,12 @@ def test_a_manifest_is_checked_whole_before_anything_is_published(tmp_path: Path
     (tmp_path / "m.jsonl").write_bytes(content)
     with pytest.raises(Invalid, match=sentence):
         read_rows(tmp_path / "m.jsonl")
+
+
+def test_a_line_of_more_columns_than_the_first_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("directory,path\nx,a/b,base\n")
+    with pytest.raises(Invalid, match="line 2: it has more columns than the first line"):
+        read_rows(tmp_path / "m.csv")
 
 
 def test_all_bad_lines_are_named_together(tmp_path: Path) -> None:

@@ -110,6 +110,13 @@ def test_what_may_name_another_version_tomorrow_is_not_marked_or_deleted(chain: 
         chain.delete(f"{MED}@2", reason=" ")
 
 
+@pytest.mark.parametrize("ref", ["tiny", "tiny@1"])
+def test_a_base_is_not_marked_or_deleted_as_it_has_no_versions(chain: Registry, ref: str) -> None:
+    for refused in (chain.withdraw, chain.quarantine, chain.delete):
+        with pytest.raises(Invalid, match="tiny is a base, which has no versions"):
+            refused(ref, reason="diverges")
+
+
 # quarantine
 
 REFUSED: dict[str, Refuse] = {

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import click
 
-from loratree_cli.output import bytes_text, every, json_option, print_json, say
+from loratree_cli.output import bytes_text, counted, every, json_option, print_json, say
 from loratree_cli.registry import registry
 from loratree_registry.protocol import MAX_PAGE, Registry
 from loratree_registry.schemas import Retained
@@ -54,7 +54,8 @@ def retain(path: str, keep: int, below: bool, dry_run: bool, as_json: bool) -> N
     for one in done:
         click.echo(f"{one.path}\t{', '.join(map(str, one.deleted))}")
     count, size = sum(len(one.deleted) for one in done), bytes_text(sum(one.bytes for one in done))
-    say(f"{count} versions {'would be' if dry_run else 'are'} deleted, {size}; `loratree gc` collects their bytes")
+    be = "would be" if dry_run else "is" if count == 1 else "are"
+    say(f"{counted(count, 'version')} {be} deleted, {size}; `loratree gc` collects their bytes")
 
 
 def _retained(opened: Registry, path: str, keep: int, below: bool, dry_run: bool) -> Iterator[Retained]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from loratree_cli.output import bytes_text, json_option, print_json, progress, say
+from loratree_cli.output import bytes_text, counted, json_option, print_json, progress, say
 from loratree_registry.settings import Settings
 
 
@@ -30,11 +30,11 @@ def export_(path: str | None, out: Path, as_json: bool) -> None:
     if as_json:
         print_json(exported)
         return
-    counts = exported.counts
-    say(
-        f"{path or 'everything'} is in {out}: {counts['nodes']} nodes, {counts['versions']} versions, "
-        f"{counts['blobs']} stored files of {bytes_text(exported.bytes)}"
+    nodes, versions, files = (
+        counted(exported.counts[what], noun)
+        for what, noun in (("nodes", "node"), ("versions", "version"), ("blobs", "stored file"))
     )
+    say(f"{path or 'everything'} is in {out}: {nodes}, {versions}, {files} of {bytes_text(exported.bytes)}")
 
 
 @click.command("import")
@@ -60,7 +60,8 @@ def import_(export: Path, as_json: bool) -> None:
         return
     for difference in imported.differences:
         say(f"kept: {difference}")
+    added = counted(imported.added.get("versions", 0), "version")
     say(
-        f"{imported.path or 'everything'} of {export} is here: {imported.added.get('versions', 0)} versions added, "
+        f"{imported.path or 'everything'} of {export} is here: {added} added, "
         f"{imported.kept.get('versions', 0)} here before, {bytes_text(imported.bytes)} stored"
     )

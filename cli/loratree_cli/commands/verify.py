@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from loratree_cli.output import bytes_text, json_option, print_json, progress, say
+from loratree_cli.output import bytes_text, counted, json_option, print_json, progress, say
 from loratree_registry.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def verify(ref: str | None, sample: str | None, seed: int, as_json: bool) -> Non
             click.echo(f"{damage.sha256} {damage.problem}: it touches {damage.touches}")
         for problem in found.problems:
             click.echo(problem)
-        what = f"{found.read} of {found.stored} stored files, {bytes_text(found.bytes)}, and {found.versions} versions"
+        files, versions = counted(found.stored, "stored file"), counted(found.versions, "version")
+        what = f"{found.read} of {files}, {bytes_text(found.bytes)}, and {versions}"
         bad = f"{len(found.damaged)} damaged or missing, {len(found.problems)} records contradict others"
         say(f"{what}: {'all sound' if found.sound else bad}")
     sys.exit(0 if found.sound else 1)
@@ -56,7 +57,9 @@ def _sample(text: str, seed: int) -> "Sample":
 
     match = _SAMPLE.fullmatch(text)
     if match is None or (match["share"] and not 0 < float(match["share"]) <= 100):
-        raise click.UsageError(f"--sample is {text!r}: expected a number of files, such as 200, or a share, such as 5%")
+        raise click.UsageError(
+            f"--sample is {text!r}: expected a number of files, such as 200 (at most 999999999), or a share, such as 5%"
+        )
     if match["count"]:
         return Sample(count=int(match["count"]), seed=seed)
     return Sample(share=float(match["share"]) / 100, seed=seed)

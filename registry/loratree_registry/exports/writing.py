@@ -12,12 +12,13 @@ from loratree_registry.blobs.disk import disk_errors, sync
 from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.blobs.verified import verified
 from loratree_registry.canonical import DIGEST_PREFIX
-from loratree_registry.errors import Conflict
+from loratree_registry.errors import Conflict, Invalid
 from loratree_registry.exports.lines import HEADER
 from loratree_registry.staging import staged
 
 BLOBS = "blobs"
 TAR = ".tar"
+_COMPRESSED = (".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst")
 
 
 class Destination(Protocol):
@@ -38,8 +39,11 @@ class Destination(Protocol):
 def open_destination(out: Path) -> Iterator[Destination]:
     """A new folder `out`, or a tar file where its name ends in .tar; nothing is there unless the block ends well.
 
-    Raises Conflict where something is there, Unavailable where the disk refuses.
+    Raises Invalid for the name of a compressed file, Conflict where something is there, Unavailable where the disk
+    refuses.
     """
+    if out.suffix.lower() in _COMPRESSED:
+        raise Invalid(f"{out} would be compressed, which weights gain nothing by: name a .tar file or a folder")
     if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         raise Conflict(f"{out} is there already: give a new name to export to")
     if out.suffix == TAR:
