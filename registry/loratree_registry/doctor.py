@@ -26,7 +26,7 @@ from loratree_registry.settings import Settings
 ROOM: Final = 1024**3  # bytes that should be free under HOME: some thirty adapters of 35 MB
 SKEW_S: Final = 5.0
 STALE: Final = timedelta(days=1)
-_TOLERATED: Final = ("conditional writes", "checksums", "conditional copies")
+_TOLERATED: Final = ("conditional writes", "checksums")
 _NEEDED: Final = ("reachable", "writable", "listing")  # without which leftovers cannot be looked for
 _PINGS: Final = 5
 _PARTS: Final = {"composer": "torch", "server": "fastapi", "s3": "boto3", "postgres": "psycopg", "demo": "peft"}

@@ -7,9 +7,9 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from loratree_registry.blobs.read_back import intact
-from loratree_registry.blobs.s3_bucket import Bucket, Stored
+from loratree_registry.blobs.s3_bucket import Bucket
 from loratree_registry.blobs.s3_client import s3_errors
-from loratree_registry.blobs.s3_copy import changed, copy
+from loratree_registry.blobs.s3_copy import copy
 from loratree_registry.blobs.s3_leftovers import sweep
 from loratree_registry.blobs.s3_staged import Staged, begin
 from loratree_registry.blobs.sending import sending
@@ -47,7 +47,7 @@ class S3BlobStore:
         source = sending(stream, digest, size)
         with self._staged(begin(self.bucket, uuid4().hex, digest, size)) as staged:
             staged.send(source)
-            if not self._keep(staged, digest, size, read_back):
+            if not self._keep(staged.name, digest, size, read_back):
                 source.check()  # tells whose fault it is
                 raise Unavailable(f"{self} gave back other bytes than were written as {digest}: check that server")
 
@@ -99,7 +99,8 @@ class S3BlobStore:
         staged, digest, size = Staged(self.bucket, transfer), transfer.digest, transfer.size
         staged.complete()
         try:
-            right = self._keep(staged, digest, size, read_back)
+            with staged.out_of_reach() as name:
+                right = self._keep(name, digest, size, read_back)
         except NotFound as error:
             if not self._holds(digest, size, read_back):
                 raise staged.missing([str(number) for number in range(1, transfer.parts + 1)]) from error
@@ -129,28 +130,18 @@ class S3BlobStore:
         finally:
             _remove(staged)
 
-    def _keep(self, staged: Staged, digest: str, size: int, read_back: ReadBack | None) -> bool:
-        """Makes the staged object the blob if it holds the right bytes. Raises NotFound, Conflict, Unavailable."""
-        with self.bucket.open(staged.name) as (found, stream):
+    def _keep(self, name: str, digest: str, size: int, read_back: ReadBack | None) -> bool:
+        """Makes an object that no client can write to the blob, if it holds the right bytes.
+
+        What is hashed is what is copied, whatever conditions the server heeds, so the digest's key never gets other
+        bytes. That the server copies what it holds is as good a promise as that it keeps it; `verify` reads every blob
+        again. Raises NotFound, Unavailable.
+        """
+        with self.bucket.open(name) as (found, stream):
             if found.size != size or not intact(stream, digest, size, read_back):
                 return False
-        copy(self.bucket, found, _name(digest))
-        if not self._same(found, digest) and not self._holds(digest, size, None):
-            self.delete(digest)
-            raise changed(found)
+        copy(self.bucket, name, _name(digest), size)
         return True
-
-    def _same(self, hashed: Stored, digest: str) -> bool:
-        """Tells whether the copy was made of the bytes that were hashed, without reading it again.
-
-        Not every server heeds CopySourceIfMatch, and a client may still hold a URL to overwrite the source; but where
-        the source has the same tag after the copy as before, it held the same bytes all the while. That the server
-        copies what it holds is as good a promise as that it keeps it; `verify` reads every blob again. A copy that is
-        gone was collected, which whoever leased the bytes is told of when they are recorded.
-        """
-        source, blob = self.bucket.head(hashed.name), self.bucket.head(_name(digest))
-        unchanged = source is not None and source.etag == hashed.etag
-        return unchanged and (blob is None or blob.size == hashed.size)
 
     def _holds(self, digest: str, size: int, read_back: ReadBack | None) -> bool:
         try:

@@ -2,11 +2,14 @@
 
 import re
 from base64 import b64encode
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final
+from uuid import uuid4
 
 from loratree_registry.blobs.s3_bucket import Bucket
 from loratree_registry.blobs.s3_client import error_code, s3_errors
+from loratree_registry.blobs.s3_copy import copy
 from loratree_registry.blobs.s3_multipart import Multipart
 from loratree_registry.blobs.sending import Sending
 from loratree_registry.blobs.store import LINK_S, PART, Target, Transfer
@@ -92,6 +95,24 @@ class Staged:
             if missing:
                 raise self.missing(missing)
             self._multipart.complete(tags)
+
+    @contextmanager
+    def out_of_reach(self) -> Iterator[str]:
+        """The name of an object with what arrived that no client has a URL to write to, for as long as the block.
+
+        That is a copy, as the URL of a single part stays good; those of several end with their multipart upload.
+        Raises NotFound, Unavailable.
+        """
+        if self._multipart:
+            yield self.name
+            return
+        name = _name(uuid4().hex)
+        copy(self._bucket, self.name, name, self._transfer.size)
+        try:
+            yield name
+        finally:
+            with suppress(Unavailable):  # `sweep` does it later
+                self._bucket.delete(name)
 
     def missing(self, numbers: list[str]) -> Conflict:
         """The error of parts that never came."""

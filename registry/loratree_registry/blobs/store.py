@@ -111,8 +111,8 @@ class DirectStore(BlobStore, Protocol):
     def accept(self, transfer: Transfer, *, read_back: ReadBack | None = None) -> None:
         """Hashes what arrived and makes it the blob of its digest by a copy inside the store; the staged object goes.
 
-        Raises Conflict where parts are missing or still being sent, Invalid where it holds other bytes (then it is
-        gone), Unavailable.
+        What a client sends meanwhile changes nothing. Raises Conflict where parts are missing, Invalid where it holds
+        other bytes (then it is gone), Unavailable.
         """
         ...
 

@@ -11,7 +11,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from loratree_registry.blobs import s3_bucket, s3_staged, store
+from loratree_registry.blobs import s3, s3_bucket, s3_copy, s3_staged, store
+from loratree_registry.blobs.s3_bucket import Bucket
 from loratree_registry.blobs.store import DirectStore, Transfer
 from loratree_registry.errors import Conflict, Invalid, NotFound
 from tests import ceph
@@ -272,18 +273,40 @@ def test_a_url_is_not_shown_with_the_target_that_holds_it(s3_held: HeldInS3) -> 
     assert "http" not in repr(s3_held.store.target(begin(s3_held, CONTENT), 1))
 
 
-def test_what_is_sent_again_after_it_was_hashed_never_becomes_a_blob(s3_held: HeldInS3, client: httpx.Client) -> None:
-    transfer = arrive(s3_held, client, CONTENT)
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("stored", [False, True], ids=["new", "stored already"])
+@pytest.mark.parametrize("content", [CONTENT, LARGE], ids=["one part", "three parts"])
+def test_what_is_sent_again_while_it_is_hashed_changes_nothing(
+    s3_held: HeldInS3, client: httpx.Client, content: bytes, stored: bool
+) -> None:
+    if stored:
+        s3_held.overwrite(digest_of(content), content)
+    transfer = arrive(s3_held, client, content)
 
     def meanwhile(stream: BinaryIO) -> None:
-        assert stream.read() == CONTENT
-        s3_held.admin.put_object(Bucket=BUCKET, Key=f"{PREFIX}/uploads/{transfer.id}", Body=b"x" * len(CONTENT))
+        assert stream.read() == content
+        send(s3_held, client, transfer, 1, bytes(len(content)))
 
-    with pytest.raises(Conflict, match=rf"uploads/{transfer.id} was sent again while it was hashed"):
-        s3_held.store.accept(transfer, read_back=meanwhile)
-    assert s3_held.store.size(digest_of(CONTENT)) is None
-    with pytest.raises(Invalid, match="are others"):
-        s3_held.store.accept(transfer)
+    s3_held.store.accept(transfer, read_back=meanwhile)
+    assert (read(s3_held, content), s3_held.names(), s3_held.uploads()) == (content, [blob(content)], [])
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["new", "stored already"])
+def test_what_is_sent_again_while_it_is_copied_changes_nothing(
+    s3_held: HeldInS3, client: httpx.Client, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    if stored:
+        s3_held.overwrite(digest_of(CONTENT), CONTENT)
+    transfer = arrive(s3_held, client, CONTENT)
+
+    def raced(bucket: Bucket, source: str, name: str, size: int) -> None:
+        send(s3_held, client, transfer, 1, bytes(len(CONTENT)))
+        s3_copy.copy(bucket, source, name, size)
+        send(s3_held, client, transfer, 1, CONTENT)  # so that the bytes are the right ones before and after
+
+    monkeypatch.setattr(s3, "copy", raced)
+    s3_held.store.accept(transfer)
+    assert (read(s3_held, CONTENT), s3_held.names()) == (CONTENT, [blob(CONTENT)])
 
 
 @pytest.mark.usefixtures("small_parts")
