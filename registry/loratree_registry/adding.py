@@ -87,7 +87,10 @@ class Adding:
         return repository.insert_base(self._connection, values | base_values(line.manifest))
 
     def _add_nodes(self, lines: list[NodeLine]) -> None:
-        known = repository.kept_nodes(self._connection, self._paths(lines, parents=True))
+        paths = self._paths(lines, parents=True)
+        if not self._trial:
+            repository.lock_nodes(self._connection, paths)  # before looking at what is there, as all do who write there
+        known = repository.kept_nodes(self._connection, paths)
         new = [line for line in lines if line.path not in known]
         keys = dict(zip((line.path for line in new), repository.node_keys(self._connection, len(new)), strict=True))
         rows: list[dict[str, Any]] = []

@@ -5,7 +5,10 @@ import json
 import os
 import shutil
 import tarfile
+import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -451,3 +454,34 @@ def test_trying_an_import_keeps_nobody_from_publishing_the_same_bytes(
     import_(target.storage, tmp_path / "all", tell=publish_meanwhile)
     assert published[0].created
     assert verify(target.storage).sound
+
+
+@pytest.mark.parametrize("mark", ["withdraw", "quarantine"])
+def test_nobody_marks_a_version_between_an_imports_look_and_its_writing(
+    build: Build, material: Material, mark: str, tmp_path: Path
+) -> None:
+    source, target = grown(build(), material), build("postgresql")
+    target.registry.add_base("tiny", material.base)
+    publish(target.registry, "tiny/law", material.rank8, note="the first, with ünïcode")
+    export(source.storage, None, tmp_path / "all")
+    marking: list[threading.Thread] = []
+    early = []
+
+    def mark_meanwhile(step: str, done: int, of: int) -> None:
+        if step == "versions" and not marking:
+            act = partial(getattr(target.registry, mark), "tiny/law@1", reason="wrong data")
+            marking.append(threading.Thread(target=suppressed, args=(act,)))
+            marking[0].start()
+            marking[0].join(1)
+            early.append(not marking[0].is_alive())
+
+    import_(target.storage, tmp_path / "all", tell=mark_meanwhile)
+    marking[0].join()
+    assert early == [False]  # it waited for the import
+    assert verify(target.storage).sound
+
+
+def suppressed(act: Callable[[], object]) -> None:
+    """Does it, or is refused: a named version cannot be withdrawn."""
+    with suppress(Conflict):
+        act()

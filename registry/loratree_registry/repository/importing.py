@@ -55,6 +55,12 @@ def kept_nodes(connection: Connection, paths: Iterable[str]) -> dict[str, KeptNo
     return {row.path: KeptNode(row.id, row.base_id, row.level, row.last_number) for row in rows}
 
 
+def lock_nodes(connection: Connection, paths: Iterable[str]) -> None:
+    """Holds the rows of those of some nodes that are there until the transaction ends, taken in the order of paths."""
+    query = select(nodes.c.id).where(nodes.c.path.in_(sorted(set(paths)))).order_by(nodes.c.path)
+    connection.execute(query.with_for_update(key_share=True)).all()
+
+
 def kept_versions(connection: Connection, keys: Iterable[Key]) -> dict[Key, KeptVersion]:
     """Those of some versions that are there."""
     query = (
