@@ -3,9 +3,11 @@
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from loratree_registry.embedded import EmbeddedRegistry, open_embedded
 from loratree_registry.protocol import Registry
 from loratree_registry.remote import RemoteRegistry
 from loratree_registry.settings import Settings
+from tests import ceph
 from tests.postgresql import PostgreSQL, postgresql
 from tests.registry import material as made
 from tests.registry.housed import House, house
@@ -29,12 +32,13 @@ _BUCKETS = count(1)
 
 @dataclass(frozen=True)
 class Storage:
-    """Where a registry under test may keep things: an empty folder, databases on a server, a server of ours, S3."""
+    """Where a registry under test may keep things: an empty folder, databases, a server of ours, buckets."""
 
     folder: Path
     postgresql: Callable[[], PostgreSQL]
     served: Callable[[], Served]
     bucket: Callable[[], Mapping[str, str]]
+    bucket_on_ceph: Callable[[], Mapping[str, str]]
 
     def settings(self, **environment: str) -> Settings:
         """Settings whose HOME is in the folder."""
@@ -84,6 +88,11 @@ def remote_through(storage: Storage) -> Iterator[RemoteRegistry]:
     behind.close()
 
 
+def on_ceph(build: Callable[[Storage], AbstractContextManager[Registry]]) -> Callable[..., Any]:
+    """The same registry, over a bucket on Ceph."""
+    return lambda storage: build(replace(storage, bucket=storage.bucket_on_ceph))
+
+
 @contextmanager
 def remote(storage: Storage) -> Iterator[RemoteRegistry]:
     with embedded_sqlite(storage) as behind:
@@ -105,6 +114,12 @@ OVER_S3: dict[str, Callable[[Storage], AbstractContextManager[Registry]]] = {
     "remote-s3": remote_s3,
     "remote-s3-through-the-server": remote_through,
 }
+if ceph.wanted():
+    OVER_S3 |= {
+        "embedded-postgresql-ceph": on_ceph(embedded_postgresql_s3),
+        "remote-ceph": on_ceph(remote_s3),
+        "remote-ceph-through-the-server": on_ceph(remote_through),
+    }
 
 
 @pytest.fixture(params=REGISTRIES)
@@ -126,9 +141,8 @@ def storage(request: pytest.FixtureRequest) -> Iterator[Storage]:
     """A fresh folder, in memory where there is some: on a disk, the suite waits minutes for fsync alone."""
     with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
         asked = request.getfixturevalue
-        yield Storage(
-            Path(folder), lambda: asked("server"), lambda: asked("web"), lambda: asked("bucket")
-        )  # each starts when asked for
+        # each starts when asked for
+        yield Storage(Path(folder), *(partial(asked, name) for name in ("server", "web", "bucket", "bucket_on_ceph")))
 
 
 @pytest.fixture(scope="session")
@@ -145,15 +159,32 @@ def s3() -> Iterator[S3Server]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def ceph_server() -> Iterator[S3Server]:
+    """One Ceph for all tests of a run, started when first asked for."""
+    with ceph.ceph() as running:
+        yield running
+
+
 @pytest.fixture
 def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, str]:
     """The settings of a bucket that holds nothing, and its keys in the environment."""
-    for name, value in s3.environment.items():
+    return _new_bucket(s3, monkeypatch)
+
+
+@pytest.fixture
+def bucket_on_ceph(ceph_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, str]:
+    """The same on Ceph."""
+    return _new_bucket(ceph_server, monkeypatch)
+
+
+def _new_bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, str]:
+    for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     name = f"bucket-{next(_BUCKETS)}"
-    with closing(s3.client()) as client:
+    with closing(server.client()) as client:
         client.create_bucket(Bucket=name)
-    return {"LORATREE_BLOBS": f"s3://{name}/some/prefix", "LORATREE_S3_ENDPOINT": s3.endpoint}
+    return {"LORATREE_BLOBS": f"s3://{name}/some/prefix", "LORATREE_S3_ENDPOINT": server.endpoint}
 
 
 @pytest.fixture(scope="session")

@@ -65,9 +65,8 @@ def moto_bucket(moto_server: S3Server) -> Iterator[HeldInS3]:
 
 
 @pytest.fixture(scope="session")
-def ceph_bucket() -> Iterator[HeldInS3]:
-    with ceph.ceph() as server:
-        yield from a_bucket(server)
+def ceph_bucket(ceph_server: S3Server) -> Iterator[HeldInS3]:
+    yield from a_bucket(ceph_server)
 
 
 @pytest.fixture
