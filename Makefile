@@ -53,6 +53,8 @@ bench: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	OMP_NUM_THREADS=1 LORATREE_HYPOTHESIS=soak $(BIN)/python -m pytest --numprocesses 2 --timeout 3600 -m hypothesis $(ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.crash
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.header_inputs --inputs 1000000
 	for database in sqlite postgresql; do $(BIN)/python -m tests.collector_race --operations 100000 --database $$database || exit 1; done
+	$(BIN)/python -m tests.collector_race --operations 10000 --database postgresql --store moto
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.crash
 	for database in sqlite postgresql; do $(BIN)/python -m benchmarks.registry --leaves 1000000 --database $$database || exit 1; done
