@@ -61,6 +61,23 @@ class Adding:
                 done += len(lines)
                 tell(name, done, self._export.header.counts.get(name, done))
         self.found.refuse()
+        if self._trial:
+            self._check_last_numbers()
+
+    def _check_last_numbers(self) -> None:
+        """Checks that nodes have given out no number that nothing has: at the highest one nothing can be published.
+
+        Of a node above an exported one only those versions are there that others were trained on.
+        """
+        for lines in chunks(self._export.lines("nodes")):
+            inside = [line for line in lines if self._is_inside(line.path)]
+            highest = repository.highest_numbers(self._connection, self._paths(inside))
+            wrong = [line.path for line in inside if line.last_number > highest.get(line.path, 0)]
+            if wrong:
+                raise Invalid(
+                    f"the export has a last_number above every version at {listed(wrong)}, expected the highest "
+                    "version's or tombstone's: export it again"
+                )
 
     def _add_bases(self, lines: list[BaseLine]) -> None:
         for line in lines:

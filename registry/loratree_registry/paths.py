@@ -10,6 +10,7 @@ Level = Literal["base", "domain", "subdomain", "task", "user"]
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 MAX_DEPTH: Final = 32
 HEAD: Final = "latest"
+MAX_NUMBER: Final = 999_999_999  # of a version: nine digits
 
 _SEGMENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,63}")

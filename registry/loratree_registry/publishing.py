@@ -12,13 +12,22 @@ from sqlalchemy import Connection
 from loratree_registry import repository
 from loratree_registry.adapter_spec import AdapterSpec
 from loratree_registry.composition import content_digest, version_digest
-from loratree_registry.errors import Invalid, listed
+from loratree_registry.errors import Conflict, Invalid, listed
 from loratree_registry.files import hold_uploaded
 from loratree_registry.inspection import Inspection
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.models import now
 from loratree_registry.nodes import ensure_trail
-from loratree_registry.paths import ancestors_of, base_of, is_ancestor, is_digest, parse_path, parse_ref, versionless
+from loratree_registry.paths import (
+    MAX_NUMBER,
+    ancestors_of,
+    base_of,
+    is_ancestor,
+    is_digest,
+    parse_path,
+    parse_ref,
+    versionless,
+)
 from loratree_registry.peft_files import WEIGHTS
 from loratree_registry.peft_format import canonical_config, classify, warnings
 from loratree_registry.quarantine import check_chain, check_content
@@ -86,8 +95,15 @@ def publish(connection: Connection, path: str, submission: Submission, examined:
     if known := [row for row in same if row.digest == digest]:
         return _known(connection, path, known[0])
     hold_uploaded(connection, submission.files)  # collecting may have been at them since they were looked at
-    created = _insert(connection, node, pin, taken + 1, digest, submission, examined)
+    created = _insert(connection, node, pin, _next_number(path, taken), digest, submission, examined)
     return Published(version=created, created=True, warnings=_warnings(examined, pin))
+
+
+def _next_number(path: str, taken: int) -> int:
+    """The number after the last one that was given out. Raises Conflict where no ref could name it."""
+    if taken >= MAX_NUMBER:
+        raise Conflict(f"{path} has given out every number to {MAX_NUMBER}: publish at another path")
+    return taken + 1
 
 
 def _known(connection: Connection, path: str, row: SameContent) -> Published:

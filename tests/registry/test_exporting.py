@@ -323,6 +323,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         edited("nodes", lambda records: records[2].update(last_number=0)),
         "tiny/law@1 has a number that its node has not given out",
     ),
+    "a number that nothing has": (
+        edited("nodes", lambda records: records[2].update(last_number=999_999_999)),
+        "a last_number above every version at tiny/law, expected",
+    ),
     "another schema": (
         lambda folder: (folder / lines.HEADER).write_bytes(
             (folder / lines.HEADER).read_bytes().replace(b"export/1", b"export/9")
@@ -485,3 +489,12 @@ def suppressed(act: Callable[[], object]) -> None:
     """Does it, or is refused: a named version cannot be withdrawn."""
     with suppress(Conflict):
         act()
+
+
+def test_a_node_whose_numbers_are_used_up_takes_no_other_version(build: Build, material: Material) -> None:
+    house = grown(build(), material)
+    with writing(house.storage.engine) as connection:
+        connection.execute(text("UPDATE nodes SET last_number = 999999999 WHERE path = 'tiny/law'"))
+    with pytest.raises(Conflict, match="tiny/law has given out every number to 999999999: publish at another path"):
+        publish(house.registry, "tiny/law", material.rank4)
+    assert [version.number for version in house.registry.versions("tiny/law").items] == [3, 1]

@@ -91,6 +91,18 @@ def numbers_of(connection: Connection, digests: Iterable[tuple[str, str]]) -> di
     return {(row.path, row.digest): row.number for row in connection.execute(query)}
 
 
+def highest_numbers(connection: Connection, paths: Iterable[str]) -> dict[str, int]:
+    """The highest number of a version or a tombstone at those of some nodes that have one."""
+    found: dict[str, int] = {}
+    for table in (versions, tombstones):
+        query = select(nodes.c.path, func.max(table.c.number).label("number")).join_from(
+            table, nodes, table.c.node_id == nodes.c.id
+        )
+        for row in connection.execute(query.where(nodes.c.path.in_(sorted(paths))).group_by(nodes.c.path)):
+            found[row.path] = max(row.number, found.get(row.path, 0))
+    return found
+
+
 def kept_tombstones(connection: Connection, keys: Iterable[Key]) -> dict[Key, str]:
     """The digests of those of some deleted versions whose tombstones are there."""
     query = (
