@@ -11,12 +11,16 @@ from pathlib import Path
 
 from loratree_registry import repository
 from loratree_registry.adding import Adding
-from loratree_registry.database import trying, writing
+from loratree_registry.base_weights import check_weights
+from loratree_registry.checkpoint_files import check_names
+from loratree_registry.composition import FileDigest
+from loratree_registry.database import reading, trying, writing
 from loratree_registry.errors import Invalid
 from loratree_registry.exports.found import chunks
 from loratree_registry.exports.lines import BlobLine
 from loratree_registry.exports.reading import Export, Open, open_export
 from loratree_registry.files import record_stored
+from loratree_registry.repository.bases import find_base
 from loratree_registry.storage import Storage
 
 Told = Callable[[str, int, int], object]  # what is being done, how much of it is done, and of how much
@@ -48,6 +52,7 @@ def import_(storage: Storage, where: Path, *, tell: Told = lambda *_: None) -> I
         size = (
             _store_blobs(storage, export, tell) if trial.found.added["versions"] or trial.found.added["weights"] else 0
         )
+        _check_weights(storage, export)
         with writing(storage.engine) as connection:
             adding = Adding(connection, export, trial=False)
             adding.add(tell)
@@ -58,6 +63,23 @@ def import_(storage: Storage, where: Path, *, tell: Told = lambda *_: None) -> I
         bytes=size,
         differences=adding.found.differences,
     )
+
+
+def _check_weights(storage: Storage, export: Export) -> None:
+    """Reads the weights of the bases that have none here yet: that they are the bases' own, tensor by tensor."""
+    for line in export.lines("bases"):
+        if not line.files:
+            continue
+        with reading(storage.engine) as connection:
+            base = find_base(connection, line.name)
+            stored = base is not None and repository.files_of_base(connection, base.id)
+        if not stored:
+            files = [FileDigest(file.name, file.size, file.sha256) for file in line.files]
+            try:
+                check_names(files)
+                check_weights(storage.blobs, files, line.manifest)
+            except Invalid as error:
+                raise Invalid(f"the export's weights of the base {line.name} are not that: {error}") from error
 
 
 def _store_blobs(storage: Storage, export: Export, tell: Told) -> int:

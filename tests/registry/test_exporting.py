@@ -6,7 +6,7 @@ import os
 import shutil
 import tarfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from loratree_registry import base_weights
+from loratree_registry.base_transfer import pull_base
+from loratree_registry.composition import FileDigest
 from loratree_registry.database import writing
 from loratree_registry.errors import Conflict, Corrupt, Invalid, LoratreeError, NotFound
 from loratree_registry.exporting import export
@@ -498,3 +501,46 @@ def test_a_node_whose_numbers_are_used_up_takes_no_other_version(build: Build, m
     with pytest.raises(Conflict, match="tiny/law has given out every number to 999999999: publish at another path"):
         publish(house.registry, "tiny/law", material.rank4)
     assert [version.number for version in house.registry.versions("tiny/law").items] == [3, 1]
+
+
+def weighty(house: House, checkpoint: Mapping[str, bytes]) -> House:
+    """A registry that says that these files are the weights of its base, whatever they hold."""
+    files = [FileDigest(name, len(content), sha256(content)) for name, content in sorted(checkpoint.items())]
+    for content in checkpoint.values():
+        house.registry.upload(io.BytesIO(content), sha256=sha256(content), size=len(content))
+    with writing(house.storage.engine) as connection:
+        base_weights.record(connection, "tiny", files)
+    return house
+
+
+@pytest.mark.parametrize(("database", "blobs", "to_database", "to_blobs", "name"), WAYS)
+def test_stored_weights_are_restored_whole(
+    build: Build,
+    material: Material,
+    database: str,
+    blobs: str,
+    to_database: str,
+    to_blobs: str,
+    name: str,
+    tmp_path: Path,
+) -> None:
+    source = weighty(grown(build(database, blobs), material), material.checkpoint)
+    export(source.storage, None, tmp_path / name)
+    target = build(to_database, to_blobs)
+    assert import_(target.storage, tmp_path / name).added["weights"] == len(material.checkpoint)
+    assert everything(target.registry) == everything(source.registry)
+    assert verify(target.storage).sound
+    pull_base(target.registry, tmp_path / "home", "tiny", tmp_path / "pulled")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "pulled").iterdir()} == dict(material.checkpoint)
+
+
+def test_weights_that_are_not_the_bases_own_are_not_imported(build: Build, material: Material, tmp_path: Path) -> None:
+    weights = material.checkpoint["model.safetensors"]
+    other = {**material.checkpoint, "model.safetensors": weights[:-1] + bytes([weights[-1] ^ 1])}
+    source, target = weighty(grown(build(), material), other), build()
+    export(source.storage, None, tmp_path / "all")
+    with pytest.raises(Invalid, match=r"the export's weights of the base tiny are not that: .* has other values"):
+        import_(target.storage, tmp_path / "all")
+    assert everything(target.registry) == {}
+    target.registry.add_base("tiny", material.base)
+    assert target.registry.base_files("tiny") == []
