@@ -158,6 +158,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it stops what it started, as after Ctrl-C
     with ceph() as running:
         print(f"LORATREE_S3_ENDPOINT={running.endpoint}")
         print(f"AWS_ACCESS_KEY_ID={running.access_key}")

@@ -52,8 +52,9 @@ def compose(
     """Writes the composition of `ref` into the folder `out` and returns its lockfile, which is written last.
 
     `merge` is the base's checkpoint with every delta summed in, shard by shard; `flatten` one PEFT adapter that needs
-    no base weights. An empty chain merges to a copy of the base. `follow`, `weights` and `strict` are Registry.resolve's.
-    With a `limit` each module of a flattened chain is truncated to it, and compression.json tells what was kept.
+    no base weights. An empty chain merges to a copy of the base. `follow`, `weights` and `strict` are those of
+    Registry.resolve. With a `limit` each module of a flattened chain is truncated to it, and compression.json tells
+    what was kept.
     `base_directory` is the base's checkpoint; without it the one that `home` remembers. The same composition gives the
     same bytes; where `out` holds it already and intact, that is the answer, also where another process was first to
     finish it. Whatever fails or interrupts it, `out` is whole or not there.
@@ -68,7 +69,7 @@ def compose(
     if found is not None:
         return found
     manifest = registry.base_manifest(chain.base)
-    checkpoint = open_checkpoint(base_directory or _remembered(home, chain)) if mode == "merge" else None
+    checkpoint = open_checkpoint(base_directory or _remembered(registry, home, chain)) if mode == "merge" else None
     reader = Adapters(registry, manifest, home)
     # Merging reads one tensor's factors at a time: a chain may be larger than memory. Flattening needs them all.
     adapters = reader.stored(resolution) if checkpoint is not None else reader.chain(resolution)
@@ -88,12 +89,14 @@ def compose(
     return lockfile
 
 
-def _remembered(home: Path, chain: Chain) -> Path:
+def _remembered(registry: Registry, home: Path, chain: Chain) -> Path:
     directory = locations.base_directory(home, chain.base_digest)
     if directory is None:
+        stored = registry.base(chain.base).stored
+        fetched = f", or fetch it by `loratree base pull {chain.base} --out DIR`" if stored else ""
         raise NotFound(
             f"the checkpoint of the base {chain.base} is not known on this machine: give its folder with --base, or "
-            f"run loratree base add {chain.base} DIR"
+            f"run loratree base add {chain.base} DIR{fetched}"
         )
     return directory
 

@@ -12,7 +12,7 @@ from loratree_registry.pins import BASE, FoundPin, OpenPin, find_pin
 from loratree_registry.plain_file import open_plain
 from loratree_registry.protocol import Registry
 from loratree_registry.schemas import Published, Submission, Version
-from loratree_registry.text import same_quarantined
+from loratree_registry.text import check_text, same_quarantined
 
 _TRIES = 3
 
@@ -52,6 +52,7 @@ def publish_directory(
     pin, or with a pin that nothing tells, is answered with its version and sends nothing, unless what is stored of it
     is damaged. Raises LoratreeError.
     """
+    check_text("note", note, limit=2000)
     prepared = prepare(registry, directory, path, parent=parent, level=level, home=home)
     adapter, pin = prepared.adapter, prepared.pin
     if prepared.known is not None:

@@ -1,12 +1,18 @@
 """Free text that callers may add, such as a version's note."""
 
 import unicodedata
+from typing import Final
 
 from loratree_registry.errors import Invalid
 
+_TURNS: Final = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+
 
 def check_text(what: str, text: str | None, *, limit: int) -> str | None:
-    """Checks `text`'s length in characters, and for control characters and line breaks. Raises Invalid."""
+    """Checks `text`'s length in characters, and for control characters and line breaks. Raises Invalid.
+
+    Those that turn the direction of what follows are refused too: a line could be made to read as another.
+    """
     if text is None:
         return None
     if len(text) > limit:
@@ -38,4 +44,4 @@ def one_line(text: str) -> str:
 
 
 def _is_control(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(character) in _TURNS

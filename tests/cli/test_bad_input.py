@@ -186,6 +186,14 @@ def test_a_refusal_suggests_nothing_that_is_refused_too(arguments: list[str], sa
     assert says in refused(shell, *arguments)
 
 
+@pytest.mark.parametrize("text", ["x\ny", "a\u202eb", "a\u2066b"])
+def test_a_note_or_a_reason_that_may_read_as_another_is_refused_before_a_byte_is_sent(
+    text: str, shell: Shell, adapter: Path
+) -> None:
+    assert "take out control characters" in refused(shell, "publish", adapter, "tiny/law", "--note", text)
+    assert "take out control characters" in refused(shell, "withdraw", "tiny/medicine@1", "--reason", text)
+
+
 def test_a_sample_that_is_too_large_is_told_the_most(shell: Shell) -> None:
     assert "at most 999999999" in refused(shell, "verify", "--sample", "9999999999", status=2)
 

@@ -39,6 +39,8 @@ def test_a_machine_that_never_had_the_base_pulls_it_and_composes(
         assert stored(client) == stored(shell) == [True]
         assert json.loads(client("base", "show", "tiny", "--json").stdout)["stored"] is True
         assert "0 of 4 files were sent" in client("base", "push", "tiny", base).stderr
+        unknown = client("compose", LEAF, "--mode", "merge", "--out", there, check=False)
+        assert "`loratree base pull tiny --out DIR`" in unknown.stderr
         shutil.rmtree(base)
         client("base", "pull", "tiny", "--out", tmp_path / "pulled")
         assert not (tmp_path / "pulled" / "pytorch_model.bin").exists()

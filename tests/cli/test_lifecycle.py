@@ -34,7 +34,7 @@ def test_a_withdrawn_version_is_marked_wherever_it_is_shown_and_strict_refuses_i
     assert done.stderr == f"{MED}@1 is withdrawn: diverges\n"
     assert "withdrawn: diverges" in shell("show", MED).stdout.splitlines()[2]
     assert "withdrawn\tdiverges" in shell("show", f"{MED}@1").stdout
-    assert ", withdrawn: diverges" in shell("resolve", CARDIO).stdout.splitlines()[1]
+    assert "\twithdrawn: diverges\t" in shell("resolve", CARDIO).stdout.splitlines()[1]
     first = json.loads(shell("resolve", CARDIO, "--json").stdout)["chain"][0]
     assert first["withdrawn"]["reason"] == "diverges"
     edges = json.loads(shell("lineage", CARDIO, "--json").stdout)["edges"]

@@ -10,7 +10,12 @@ from loratree_registry.protocol import Registry
 
 @click.group()
 def alias() -> None:
-    """Movable names of versions at a node, such as stable or canary."""
+    """Movable names of versions at a node, such as stable or canary.
+
+    \b
+    loratree alias set tiny/medicine stable 2
+    loratree resolve tiny/medicine@stable
+    """
 
 
 @alias.command("set")
@@ -41,7 +46,11 @@ def set_(path: str, name: str, version: int, expected: int | None, as_json: bool
 @click.argument("path")
 @json_option
 def ls(path: str, as_json: bool) -> None:
-    """List the aliases at PATH."""
+    """List the aliases at PATH.
+
+    \b
+    loratree alias ls tiny/medicine
+    """
     with registry() as opened:
         found = opened.aliases(path)
     if as_json:
@@ -54,7 +63,11 @@ def ls(path: str, as_json: bool) -> None:
 @click.argument("path")
 @click.argument("name")
 def rm(path: str, name: str) -> None:
-    """Remove the alias NAME at PATH; the version stays."""
+    """Remove the alias NAME at PATH; the version stays.
+
+    \b
+    loratree alias rm tiny/medicine stable
+    """
     with registry() as opened:
         now = _current(opened, path, name)
         if now is None:

@@ -55,10 +55,9 @@ def lineage(ref: str, as_json: bool) -> None:
 
 def _row(resolution: Resolution, link: Link) -> tuple[object, ...]:
     pin = resolution.base.name if link.pin.path is None else f"{link.pin.path}@{link.pin.version}"
-    state = "stale" if link.stale else "current"
+    state = _state(link.stale, marks_text(link.withdrawn, None))
     if link.follow is not None:
         state += f", by {link.follow}"
-    state = ", ".join([state, *marks_text(link.withdrawn, None)])
     return (
         f"{link.path}@{link.version}",
         link.level,
@@ -73,5 +72,10 @@ def _row(resolution: Resolution, link: Link) -> tuple[object, ...]:
 
 
 def _edge(base: str, edge: Edge) -> tuple[object, ...]:
-    state = ["stale" if edge.stale else "current", *marks_text(edge.withdrawn, edge.quarantined)]
-    return edge.child, edge.parent or base, edge.found, ", ".join(state), short(edge.child_digest)
+    state = _state(edge.stale, marks_text(edge.withdrawn, edge.quarantined))
+    return edge.child, edge.parent or base, edge.found, state, short(edge.child_digest)
+
+
+def _state(stale: bool, marks: list[str]) -> str:
+    """How a version stands for people: what is marked is not called current."""
+    return ", ".join((["stale"] if stale else []) + marks) or "current"
