@@ -4,7 +4,6 @@ Each step has its own short transactions, so that a kill at any point leaves wha
 """
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -15,9 +14,8 @@ from sqlalchemy import Engine
 
 from loratree_registry import repository
 from loratree_registry.api.staging import expire
-from loratree_registry.blobs.store import BlobStore, DirectStore, Held
+from loratree_registry.blobs.store import BlobStore, DirectStore, Held, Transfer
 from loratree_registry.database import reading, writing
-from loratree_registry.errors import NotFound
 from loratree_registry.models import now
 from loratree_registry.rows import BlobRow
 from loratree_registry.storage import Storage
@@ -115,21 +113,26 @@ def _orphans(engine: Engine, blobs: BlobStore, before: datetime) -> Iterator[lis
 
 
 def _give_up(storage: Storage, uploads: Path, *, before: datetime, dry_run: bool) -> Iterator[Collected]:
-    """What uploads left that began, or went on, before a moment."""
+    """What uploads left that nobody went on with since a moment."""
     names = _transfers(storage, before=before, dry_run=dry_run)
     names |= {f"uploads/{name}" for name in expire(uploads, before=before, dry_run=dry_run)}
-    names |= set(storage.blobs.sweep(before=before, dry_run=dry_run))
+    with reading(storage.engine) as connection:
+        going_on = {f"uploads/{name}" for name in repository.upload_ids(connection)}
+    names |= set(storage.blobs.sweep(before=before, keep=going_on, dry_run=dry_run))
     yield from (Collected("upload", name) for name in sorted(names))
 
 
 def _transfers(storage: Storage, *, before: datetime, dry_run: bool) -> set[str]:
-    """The uploads that clients send to the store themselves."""
+    """The uploads that clients send to the store themselves; each ends in the database before its bytes go."""
     with reading(storage.engine) as connection:
         found = repository.list_uploads(connection, before=before)
-    for transfer in found if not dry_run else []:
-        with suppress(NotFound):
-            if isinstance(storage.blobs, DirectStore):
-                storage.blobs.give_up(transfer)
-        with writing(storage.engine) as connection:
-            repository.delete_upload(connection, transfer.id)
-    return {f"uploads/{transfer.id}" for transfer in found}
+    return {f"uploads/{transfer.id}" for transfer in found if dry_run or _end(storage, transfer, before)}
+
+
+def _end(storage: Storage, transfer: Transfer, before: datetime) -> bool:
+    """Ends an upload; False where somebody has gone on with it, or it has ended."""
+    with writing(storage.engine) as connection:
+        ended = repository.end_upload(connection, transfer.id, before=before)
+    if ended and isinstance(storage.blobs, DirectStore):
+        storage.blobs.give_up(transfer)
+    return ended

@@ -43,11 +43,11 @@ class Direct:
 
     def part(self, id: str, number: int) -> Part:  # noqa: A002 - the field's name
         """See Uploads.part."""
-        return self._part(self._transfer(id), number)
+        return self._part(self._touched(id), number)
 
     def complete(self, upload: Upload) -> None:
         """See Uploads.complete."""
-        transfer = self._transfer(upload.id)
+        transfer = self._touched(upload.id)
         with writing(self._engine) as connection:
             lease = repository.lease_blob(connection, transfer.digest, transfer.size)
         try:
@@ -79,7 +79,7 @@ class Direct:
         if transfer is None:
             return None
         try:
-            return self._told(transfer, self._store.arrived(transfer))
+            return self._told(self._touched(transfer.id), self._store.arrived(transfer))
         except NotFound:
             self._forget(transfer.id)
             return None
@@ -87,6 +87,14 @@ class Direct:
     def _transfer(self, id: str) -> Transfer:  # noqa: A002 - the field's name
         with reading(self._engine) as connection:
             transfer = repository.find_upload(connection, id)
+        if transfer is None:
+            raise unknown_upload(id)
+        return transfer
+
+    def _touched(self, id: str) -> Transfer:  # noqa: A002 - the field's name
+        """The same, where somebody goes on with it: it is not collected then."""
+        with writing(self._engine) as connection:
+            transfer = repository.touch_upload(connection, id)
         if transfer is None:
             raise unknown_upload(id)
         return transfer

@@ -155,7 +155,7 @@ uploads = Table(
     Column("sha256", Text, nullable=False, index=True),
     Column("size", BigInteger, nullable=False),
     Column("multipart", Text),
-    Column("created_at", UtcTime, nullable=False, default=now),
+    Column("touched_at", UtcTime, nullable=False, default=now),
     _digest("sha256"),
     CheckConstraint("size >= 0", name="size_counts"),
 )

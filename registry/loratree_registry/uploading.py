@@ -8,7 +8,7 @@ from typing import IO, BinaryIO, Final, Protocol
 from loratree_registry.blobs.sending import Sending, sending
 from loratree_registry.errors import Invalid, NotFound, Unavailable
 
-LIFETIME_S: Final = 24 * 3600  # how long an upload may take, from its beginning
+LIFETIME_S: Final = 24 * 3600  # how long an upload can be gone on with
 _TRIES = 3
 _PAUSE_S = 0.2
 

@@ -15,12 +15,12 @@ import pytest
 from sqlalchemy import text
 
 from loratree_registry import repository
-from loratree_registry.blobs.store import DirectStore
+from loratree_registry.blobs.store import PART, DirectStore
 from loratree_registry.collecting import UPLOAD, Collected, collect
 from loratree_registry.composition import FileDigest
 from loratree_registry.database import reading, writing
 from loratree_registry.embedded import EmbeddedRegistry, open_embedded
-from loratree_registry.errors import NotUploaded
+from loratree_registry.errors import Conflict, NotUploaded
 from loratree_registry.models import now
 from loratree_registry.settings import Settings
 from loratree_registry.storage import Storage as Opened
@@ -206,10 +206,35 @@ def test_transfers_to_a_store_are_given_up_with_their_rows(storage: Storage) -> 
         collected = lambda: list(collect(opened, settings.home / "uploads", grace=NOW))  # noqa: E731
         assert collected() == []
         with writing(opened.engine) as connection:
-            connection.execute(text("UPDATE uploads SET created_at = '2020-01-01 00:00:00.000000'"))
+            connection.execute(text("UPDATE uploads SET touched_at = '2020-01-01 00:00:00.000000'"))
         assert collected() == [Collected("upload", f"uploads/{transfer.id}")]
         with reading(opened.engine) as connection:
             assert repository.find_upload(connection, transfer.id) is None
+
+
+def test_an_upload_that_somebody_goes_on_with_stays_however_long_ago_it_began(storage: Storage) -> None:
+    settings = storage.settings(**storage.bucket())
+    with ExitStack() as opened:
+        registry = open_embedded(settings)
+        opened.callback(registry.close)
+        kept = Kept(settings, registry, opened.enter_context(open_storage(settings)))
+        direct = registry.direct
+        assert direct
+        upload = direct.begin(sha256(b""), PART + 1)
+
+        def complete() -> None:
+            with pytest.raises(Conflict, match="misses the parts 1; 2"):
+                direct.complete(upload)
+
+        for go_on in (lambda: direct.part(upload.id, 1), lambda: direct.begin(upload.sha256, upload.size), complete):
+            kept.run(f"UPDATE uploads SET touched_at = '{now() - 2 * UPLOAD:%Y-%m-%d %H:%M:%S.%f}'")
+            go_on()
+            assert kept.collect() == []
+        assert direct.find(upload.id).id == upload.id
+        much_later = datetime.now(UTC) + timedelta(days=1)
+        names = [f"uploads/{upload.id}"]
+        assert kept.storage.blobs.sweep(before=much_later, keep=names) == []  # as while it is hashed for hours
+        assert kept.storage.blobs.sweep(before=much_later) == names
 
 
 class Unlucky(EmbeddedRegistry):

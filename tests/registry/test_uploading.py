@@ -189,12 +189,12 @@ def test_an_upload_that_the_store_has_given_up_is_begun_anew(over_s3: EmbeddedRe
         direct.find(upload.id)
 
 
-def test_an_upload_that_began_a_day_ago_is_not_resumed(over_s3: EmbeddedRegistry) -> None:
+def test_an_upload_that_was_left_for_a_day_is_not_resumed(over_s3: EmbeddedRegistry) -> None:
     direct = over_s3.direct
     assert direct
     upload = direct.begin(sha256(b""), PART + 1)
     with writing(over_s3._engine) as connection:
-        connection.execute(uploads.update().values(created_at=datetime.now(UTC) - timedelta(hours=25)))
+        connection.execute(uploads.update().values(touched_at=datetime.now(UTC) - timedelta(hours=25)))
     assert direct.begin(sha256(b""), PART + 1).id != upload.id
 
 

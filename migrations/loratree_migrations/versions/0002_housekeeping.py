@@ -68,7 +68,7 @@ def create_uploads() -> None:
         sa.Column("sha256", sa.Text, nullable=False),
         sa.Column("size", sa.BigInteger, nullable=False),
         sa.Column("multipart", sa.Text),
-        sa.Column("created_at", TIME, nullable=False),
+        sa.Column("touched_at", TIME, nullable=False),
         key("uploads", "id"),
         is_sha256("uploads", "sha256"),
         check("uploads", "size_counts", "size >= 0"),

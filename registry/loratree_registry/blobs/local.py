@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,10 +67,11 @@ class LocalBlobStore:
             if folder.name >= first[:2]:
                 yield from (held for path in self._sorted(folder) if path.name > first if (held := self._held(path)))
 
-    def sweep(self, *, before: datetime, dry_run: bool = False) -> list[str]:
+    def sweep(self, *, before: datetime, keep: Collection[str] = (), dry_run: bool = False) -> list[str]:
         """Removes the temporary files that killed writers left; who still writes changes its file's time."""
         with disk_errors(self.root, self.setting):
             left = [path for path in self._sorted(self.root / "tmp") if _modified(path, before) < before]
+            left = [path for path in left if f"tmp/{path.name}" not in keep]
             for path in left:
                 if not dry_run:
                     path.unlink(missing_ok=True)

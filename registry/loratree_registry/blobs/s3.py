@@ -1,6 +1,6 @@
 """Blobs in an S3 bucket: prefix/sha256/ab/<64 hexadecimal digits>, by way of prefix/uploads/<id>."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from typing import BinaryIO
@@ -77,9 +77,9 @@ class S3BlobStore:
             if is_digest(digest) and stored.name == _name(digest):
                 yield Held(digest, stored.size, stored.modified)
 
-    def sweep(self, *, before: datetime, dry_run: bool = False) -> list[str]:
+    def sweep(self, *, before: datetime, keep: Collection[str] = (), dry_run: bool = False) -> list[str]:
         """Removes staged objects and multipart uploads to which nothing was added since. See BlobStore.sweep."""
-        return sweep(self.bucket, before=before, dry_run=dry_run)
+        return sweep(self.bucket, before=before, keep=keep, dry_run=dry_run)
 
     def begin(self, id: str, digest: str, size: int) -> Transfer:  # noqa: A002 - the field's name
         """Begins a transfer to the staged object `uploads/ID`. Raises Invalid, Unavailable."""

@@ -1,6 +1,6 @@
 """What transfers that never ended left in a bucket."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from datetime import datetime
 
@@ -11,13 +11,15 @@ from loratree_registry.blobs.s3_staged import FOLDER
 from loratree_registry.errors import NotFound
 
 
-def sweep(bucket: Bucket, *, before: datetime, dry_run: bool) -> list[str]:
+def sweep(bucket: Bucket, *, before: datetime, keep: Collection[str], dry_run: bool) -> list[str]:
     """Removes staged objects and multipart uploads to which nothing was added since `before`; returns their names.
 
     Listing uploads is not linearizable: what one sweep misses, the next one finds. Raises Unavailable.
     """
-    objects = [stored.name for stored in bucket.list(FOLDER) if stored.modified < before]
-    uploads = [upload for upload, began in _uploads(bucket) if _last(upload, began) < before]
+    staged = (stored for stored in bucket.list(FOLDER) if stored.name not in keep)
+    objects = [stored.name for stored in staged if stored.modified < before]
+    begun = ((upload, began) for upload, began in _uploads(bucket) if upload.name not in keep)
+    uploads = [upload for upload, began in begun if _last(upload, began) < before]
     if not dry_run:
         for name in objects:
             bucket.delete(name)

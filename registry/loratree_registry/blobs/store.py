@@ -1,6 +1,6 @@
 """The BlobStore protocol: bytes named by their SHA-256; and what a store adds that clients reach themselves."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -54,10 +54,11 @@ class BlobStore(Protocol):
         """
         ...
 
-    def sweep(self, *, before: datetime, dry_run: bool = False) -> list[str]:
+    def sweep(self, *, before: datetime, keep: Collection[str] = (), dry_run: bool = False) -> list[str]:
         """Removes what puts and uploads that never ended left behind before a moment, and returns its names.
 
-        Temporary files, staged objects, incomplete multipart uploads; never a blob. Raises Unavailable.
+        Temporary files, staged objects, incomplete multipart uploads; never a blob. What `keep` names is left: a
+        server may date what was made of parts from its beginning. Raises Unavailable.
         """
         ...
 

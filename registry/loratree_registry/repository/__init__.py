@@ -32,10 +32,13 @@ from loratree_registry.repository.tombstones import (
 )
 from loratree_registry.repository.uploads import (
     delete_upload,
+    end_upload,
     find_resumable,
     find_upload,
     insert_upload,
     list_uploads,
+    touch_upload,
+    upload_ids,
 )
 from loratree_registry.repository.versions import (
     Selector,
@@ -64,6 +67,7 @@ __all__ = [
     "delete_alias",
     "delete_blob",
     "delete_upload",
+    "end_upload",
     "expendable_versions",
     "files_of",
     "files_of_base",
@@ -103,6 +107,8 @@ __all__ = [
     "quarantined_above",
     "record_stored",
     "same_content",
+    "touch_upload",
+    "upload_ids",
     "versions_at_alias",
     "without_row",
 ]

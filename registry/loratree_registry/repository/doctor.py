@@ -64,7 +64,7 @@ def leftovers(connection: Connection, *, before: datetime) -> Leftovers:
     """What was begun before a moment and never ended."""
     rows = connection.execute(_STATES.where(blobs.c.touched_at < before))
     states: dict[str, int] = {row.state: row.number for row in rows}
-    open_ = connection.scalar(select(func.count()).select_from(uploads).where(uploads.c.created_at < before)) or 0
+    open_ = connection.scalar(select(func.count()).select_from(uploads).where(uploads.c.touched_at < before)) or 0
     return Leftovers(states.get("expected", 0), states.get("condemned", 0), open_)
 
 
