@@ -7,7 +7,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from loratree_registry.blobs.read_back import intact
-from loratree_registry.blobs.s3_bucket import Bucket
+from loratree_registry.blobs.s3_bucket import BLOBS, Bucket
 from loratree_registry.blobs.s3_client import s3_errors
 from loratree_registry.blobs.s3_copy import copy
 from loratree_registry.blobs.s3_leftovers import sweep
@@ -18,8 +18,6 @@ from loratree_registry.blobs.verified import check_announced, drain, verified
 from loratree_registry.canonical import DIGEST_PREFIX
 from loratree_registry.errors import Invalid, NotFound, Unavailable
 from loratree_registry.paths import is_digest
-
-_FOLDER = "sha256/"
 
 
 class S3BlobStore:
@@ -72,7 +70,7 @@ class S3BlobStore:
 
     def held(self, *, after: str | None = None) -> Iterator[Held]:
         """Every blob, as many at a time as the server lists at once. See BlobStore.held."""
-        for stored in self.bucket.list(_FOLDER, after=_name(after) if after else ""):
+        for stored in self.bucket.list(BLOBS, after=_name(after) if after else ""):
             digest = DIGEST_PREFIX + stored.name.rpartition("/")[2]
             if is_digest(digest) and stored.name == _name(digest):
                 yield Held(digest, stored.size, stored.modified)
@@ -154,7 +152,7 @@ class S3BlobStore:
 def _name(digest: str) -> str:
     check_announced(digest, 0)
     name = digest.removeprefix(DIGEST_PREFIX)
-    return f"{_FOLDER}{name[:2]}/{name}"
+    return f"{BLOBS}{name[:2]}/{name}"
 
 
 def _remove(staged: Staged) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _PAGE: Final = 1000  # objects listed at a time, the most that S3 gives
+BLOBS: Final = "sha256/"  # the folder of blobs, by digest
 ABSENT: Final = ("404", "NoSuchKey")
 
 

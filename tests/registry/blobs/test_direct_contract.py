@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from loratree_registry.blobs import s3, s3_bucket, s3_copy, s3_staged, store
+from loratree_registry.blobs.s3 import S3BlobStore
 from loratree_registry.blobs.s3_bucket import Bucket
 from loratree_registry.blobs.store import DirectStore, Transfer
 from loratree_registry.errors import Conflict, Invalid, NotFound
@@ -320,6 +321,22 @@ def test_a_sweep_takes_what_is_old_and_tells_before_it_does(s3_held: HeldInS3, c
     assert (s3_held.store.arrived(single), s3_held.store.arrived(several)) == ({1}, {1})
     assert s3_held.store.sweep(before=FAR) == old
     assert (s3_held.names(), s3_held.uploads()) == ([], [])
+
+
+def test_a_sweep_leaves_what_others_keep_in_the_bucket(s3_held: HeldInS3) -> None:
+    store = S3BlobStore(BUCKET, endpoint=s3_held.server.endpoint)  # without a prefix
+    theirs = ["backups/db.dump", "uploads/photo.jpg", "sha256/ab/notes", f"sha256/ab/{'0' * 64}"]
+    ours = ["uploads/" + "0" * 32, f"sha256/ab/ab{'0' * 62}"]
+    for key in theirs + ours:
+        s3_held.admin.create_multipart_upload(Bucket=BUCKET, Key=key)
+    s3_held.admin.put_object(Bucket=BUCKET, Key=theirs[1], Body=b"a photo")
+    try:
+        assert store.sweep(before=FAR) == sorted(ours)
+        assert sorted(s3_held.uploads()) == sorted(theirs)
+        assert s3_held.admin.get_object(Bucket=BUCKET, Key=theirs[1])["Body"].read() == b"a photo"
+    finally:
+        s3_held.admin.delete_object(Bucket=BUCKET, Key=theirs[1])
+        store.close()
 
 
 @pytest.mark.usefixtures("small_parts")
