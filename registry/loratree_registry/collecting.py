@@ -4,6 +4,7 @@ Each step has its own short transactions, so that a kill at any point leaves wha
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -16,6 +17,7 @@ from loratree_registry import repository
 from loratree_registry.api.staging import expire
 from loratree_registry.blobs.store import BlobStore, DirectStore, Held, Transfer
 from loratree_registry.database import reading, writing
+from loratree_registry.errors import Unavailable, listed
 from loratree_registry.models import now
 from loratree_registry.rows import BlobRow
 from loratree_registry.storage import Storage
@@ -37,18 +39,53 @@ def collect(storage: Storage, uploads: Path, *, grace: timedelta, dry_run: bool 
     """Removes bytes that nothing refers to and nothing had to do with for `grace`, and uploads that ended nowhere.
 
     `uploads` is the folder of uploads on their way in. Yields what it removes as it goes; a dry run removes nothing.
-    Several may run at once. Raises Unavailable.
+    Several may run at once. Raises Unavailable, at the end where something could not be removed: the rest was.
     """
     engine, blobs, before = storage.engine, storage.blobs, now() - grace
-    yield from _give_up(storage, uploads, before=now() - max(grace, UPLOAD), dry_run=dry_run)
+    failures = _Failures()
+    yield from _give_up(storage, uploads, failures, before=now() - max(grace, UPLOAD), dry_run=dry_run)
     if dry_run:
         yield from _would_go(engine, blobs, before)
-        return
+    else:
+        yield from _go(engine, blobs, before, failures)
+    failures.tell()
+
+
+class _Failures:
+    """What could not be removed, so that it does not keep the rest from being removed."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, str] = {}
+
+    @contextmanager
+    def noting(self, name: str) -> Iterator[None]:
+        """Notes that the block raised Unavailable, and goes on."""
+        try:
+            yield
+        except Unavailable as error:
+            self.note(name, error)
+
+    def note(self, name: str, error: Unavailable) -> None:
+        """Notes that something could not be removed, and why."""
+        self._said[name] = str(error)
+
+    def tell(self) -> None:
+        """Raises Unavailable where there are any, with the first one's reason."""
+        if self._said:
+            reason = next(iter(self._said.values()))
+            raise Unavailable(f"these could not be removed, and all else was: {listed(list(self._said))}; {reason}")
+
+
+def _go(engine: Engine, blobs: BlobStore, before: datetime, failures: _Failures) -> Iterator[Collected]:
     _condemn_idle(engine, before)
     _condemn_orphans(engine, blobs, before)
     for blob in _condemned(engine):
-        if _remove(engine, blobs, blob.sha256):
-            yield Collected("blob", blob.sha256, blob.size)
+        try:
+            if _remove(engine, blobs, blob.sha256):
+                yield Collected("blob", blob.sha256, blob.size)
+        except Unavailable as error:
+            failures.note(blob.sha256, error)
+            blobs.size(blob.sha256)  # where the store does not answer at all, the others need not be tried
 
 
 def _would_go(engine: Engine, blobs: BlobStore, before: datetime) -> Iterator[Collected]:
@@ -112,27 +149,31 @@ def _orphans(engine: Engine, blobs: BlobStore, before: datetime) -> Iterator[lis
         yield orphans
 
 
-def _give_up(storage: Storage, uploads: Path, *, before: datetime, dry_run: bool) -> Iterator[Collected]:
+def _give_up(
+    storage: Storage, uploads: Path, failures: _Failures, *, before: datetime, dry_run: bool
+) -> Iterator[Collected]:
     """What uploads left that nobody went on with since a moment."""
-    names = _transfers(storage, before=before, dry_run=dry_run)
+    names = _transfers(storage, failures, before=before, dry_run=dry_run)
     names |= {f"uploads/{name}" for name in expire(uploads, before=before, dry_run=dry_run)}
     with reading(storage.engine) as connection:
         going_on = {f"uploads/{name}" for name in repository.upload_ids(connection)}
-    names |= set(storage.blobs.sweep(before=before, keep=going_on, dry_run=dry_run))
+    with failures.noting("what uploads left in the blob store"):
+        names |= set(storage.blobs.sweep(before=before, keep=going_on, dry_run=dry_run))
     yield from (Collected("upload", name) for name in sorted(names))
 
 
-def _transfers(storage: Storage, *, before: datetime, dry_run: bool) -> set[str]:
+def _transfers(storage: Storage, failures: _Failures, *, before: datetime, dry_run: bool) -> set[str]:
     """The uploads that clients send to the store themselves; each ends in the database before its bytes go."""
     with reading(storage.engine) as connection:
         found = repository.list_uploads(connection, before=before)
-    return {f"uploads/{transfer.id}" for transfer in found if dry_run or _end(storage, transfer, before)}
+    return {f"uploads/{transfer.id}" for transfer in found if dry_run or _end(storage, failures, transfer, before)}
 
 
-def _end(storage: Storage, transfer: Transfer, before: datetime) -> bool:
-    """Ends an upload; False where somebody has gone on with it, or it has ended."""
+def _end(storage: Storage, failures: _Failures, transfer: Transfer, before: datetime) -> bool:
+    """Ends an upload, whose bytes the next sweep takes where they stay; False where somebody has gone on with it."""
     with writing(storage.engine) as connection:
         ended = repository.end_upload(connection, transfer.id, before=before)
     if ended and isinstance(storage.blobs, DirectStore):
-        storage.blobs.give_up(transfer)
+        with failures.noting(f"uploads/{transfer.id}"):
+            storage.blobs.give_up(transfer)
     return ended

@@ -20,7 +20,7 @@ from loratree_registry.collecting import UPLOAD, Collected, collect
 from loratree_registry.composition import FileDigest
 from loratree_registry.database import reading, writing
 from loratree_registry.embedded import EmbeddedRegistry, open_embedded
-from loratree_registry.errors import Conflict, NotUploaded
+from loratree_registry.errors import Conflict, NotUploaded, Unavailable
 from loratree_registry.models import now
 from loratree_registry.settings import Settings
 from loratree_registry.storage import Storage as Opened
@@ -235,6 +235,24 @@ def test_an_upload_that_somebody_goes_on_with_stays_however_long_ago_it_began(st
         names = [f"uploads/{upload.id}"]
         assert kept.storage.blobs.sweep(before=much_later, keep=names) == []  # as while it is hashed for hours
         assert kept.storage.blobs.sweep(before=much_later) == names
+
+
+def test_what_cannot_be_removed_is_told_at_the_end_and_keeps_nothing_else(kept: Kept) -> None:
+    locked, *others = sorted(kept.upload(bytes([number])) for number in range(3))
+    blobs = kept.settings.home / "blobs"
+    path = blobs / "sha256" / locked[7:9] / locked[7:]
+    path.unlink()
+    for folder in (path, blobs / "tmp" / "left"):  # neither can be unlinked
+        folder.mkdir()
+        os.utime(folder, (0, 0))
+    for left in (others, []):
+        removed = collect(kept.storage, kept.settings.home / "uploads", grace=NOW)
+        assert [next(removed).name for _ in left] == left
+        with pytest.raises(
+            Unavailable, match=rf"could not be removed, .*in the blob store; {locked}; .* cannot be used"
+        ):
+            next(removed)
+    assert kept.rows() == {locked: "condemned"}
 
 
 class Unlucky(EmbeddedRegistry):
