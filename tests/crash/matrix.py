@@ -1,7 +1,7 @@
 """The matrix: who dies or is cut off, at which step of which command, over which database and store."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -48,12 +48,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """One row of the matrix."""
+    """One row of the matrix; `sabotage` is done to `loratree` in the process that a fault befalls."""
 
     database: str
     store: str
     role: Role
     command: str
+    sabotage: Sabotage = nothing
 
     @property
     def name(self) -> str:
@@ -104,11 +105,10 @@ class Expected:
 class Matrix:
     """Plays scenes over `places`, on copies of one small tree."""
 
-    def __init__(self, places: Places, *, sabotage: Sabotage = nothing) -> None:
-        """`sabotage` is done to `loratree` in every process that a fault befalls: the matrix has to notice."""
-        self._places, self._sabotage = places, sabotage
+    def __init__(self, places: Places) -> None:
+        self._places = places
         self._kept = ExitStack()
-        self._trees: dict[tuple[str, str], Copy] = {}
+        self._trees: dict[tuple[str, str], tuple[Copy, Seen]] = {}
         self._numbers = count(1)
         self._making = Lock()  # for those who play in several threads
         folder = places.folder
@@ -146,8 +146,8 @@ class Matrix:
 
     def expected(self, scene: Scene) -> Expected:
         """What a scene comes to where nothing befalls it."""
-        with self._copy(scene) as copy:
-            before, _ = _look(copy)
+        tree, before = self._tree(scene.database, scene.store)
+        with self._places.copy(scene.database, scene.store, tree) as copy:
             outcome = self._run(scene, copy, Fault(kinds=self._kinds(scene)))
             assert outcome.status == 0, outcome.err
             return Expected(before, _look(copy)[0], outcome.out, outcome.effects, copy.collected())
@@ -157,25 +157,19 @@ class Matrix:
         self._kept.close()
 
     def _try(self, row: Row, expected: Expected, fault: Fault) -> None:
-        with self._copy(row.scene) as copy:
+        tree, _ = self._tree(row.scene.database, row.scene.store)
+        with self._places.copy(row.scene.database, row.scene.store, tree) as copy:
             outcome = self._run(row.scene, copy, fault)
+            now, broken = _look(copy)
             where = f"{fault.harm} before {outcome.effects[-1] if outcome.effects else 'anything'} ({fault.at})"
             row.tried += 1
             row.hit += len(outcome.effects) >= fault.at
-            found = [*_ending(outcome), *self._state(copy, expected, outcome), *self._again(row.scene, copy, expected)]
-            row.broken += [f"{where}: {broken}" for broken in found]
+            broken += [*_ending(outcome), *_state(now, expected, outcome)]
+            broken += self._again(row.scene, copy, expected, done=now == expected.after)
+            row.broken += [f"{where}: {what}" for what in broken]
 
-    def _state(self, copy: Copy, expected: Expected, outcome: Outcome) -> Iterator[str]:
-        now, broken = _look(copy)
-        yield from broken
-        if now not in (expected.before, expected.after):
-            yield "something is half-written"
-        if outcome.status == 0 and now != expected.after:
-            yield "it said that it was done, and it was not"
-
-    def _again(self, scene: Scene, copy: Copy, expected: Expected) -> Iterator[str]:
+    def _again(self, scene: Scene, copy: Copy, expected: Expected, *, done: bool) -> Iterator[str]:
         """The same command once more, with nothing in its way."""
-        done = _look(copy)[0] == expected.after
         outcome = self._run(scene, copy, Fault())
         if not _same(scene, outcome, expected, done=done):
             yield f"the same command again ended with {outcome.status}: {outcome.out}{outcome.err}"
@@ -190,33 +184,30 @@ class Matrix:
         """The command in its scene; the effects are those of whom the fault befalls."""
         arguments = self._arguments[scene.command]
         if scene.role not in ("client", "server"):
-            return self._child(copy, arguments, fault).wait()
-        server = self._child(copy, ["serve", "--port", "0"], fault if scene.role == "server" else None)
+            return self._child(copy, arguments, fault, scene.sabotage).wait()
+        server = self._child(copy, ["serve", "--port", "0"], fault if scene.role == "server" else None, scene.sabotage)
         try:
             url = server.first_line() or "http://127.0.0.1:9"  # it died before it listened
-            client = self._child(copy, arguments, fault if scene.role == "client" else None, url).wait()
+            client = self._child(copy, arguments, fault if scene.role == "client" else None, scene.sabotage, url).wait()
         finally:
             server.kill()
         if scene.role == "client":
             return client
         return Outcome(client.status, client.out, client.err, server.wait().effects)
 
-    def _child(self, copy: Copy, arguments: Sequence[str], fault: Fault | None, url: str | None = None) -> Child:
+    def _child(
+        self, copy: Copy, arguments: Sequence[str], fault: Fault | None, sabotage: Sabotage, url: str | None = None
+    ) -> Child:
         environment = dict(copy.environment)
         if url is not None:
             environment |= {"LORATREE_URL": url, "LORATREE_HOME": str(copy.sandbox / "client")}
         folder = copy.sandbox / f"child-{next(self._numbers)}"
-        return Child(arguments, environment, folder, fault, self._sabotage if fault and fault.at else nothing)
+        return Child(arguments, environment, folder, fault, sabotage if fault and fault.at else nothing)
 
     def _kinds(self, scene: Scene) -> tuple[Kind, ...]:
         if scene.role == "store":
             return ("blob",) if scene.store == "local" else ("net",)
         return ("sql",) if scene.role == "database" else ("file", "blob", "sql", "net", "end")
-
-    @contextmanager
-    def _copy(self, scene: Scene) -> Iterator[Copy]:
-        with self._places.copy(scene.database, scene.store, self._tree(scene.database, scene.store)) as copy:
-            yield copy
 
     def _export(self, out: Path) -> Path:
         """Another registry's: the same base with its weights, a version that every tree holds, and a new one below."""
@@ -230,8 +221,8 @@ class Matrix:
                 export(storage, None, out)
         return out
 
-    def _tree(self, database: str, store: str) -> Copy:
-        """A base, three versions of one node, an alias on the first, and bytes that nothing needs."""
+    def _tree(self, database: str, store: str) -> tuple[Copy, Seen]:
+        """A base, three versions of one node, an alias on the first, bytes that nothing needs; and what is seen."""
         with self._making:
             if (database, store) in self._trees:
                 return self._trees[database, store]
@@ -243,14 +234,21 @@ class Matrix:
                     material.publish(registry, "tiny/medicine", variant, "base")
                 registry.delete("tiny/medicine@4", reason="a mistake")
                 registry.set_alias("tiny/medicine", "stable", version=1, expected=None)
-            self._trees[database, store] = copy
-            return copy
+                self._trees[database, store] = copy, seen(registry)
+            return self._trees[database, store]
 
 
 def _look(copy: Copy) -> tuple[Seen, list[str]]:
     """What a fresh registry shows, and what is broken of it."""
     with copy.registry() as registry:
         return seen(registry), violations(registry, copy.stored())
+
+
+def _state(now: Seen, expected: Expected, outcome: Outcome) -> Iterator[str]:
+    if now not in (expected.before, expected.after):
+        yield "something is half-written"
+    if outcome.status == 0 and now != expected.after:
+        yield "it said that it was done, and it was not"
 
 
 def _same(scene: Scene, outcome: Outcome, expected: Expected, *, done: bool) -> bool:
