@@ -89,6 +89,8 @@ def missing(connection: Connection, name: str, files: list[FileDigest]) -> list[
 def record(connection: Connection, name: str, files: list[FileDigest]) -> Base:
     """Records checked files as the base's weights; the same ones again change nothing. Raises Conflict."""
     base = find_base(connection, name)
+    root = repository.nodes_on_path(connection, name)[0]
+    repository.lock_node(connection, root.id)  # before looking: two who push the same at once have stored it once
     known = repository.files_of_base(connection, base.id)
     _check_same(name, known, files)
     if known:

@@ -94,6 +94,8 @@ class _Work:
                 return
             try:
                 outcome = self._outcome(row)
+                if outcome.status != "refused":
+                    self._refused.pop(row.path, None)  # a later line of the path makes good an earlier one
             except Unavailable as error:
                 self.stop(str(error))
                 return

@@ -15,15 +15,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, delete, insert, inspect, text
 
 import loratree_migrations
-from loratree_registry import database
+from loratree_registry import database, repository
 from loratree_registry.composition import version_digest
 from loratree_registry.database import open_engine, prepare, reading, upgrade, upgrade_database, writing
 from loratree_registry.embedded import open_embedded
 from loratree_registry.errors import LoratreeError, Unavailable
-from loratree_registry.models import metadata
+from loratree_registry.models import metadata, now, tombstones
 from tests.registry import old_rows
 from tests.registry.conftest import Storage
 from tests.registry.material import Material, publish
@@ -126,6 +126,33 @@ def test_a_downgrade_leaves_no_table(kind: str, storage: Storage) -> None:
             config.set_main_option("script_location", str(Path(loratree_migrations.__file__).parent))
             command.downgrade(config, "base")
             assert inspect(connection).get_table_names() == ["alembic_version"]
+        engine.dispose()
+
+
+def test_a_downgrade_keeps_no_bytes_that_are_not_there_and_forgets_no_tombstone(kind: str, storage: Storage) -> None:
+    digest = "sha256:" + "0" * 64
+    with new(kind, storage) as address:
+        upgrade_database(address)
+        engine = open_engine(address)
+        config = Config()
+        config.set_main_option("script_location", str(Path(loratree_migrations.__file__).parent))
+        with writing(engine) as connection:
+            config.attributes |= {"connection": connection, "metadata": metadata}
+            repository.lease_blob(connection, digest, 1)
+            base = repository.insert_base(
+                connection, name="tiny", digest=digest, parameters=1, manifest={}, architecture="x"
+            )
+            node = repository.insert_node(connection, base_id=base, parent_id=None, path="tiny", level="base")
+            connection.execute(
+                insert(tombstones).values(
+                    node_id=node, number=1, digest=digest, content=digest, created_at=now(), reason="x"
+                )
+            )
+            with pytest.raises(ValueError, match="no room for deleted versions"):
+                command.downgrade(config, "0001")
+            connection.execute(delete(tombstones))
+            command.downgrade(config, "0001")
+            assert connection.execute(text("SELECT count(*) FROM blobs")).scalar() == 0
         engine.dispose()
 
 

@@ -39,9 +39,7 @@ def lease_blobs() -> None:
     op.add_column("blobs", sa.Column("state", sa.Text, known, nullable=False, server_default="stored"))
     op.add_column("blobs", sa.Column("lease", sa.Text, nullable=False, server_default=""))
     condemned = sa.text("state = 'condemned'")
-    op.create_index(
-        op.f("ix_blobs_condemned"), "blobs", ["sha256"], sqlite_where=condemned, postgresql_where=condemned
-    )
+    op.create_index(op.f("ix_blobs_condemned"), "blobs", ["sha256"], sqlite_where=condemned, postgresql_where=condemned)
 
 
 def create_base_files() -> None:
@@ -97,6 +95,18 @@ def create_tombstones() -> None:
     index("tombstones", "node_id", "content")
 
 
+def lost() -> list[str]:
+    """What is there that schema 0001 cannot tell."""
+    kept = {
+        "quarantined versions": "versions WHERE quarantined_at IS NOT NULL",
+        "withdrawn versions": "versions WHERE withdrawn_at IS NOT NULL",
+        "deleted versions": "tombstones",
+        "stored base weights": "base_files",
+    }
+    ask = "SELECT EXISTS (SELECT 1 FROM {})".format
+    return [what for what, rows in kept.items() if op.get_bind().scalar(sa.text(ask(rows)))]
+
+
 def rename(table: str, column: str, to: str) -> None:
     """Renames a column that is never null, and what PostgreSQL has called that since its release 18."""
     op.execute(f"ALTER TABLE {table} RENAME COLUMN {column} TO {to}")
@@ -136,7 +146,10 @@ def index(table: str, *columns: str) -> None:
 
 
 def downgrade() -> None:
-    """Drops what was added; versions that were withdrawn, quarantined or deleted cannot be told any more."""
+    """Drops what was added. Refused where that would make a promise false: see `lost`."""
+    if found := lost():
+        raise ValueError(f"schema 0001 has no room for {', '.join(found)}: keep this one, or export first")
+    op.execute("DELETE FROM blobs WHERE state <> 'stored'")  # 0001 takes every row for bytes that are there
     for table in ("tombstones", "uploads", "base_files"):
         op.drop_table(table)
     op.drop_index(op.f("ix_blobs_condemned"), "blobs")

@@ -122,4 +122,12 @@ _CONTRADICTIONS = (
         .where(tuple_(blobs.c.state, blobs.c.size) != tuple_("stored", version_files.c.size)),
         "{path}@{number} needs {sha256}, which is recorded as {state} or with another size",
     ),
+    (
+        select(nodes.c.path, base_files.c.name, blobs.c.sha256, blobs.c.state)
+        .join_from(nodes, bases, nodes.c.path == bases.c.name)
+        .join(base_files, base_files.c.base_id == bases.c.id)
+        .join(blobs, base_files.c.sha256 == blobs.c.sha256)
+        .where(tuple_(blobs.c.state, blobs.c.size) != tuple_("stored", base_files.c.size)),
+        "the base {path} needs {sha256} for {name}, which is recorded as {state} or with another size",
+    ),
 )
