@@ -108,6 +108,12 @@ def test_gc_takes_no_other_grace_than_a_number_and_a_unit(grace: str) -> None:
     assert "expected a number and a unit, such as 0s, 30m" in done.output
 
 
+def test_gc_takes_no_grace_from_before_the_first_year() -> None:
+    done = CliRunner().invoke(gc, ["--grace", "999999d"])
+    assert done.exit_code == 2
+    assert "--grace is '999999d': expected at most 36500d" in done.output
+
+
 def test_over_http_all_but_gc_is_the_same(shell: Shell) -> None:
     with serving(shell) as url:
         served = Shell(shell.home, url)

@@ -10,6 +10,7 @@ from loratree_registry.settings import Settings
 
 _TIME = re.compile(r"(\d{1,6})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_LONGEST = timedelta(days=36500)  # before the year 1 there are no dates
 
 
 @click.command()
@@ -49,4 +50,7 @@ def _duration(text: str) -> timedelta:
     match = _TIME.fullmatch(text)
     if match is None:
         raise click.UsageError(f"--grace is {text!r}: expected a number and a unit, such as 0s, 30m, 24h or 7d")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    grace = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if grace > _LONGEST:
+        raise click.UsageError(f"--grace is {text!r}: expected at most {_LONGEST.days}d, such as 7d")
+    return grace
