@@ -45,7 +45,11 @@ class S3BlobStore:
         source = sending(stream, digest, size)
         with self._staged(begin(self.bucket, uuid4().hex, digest, size)) as staged:
             staged.send(source)
-            if not self._keep(staged.name, digest, size, read_back):
+            try:
+                right = self._keep(staged.name, digest, size, read_back)
+            except NotFound:  # as the answer to a copy in parts was lost, and boto3 asked again
+                right = self._holds(digest, size, read_back)
+            if not right:
                 source.check()  # tells whose fault it is
                 raise Unavailable(f"{self} gave back other bytes than were written as {digest}: check that server")
 

@@ -47,7 +47,8 @@ class Staged:
             try:
                 if self._multipart:
                     tags = {number: self._multipart.put(number, part) for number, part in enumerate(source.parts(), 1)}
-                    self._multipart.complete(tags)
+                    with suppress(NotFound):  # completed already: the first answer was lost, and boto3 asked again
+                        self._multipart.complete(tags)
                 else:
                     for part in source.parts():
                         self._bucket.client.put_object(Body=part, ChecksumSHA256=self._checksum, **self._at)

@@ -14,7 +14,7 @@ import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from loratree_registry.blobs import s3_copy
+from loratree_registry.blobs import s3_copy, s3_staged, sending, store
 from loratree_registry.blobs.s3 import S3BlobStore
 from loratree_registry.errors import Invalid, Unavailable
 from tests.s3 import S3Server
@@ -39,6 +39,7 @@ class Weather:
         self.answers: list[tuple[str, str]] = []
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.change_body: Callable[[bytes], bytes] | None = None
+        self.lose_completion = False
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         headers = {key[5:].replace("_", "-").lower(): value for key, value in environ.items() if key[:5] == "HTTP_"}
@@ -51,6 +52,11 @@ class Weather:
             if self.change_body:
                 body = self.change_body(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
                 environ["wsgi.input"] = io.BytesIO(body)
+        if self.lose_completion and environ["REQUEST_METHOD"] == "POST" and "uploadId=" in environ["QUERY_STRING"]:
+            self.lose_completion = False
+            list(self.server(environ, lambda *_: None))  # it is carried out, and its answer is lost
+            start_response("503 Service Unavailable", [])
+            return []
         return self.server(environ, start_response)
 
 
@@ -88,6 +94,24 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(weather: tuple[Weather,
     sky.answers = [("503 Slow Down", "SlowDown")]
     put(store)
     assert store.size(DIGEST) == len(CONTENT)
+
+
+@pytest.mark.parametrize("large", ["staged", "copied"])
+def test_a_completion_whose_answer_was_lost_is_one(
+    weather: tuple[Weather, S3BlobStore], monkeypatch: pytest.MonkeyPatch, large: str
+) -> None:
+    sky, held = weather
+    if large == "staged":
+        for module in (store, s3_staged, sending):
+            monkeypatch.setattr(module, "PART", 5 * 1024**2)
+    else:
+        monkeypatch.setattr(s3_copy, "_MAX_COPY", 1024**2)
+    content = os.urandom(6 * 1024**2)
+    sky.lose_completion = True
+    put(held, content)
+    assert not sky.lose_completion
+    with held.open(digest_of(content)) as stream:
+        assert stream.read() == content
 
 
 def test_a_server_that_keeps_other_bytes_than_it_was_sent_is_caught(weather: tuple[Weather, S3BlobStore]) -> None:
