@@ -54,9 +54,9 @@ class Weather:
                 environ["wsgi.input"] = io.BytesIO(body)
         if self.lose_completion and environ["REQUEST_METHOD"] == "POST" and "uploadId=" in environ["QUERY_STRING"]:
             self.lose_completion = False
-            list(self.server(environ, lambda *_: None))  # it is carried out, and its answer is lost
-            start_response("503 Service Unavailable", [])
-            return []
+            list(self.server(environ, lambda *_: None))  # it is carried out, its answer is lost, and boto3 asks again
+            start_response("404 Not Found", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>NoSuchUpload</Code><Message>weather</Message></Error>"]
         return self.server(environ, start_response)
 
 
@@ -105,7 +105,7 @@ def test_a_completion_whose_answer_was_lost_is_one(
         for module in (store, s3_staged, sending):
             monkeypatch.setattr(module, "PART", 5 * 1024**2)
     else:
-        monkeypatch.setattr(s3_copy, "_MAX_COPY", 1024**2)
+        monkeypatch.setattr(s3_copy, "_COPY_PART", 5 * 1024**2)
     content = os.urandom(6 * 1024**2)
     sky.lose_completion = True
     put(held, content)
@@ -255,7 +255,6 @@ def test_a_server_that_fails_while_it_copies_leaves_no_blob(weather: tuple[Weath
 
 
 def test_a_large_blob_is_copied_in_parts(moto_held: HeldInS3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_copy, "_MAX_COPY", 6 * 1024**2)
     monkeypatch.setattr(s3_copy, "_COPY_PART", 5 * 1024**2)
     content = os.urandom(11 * 1024**2)
     put(moto_held.store, content)
