@@ -15,7 +15,7 @@ help:
 	@echo "make lint   ruff, mypy --strict, import-linter"
 	@echo "make bench  run the benchmarks"
 	@echo "make serve  serve the registry on http://127.0.0.1:8321"
-	@echo "make soak   run the long checks"
+	@echo "make soak   run the long checks, every point of the crash matrix among them: many hours; ends at the first failure"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
