@@ -3,6 +3,7 @@
 import fcntl
 import io
 import json
+import os
 import re
 import secrets
 import shutil
@@ -36,8 +37,8 @@ class Staging:
     """Uploads in the folder `root`, which are stored by `store` once they are whole.
 
     An upload is a folder: `announced` from its beginning, `part-N` for each part that is there whole. A part arrives
-    under a name of its own and is renamed, the last one sent counts; whoever completes the upload holds `announced`
-    locked, which a killed worker does no longer. So workers need nothing else between them.
+    under a name of its own and is renamed, the last one sent counts; whoever completes the upload holds `announced`,
+    which is never replaced, locked, which a killed worker does no longer. So workers need nothing else between them.
     """
 
     def __init__(self, root: Path, store: Store) -> None:
@@ -54,7 +55,7 @@ class Staging:
             expire(self.root, before=datetime.now(UTC) - timedelta(seconds=LIFETIME_S))
             folder = self.root / name
             folder.mkdir(mode=0o700, exist_ok=True)
-            with _written(folder / _ANNOUNCED) as file:
+            with suppress(FileExistsError), _written(folder / _ANNOUNCED, replace=False) as file:
                 file.write(json.dumps([sha256, size]).encode())
         return self.find(name)
 
@@ -127,9 +128,7 @@ class Staging:
         """Holds an upload for the one caller that ends it. Raises Conflict where another does."""
         transfer = self._transfer(id)
         try:
-            with (self._folder(id) / _ANNOUNCED).open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._transfer(id)  # it may have ended before it was locked
+            with _lock(self._folder(id)):
                 yield transfer
         except FileNotFoundError as error:
             raise unknown_upload(id) from error
@@ -154,11 +153,20 @@ def expire(root: Path, *, before: datetime, dry_run: bool = False) -> list[str]:
     with disk_errors(root, "LORATREE_HOME"):
         for folder in sorted(root.iterdir()) if root.is_dir() else []:
             with suppress(FileNotFoundError):  # another worker was first
-                if folder.stat().st_mtime < before.timestamp():
+                if folder.stat().st_mtime < before.timestamp() and not _completing(folder):
                     found.append(folder.name)
                     if not dry_run:
                         shutil.rmtree(folder)
     return found
+
+
+def _completing(folder: Path) -> bool:
+    try:
+        with suppress(FileNotFoundError), _lock(folder):
+            return False
+    except BlockingIOError:
+        return True
+    return False  # a kill left it without what was announced
 
 
 class Arriving:
@@ -207,12 +215,25 @@ def _name_of(sha256: str, size: int) -> str:
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[BinaryIO]:
-    """A file that is at `path` once it is whole, and nowhere on any failure."""
+def _lock(folder: Path) -> Iterator[None]:
+    """Holds an upload's lock. Raises FileNotFoundError where it has ended, BlockingIOError where another holds it."""
+    with (folder / _ANNOUNCED).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(file.fileno()), (folder / _ANNOUNCED).stat()):
+            raise FileNotFoundError(f"{folder} ended, and was begun anew, before it was locked")
+        yield
+
+
+@contextmanager
+def _written(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
+    """A file that is at `path` once it is whole, and nowhere on any failure, of which FileExistsError may be one."""
     temporary = path.with_name(f"arriving-{secrets.token_hex(8)}")
     try:
         with temporary.open("xb") as file:
             yield file
-        temporary.replace(path)
+        if replace:
+            temporary.replace(path)
+        else:
+            path.hardlink_to(temporary)
     finally:
         temporary.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +17,7 @@ import httpx
 import pytest
 
 from loratree_registry.api.app import create_app
-from loratree_registry.api.staging import Staging
+from loratree_registry.api.staging import Staging, expire
 from loratree_registry.blobs.store import PART
 from loratree_registry.composition import FileDigest
 from loratree_registry.embedded import EmbeddedRegistry
@@ -290,6 +291,26 @@ def test_parts_arrive_in_any_order_and_are_stored_as_one(http: httpx.Client, beh
     assert http.post(f"/v1/uploads/{upload['id']}/complete").status_code == 200
     with behind.open_stored(FileDigest("", len(content), sha256(content)), start=PART) as stream:
         assert stream.read() == content[PART:]
+
+
+def test_an_upload_that_is_being_completed_is_neither_completed_twice_nor_expired(tmp_path: Path) -> None:
+    size, completions = PART + 1, []
+
+    def store(stream: BinaryIO, *, sha256: str, size: int) -> None:
+        completions.append(sha256)
+        again = staging.begin(sha256, size)
+        with pytest.raises(Conflict, match="is being completed by another request"):
+            staging.complete(again)
+        os.utime(tmp_path / upload.id, (0, 0))
+        assert expire(tmp_path, before=datetime.now(UTC)) == []
+
+    staging = Staging(tmp_path, store)
+    upload = staging.begin(sha256(b""), size)
+    for number in (1, 2):
+        with staging.receive(upload.id, number) as arriving:
+            arriving.write(bytes(staging.length(upload.id, number)))
+    staging.complete(upload)
+    assert (completions, list(tmp_path.iterdir())) == ([sha256(b"")], [])
 
 
 def test_a_full_staging_disk_is_503_with_the_remedy_and_leaves_nothing(tmp_path: Path) -> None:
