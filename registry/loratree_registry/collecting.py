@@ -14,11 +14,11 @@ from typing import Final, Literal
 from sqlalchemy import Engine
 
 from loratree_registry import repository
-from loratree_registry.api.staging import expire
 from loratree_registry.blobs.store import BlobStore, DirectStore, Held, Transfer
 from loratree_registry.database import reading, writing
 from loratree_registry.errors import Unavailable, listed
 from loratree_registry.models import now
+from loratree_registry.received import expire
 from loratree_registry.rows import BlobRow
 from loratree_registry.storage import Storage
 

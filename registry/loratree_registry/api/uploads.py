@@ -11,9 +11,9 @@ from loratree_registry.api import examples
 from loratree_registry.api.bodies import NewUpload, Stored
 from loratree_registry.api.documented import answers, body
 from loratree_registry.api.route import Route
-from loratree_registry.api.staging import Staging
 from loratree_registry.embedded import EmbeddedRegistry
 from loratree_registry.errors import Conflict, Invalid
+from loratree_registry.received import Staging
 from loratree_registry.uploading import Part, Upload, Uploads
 
 

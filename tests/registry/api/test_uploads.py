@@ -17,11 +17,11 @@ import httpx
 import pytest
 
 from loratree_registry.api.app import create_app
-from loratree_registry.api.staging import Staging, expire
 from loratree_registry.blobs.store import PART
 from loratree_registry.composition import FileDigest
 from loratree_registry.embedded import EmbeddedRegistry
 from loratree_registry.errors import Conflict, Invalid, NotFound, Unavailable
+from loratree_registry.received import Staging, expire
 from loratree_registry.uploading import LIFETIME_S
 from tests.registry.material import sha256
 from tests.registry.serving import running
@@ -318,7 +318,7 @@ def test_a_full_staging_disk_is_503_with_the_remedy_and_leaves_nothing(tmp_path:
     program = f"""
 import sys
 from pathlib import Path
-from loratree_registry.api.staging import Staging
+from loratree_registry.received import Staging
 from loratree_registry.errors import Unavailable
 
 root = Path({str(tmp_path)!r})
