@@ -21,9 +21,6 @@ _PRAGMAS = (
     "foreign_keys = ON",
     "synchronous = FULL",  # NORMAL can lose the last commits at a power cut
     "cache_size = -65536",  # KiB; SQLite's own 2 MiB do not hold the upper pages of a million nodes' indexes
-    # Pages are read where the system holds them, up to the most that SQLite maps: a chain's query at two million nodes
-    # took 0.1 ms so, and 0.8 ms by read calls.
-    "mmap_size = 2147418112",
 )
 _REMEDIES = {  # what a database says → what to do
     "locked": "another process is writing, try again",
