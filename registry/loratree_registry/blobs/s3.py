@@ -69,8 +69,8 @@ class S3BlobStore:
         return stored.size if stored else None
 
     def delete(self, digest: str) -> None:
-        """Removes a blob; one that is not there is no error. Raises Unavailable."""
-        self.bucket.delete(_name(digest))
+        """Removes a blob, within the time for which SQLite's writers wait for the collector. See BlobStore.delete."""
+        self.bucket.delete(_name(digest), brief=True)
 
     def held(self, *, after: str | None = None) -> Iterator[Held]:
         """Every blob, as many at a time as the server lists at once. See BlobStore.held."""

@@ -60,6 +60,12 @@ class Bucket:
         with self._opening:
             return open_client(self._public, "LORATREE_S3_PUBLIC_ENDPOINT")
 
+    @cached_property
+    def brief(self) -> "S3Client":
+        """Speaks to the server where someone holds a lock meanwhile."""
+        with self._opening:
+            return open_client(self.endpoint, brief=True)
+
     def at(self, name: str) -> dict[str, Any]:
         """The arguments by which boto3 finds an object."""
         return {"Bucket": self.name, "Key": self.key(name)}
@@ -98,10 +104,10 @@ class Bucket:
         with io.BufferedReader(_Body(self, got["Body"]), CHUNK) as stream:
             yield Stored(name, got["ETag"], got["ContentLength"], got["LastModified"]), stream
 
-    def delete(self, name: str) -> None:
-        """Removes an object; one that is not there is no error. Raises Unavailable."""
+    def delete(self, name: str, *, brief: bool = False) -> None:
+        """Removes an object, `brief`ly within 30 s; one that is not there is no error. Raises Unavailable."""
         with s3_errors(self):
-            self.client.delete_object(**self.at(name))
+            (self.brief if brief else self.client).delete_object(**self.at(name))
 
     def list(self, folder: str, *, after: str = "") -> Iterator[Stored]:
         """The objects of a folder in the order of their keys, a page at a time. Raises Unavailable."""
@@ -117,7 +123,7 @@ class Bucket:
 
     def close(self) -> None:
         """Closes the connections, if any were opened."""
-        for client in ("client", "signer"):
+        for client in ("client", "signer", "brief"):
             if client in self.__dict__:
                 self.__dict__[client].close()
 

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 60
 _ATTEMPTS = 4
+_BRIEF_SECONDS = 10  # and two attempts: what fails is over before SQLite's other writers give up, after 30
 _FORBIDDEN = ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
 _NO_BUCKET = ("404", "NoSuchBucket")
 
 
-def open_client(endpoint: str | None, setting: str = "LORATREE_S3_ENDPOINT") -> "S3Client":
-    """A client with bounded timeouts and retries; `setting` is what says the endpoint.
+def open_client(endpoint: str | None, setting: str = "LORATREE_S3_ENDPOINT", *, brief: bool = False) -> "S3Client":
+    """A client with bounded timeouts and retries, `brief` ones within 30 s; `setting` is what says the endpoint.
 
     Raises Unavailable where boto3 is missing, Invalid.
     """
@@ -34,9 +35,9 @@ def open_client(endpoint: str | None, setting: str = "LORATREE_S3_ENDPOINT") -> 
     except ImportError as error:
         raise Unavailable("blobs in S3 need boto3, which is not installed: install loratree[s3]") from error
     config = Config(
-        connect_timeout=_CONNECT_SECONDS,
-        read_timeout=_READ_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        connect_timeout=_CONNECT_SECONDS if not brief else _BRIEF_SECONDS / 4,
+        read_timeout=_READ_SECONDS if not brief else _BRIEF_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS if not brief else 2},
         # Else boto3 adds CRC32 trailers, which R2, GCS and others refuse; our own ChecksumSHA256 still travels.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",

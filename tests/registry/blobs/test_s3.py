@@ -2,9 +2,11 @@
 
 import io
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,8 +16,9 @@ import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from loratree_registry.blobs import s3_copy, s3_staged, sending, store
+from loratree_registry.blobs import s3_client, s3_copy, s3_staged, sending, store
 from loratree_registry.blobs.s3 import S3BlobStore
+from loratree_registry.database import LOCK_TIMEOUT_S
 from loratree_registry.errors import Invalid, Unavailable
 from tests.s3 import S3Server
 
@@ -142,6 +145,20 @@ def test_a_bucket_that_does_not_exist_is_told_by_every_verb(moto_server: S3Serve
         with pytest.raises(Unavailable, match=r"s3://nowhere at http.* does not exist: create the bucket"):
             verb()
     store.close()
+
+
+def test_a_server_that_does_not_answer_holds_no_writer_up_while_a_blob_is_removed(
+    credentials: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 2 * s3_client._BRIEF_SECONDS < LOCK_TIMEOUT_S
+    monkeypatch.setattr(s3_client, "_BRIEF_SECONDS", 0.4)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = S3BlobStore("b", endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="Read timeout"):
+            store.delete(DIGEST)
+        store.close()
+    assert time.monotonic() - began < 10
 
 
 def test_an_unreachable_server_is_told(credentials: None) -> None:
