@@ -46,7 +46,7 @@ def test_verify_names_a_flipped_byte_and_pull_and_compose_refuse_it(shell: Shell
 
 def test_verify_takes_a_sample_and_refuses_another(shell: Shell) -> None:
     assert "2 of 4 stored files" in shell("verify", "--sample", "50%").stderr
-    assert "1 of 1 stored files" in shell("verify", LEAF, "--sample", "3").stderr
+    assert "1 of 1 stored file, " in shell("verify", LEAF, "--sample", "3").stderr
     for wrong in ("0", "101%"):
         assert shell("verify", "--sample", wrong, check=False).returncode == 2
     unknown = shell("verify", "tiny/nowhere", check=False)

@@ -35,7 +35,7 @@ WITH written AS (
 @pytest.fixture(scope="module")
 def behind(tmp_path_factory: pytest.TempPathFactory, material: Material, server: Any) -> Iterator[EmbeddedRegistry]:
     """tiny has 10,000 children; tiny/a 10,001 versions on the base; tiny/a/b has 10,001 on tiny/a@1."""
-    storage = Storage(tmp_path_factory.mktemp("scale"), lambda: server, NotImplemented, NotImplemented)
+    storage = Storage(tmp_path_factory.mktemp("scale"), lambda: server, NotImplemented, NotImplemented, NotImplemented)
     with server.migrated() as address:
         registry = open_embedded(storage.settings(LORATREE_DATABASE=address))
         registry.add_base("tiny", material.base)
