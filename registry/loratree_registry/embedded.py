@@ -27,6 +27,7 @@ from loratree_registry import (
 )
 from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.blobs.open import open_blobs
+from loratree_registry.blobs.read_back import holds
 from loratree_registry.blobs.store import PART, BlobStore, DirectStore
 from loratree_registry.blobs.verified import check_announced, skip
 from loratree_registry.composition import FileDigest
@@ -131,7 +132,7 @@ class EmbeddedRegistry:
         with reading(self._engine) as connection:
             stored = base_weights.list_files if _is_base(ref) else files.list_files
             found = stored(connection, ref)
-        return [file for file in found if not files.is_intact(self._blobs, file)]
+        return [file for file in found if not holds(self._blobs, file.sha256, file.size)]
 
     def create_node(self, path: str, *, level: Level | None = None) -> Node:
         """See Registry.create_node."""

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from loratree_registry.blobs.local import LocalBlobStore
+from loratree_registry.blobs.read_back import holds
 from loratree_registry.canonical import canonical_json, digest_stream
-from loratree_registry.composition import FileDigest, digest_problems
-from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound, listed
+from loratree_registry.composition import FileDigest
+from loratree_registry.errors import Conflict, Corrupt, Invalid, listed
 from loratree_registry.paths import base_of
 from loratree_registry.peft_fields import full_config
 from loratree_registry.peft_files import CONFIG
@@ -34,7 +35,7 @@ def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
                 raise _damaged(ref, file)
         return stored
     cache = LocalBlobStore(home / CACHE, setting="LORATREE_HOME")
-    if not _intact(cache, file):
+    if not holds(cache, file.sha256, file.size):
         with open_resumed(registry, ref, file.name) as stream:
             try:
                 cache.put(file.sha256, file.size, stream)
@@ -53,7 +54,7 @@ def pull(registry: Registry, home: Path, ref: str, out: Path, *, strict: bool = 
     """
     version = registry.version(ref)
     name = f"{version.path}@{version.number}"
-    _check_record(name, version)
+    _check_record(version)
     registry.resolve(name, strict=strict)
     config = full_config(version.config, base_model=_trained_on(registry, version))
     files = {file.name: fetch(registry, home, name, file) for file in version.files}
@@ -71,18 +72,9 @@ def forget(home: Path, files: list[FileDigest]) -> None:
         cache.delete(file.sha256)
 
 
-def _check_record(name: str, version: Version) -> None:
+def _check_record(version: Version) -> None:
     """Checks that the config and the pin are those that the digests name. Raises Corrupt."""
-    problems = digest_problems(
-        name,
-        digest=version.digest,
-        content=version.content,
-        base_digest=version.base_digest,
-        pin_digest=version.pin.digest,
-        config=version.config,
-        files=version.files,
-    )
-    if problems:
+    if problems := version.problems():
         raise Corrupt(f"the registry's record is damaged: {listed(problems)}; restore it from a backup")
 
 
@@ -91,14 +83,6 @@ def _damaged(ref: str, file: FileDigest) -> Corrupt:
         f"the blob {file.sha256} ({file.name} of {ref}) is damaged where the registry stores it: send the "
         "same file again or restore the blob"
     )
-
-
-def _intact(cache: LocalBlobStore, file: FileDigest) -> bool:
-    try:
-        with cache.open(file.sha256) as stream:
-            return digest_stream(stream) == (file.sha256, file.size)
-    except NotFound:
-        return False
 
 
 def is_filled(out: Path) -> bool:

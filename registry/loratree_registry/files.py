@@ -7,7 +7,6 @@ from typing import BinaryIO
 from sqlalchemy import Connection
 
 from loratree_registry import repository
-from loratree_registry.blobs.read_back import intact
 from loratree_registry.blobs.store import BlobStore
 from loratree_registry.composition import FileDigest
 from loratree_registry.errors import Corrupt, Invalid, NotFound, NotUploaded, listed
@@ -56,15 +55,6 @@ def list_files(connection: Connection, ref: str) -> list[FileDigest]:
     """The files of the version that `ref` names. Raises NotFound."""
     found = find_version(connection, ref)
     return repository.files_of(connection, [found.id])[found.id]
-
-
-def is_intact(blobs: BlobStore, file: FileDigest) -> bool:
-    """Reads what is stored and tells whether it is the file. Raises Unavailable where the store cannot be asked."""
-    try:
-        with blobs.open(file.sha256) as stream:
-            return intact(stream, file.sha256, file.size)
-    except NotFound:
-        return False
 
 
 @contextmanager

@@ -7,7 +7,7 @@ definitions. Field order is the order of the JSON. Times are UTC, RFC 3339.
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
-from loratree_registry.composition import Chain, FileDigest, Step
+from loratree_registry.composition import Chain, FileDigest, Step, digest_problems
 from loratree_registry.paths import Level
 
 T = TypeVar("T")
@@ -118,6 +118,18 @@ class Version:
     created_at: str
     withdrawn: Mark | None
     quarantined: Mark | None
+
+    def problems(self) -> list[str]:
+        """What of it is not as its own digests say, a clause each; none where all is well."""
+        return digest_problems(
+            f"{self.path}@{self.number}",
+            digest=self.digest,
+            content=self.content,
+            base_digest=self.base_digest,
+            pin_digest=self.pin.digest,
+            config=self.config,
+            files=self.files,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

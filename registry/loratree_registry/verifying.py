@@ -12,7 +12,6 @@ from sqlalchemy import Connection
 
 from loratree_registry.blobs.store import BlobStore
 from loratree_registry.canonical import DIGEST_PREFIX, digest_stream
-from loratree_registry.composition import digest_problems
 from loratree_registry.database import reading
 from loratree_registry.errors import NotFound, Unavailable
 from loratree_registry.lineage import ancestry
@@ -129,17 +128,7 @@ def _chain(connection: Connection, queue: IO[bytes], ref: str) -> tuple[int, int
     blobs = repository.find_stored(connection, sorted({file.sha256 for version in chain for file in version.files}))
     problems = _Problems()
     for version in chain:
-        problems.add(
-            digest_problems(
-                f"{version.path}@{version.number}",
-                digest=version.digest,
-                content=version.content,
-                base_digest=version.base_digest,
-                pin_digest=version.pin.digest,
-                config=version.config,
-                files=version.files,
-            )
-        )
+        problems.add(version.problems())
     return _write(queue, blobs), len(chain), problems.told()
 
 

@@ -2,8 +2,8 @@
 
 from typing import BinaryIO
 
-from loratree_registry.blobs.store import ReadBack
-from loratree_registry.errors import LoratreeError
+from loratree_registry.blobs.store import BlobStore, ReadBack
+from loratree_registry.errors import LoratreeError, NotFound
 from loratree_registry.hashed import hashing
 
 
@@ -21,3 +21,15 @@ def intact(stream: BinaryIO, digest: str, size: int, read_back: ReadBack | None 
                 raise
             return False
         return hashed.finish() == (digest, size)
+
+
+def holds(store: BlobStore, digest: str, size: int, read_back: ReadBack | None = None) -> bool:
+    """Reads a blob and tells whether it is there and intact: a name alone proves nothing.
+
+    Raises what `intact` raises, and Unavailable where the store cannot be asked.
+    """
+    try:
+        with store.open(digest) as stream:
+            return intact(stream, digest, size, read_back)
+    except NotFound:
+        return False

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import BinaryIO
 from uuid import uuid4
 
-from loratree_registry.blobs.read_back import intact
+from loratree_registry.blobs.read_back import holds, intact
 from loratree_registry.blobs.s3_bucket import BLOBS, Bucket
 from loratree_registry.blobs.s3_client import s3_errors
 from loratree_registry.blobs.s3_copy import copy
@@ -39,7 +39,7 @@ class S3BlobStore:
     def put(self, digest: str, size: int, stream: BinaryIO, *, read_back: ReadBack | None = None) -> None:
         """Stores `stream` by way of a staged object, in parts where it is large. See BlobStore.put."""
         check_announced(digest, size)
-        if self._holds(digest, size, read_back):
+        if holds(self, digest, size, read_back):
             drain(verified(stream, digest, size))
             return
         source = sending(stream, digest, size)
@@ -48,7 +48,7 @@ class S3BlobStore:
             try:
                 right = self._keep(staged.name, digest, size, read_back)
             except NotFound:  # as the answer to a copy in parts was lost, and boto3 asked again
-                right = self._holds(digest, size, read_back)
+                right = holds(self, digest, size, read_back)
             if not right:
                 source.check()  # tells whose fault it is
                 raise Unavailable(f"{self} gave back other bytes than were written as {digest}: check that server")
@@ -104,7 +104,7 @@ class S3BlobStore:
             with staged.out_of_reach() as name:
                 right = self._keep(name, digest, size, read_back)
         except NotFound as error:
-            if not self._holds(digest, size, read_back):
+            if not holds(self, digest, size, read_back):
                 raise staged.missing([str(number) for number in range(1, transfer.parts + 1)]) from error
             return
         _remove(staged)
@@ -144,13 +144,6 @@ class S3BlobStore:
                 return False
         copy(self.bucket, name, _name(digest), size)
         return True
-
-    def _holds(self, digest: str, size: int, read_back: ReadBack | None) -> bool:
-        try:
-            with self.open(digest) as stream:
-                return intact(stream, digest, size, read_back)
-        except NotFound:
-            return False
 
 
 def _name(digest: str) -> str:
