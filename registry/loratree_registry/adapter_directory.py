@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from loratree_registry.adapter_spec import AdapterSpec
+from loratree_registry.adapter_tensors import FACTORS
 from loratree_registry.composition import FileDigest, content_digest
 from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.hashed import hashing
@@ -141,7 +142,7 @@ def _read_weights(path: Path) -> tuple[FileDigest, Header, dict[str, str]]:
     with open_plain(path, remedy=RESAVE) as stream, hashing(stream) as hashed:
         size = os.fstat(stream.fileno()).st_size
         header = read_header(hashed.stream, size, name=str(path))
-        digests = check_finite(hashed.stream, header, name=str(path))
+        digests = check_finite(hashed.stream, header, undigested=FACTORS, name=str(path))
         if hashed.stream.read(1):
             raise Invalid(f"{path} grew while it was read: wait until it is written and publish again")
         return FileDigest(path.name, size, hashed.finish()[0]), header, digests

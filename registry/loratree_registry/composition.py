@@ -15,6 +15,7 @@ from loratree_registry.paths import is_digest, parse_path, parse_ref
 from loratree_registry.peft_files import CONFIG
 from loratree_registry.plain_file import open_plain, read_plain
 from loratree_registry.strict_json import parse_json
+from loratree_registry.text import shortened
 
 VERSION_SCHEMA: Final = "loratree/version/1"
 COMPOSITION_SCHEMA: Final = "loratree/composition/1"
@@ -242,10 +243,10 @@ def _loaded(directory: Path) -> set[str]:
 
 def _from_json(document: dict[str, Any]) -> Lockfile:
     if document["schema"] != LOCKFILE_SCHEMA:
-        raise ValueError(f"its schema is {_short(document['schema'])}")
+        raise ValueError(f"its schema is {shortened(ascii(document['schema']))}")
     base, artifact = document["base"], document["artifact"]
     if artifact["mode"] not in ("merge", "flatten"):
-        raise ValueError(f"its mode is {_short(artifact['mode'])}")
+        raise ValueError(f"its mode is {shortened(ascii(artifact['mode']))}")
     steps = tuple(
         Step(
             parse_path(step["path"]),
@@ -288,39 +289,34 @@ def _reason(error: Exception) -> str:
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
-def _short(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= 100 else text[:97] + "..."
-
-
 def _digest(value: object) -> str:
     if not is_digest(value):
-        raise ValueError(f"{_short(value)} is not a digest")
+        raise ValueError(f"{shortened(ascii(value))} is not a digest")
     return str(value)
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{_short(value)} is not a text")
+        raise TypeError(f"{shortened(ascii(value))} is not a text")
     return value
 
 
 def _whole(value: object, *, least: int) -> int:
     if type(value) is not int or not least <= value < 2**53:
-        raise ValueError(f"{_short(value)} is not a whole number from {least} and below 2**53")
+        raise ValueError(f"{shortened(ascii(value))} is not a whole number from {least} and below 2**53")
     return value
 
 
 def _number(value: object) -> float:
     if type(value) not in (int, float) or (type(value) is int and abs(value) >= 2**53):
-        raise ValueError(f"{_short(value)} is not a number that JSON holds exactly")
+        raise ValueError(f"{shortened(ascii(value))} is not a number that JSON holds exactly")
     return float(value)  # type: ignore[arg-type]
 
 
 def _plain_name(value: object) -> str:
     name = _text(value)
     if not name or "/" in name or "\\" in name or name in (".", "..") or not name.isprintable():
-        raise ValueError(f"{_short(name)} is not a file name")
+        raise ValueError(f"{shortened(ascii(name))} is not a file name")
     return name
 
 

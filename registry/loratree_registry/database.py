@@ -11,10 +11,9 @@ from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError,
 
 from loratree_migrations import HEAD, current
 from loratree_migrations import upgrade as migrate
-from loratree_registry.addresses import shown
 from loratree_registry.errors import Conflict, Invalid, LoratreeError, Unavailable
 from loratree_registry.models import metadata
-from loratree_registry.settings import Settings
+from loratree_registry.text import without_secrets
 
 LOCK_TIMEOUT_S = 30
 _PRAGMAS = (
@@ -89,12 +88,6 @@ def prepare(engine: Engine) -> None:
             "run `loratree db upgrade`"
         )
     _upgrade(engine)
-
-
-def upgrade(settings: Settings) -> str:
-    """Brings the database to this release's schema, for `loratree db upgrade`; returns the revision."""
-    settings.make_home()
-    return upgrade_database(settings.database)
 
 
 def upgrade_database(address: str | Path) -> str:
@@ -201,4 +194,4 @@ def _sentence(url: URL, error: SQLAlchemyError) -> LoratreeError:
 
 
 def _shown(url: URL) -> str:
-    return shown(url.render_as_string(hide_password=True))
+    return without_secrets(url.render_as_string(hide_password=True))

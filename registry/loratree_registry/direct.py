@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from typing import IO
 from uuid import uuid4
 
 from sqlalchemy import Engine
@@ -44,6 +45,10 @@ class Direct:
     def part(self, id: str, number: int) -> Part:  # noqa: A002 - the field's name
         """See Uploads.part."""
         return self._part(self._touched(id), number)
+
+    def put(self, id: str, part: Part, content: IO[bytes]) -> None:  # noqa: A002 - the field's name
+        """See ClientUploads.put."""
+        self._store.put_part(self._transfer(id), part.number, content)
 
     def complete(self, upload: Upload) -> None:
         """See Uploads.complete."""

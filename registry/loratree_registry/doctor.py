@@ -16,12 +16,12 @@ from sqlalchemy import Connection, Engine, make_url
 
 from loratree_migrations import HEAD, current
 from loratree_registry import database
-from loratree_registry.blobs.open import open_blobs
 from loratree_registry.blobs.probe import Check, probe
 from loratree_registry.errors import LoratreeError
 from loratree_registry.models import now
 from loratree_registry.repository import doctor as repository
 from loratree_registry.settings import Settings
+from loratree_registry.storage import open_store
 
 ROOM: Final = 1024**3  # bytes that should be free under HOME: some thirty adapters of 35 MB
 SKEW_S: Final = 5.0
@@ -205,7 +205,7 @@ def _is_tolerated(check: Check) -> bool:
 
 def _blobs(settings: Settings) -> Iterator[Check]:
     try:
-        store = open_blobs(settings.blobs, endpoint=settings.s3_endpoint, public_endpoint=settings.s3_public_endpoint)
+        store = open_store(settings)
         try:
             checks = probe(store)
             for check in checks:

@@ -1,7 +1,7 @@
 """The Registry over a database and a blob store in this process: the edge, where transactions open and end."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -12,7 +12,6 @@ from loratree_registry import (
     aliases,
     base_weights,
     bases,
-    database,
     deleting,
     files,
     history,
@@ -26,7 +25,6 @@ from loratree_registry import (
     withdrawing,
 )
 from loratree_registry.blobs.local import LocalBlobStore
-from loratree_registry.blobs.open import open_blobs
 from loratree_registry.blobs.read_back import holds
 from loratree_registry.blobs.store import PART, BlobStore, DirectStore
 from loratree_registry.blobs.verified import check_announced, skip
@@ -54,21 +52,16 @@ from loratree_registry.schemas import (
     Version,
 )
 from loratree_registry.settings import Settings
+from loratree_registry.storage import open_prepared
+from loratree_registry.uploading import send
 
 _MANIFESTS: Final = 8  # that are kept parsed, up to tens of megabytes each
 
 
 def open_embedded(settings: Settings) -> "EmbeddedRegistry":
     """Opens the registry that `settings` name: makes HOME, migrates SQLite by itself. Raises Unavailable, Invalid."""
-    settings.make_home()
-    blobs = open_blobs(settings.blobs, endpoint=settings.s3_endpoint, public_endpoint=settings.s3_public_endpoint)
-    engine = database.open_engine(settings.database)
-    try:
-        database.prepare(engine)
-    except BaseException:
-        engine.dispose()
-        raise
-    return EmbeddedRegistry(engine, blobs, direct=settings.direct)
+    storage = open_prepared(settings)
+    return EmbeddedRegistry(storage.engine, storage.blobs, direct=settings.direct)
 
 
 class EmbeddedRegistry:
@@ -202,7 +195,7 @@ class EmbeddedRegistry:
         """See Registry.upload."""
         check_announced(sha256, size)
         if self.direct and size > PART:
-            self._send_direct(self.direct, stream, sha256, size)
+            send(self.direct, stream, sha256=sha256, size=size)  # a killed upload goes on from what has arrived
             return
         with writing(self._engine) as connection:
             lease = repository.lease_blob(connection, sha256, size)
@@ -211,14 +204,6 @@ class EmbeddedRegistry:
             self._blobs.put(sha256, size, stream, read_back=look)
         with writing(self._engine) as connection:
             files.record_stored(connection, sha256, size, lease)
-
-    def _send_direct(self, direct: Direct, stream: BinaryIO, sha256: str, size: int) -> None:
-        """Sends many parts as a remote client does, so that what was sent before a kill is not sent again."""
-        from loratree_registry.presigned import Presigned  # an HTTP client, which a listing does without
-        from loratree_registry.uploading import send
-
-        with closing(Presigned()) as presigned:
-            send(direct, presigned.put, stream, sha256=sha256, size=size)
 
     def publish(self, path: str, submission: Submission) -> Published:
         """See Registry.publish."""

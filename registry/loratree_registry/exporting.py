@@ -1,5 +1,6 @@
 """Export: a subtree or everything, with all that it was trained on, in a folder or a tar file."""
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version as release
@@ -13,6 +14,7 @@ from loratree_registry.database import reading
 from loratree_registry.errors import Corrupt, Invalid
 from loratree_registry.exports.lines import FILES, SCHEMA, BlobLine, FileLine, Header, read_lines, written
 from loratree_registry.exports.reading import lines_name
+from loratree_registry.exports.rows import alias_line, base_line, event_line, node_line, tombstone_line, version_line
 from loratree_registry.exports.writing import Destination, open_destination
 from loratree_registry.files import open_stored
 from loratree_registry.hashed import Hashed
@@ -81,12 +83,12 @@ def _blobs(connection: Connection, path: str | None) -> Iterable[BlobLine]:
 
 
 _LINES: Final[dict[str, Callable[[Connection, str | None], Iterable[Any]]]] = {
-    "bases": repository.stream_bases,
-    "nodes": repository.stream_nodes,
-    "versions": lambda connection, path: (line for line, _ in repository.stream_versions(connection, path)),
-    "tombstones": repository.stream_tombstones,
-    "aliases": repository.stream_aliases,
-    "events": repository.stream_events,
+    "bases": lambda *scope: itertools.starmap(base_line, repository.stream_bases(*scope)),
+    "nodes": lambda *scope: map(node_line, repository.stream_nodes(*scope)),
+    "versions": lambda *scope: itertools.starmap(version_line, repository.stream_versions(*scope)),
+    "tombstones": lambda *scope: map(tombstone_line, repository.stream_tombstones(*scope)),
+    "aliases": lambda *scope: map(alias_line, repository.stream_aliases(*scope)),
+    "events": lambda *scope: map(event_line, repository.stream_events(*scope)),
     "blobs": _blobs,
 }
 

@@ -1,12 +1,12 @@
 """Level weights: how much each level of a chain adds, checked against what its adapter can take."""
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Final
 
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.rows import VersionRow
+from loratree_registry.text import path_text, shortened, weight_text
 
 _WHOLE: Final = ("override", "ordered")  # the rules of what is applied whole or not at all
 
@@ -25,21 +25,8 @@ def level_weights(ref: str, chain: list[VersionRow], weights: Mapping[str, float
     return [float(given.get(path, 1)) + 0.0 for path in versions]
 
 
-def weight_text(weight: object) -> str:
-    """A weight as JSON, a float by the fewest digits that give it back; what JSON has no form for, as a text."""
-    try:
-        return json.dumps(weight, default=ascii)
-    except (TypeError, ValueError, RecursionError):
-        return json.dumps(f"a {type(weight).__name__}")
-
-
-def path_text(path: object) -> str:
-    """A path as it is; what is none, as a text that is no path either."""
-    return path if isinstance(path, str) else ascii(path)
-
-
 def _fault(path: object, weight: object, version: VersionRow | None) -> str | None:
-    got = _short(weight_text(weight))
+    got = shortened(weight_text(weight))
     if version is None:
         return f"{_printable(path_text(path))} is not in its chain"
     if not _is_finite(weight):
@@ -61,8 +48,4 @@ def _is_finite(weight: object) -> bool:
 
 
 def _printable(path: str) -> str:
-    return _short(path if path and path.isprintable() else ascii(path))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 100 else text[:97] + "..."
+    return shortened(path if path and path.isprintable() else ascii(path))

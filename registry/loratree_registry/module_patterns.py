@@ -6,6 +6,7 @@ from typing import Final
 
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.name_regex import NameRegex
+from loratree_registry.text import shortened
 
 MAX_REGEXES: Final = 32  # keys that are plain names have no such limit
 
@@ -54,7 +55,7 @@ class ModulePatterns:
         try:
             return regex.matches(module)
         except ValueError as error:
-            raise Invalid(f"{self.field} has the key {_short(key)}: {error}") from error
+            raise Invalid(f"{self.field} has the key {shortened(key, 80)!a}: {error}") from error
 
 
 def _compiled(field: str, keys: list[str]) -> dict[str, NameRegex]:
@@ -67,7 +68,7 @@ def _compiled(field: str, keys: list[str]) -> dict[str, NameRegex]:
         try:
             regexes[key] = NameRegex(key)
         except ValueError as error:
-            problems.append(f"{field} has the key {_short(key)}: {error}")
+            problems.append(f"{field} has the key {shortened(key, 80)!a}: {error}")
     if problems:
         raise Invalid(listed(problems))
     return regexes
@@ -91,7 +92,3 @@ def _masked(name: str, form: _Form) -> str:
     for position in form[2]:
         name = f"{name[:position]}.{name[position + 1 :]}"
     return name
-
-
-def _short(key: str) -> str:
-    return ascii(key if len(key) <= 80 else key[:77] + "...")

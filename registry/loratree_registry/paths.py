@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from loratree_registry.errors import Invalid
+from loratree_registry.text import shortened
 
 Level = Literal["base", "domain", "subdomain", "task", "user"]
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
@@ -34,9 +35,11 @@ def parse_path(text: str) -> str:
     segments = text.split("/")
     for segment in segments:
         if not _SEGMENT.fullmatch(segment):
-            raise Invalid(f"path {_short(text)} has the segment {_short(segment)}: {_segment_remedy(segment)}")
+            raise Invalid(
+                f"path {shortened(text, 80)!r} has the segment {shortened(segment, 80)!r}: {_segment_remedy(segment)}"
+            )
     if len(segments) > MAX_DEPTH:
-        raise Invalid(f"path {_short(text)} has {len(segments)} segments, at most {MAX_DEPTH} are allowed")
+        raise Invalid(f"path {shortened(text, 80)!r} has {len(segments)} segments, at most {MAX_DEPTH} are allowed")
     return text
 
 
@@ -51,7 +54,7 @@ def parse_ref(text: str) -> Ref:
     if _DIGEST.fullmatch(selector) or _ALIAS.fullmatch(selector):
         return Ref(path, selector)
     raise Invalid(
-        f"ref {_short(text)} has the selector {_short(selector)}: "
+        f"ref {shortened(text, 80)!r} has the selector {shortened(selector, 80)!r}: "
         "give a version number from 1, an alias, or sha256: and 64 hexadecimal digits"
     )
 
@@ -62,7 +65,7 @@ def parse_alias(text: str) -> str:
         raise Invalid(f"alias {HEAD!r} always names the head and cannot be set: choose another name")
     if not _ALIAS.fullmatch(text):
         raise Invalid(
-            f"alias {_short(text)} is not a name: start with a lower-case letter, "
+            f"alias {shortened(text, 80)!r} is not a name: start with a lower-case letter, "
             "then up to 63 of a-z, 0-9, '.', '_' and '-'"
         )
     return text
@@ -126,9 +129,5 @@ def _segment_remedy(segment: str) -> str:
     if len(segment) > 128:
         return f"it has {len(segment)} characters, at most 128 are allowed"
     if segment != segment.lower():
-        return f"use lower case, such as {_short(segment.lower())}"
+        return f"use lower case, such as {shortened(segment.lower(), 80)!r}"
     return "expected a letter or digit first, then letters a-z, digits, '.', '_' or '-'"
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:77] + "...")

@@ -134,7 +134,7 @@ class RemoteRegistry:
     def upload(self, stream: BinaryIO, *, sha256: str, size: int) -> None:
         """See Registry.upload."""
         check_announced(sha256, size)
-        send(RemoteUploads(self._wire), self._wire.put_part, stream, sha256=sha256, size=size)
+        send(RemoteUploads(self._wire), stream, sha256=sha256, size=size)
 
     def publish(self, path: str, submission: Submission) -> Published:
         """See Registry.publish."""

@@ -1,5 +1,7 @@
 """Uploads to a server, over HTTP."""
 
+from typing import IO
+
 from loratree_registry.api.bodies import NewUpload, Stored
 from loratree_registry.uploading import Part, Upload
 from loratree_registry.wire import Wire, work_s
@@ -22,6 +24,10 @@ class RemoteUploads:
     def part(self, id: str, number: int) -> Part:  # noqa: A002 - the field's name
         """See Uploads.part."""
         return self._wire.get(Part, "uploads", f"{id}/parts/{number}")
+
+    def put(self, id: str, part: Part, content: IO[bytes]) -> None:  # noqa: A002, ARG002 - the URL says whose it is
+        """See ClientUploads.put."""
+        self._wire.put_part(part, content)
 
     def complete(self, upload: Upload) -> None:
         """See Uploads.complete."""

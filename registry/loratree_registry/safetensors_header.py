@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Final
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.strict_json import parse_json
 from loratree_registry.tensor_name import name_problem
+from loratree_registry.text import shortened
 
 MAX_HEADER: Final = 8 * 1024 * 1024
 MAX_TENSORS: Final = 65_536  # mixture-of-experts adapters have 36,864
@@ -118,7 +119,7 @@ def _tensors(document: dict[str, Any], data_start: int, name: str) -> dict[str, 
         if isinstance(found, Tensor):
             tensors[key] = found
         else:
-            problems.append(f"tensor {_short(key)} {found}")
+            problems.append(f"tensor {shortened(ascii(key))} {found}")
     if problems:
         raise Invalid(f"{name} is not usable: {listed(problems)}: save the adapter again")
     return dict(sorted(tensors.items(), key=lambda item: item[1].start))
@@ -130,11 +131,11 @@ def _tensor(entry: object, data_start: int) -> Tensor | str:
         return "is not described by exactly dtype, shape and data_offsets"
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
-        return f"has the unknown dtype {_short(dtype)}, expected one of {', '.join(ITEM_SIZES)}"
+        return f"has the unknown dtype {shortened(ascii(dtype))}, expected one of {', '.join(ITEM_SIZES)}"
     if not _is_naturals(shape) or len(shape) > MAX_DIMENSIONS:
-        return f"has the shape {_short(shape)}, expected at most {MAX_DIMENSIONS} whole numbers"
+        return f"has the shape {shortened(ascii(shape))}, expected at most {MAX_DIMENSIONS} whole numbers"
     if not _is_naturals(offsets) or len(offsets) != 2:
-        return f"has the data_offsets {_short(offsets)}, expected its first byte and the one past its last"
+        return f"has the data_offsets {shortened(ascii(offsets))}, expected its first byte and the one past its last"
     size = math.prod(shape) * ITEM_SIZES[dtype]
     if size == 0:
         return f"is empty: its shape is {shape}"
@@ -153,7 +154,7 @@ def _check_contiguous(tensors: dict[str, Tensor], data_start: int, size: int, na
     for key, tensor in tensors.items():
         if tensor.start != position:
             what = "overlaps the one before it" if tensor.start < position else "leaves a hole before it"
-            problems.append(f"tensor {_short(key)} {what} (byte {tensor.start}, expected {position})")
+            problems.append(f"tensor {shortened(ascii(key))} {what} (byte {tensor.start}, expected {position})")
         position = max(position, tensor.end)
     if problems:
         raise Invalid(f"{name} is not usable: {listed(problems)}: save the adapter again")
@@ -161,8 +162,3 @@ def _check_contiguous(tensors: dict[str, Tensor], data_start: int, size: int, na
         raise Invalid(f"{name} is truncated: its tensors need {position} bytes and it has {size}, copy it again")
     if position < size:
         raise Invalid(f"{name} has {size - position} bytes behind its last tensor, expected none: save it again")
-
-
-def _short(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= 100 else text[:97] + "..."

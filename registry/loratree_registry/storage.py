@@ -1,4 +1,4 @@
-"""The database and the blob store themselves, for commands that work where both are."""
+"""Open the database and the blob store, once for all who need both."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +20,11 @@ class Storage:
     engine: Engine
     blobs: BlobStore
 
+    def close(self) -> None:
+        """Close the connections of both."""
+        self.engine.dispose()
+        self.blobs.close()
+
 
 @contextmanager
 def open_storage(settings: Settings) -> Iterator[Storage]:
@@ -29,12 +34,34 @@ def open_storage(settings: Settings) -> Iterator[Storage]:
             "LORATREE_URL names a registry that is served, whose database and blobs this command cannot reach: "
             "unset it, and run this where LORATREE_DATABASE and LORATREE_BLOBS are that server's"
         )
-    settings.make_home()
-    blobs = open_blobs(settings.blobs, endpoint=settings.s3_endpoint, public_endpoint=settings.s3_public_endpoint)
-    engine = database.open_engine(settings.database)
+    storage = open_prepared(settings)
     try:
-        database.prepare(engine)
-        yield Storage(engine, blobs)
+        yield storage
     finally:
-        engine.dispose()
-        blobs.close()
+        storage.close()
+
+
+def open_prepared(settings: Settings) -> Storage:
+    """Make HOME, open the database and the blob store, and migrate SQLite. The caller closes it.
+
+    Raises Unavailable, Invalid.
+    """
+    settings.make_home()
+    storage = Storage(database.open_engine(settings.database), open_store(settings))
+    try:
+        database.prepare(storage.engine)
+    except BaseException:
+        storage.close()
+        raise
+    return storage
+
+
+def open_store(settings: Settings) -> BlobStore:
+    """Open the blob store that `settings` name; connects to nothing yet. Raises Invalid."""
+    return open_blobs(settings.blobs, endpoint=settings.s3_endpoint, public_endpoint=settings.s3_public_endpoint)
+
+
+def upgrade(settings: Settings) -> str:
+    """Bring the database to the schema of this release and return the revision. Raises Unavailable."""
+    settings.make_home()
+    return database.upgrade_database(settings.database)

@@ -11,6 +11,7 @@ from collections import Counter
 from typing import Any, Final
 
 from loratree_registry.errors import listed
+from loratree_registry.text import shortened
 
 MAX_DIGITS: Final = 19  # of a whole number: sizes and offsets fit 63 bits, and int() takes quadratic time
 
@@ -41,28 +42,23 @@ def parse_json(text: bytes) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        twice = [_short(key) for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        twice = [shortened(ascii(key)) for key, count in Counter(key for key, _ in pairs).items() if count > 1]
         raise ValueError(f"{listed(twice, limit=5)} stands twice in one object")
     return found
 
 
 def _integer(digits: str) -> int:
     if len(digits.lstrip("-")) > MAX_DIGITS:
-        raise ValueError(f"the number {_short(digits)} has more than {MAX_DIGITS} digits")
+        raise ValueError(f"the number {shortened(ascii(digits))} has more than {MAX_DIGITS} digits")
     return int(digits)
 
 
 def _number(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise ValueError(f"the number {_short(digits)} is larger than any float")
+        raise ValueError(f"the number {shortened(ascii(digits))} is larger than any float")
     return number
 
 
 def _no_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
-
-
-def _short(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= 100 else text[:97] + "..."

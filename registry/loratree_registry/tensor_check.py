@@ -6,7 +6,6 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from loratree_registry.adapter_tensors import FACTORS
 from loratree_registry.canonical import DIGEST_PREFIX
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.safetensors_header import Header, Tensor
@@ -24,10 +23,12 @@ _EXPONENTS: Final[dict[str, tuple[str, int]]] = {
 _WHOLE: Final = frozenset({"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"})
 
 
-def check_finite(stream: BinaryIO, header: Header, *, name: str = "the safetensors file") -> dict[str, str]:
-    """Reads the tensors' bytes; raises Invalid, naming those that hold NaN or Inf.
+def check_finite(
+    stream: BinaryIO, header: Header, *, undigested: tuple[str, ...] = (), name: str = "the safetensors file"
+) -> dict[str, str]:
+    """Read the tensors' bytes; raise Invalid, naming those that hold NaN or Inf.
 
-    Returns the digest of each one but LoRA's factors, which are most of the bytes and compared with nothing.
+    Returns the digest of each tensor whose name does not end with one of `undigested`.
     `stream` stands at `header.data_start`, where read_header left it, and is read forward to its end. A dtype other
     than F16, BF16, F32, F64 and the whole numbers is refused: its values cannot be checked.
     """
@@ -40,7 +41,7 @@ def check_finite(stream: BinaryIO, header: Header, *, name: str = "the safetenso
         )
     problems, digests = [], {}
     for key, tensor in header.tensors.items():
-        hasher = None if key.endswith(FACTORS) else hashlib.sha256()
+        hasher = None if key.endswith(undigested) else hashlib.sha256()
         nans, infinities = _count(stream, tensor, name, hasher)
         if hasher:
             digests[key] = DIGEST_PREFIX + hasher.hexdigest()

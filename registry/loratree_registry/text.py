@@ -1,10 +1,13 @@
-"""Free text that callers may add, such as a version's note."""
+"""Free text that callers may add, and how messages show values, paths and addresses."""
 
+import json
+import re
 import unicodedata
 from typing import Final
 
 from loratree_registry.errors import Invalid
 
+_REST: Final = re.compile(r"[?#]")
 _TURNS: Final = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
@@ -41,6 +44,39 @@ def same_quarantined(ref: str, reason: str) -> str:
 def one_line(text: str) -> str:
     """The text as a terminal may be given it: a space for all that breaks the line or moves the cursor."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def shortened(text: str, most: int = 100) -> str:
+    """Return `text` cut to `most` characters, the last three of which are then dots."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def weight_text(weight: object) -> str:
+    """A weight as JSON, a float by the fewest digits that give it back; what JSON has no form for, as a text."""
+    try:
+        return json.dumps(weight, default=ascii)
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps(f"a {type(weight).__name__}")
+
+
+def path_text(path: object) -> str:
+    """A path as it is; what is none, as a text that is no path either."""
+    return path if isinstance(path, str) else ascii(path)
+
+
+def without_secrets(address: str) -> str:
+    """The address without its user, its password and its query, which may hold secrets.
+
+    `postgresql://u:sekret@host/x?password=sekret` gives `postgresql://host/x`. Where an @ behind the query's beginning
+    leaves open what is a password, only the scheme is left.
+    """
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        scheme, rest = "", address
+    place, *query = _REST.split(rest, maxsplit=1)
+    if query and "@" in query[0]:
+        return f"{scheme}{separator}…"
+    return scheme + separator + (place if place.startswith("/") else place.rpartition("@")[2])
 
 
 def _is_control(character: str) -> bool:

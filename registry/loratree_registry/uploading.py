@@ -1,7 +1,6 @@
 """Sending bytes in parts to whoever takes them; what has arrived is not sent again."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, BinaryIO, Final, Protocol
 
@@ -65,11 +64,15 @@ class Uploads(Protocol):
         ...
 
 
-# Sends a part's bytes where it says. Raises Unavailable, after which it may be called again, and Invalid.
-Put = Callable[[Part, IO[bytes]], None]
+class ClientUploads(Uploads, Protocol):
+    """Uploads whose parts this process sends itself."""
+
+    def put(self, id: str, part: Part, content: IO[bytes]) -> None:  # noqa: A002 - the field's name
+        """Send the bytes of one part. Raises Unavailable, after which it may be called again; Invalid."""
+        ...
 
 
-def send(uploads: Uploads, put: Put, stream: BinaryIO, *, sha256: str, size: int) -> None:
+def send(uploads: ClientUploads, stream: BinaryIO, *, sha256: str, size: int) -> None:
     """Sends `stream` from where it lies, as far as it has not arrived, and completes the upload.
 
     Another client may have sent parts of it, wrong ones even, or ended it meanwhile: then it is begun anew, once.
@@ -78,33 +81,33 @@ def send(uploads: Uploads, put: Put, stream: BinaryIO, *, sha256: str, size: int
     source, again = sending(stream, sha256, size), stream.seekable()
     upload = uploads.begin(sha256, size)
     try:
-        _send(uploads, put, source, upload)
+        _send(uploads, source, upload)
     except (Invalid, NotFound) as error:
         if isinstance(error, Invalid):
             source.check()  # tells whose fault it is
         if not again or (isinstance(error, Invalid) and not upload.arrived):
             raise
-        _send(uploads, put, source, uploads.begin(sha256, size))
+        _send(uploads, source, uploads.begin(sha256, size))
 
 
-def _send(uploads: Uploads, put: Put, source: Sending, upload: Upload) -> None:
+def _send(uploads: ClientUploads, source: Sending, upload: Upload) -> None:
     for number, part in enumerate(source.parts(), 1):
         if number not in upload.arrived:
-            _put(uploads, put, upload, number, part)
+            _put(uploads, upload, number, part)
     uploads.complete(upload)
 
 
-def _put(uploads: Uploads, put: Put, upload: Upload, number: int, part: IO[bytes]) -> None:
+def _put(uploads: ClientUploads, upload: Upload, number: int, part: IO[bytes]) -> None:
     """Sends one part, again where that failed; each time to a new URL, as they run out."""
     target = upload.next if upload.next and upload.next.number == number else uploads.part(upload.id, number)
     for attempt in range(1, _TRIES):
         try:
-            return put(target, part)
+            return uploads.put(upload.id, target, part)
         except Unavailable:
             time.sleep(_PAUSE_S * attempt)
         part.seek(0)
         target = uploads.part(upload.id, number)
-    return put(target, part)
+    return uploads.put(upload.id, target, part)
 
 
 def unknown_upload(id: str) -> NotFound:  # noqa: A002 - the field's name

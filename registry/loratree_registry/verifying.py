@@ -14,8 +14,9 @@ from loratree_registry.blobs.store import BlobStore
 from loratree_registry.canonical import DIGEST_PREFIX, digest_stream
 from loratree_registry.database import reading
 from loratree_registry.errors import NotFound, Unavailable
+from loratree_registry.exports.rows import version_line
 from loratree_registry.lineage import ancestry
-from loratree_registry.manifest import BaseManifest
+from loratree_registry.manifest import BaseManifest, read_manifest
 from loratree_registry.nodes import find_node
 from loratree_registry.paths import parse_ref
 from loratree_registry.repository import exporting as exported
@@ -112,11 +113,11 @@ def _subtree(connection: Connection, queue: IO[bytes], path: str | None) -> tupl
         find_node(connection, path)
     count = _write(queue, repository.stream_stored(connection, path))
     problems = _Problems()
-    for base in exported.stream_bases(connection, path):
-        problems.add(_base_problems(base.name, base.digest, base.manifest))
+    for row, _ in exported.stream_bases(connection, path):
+        problems.add(_base_problems(row.name, row.digest, read_manifest(row.manifest)))
     versions = 0
-    for version, base_digest in exported.stream_versions(connection, path):
-        problems.add(version.problems(base_digest))
+    for row, files in exported.stream_versions(connection, path):
+        problems.add(version_line(row, files).problems(row.base_digest))
         versions += 1
     problems.add(repository.contradictions(connection, path, limit=NAMED))
     return count, versions, problems.told()

@@ -12,11 +12,11 @@ from urllib.parse import quote
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from loratree_registry.addresses import shown
 from loratree_registry.api.problem import MEDIA_TYPE, Problem, error_of
 from loratree_registry.errors import Invalid, LoratreeError, Unavailable
 from loratree_registry.http_body import opened
 from loratree_registry.presigned import Presigned
+from loratree_registry.text import without_secrets
 from loratree_registry.uploading import Part
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Wire:
 
     def __init__(self, url: str, *, answer_s: float = ANSWER_S) -> None:
         self._url, self._answer_s = _checked_url(url), answer_s
-        self.url = shown(self._url)  # for messages
+        self.url = without_secrets(self._url)  # for messages
         secure = self._url.startswith("https:")  # reading the certificates takes 50 ms, which http: does not need
         limits = httpx.Limits(keepalive_expiry=_IDLE_S)
         self._presigned = Presigned()
@@ -205,7 +205,9 @@ def _checked_url(text: str) -> str:
     except httpx.InvalidURL:
         url = httpx.URL()
     if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > 65535 or url.query or url.fragment:
-        raise Invalid(f"LORATREE_URL is {shown(text)!r}: expected a URL such as http://127.0.0.1:8321, without a query")
+        raise Invalid(
+            f"LORATREE_URL is {without_secrets(text)!r}: expected a URL such as http://127.0.0.1:8321, without a query"
+        )
     return text.rstrip("/")
 
 

@@ -20,10 +20,11 @@ from sqlalchemy import Connection, delete, insert, inspect, text
 import loratree_migrations
 from loratree_registry import database, repository
 from loratree_registry.composition import version_digest
-from loratree_registry.database import open_engine, prepare, reading, upgrade, upgrade_database, writing
+from loratree_registry.database import open_engine, prepare, reading, upgrade_database, writing
 from loratree_registry.embedded import open_embedded
 from loratree_registry.errors import LoratreeError, Unavailable
 from loratree_registry.models import metadata, now, tombstones
+from loratree_registry.storage import upgrade
 from tests.registry import old_rows
 from tests.registry.conftest import Storage
 from tests.registry.material import Material, publish

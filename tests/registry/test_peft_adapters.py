@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from loratree_composer.base import manifest_of_module
 from loratree_registry.adapter_spec import AdapterSpec, ModuleSpec
+from loratree_registry.adapter_tensors import FACTORS
 from loratree_registry.errors import Invalid
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.peft_format import canonical_config, classify
@@ -41,7 +42,7 @@ def spec_of(saved: Saved, manifest: BaseManifest) -> AdapterSpec:
     data = safetensors.torch.save(tensors)
     stream = io.BytesIO(data)
     header = read_header(stream, len(data))
-    spec = classify(config, header, manifest, digests=check_finite(stream, header))
+    spec = classify(config, header, manifest, digests=check_finite(stream, header, undigested=FACTORS))
     assert classify(canonical_config(config), header, manifest) == spec
     return spec
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from loratree_composer.base import manifest_of_module, read_base
 from loratree_registry.adapter_spec import AdapterSpec
+from loratree_registry.adapter_tensors import FACTORS
 from loratree_registry.errors import Invalid
 from loratree_registry.manifest import BaseManifest
 from loratree_registry.peft_format import canonical_config, classify, warnings
@@ -82,7 +83,7 @@ def classify_tensors(config: dict[str, Any], tensors: dict[str, torch.Tensor], m
     data = safetensors.torch.save(tensors)
     stream = io.BytesIO(data)
     header = read_header(stream, len(data))
-    return classify(config, header, manifest, digests=check_finite(stream, header))
+    return classify(config, header, manifest, digests=check_finite(stream, header, undigested=FACTORS))
 
 
 def refusal(config: dict[str, Any], tensors: dict[str, torch.Tensor], manifest: BaseManifest) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from loratree_registry.errors import Invalid, listed
-from loratree_registry.level_weights import path_text, weight_text
+from loratree_registry.text import path_text, weight_text
 
 
 def written(weights: Mapping[str, float] | None) -> list[str]:

@@ -16,7 +16,6 @@ from uuid import uuid4
 
 from loratree_registry.blobs.s3_bucket import Bucket
 from loratree_registry.blobs.s3_client import error_code, s3_errors
-from loratree_registry.blobs.s3_copy import copy
 from loratree_registry.blobs.s3_multipart import Multipart
 from loratree_registry.blobs.s3_staged import FOLDER
 from loratree_registry.errors import Unavailable
@@ -113,7 +112,7 @@ def _multipart(tried: Trial) -> Answer:
 
 def _copied(tried: Trial) -> Answer:
     with trial(tried.bucket) as other:
-        copy(tried.bucket, tried.name, other.name, len(_CONTENT))
+        tried.bucket.copy(tried.name, other.name, len(_CONTENT))
         same = other.read() == _CONTENT
     return same, f"a copy within the server gives back {'the same' if same else 'other'} bytes"
 

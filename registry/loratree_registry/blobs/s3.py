@@ -3,13 +3,12 @@
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
-from typing import BinaryIO
+from typing import IO, BinaryIO
 from uuid import uuid4
 
 from loratree_registry.blobs.read_back import holds, intact
 from loratree_registry.blobs.s3_bucket import BLOBS, Bucket
 from loratree_registry.blobs.s3_client import s3_errors
-from loratree_registry.blobs.s3_copy import copy
 from loratree_registry.blobs.s3_leftovers import sweep
 from loratree_registry.blobs.s3_staged import Staged, begin
 from loratree_registry.blobs.sending import sending
@@ -96,6 +95,10 @@ class S3BlobStore:
         """Where to send part `number`. See DirectStore.target."""
         return Staged(self.bucket, transfer).target(number)
 
+    def put_part(self, transfer: Transfer, number: int, content: IO[bytes]) -> None:
+        """Send part `number` from this process. See DirectStore.put_part."""
+        Staged(self.bucket, transfer).put_part(number, content)
+
     def accept(self, transfer: Transfer, *, read_back: ReadBack | None = None) -> None:
         """Makes what arrived a blob. See DirectStore.accept; one that was accepted already is accepted again."""
         staged, digest, size = Staged(self.bucket, transfer), transfer.digest, transfer.size
@@ -142,7 +145,7 @@ class S3BlobStore:
         with self.bucket.open(name) as (found, stream):
             if found.size != size or not intact(stream, digest, size, read_back):
                 return False
-        copy(self.bucket, name, _name(digest), size)
+        self.bucket.copy(name, _name(digest), size)
         return True
 
 

@@ -9,18 +9,22 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from loratree_registry.addresses import shown
 from loratree_registry.blobs.s3_client import error_code, open_client, s3_errors
 from loratree_registry.blobs.verified import CHUNK
 from loratree_registry.errors import NotFound
+from loratree_registry.text import without_secrets
 
 if TYPE_CHECKING:
+    from boto3.s3.transfer import TransferConfig
     from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CopySourceTypeDef
 
 _PAGE: Final = 1000  # objects listed at a time, the most that S3 gives
 BLOBS: Final = "sha256/"  # the folder of blobs, by digest
 ABSENT: Final = ("404", "NoSuchKey")
+COPY_PART: Final = 256 * 1024**2  # bytes a request: some servers copy byte by byte, which takes long for more
+_TOGETHER: Final = 8  # requests at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Bucket:
         self._opening = threading.Lock()
 
     def __str__(self) -> str:
-        at = f" at {shown(self.endpoint)}" if self.endpoint else ""
+        at = f" at {without_secrets(self.endpoint)}" if self.endpoint else ""
         return f"s3://{self.name}/{self.prefix}".rstrip("/") + at
 
     @cached_property
@@ -109,6 +113,24 @@ class Bucket:
         with s3_errors(self):
             (self.brief if brief else self.client).delete_object(**self.at(name))
 
+    def copy(self, source: str, name: str, size: int) -> None:
+        """Copy the `size` bytes of `source` to `name` inside the server, a large object in parts.
+
+        Raises NotFound if the source is gone, or if a copy in parts has ended and the answer that said so was lost;
+        Unavailable. `sweep` removes the parts of a copy that a kill cut off.
+        """
+        place: CopySourceTypeDef = {"Bucket": self.name, "Key": self.key(source)}
+        with s3_errors(self):
+            try:
+                if size <= COPY_PART:  # one request; boto3's managed copy asks for the size first
+                    self.client.copy_object(**self.at(name), CopySource=place)
+                else:
+                    self.client.copy(place, **self.at(name), Config=_in_parts())
+            except self.client.exceptions.ClientError as error:
+                if error_code(error) not in (*ABSENT, "NoSuchUpload"):  # completed: the first answer was lost
+                    raise
+                raise NotFound(f"{self} holds no {source}") from error
+
     def list(self, folder: str, *, after: str = "") -> Iterator[Stored]:
         """The objects of a folder in the order of their keys, a page at a time. Raises Unavailable."""
         at, start = self.key(folder), self.key(after) if after else ""
@@ -126,6 +148,12 @@ class Bucket:
         for client in ("client", "signer", "brief"):
             if client in self.__dict__:
                 self.__dict__[client].close()
+
+
+def _in_parts() -> "TransferConfig":
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(multipart_threshold=COPY_PART, multipart_chunksize=COPY_PART, max_concurrency=_TOGETHER)
 
 
 class _Body(io.RawIOBase):

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from loratree_registry.addresses import shown
 from loratree_registry.errors import Invalid, LoratreeError, Unavailable
+from loratree_registry.text import without_secrets
 
 if TYPE_CHECKING:
     from botocore.exceptions import BotoCoreError, ClientError
@@ -24,9 +24,9 @@ def open_client(endpoint: str | None, setting: str = "LORATREE_S3_ENDPOINT", *, 
 
     Raises Unavailable where boto3 is missing, Invalid.
     """
-    if endpoint and shown(endpoint) != endpoint:  # botocore would print it whole when it fails
+    if endpoint and without_secrets(endpoint) != endpoint:  # botocore would print it whole when it fails
         raise Invalid(
-            f"{setting} is {shown(endpoint)!r} with a user or a query: take that out, "
+            f"{setting} is {without_secrets(endpoint)!r} with a user or a query: take that out, "
             "credentials are read from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     try:
@@ -50,7 +50,7 @@ def open_client(endpoint: str | None, setting: str = "LORATREE_S3_ENDPOINT", *, 
         return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
     except ValueError as error:
         raise Invalid(
-            f"{setting} is {shown(endpoint or '')!r}: expected a URL such as http://127.0.0.1:9000"
+            f"{setting} is {without_secrets(endpoint or '')!r}: expected a URL such as http://127.0.0.1:9000"
         ) from error
 
 

@@ -46,16 +46,6 @@ class Multipart:
         """Sends a part and returns its tag."""
         return self._bucket.client.upload_part(**self.at, PartNumber=number, Body=body)["ETag"]
 
-    def copy(self, number: int, source: str, first: int, end: int) -> str:
-        """Makes a part of the bytes from `first` up to `end` of another object, and returns its tag."""
-        told = self._bucket.client.upload_part_copy(
-            **self.at,
-            CopySource={"Bucket": self._bucket.name, "Key": self._bucket.key(source)},
-            CopySourceRange=f"bytes={first}-{end - 1}",
-            PartNumber=number,
-        )
-        return told["CopyPartResult"]["ETag"]
-
     def parts(self) -> dict[int, Part]:
         """The parts that arrived. Raises NotFound where the upload was completed or aborted, Unavailable."""
         with self._gone():

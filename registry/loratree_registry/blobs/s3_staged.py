@@ -4,12 +4,11 @@ import re
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import IO, Any, Final
 from uuid import uuid4
 
 from loratree_registry.blobs.s3_bucket import Bucket
 from loratree_registry.blobs.s3_client import error_code, s3_errors
-from loratree_registry.blobs.s3_copy import copy
 from loratree_registry.blobs.s3_multipart import Multipart
 from loratree_registry.blobs.sending import Sending
 from loratree_registry.blobs.store import LINK_S, PART, Target, Transfer
@@ -45,17 +44,31 @@ class Staged:
         """Sends everything from this process. Raises Invalid where `source` holds other bytes, Unavailable."""
         with s3_errors(self._bucket):
             try:
+                tags = {number: self._put(number, part) for number, part in enumerate(source.parts(), 1)}
                 if self._multipart:
-                    tags = {number: self._multipart.put(number, part) for number, part in enumerate(source.parts(), 1)}
                     with suppress(NotFound):  # completed already: the first answer was lost, and boto3 asked again
                         self._multipart.complete(tags)
-                else:
-                    for part in source.parts():
-                        self._bucket.client.put_object(Body=part, ChecksumSHA256=self._checksum, **self._at)
             except self._bucket.client.exceptions.ClientError as error:
                 if error_code(error) in _OTHER_BYTES:
                     source.check()
                 raise
+
+    def put_part(self, number: int, content: IO[bytes]) -> None:
+        """Send one part from this process. Raises Unavailable; Invalid if the server finds other bytes."""
+        with s3_errors(self._bucket):
+            try:
+                self._put(number, content)
+            except self._bucket.client.exceptions.ClientError as error:
+                if error_code(error) not in _OTHER_BYTES:
+                    raise
+                digest = self._transfer.digest
+                raise Invalid(f"the bytes sent as {digest} are not those announced: send them again") from error
+
+    def _put(self, number: int, content: IO[bytes]) -> str:
+        """Send a part and return the server's tag of it."""
+        if self._multipart:
+            return self._multipart.put(number, content)
+        return self._bucket.client.put_object(Body=content, ChecksumSHA256=self._checksum, **self._at)["ETag"]
 
     def target(self, number: int) -> Target:
         """Where a client sends part `number` itself; its length is signed, and the digest where it is the only part."""
@@ -108,7 +121,7 @@ class Staged:
             yield self.name
             return
         name = _name(uuid4().hex)
-        copy(self._bucket, self.name, name, self._transfer.size)
+        self._bucket.copy(self.name, name, self._transfer.size)
         try:
             yield name
         finally:

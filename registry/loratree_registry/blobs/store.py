@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import BinaryIO, Final, Protocol, runtime_checkable
+from typing import IO, BinaryIO, Final, Protocol, runtime_checkable
 
 PART: Final = 64 * 1024**2  # bytes a part of an upload: a 35 MB adapter is one, 640 GB are S3's 10,000
 LINK_S: Final = 900  # how long a presigned URL is good for
@@ -107,6 +107,10 @@ class DirectStore(BlobStore, Protocol):
 
     def target(self, transfer: Transfer, number: int) -> Target:
         """Where to send part `number`, from 1, of the size that the transfer says."""
+        ...
+
+    def put_part(self, transfer: Transfer, number: int, content: IO[bytes]) -> None:
+        """Send part `number` from this process. Raises Unavailable; Invalid if the server finds other bytes."""
         ...
 
     def accept(self, transfer: Transfer, *, read_back: ReadBack | None = None) -> None:

@@ -1,11 +1,26 @@
-"""Lines of an export as rows of the database, and as what events tell of them."""
+"""Lines of an export as rows of the database, rows as lines, and lines as the details of events."""
 
 from dataclasses import asdict, fields
 from typing import Any
 
+from sqlalchemy import Row
+
+from loratree_registry.composition import FileDigest
 from loratree_registry.errors import Invalid
-from loratree_registry.exports.lines import AliasLine, NodeLine, VersionLine
+from loratree_registry.exports.lines import (
+    AliasLine,
+    BaseLine,
+    EventLine,
+    FileLine,
+    MarkLine,
+    NodeLine,
+    PinLine,
+    TombstoneLine,
+    VersionLine,
+)
+from loratree_registry.manifest import read_manifest
 from loratree_registry.repository.importing import KeptNode
+from loratree_registry.schemas import AdapterSummary
 
 
 def node_row(line: NodeLine, node: KeptNode, parent: KeptNode | None) -> dict[str, Any]:
@@ -58,3 +73,63 @@ def fields_of(line: Any, *left_out: str) -> dict[str, Any]:
 def alias_event(line: AliasLine) -> dict[str, Any]:
     """What the event of a set alias tells."""
     return {"alias": line.name, "version": line.number, "previous": None}
+
+
+def base_line(row: Row[Any], files: list[FileDigest]) -> BaseLine:
+    """Return a base's row and the files of its weights as a line."""
+    return BaseLine(
+        name=row.name,
+        digest=row.digest,
+        source=row.source,
+        created_at=row.created_at,
+        files=_file_lines(files),
+        manifest=read_manifest(row.manifest),
+    )
+
+
+def node_line(row: Row[Any]) -> NodeLine:
+    """Return a node's row as a line."""
+    return NodeLine(**row._asdict())
+
+
+def version_line(row: Row[Any], files: list[FileDigest]) -> VersionLine:
+    """Return a version's row and its files as a line."""
+    pin = None if row.pin_path is None else PinLine(path=row.pin_path, number=row.pin_number, digest=row.pin_digest)
+    return VersionLine(
+        path=row.path,
+        number=row.number,
+        digest=row.digest,
+        content=row.content,
+        pin=pin,
+        found=row.pin_found,
+        config=row.config,
+        summary=AdapterSummary(**row.summary),
+        files=_file_lines(files),
+        note=row.note,
+        created_at=row.created_at,
+        withdrawn=_mark(row.withdrawn_reason, row.withdrawn_at),
+        quarantined=_mark(row.quarantined_reason, row.quarantined_at),
+    )
+
+
+def tombstone_line(row: Row[Any]) -> TombstoneLine:
+    """Return a tombstone's row as a line."""
+    return TombstoneLine(**row._asdict())
+
+
+def alias_line(row: Row[Any]) -> AliasLine:
+    """Return an alias's row as a line."""
+    return AliasLine(**row._asdict())
+
+
+def event_line(row: Row[Any]) -> EventLine:
+    """Return an event's row as a line."""
+    return EventLine(**row._asdict())
+
+
+def _file_lines(files: list[FileDigest]) -> list[FileLine]:
+    return [FileLine(name=file.name, size=file.size, sha256=file.sha256) for file in files]
+
+
+def _mark(reason: str | None, at: Any) -> MarkLine | None:
+    return None if reason is None else MarkLine(reason=reason, at=at)

@@ -5,23 +5,11 @@ versions were trained on belongs to it.
 """
 
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, select
 
 from loratree_registry.composition import FileDigest
-from loratree_registry.exports.lines import (
-    AliasLine,
-    BaseLine,
-    EventLine,
-    FileLine,
-    MarkLine,
-    NodeLine,
-    PinLine,
-    TombstoneLine,
-    VersionLine,
-)
-from loratree_registry.manifest import read_manifest
 from loratree_registry.models import (
     aliases,
     base_files,
@@ -34,41 +22,32 @@ from loratree_registry.models import (
     versions,
 )
 from loratree_registry.paths import ancestors_of, base_of
+from loratree_registry.repository.base_files import files_of_base
 from loratree_registry.repository.verifying import PAGE, at_or_below
 from loratree_registry.repository.versions import files_of
 from loratree_registry.rows import BlobRow
-from loratree_registry.schemas import AdapterSummary
 
-Row = TypeVar("Row")
 _pins, _pin_nodes = versions.alias("pins"), nodes.alias("pin_nodes")
 
 
-def stream_bases(connection: Connection, path: str | None) -> Iterator[BaseLine]:
-    """The bases, or the one of a path, with their manifests: one at a time."""
+def stream_bases(connection: Connection, path: str | None) -> Iterator[tuple[Row[Any], list[FileDigest]]]:
+    """Yield the bases, or the one of a path, each with its manifest and the files of its weights, one at a time."""
     names = select(bases.c.name).order_by(bases.c.name)
     for name in connection.scalars(names if path is None else names.where(bases.c.name == base_of(path))).all():
         row = connection.execute(select(bases).where(bases.c.name == name)).one()
-        files = select(base_files).where(base_files.c.base_id == row.id).order_by(base_files.c.name)
-        yield BaseLine(
-            name=row.name,
-            digest=row.digest,
-            source=row.source,
-            created_at=row.created_at,
-            files=[FileLine(name=f.name, size=f.size, sha256=f.sha256) for f in connection.execute(files)],
-            manifest=read_manifest(row.manifest),
-        )
+        yield row, files_of_base(connection, row.id)
 
 
-def stream_nodes(connection: Connection, path: str | None) -> Iterator[NodeLine]:
-    """The nodes by path, those above first."""
+def stream_nodes(connection: Connection, path: str | None) -> Iterator[Row[Any]]:
+    """Yield the nodes by path, parents first."""
     query = select(nodes.c.path, nodes.c.level, nodes.c.last_number, nodes.c.created_at).order_by(nodes.c.path)
     if path is not None:
         query = query.where(at_or_below(path) | nodes.c.path.in_(ancestors_of(path)))
-    return (NodeLine(**row._asdict()) for row in _stream(connection, query))
+    return _stream(connection, query)
 
 
-def stream_versions(connection: Connection, path: str | None) -> Iterator[tuple[VersionLine, str]]:
-    """The versions in the order of publishing, so that pins come first; each with its base's digest."""
+def stream_versions(connection: Connection, path: str | None) -> Iterator[tuple[Row[Any], list[FileDigest]]]:
+    """Yield the versions and their files in the order of publishing, so that pins come first."""
     query = (
         select(
             versions,
@@ -86,34 +65,34 @@ def stream_versions(connection: Connection, path: str | None) -> Iterator[tuple[
     )
     for rows in connection.execution_options(yield_per=PAGE).execute(_within(query, path)).partitions():
         files = files_of(connection, [row.id for row in rows])
-        yield from ((_version(row, files[row.id]), row.base_digest) for row in rows)
+        yield from ((row, files[row.id]) for row in rows)
 
 
-def stream_tombstones(connection: Connection, path: str | None) -> Iterator[TombstoneLine]:
-    """What is left of deleted versions, by path and number."""
+def stream_tombstones(connection: Connection, path: str | None) -> Iterator[Row[Any]]:
+    """Yield the tombstones of deleted versions by path and number."""
     columns = (column for column in tombstones.c if column.name != "node_id")
     query = select(nodes.c.path, *columns).join_from(tombstones, nodes)
     query = query.order_by(nodes.c.path, tombstones.c.number)
     here = query if path is None else query.where(at_or_below(path))
-    return (TombstoneLine(**row._asdict()) for row in _stream(connection, here))
+    return _stream(connection, here)
 
 
-def stream_aliases(connection: Connection, path: str | None) -> Iterator[AliasLine]:
-    """The aliases of the versions that are exported, by path and name."""
+def stream_aliases(connection: Connection, path: str | None) -> Iterator[Row[Any]]:
+    """Yield the aliases of the exported versions by path and name."""
     query = (
         select(nodes.c.path, aliases.c.name, versions.c.number, aliases.c.updated_at)
         .join_from(aliases, versions, aliases.c.version_id == versions.c.id)
         .join(nodes, versions.c.node_id == nodes.c.id)
         .order_by(nodes.c.path, aliases.c.name)
     )
-    return (AliasLine(**row._asdict()) for row in _stream(connection, _within(query, path)))
+    return _stream(connection, _within(query, path))
 
 
-def stream_events(connection: Connection, path: str | None) -> Iterator[EventLine]:
-    """What happened at the nodes of the subtree, oldest first."""
+def stream_events(connection: Connection, path: str | None) -> Iterator[Row[Any]]:
+    """Yield the events at the nodes of the subtree, oldest first."""
     query = select(nodes.c.path, events.c.kind, events.c.detail, events.c.created_at).join_from(events, nodes)
     here = query if path is None else query.where(at_or_below(path))
-    return (EventLine(**row._asdict()) for row in _stream(connection, here.order_by(events.c.id)))
+    return _stream(connection, here.order_by(events.c.id))
 
 
 def stream_blobs(connection: Connection, path: str | None) -> Iterator[tuple[BlobRow, str]]:
@@ -149,28 +128,5 @@ def _above(path: str) -> ColumnElement[bool]:
     return versions.c.id.in_(select(pinned.union(up).c.pin_id))
 
 
-def _stream(connection: Connection, query: Select[Any]) -> Any:
-    return connection.execution_options(yield_per=PAGE).execute(query)
-
-
-def _version(row: Any, files: list[FileDigest]) -> VersionLine:
-    pin = None if row.pin_path is None else PinLine(path=row.pin_path, number=row.pin_number, digest=row.pin_digest)
-    return VersionLine(
-        path=row.path,
-        number=row.number,
-        digest=row.digest,
-        content=row.content,
-        pin=pin,
-        found=row.pin_found,
-        config=row.config,
-        summary=AdapterSummary(**row.summary),
-        files=[FileLine(name=file.name, size=file.size, sha256=file.sha256) for file in files],
-        note=row.note,
-        created_at=row.created_at,
-        withdrawn=_mark(row.withdrawn_reason, row.withdrawn_at),
-        quarantined=_mark(row.quarantined_reason, row.quarantined_at),
-    )
-
-
-def _mark(reason: str | None, at: Any) -> MarkLine | None:
-    return None if reason is None else MarkLine(reason=reason, at=at)
+def _stream(connection: Connection, query: Select[Any]) -> Iterator[Row[Any]]:
+    return iter(connection.execution_options(yield_per=PAGE).execute(query))

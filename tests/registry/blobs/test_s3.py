@@ -16,7 +16,7 @@ import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from loratree_registry.blobs import s3_client, s3_copy, s3_staged, sending, store
+from loratree_registry.blobs import s3_bucket, s3_client, s3_staged, sending, store
 from loratree_registry.blobs.s3 import S3BlobStore
 from loratree_registry.database import LOCK_TIMEOUT_S
 from loratree_registry.errors import Invalid, Unavailable
@@ -108,7 +108,7 @@ def test_a_completion_whose_answer_was_lost_is_one(
         for module in (store, s3_staged, sending):
             monkeypatch.setattr(module, "PART", 5 * 1024**2)
     else:
-        monkeypatch.setattr(s3_copy, "_COPY_PART", 5 * 1024**2)
+        monkeypatch.setattr(s3_bucket, "COPY_PART", 5 * 1024**2)
     content = os.urandom(6 * 1024**2)
     sky.lose_completion = True
     put(held, content)
@@ -272,7 +272,7 @@ def test_a_server_that_fails_while_it_copies_leaves_no_blob(weather: tuple[Weath
 
 
 def test_a_large_blob_is_copied_in_parts(moto_held: HeldInS3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_copy, "_COPY_PART", 5 * 1024**2)
+    monkeypatch.setattr(s3_bucket, "COPY_PART", 5 * 1024**2)
     content = os.urandom(11 * 1024**2)
     put(moto_held.store, content)
     with moto_held.store.open(digest_of(content)) as stream:
