@@ -7,10 +7,10 @@ import argparse
 
 import torch
 
-from loratree_composer.edits import Add
-from loratree_composer.lowrank import LowRank
-from loratree_composer.merge import merged
-from tests.composer.arithmetic import UNIT, half_ulp, random_delta
+from loratree_composer.arithmetic.edits import Add
+from loratree_composer.arithmetic.lowrank import LowRank
+from loratree_composer.arithmetic.merge import merged
+from tests.composer.reference_sums import UNIT, half_ulp, random_delta
 
 RANKS = (64, 96, 128, 256, 512, 1024)
 SHAPES = ((700, 513), (300, 1024), (513, 96))

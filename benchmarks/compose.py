@@ -80,9 +80,9 @@ def _model(directory: Path, dtype: Any) -> Any:
 
 
 def _ours(folder: Path, chain: str, manifest: Any) -> list[tuple[Any, float]]:
-    from loratree_composer.adapter import read_adapter
-    from loratree_registry.peft_format import classify
-    from loratree_registry.safetensors_header import read_header
+    from loratree_composer.adapters.adapter import read_adapter
+    from loratree_registry.peft_format.classify import classify
+    from loratree_registry.tensor_files.header import read_header
 
     adapters = []
     for rank in RANKS:
@@ -118,8 +118,8 @@ def _merge(folder: Path, name: str, repeats: int) -> Row:
     """A chain that is ready, merged into a base that is bare: again, or with the first copy of the pristine weights."""
     import torch
 
-    from loratree_composer.base import read_base
-    from loratree_composer.merged_weights import MergedWeights
+    from loratree_composer.base.manifest import read_base
+    from loratree_composer.live.merged_weights import MergedWeights
 
     dtype = torch.bfloat16 if name.endswith("bf16") else torch.float32
     model, theirs = _model(folder / "base", dtype), _peft(folder, dtype, "one")
@@ -142,9 +142,9 @@ def _switch(folder: Path, name: str, repeats: int) -> Row:
     """From one merged chain to another: with nothing in common, or (switch-leaf) with the same ancestors."""
     import torch
 
-    from loratree_composer.adapter import composed
-    from loratree_composer.base import read_base
-    from loratree_composer.merged_weights import MergedWeights
+    from loratree_composer.adapters.adapter import composed
+    from loratree_composer.base.manifest import read_base
+    from loratree_composer.live.merged_weights import MergedWeights
 
     dtype = torch.bfloat16 if name.endswith("bf16") else torch.float32
     model, theirs = _model(folder / "base", dtype), _peft(folder, dtype, "one", "two")
@@ -188,14 +188,14 @@ def _addmm_each(model: Any, deltas: Any) -> None:
 
 def _made_ready(chain: Any) -> dict[str, Any]:
     """A chain's programs as a Composer keeps them: scaled, side by side."""
-    from loratree_composer.adapter import composed
+    from loratree_composer.adapters.adapter import composed
 
     return {name: program.ready() for name, program in composed(chain).items()}
 
 
 def _ready(programs: Any, *, leaf: bool = False) -> dict[str, Any]:
     """The factors of each tensor's chain, or of its last level, side by side."""
-    from loratree_composer.edits import joined
+    from loratree_composer.arithmetic.edits import joined
 
     return {name: joined(program.leaf if leaf else program.edits)[0].delta for name, program in programs.items()}
 
@@ -203,9 +203,9 @@ def _ready(programs: Any, *, leaf: bool = False) -> dict[str, Any]:
 def _stack(folder: Path, name: str, repeats: int) -> Row:
     import torch
 
-    from loratree_composer.adapter import composed
-    from loratree_composer.base import read_base
-    from loratree_composer.stack import Stack
+    from loratree_composer.adapters.adapter import composed
+    from loratree_composer.base.manifest import read_base
+    from loratree_composer.live.stack import Stack
 
     base, ours = _model(folder / "base", torch.float32), _model(folder / "base", torch.float32)
     theirs = _peft(folder, torch.float32, "one")
@@ -229,7 +229,7 @@ def _stack(folder: Path, name: str, repeats: int) -> Row:
 def _load(folder: Path, name: str, repeats: int) -> Row:
     import torch
 
-    from loratree_composer.base import read_base
+    from loratree_composer.base.manifest import read_base
 
     manifest, theirs = read_base(folder / "base"), _peft(folder, torch.float32, "two")
     count = iter(range(10**6))
@@ -251,10 +251,10 @@ def _compress(folder: Path, name: str, repeats: int) -> Row:
     """The seven matrices of one layer cut to rank 32; PEFT's `svd` takes seconds, so three rounds are enough."""
     import torch
 
-    from loratree_composer.adapter import composed
-    from loratree_composer.base import read_base
-    from loratree_composer.compress import compressed
-    from loratree_registry.limit import Limit
+    from loratree_composer.adapters.adapter import composed
+    from loratree_composer.arithmetic.compress import compressed
+    from loratree_composer.base.manifest import read_base
+    from loratree_registry.core.chain import Limit
 
     _write_models(folder / name, layers=1)
     chain, theirs = (
@@ -283,10 +283,10 @@ def _compress_qr(folder: Path, name: str, repeats: int) -> Row:
     """The same seven matrices, by Gram matrices beside the textbook's QR and SVD of the core in float32 or float64."""
     import torch
 
-    from loratree_composer.base import read_base
-    from loratree_composer.compress import truncated
-    from loratree_composer.lowrank import LowRank
-    from loratree_registry.limit import Limit
+    from loratree_composer.arithmetic.compress import truncated
+    from loratree_composer.arithmetic.lowrank import LowRank
+    from loratree_composer.base.manifest import read_base
+    from loratree_registry.core.chain import Limit
 
     _write_models(folder / name, layers=1)
     dtype = torch.float64 if name.endswith("fp64") else torch.float32
@@ -319,7 +319,7 @@ def _products(deltas: Any) -> None:
 
 def _factors(tuned: Any, name: str) -> Any:
     """An adapter's factors in PEFT, by the base's tensor; its scale is 1."""
-    from loratree_composer.lowrank import LowRank
+    from loratree_composer.arithmetic.lowrank import LowRank
 
     layers = {path: module for path, module in tuned.base_model.model.named_modules() if hasattr(module, "lora_A")}
     factors = {path: (layer.lora_A[name].weight, layer.lora_B[name].weight) for path, layer in layers.items()}

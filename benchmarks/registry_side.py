@@ -11,16 +11,14 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from benchmarks import trees
+from benchmarks.loading import load
 from benchmarks.side import each_ms, per_second, serve
-from loratree_registry import database
-from loratree_registry.canonical import digest_stream
-from loratree_registry.composition import FileDigest
-from loratree_registry.embedded import open_embedded
-from loratree_registry.loading import load
-from loratree_registry.peft_files import WEIGHTS
-from loratree_registry.schemas import Submission
+from loratree_registry.core.digests import FileDigest, digest_stream
+from loratree_registry.core.records import ADAPTER_WEIGHTS, Submission
+from loratree_registry.database.engine import open_engine, reading, writing
+from loratree_registry.embedded.registry import open_embedded
 from loratree_registry.settings import Settings
-from loratree_registry.submitting import publish_directory
+from loratree_registry.workspace.publish import publish_directory
 
 _TOGETHER = 10  # batches in one transaction
 SETTINGS = Settings.from_environment()
@@ -30,9 +28,9 @@ class Ours:
     """What is measured of a registry."""
 
     def __init__(self) -> None:
-        database.upgrade(SETTINGS)
+        upgrade(SETTINGS)
         self.registry = open_embedded(SETTINGS)
-        self.engine = database.open_engine(SETTINGS.database)
+        self.engine = open_engine(SETTINGS.database)
 
     def load(self, tree: str, leaves: int) -> float:
         """Makes a tree, and returns the seconds that loading it took."""
@@ -40,7 +38,7 @@ class Ours:
         start = time.perf_counter()
         batches = trees.batches(tree, leaves)
         while together := list(itertools.islice(batches, _TOGETHER)):
-            with database.writing(self.engine) as connection:
+            with writing(self.engine) as connection:
                 self._enlarge_cache(connection)
                 for batch in together:
                     load(connection, batch)
@@ -82,7 +80,7 @@ class Ours:
             self.registry.add_base(tree, trees.base())
         with tempfile.TemporaryDirectory() as folder:
             directory = Path(folder)
-            (directory / WEIGHTS).write_bytes(trees.adapter(rank, seed=turn))
+            (directory / ADAPTER_WEIGHTS).write_bytes(trees.adapter(rank, seed=turn))
             (directory / "adapter_config.json").write_text(json.dumps(trees.config(rank)))
             start = time.perf_counter()
             publish_directory(self.registry, directory, f"{tree}/n{turn}", parent="base", home=SETTINGS.home)
@@ -92,7 +90,7 @@ class Ours:
         weights = trees.adapter(1, layers=1, seed=seed)
         sha256, size = digest_stream(io.BytesIO(weights))
         self.registry.upload(io.BytesIO(weights), sha256=sha256, size=size)
-        file = FileDigest(WEIGHTS, size, sha256)
+        file = FileDigest(ADAPTER_WEIGHTS, size, sha256)
         return Submission(config=trees.config(1), files=[file], parent=f"{above}@1", found="explicit")
 
     def _enlarge_cache(self, connection: Connection) -> None:
@@ -101,7 +99,7 @@ class Ours:
             connection.exec_driver_sql("PRAGMA cache_size = -1000000")
 
     def _select_one(self) -> None:
-        with database.reading(self.engine) as connection:
+        with reading(self.engine) as connection:
             connection.execute(text("SELECT 1"))
 
 

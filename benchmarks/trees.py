@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from loratree_registry.canonical import DIGEST_PREFIX
-from loratree_registry.composition import FileDigest
-from loratree_registry.loading import FirstVersion, LoadedNode
-from loratree_registry.manifest import BaseManifest, Parameter
-from loratree_registry.paths import Level
-from loratree_registry.peft_files import WEIGHTS
-from loratree_registry.peft_format import canonical_config
+from benchmarks.loading import FirstVersion, LoadedNode
+from loratree_registry.core.digests import DIGEST_PREFIX, FileDigest
+from loratree_registry.core.manifest import BaseManifest, Parameter
+from loratree_registry.core.paths import Level
+from loratree_registry.core.records import ADAPTER_WEIGHTS
+from loratree_registry.peft_format.classify import canonical_config
 
 TREES = ("balanced", "seed")
 USERS = 10_000  # of one of the seed's tasks
@@ -75,7 +74,7 @@ def _seed(leaves: int) -> Iterator[tuple[str, Level]]:
 
 def _node(path: str, level: Level) -> LoadedNode:
     """A node whose version is no adapter's: digests of its path, and rows as long as a small adapter's."""
-    weights = FileDigest(WEIGHTS, 84_000, _digest(f"weights of {path}"))
+    weights = FileDigest(ADAPTER_WEIGHTS, 84_000, _digest(f"weights of {path}"))
     version = FirstVersion(
         digest=_digest(path),
         content=_digest(f"content of {path}"),

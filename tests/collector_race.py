@@ -21,14 +21,14 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from loratree_registry import repository
-from loratree_registry.collecting import collect
-from loratree_registry.database import upgrade_database, writing
-from loratree_registry.embedded import EmbeddedRegistry, open_embedded
+from loratree_registry.core.records import Version
+from loratree_registry.database import queries
+from loratree_registry.database.engine import upgrade_database, writing
+from loratree_registry.embedded.registry import EmbeddedRegistry, open_embedded
+from loratree_registry.embedded.storage import Storage, open_storage
 from loratree_registry.errors import Conflict, Corrupt, LoratreeError, NotFound, NotUploaded, Unavailable
-from loratree_registry.schemas import Version
+from loratree_registry.housekeeping.collecting import collect
 from loratree_registry.settings import Settings
-from loratree_registry.storage import Storage, open_storage
 from tests.postgresql import postgresql
 from tests.registry import material as made
 from tests.registry.material import WEIGHTS, Adapter, Material, publish
@@ -145,7 +145,7 @@ def _read(registry: EmbeddedRegistry, path: str, _: Adapter, counts: Counts) -> 
 def _abandon(registry: EmbeddedRegistry, _: str, adapter: Adapter, counts: Counts) -> None:
     """Leases bytes and is killed before it sends any."""
     with writing(registry._engine) as connection:
-        repository.lease_blob(connection, adapter.file.sha256, adapter.file.size)
+        queries.blobs.lease_blob(connection, adapter.file.sha256, adapter.file.size)
     counts["abandoned"] += 1
 
 

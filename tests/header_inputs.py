@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import safetensors
 
 from loratree_registry.errors import Invalid
-from loratree_registry.safetensors_header import ITEM_SIZES, Header, read_header
+from loratree_registry.tensor_files.header import ITEM_SIZES, Header, read_header
 from tests.registry.attacks.safetensors_files import ATTACKS, EIGHT, file
 
 MIB = 1024**2

@@ -14,7 +14,7 @@ import peft
 import torch
 from torch import nn
 
-from loratree_registry.adapter_spec import Rule
+from loratree_registry.peft_format.spec import Rule
 from tests import tiny
 from tests.peft_bases import (
     Attention,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from sqlalchemy import Engine, create_engine, make_url, text
 
-from loratree_registry import database
-from loratree_registry.models import metadata
+from loratree_registry.database.engine import upgrade_database
+from loratree_registry.database.tables import metadata
 
 
 class PostgreSQL:
@@ -36,7 +36,7 @@ class PostgreSQL:
         """The URL of a database with our schema and nothing in it, its keys from 1."""
         if not self._migrated:
             self._migrated.append(self._create())
-            database.upgrade_database(self._migrated[0])
+            upgrade_database(self._migrated[0])
         url = self._migrated.pop()
         yield url
         engine = create_engine(url)

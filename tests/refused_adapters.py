@@ -275,8 +275,8 @@ REFUSED: Final[tuple[Row, ...]] = (
     ),
 )
 
-_CONFIG: Final = "tests/registry/test_peft_format.py::test_a_config_that_says_what_is_not_composed_is_refused"
-_ADAPTERS: Final = "tests/registry/test_peft_adapters.py"
+_CONFIG: Final = "tests/registry/peft_format/test_classify.py::test_a_config_that_says_what_is_not_composed_is_refused"
+_ADAPTERS: Final = "tests/registry/peft_format/test_peft_adapters.py"
 
 # What PEFT writes only after a preparation that needs data, a second adapter or another package: its meaning, what is
 # said of it, and its test.

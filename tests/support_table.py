@@ -5,13 +5,13 @@ Print it with `python -m tests.support_table > docs/adapters.md`.
 
 from typing import Final
 
-from loratree_registry import peft_rules
-from loratree_registry.findings import Refusal
-from loratree_registry.peft_fields import PEFT_VERSION
+from loratree_registry.peft_format import rules
+from loratree_registry.peft_format.config import PEFT_VERSION
+from loratree_registry.peft_format.findings import Refusal
 from tests.peft_adapters import ACCEPTED, Row
 from tests.refused_adapters import BY_CONFIG, REFUSED
 
-TESTS: Final = "tests/registry/test_peft_adapters.py"
+TESTS: Final = "tests/registry/peft_format/test_peft_adapters.py"
 COMPOSED: Final = f"{TESTS}::test_the_spec_and_the_file_alone_compose_what_peft_computes"
 FORMS: Final = (
     "tests/composer/test_stack_against_peft.py::test_an_adapter_stacked_or_merged_is_pefts_forward_and_leaves_no_trace"
@@ -61,7 +61,7 @@ def _said(reason: str) -> str:
 
 def refusals() -> list[Refusal]:
     """Every feature that is refused by its name."""
-    return [refusal for refusal in vars(peft_rules).values() if isinstance(refusal, Refusal)]
+    return [refusal for refusal in vars(rules).values() if isinstance(refusal, Refusal)]
 
 
 def rows() -> tuple[Row, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from loratree_registry.schemas import Mark, Page, Version
+from loratree_registry.core.records import Mark, Page, Version
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

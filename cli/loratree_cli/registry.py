@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from loratree_registry.protocol import Registry
+from loratree_registry.core.registry import Registry
 
 
 @contextmanager

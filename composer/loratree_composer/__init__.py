@@ -6,13 +6,18 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from loratree_composer.base import manifest_of_module, read_base
+    from loratree_composer.base.manifest import manifest_of_module, read_base
     from loratree_composer.compose_files import compose
     from loratree_composer.composer import Composer
 
 __all__ = ["Composer", "compose", "manifest_of_module", "read_base"]
 
-_HOMES = {"Composer": "composer", "compose": "compose_files", "manifest_of_module": "base", "read_base": "base"}
+_HOMES = {
+    "Composer": "composer",
+    "compose": "compose_files",
+    "manifest_of_module": "base.manifest",
+    "read_base": "base.manifest",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,33 +7,22 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from loratree_composer.adapter import Adapter, composed
-from loratree_composer.adapters import Adapters
-from loratree_composer.compression import Compression
-from loratree_composer.flatten import flattened
-from loratree_composer.merged_checkpoint import write_merged
-from loratree_composer.stored_tensor import CODES
-from loratree_registry import locations
-from loratree_registry.canonical import digest_stream
-from loratree_registry.checkpoint import open_checkpoint
-from loratree_registry.composition import (
-    LOCKFILE,
-    Artifact,
-    Chain,
-    FileDigest,
-    Lockfile,
-    Mode,
-    check_artifact,
-    form,
-    read_lockfile,
-)
+from loratree_composer.adapters.adapter import Adapter, composed
+from loratree_composer.adapters.reader import AdapterReader
+from loratree_composer.base.stored_tensor import CODES
+from loratree_composer.checkpoints.merged_checkpoint import write_merged
+from loratree_composer.flatten.compression import Compression
+from loratree_composer.flatten.flatten import flattened
+from loratree_registry.core.chain import Chain, Limit, Mode, form
+from loratree_registry.core.digests import FileDigest, digest_stream
+from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.records import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Base
+from loratree_registry.core.registry import Registry
+from loratree_registry.disk.whole_folder import whole_folder
 from loratree_registry.errors import Conflict, Invalid, LoratreeError, NotFound, Unavailable, listed
-from loratree_registry.limit import Limit
-from loratree_registry.manifest import BaseManifest
-from loratree_registry.peft_files import CONFIG, WEIGHTS
-from loratree_registry.protocol import Registry
-from loratree_registry.schemas import Base
-from loratree_registry.staging import staged
+from loratree_registry.tensor_files.checkpoint import open_checkpoint
+from loratree_registry.workspace import base_locations
+from loratree_registry.workspace.lockfile import LOCKFILE, Artifact, Lockfile, check_artifact, read_lockfile
 
 
 def compose(
@@ -70,11 +59,11 @@ def compose(
         return found
     manifest = registry.base_manifest(chain.base)
     checkpoint = open_checkpoint(base_directory or _remembered(registry, home, chain)) if mode == "merge" else None
-    reader = Adapters(registry, manifest, home)
+    reader = AdapterReader(registry, manifest, home)
     # Merging reads one tensor's factors at a time: a chain may be larger than memory. Flattening needs them all.
     adapters = reader.stored(resolution) if checkpoint is not None else reader.chain(resolution)
     try:
-        with staged(out) as stage:
+        with whole_folder(out) as stage:
             if checkpoint is not None:
                 write_merged(checkpoint, manifest, composed(adapters), stage)
                 dtype = _dtype(manifest)
@@ -90,7 +79,7 @@ def compose(
 
 
 def _remembered(registry: Registry, home: Path, chain: Chain) -> Path:
-    directory = locations.base_directory(home, chain.base_digest)
+    directory = base_locations.base_directory(home, chain.base_digest)
     if directory is None:
         stored = registry.base(chain.base).stored
         fetched = f", or fetch it by `loratree base pull {chain.base} --out DIR`" if stored else ""
@@ -140,10 +129,10 @@ def _write_flattened(
     flat = flattened(adapters, manifest, base_model=base.source or base.name, limit=limit)
     if limit is not None:
         Compression(limit, flat.kept).write(stage)
-    (stage / CONFIG).write_text(json.dumps(flat.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (stage / ADAPTER_CONFIG).write_text(json.dumps(flat.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     try:
         # One metadata key: safetensors writes several in random order.
-        save_file(flat.tensors, stage / WEIGHTS, metadata={"format": "pt"})
+        save_file(flat.tensors, stage / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:
         raise Unavailable(f"{stage} cannot be written: {error}") from error
     return "+".join(sorted({CODES[tensor.dtype] for tensor in flat.tensors.values()}))

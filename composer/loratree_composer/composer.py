@@ -5,20 +5,20 @@ from pathlib import Path
 
 from torch import nn
 
-from loratree_composer.adapter import WeightedChain, composed
-from loratree_composer.adapters import Adapters
-from loratree_composer.bare_model import bare_model
-from loratree_composer.base_files import open_base
-from loratree_composer.held import check_free, hold, release
-from loratree_composer.identify import identify
-from loratree_composer.merged_weights import MergedWeights
-from loratree_composer.pristine import Place
-from loratree_composer.recent_programs import Programs, RecentPrograms
-from loratree_composer.stack import Stack
+from loratree_composer.adapters.adapter import WeightedChain, composed
+from loratree_composer.adapters.reader import AdapterReader
+from loratree_composer.base.files import open_base
+from loratree_composer.base.identify import identify
+from loratree_composer.live.bare_model import bare_model
+from loratree_composer.live.claims import check_unclaimed, claim, release
+from loratree_composer.live.merged_weights import MergedWeights
+from loratree_composer.live.pristine import PristinePlace
+from loratree_composer.live.recent_programs import Programs, RecentPrograms
+from loratree_composer.live.stack import Stack
+from loratree_registry.core.paths import base_of, parse_ref
+from loratree_registry.core.records import Base, Resolution
+from loratree_registry.core.registry import Registry
 from loratree_registry.errors import Invalid, listed
-from loratree_registry.paths import base_of, parse_ref
-from loratree_registry.protocol import Registry
-from loratree_registry.schemas import Base, Resolution
 from loratree_registry.settings import Settings
 
 Weights = Mapping[str, float]  # level weights by path
@@ -55,17 +55,17 @@ class Composer:
         *,
         base: str | None = None,
         verify: bool = True,
-        pristine: Place = "host",
+        pristine: PristinePlace = "host",
         prefixes: bool | None = None,
         home: Path | None = None,
     ) -> None:
         self._mark = object()
-        check_free(model, self._mark)
+        check_unclaimed(model, self._mark)
         self._model = model = bare_model(model)
         home = home or Settings.from_environment().home
         self._registry = registry
         self._base, manifest = identify(model, registry, name=base, verify=verify, home=home)
-        self._adapters = Adapters(registry, manifest, home)
+        self._adapters = AdapterReader(registry, manifest, home)
         source = open_base(self._base, manifest, home) if pristine == "files" else None
         if prefixes is None:
             prefixes = all(parameter.device.type == "cpu" for parameter in model.parameters())
@@ -149,7 +149,7 @@ class Composer:
     def _read(self, ref: str, follow: str | None, weights: Weights | None) -> tuple[Resolution, WeightedChain]:
         if base_of(parse_ref(ref).path) != self._base.name:
             raise Invalid(f"{ref} is not in the tree of {self._base.name}, the base that this model is")
-        check_free(self._model, self._mark)
+        check_unclaimed(self._model, self._mark)
         resolution = self._registry.resolve(ref, follow=follow, weights=weights)
         return resolution, self._adapters.chain(resolution)
 
@@ -159,7 +159,7 @@ class Composer:
 
     def _carries(self, resolution: Resolution) -> Resolution:
         self._current = resolution
-        hold(self._model, self._mark)
+        claim(self._model, self._mark)
         return resolution
 
     def _carries_nothing(self) -> None:

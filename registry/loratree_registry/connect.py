@@ -1,6 +1,6 @@
 """The one place that chooses between a registry in this process and one over HTTP."""
 
-from loratree_registry.protocol import Registry
+from loratree_registry.core.registry import Registry
 from loratree_registry.settings import Settings
 
 
@@ -12,9 +12,9 @@ def connect(url: str | None = None) -> Registry:
     """
     settings = Settings.from_environment()
     if address := url or settings.url:
-        from loratree_registry.remote import RemoteRegistry
+        from loratree_registry.remote.registry import RemoteRegistry
 
         return RemoteRegistry(address)
-    from loratree_registry.embedded import open_embedded
+    from loratree_registry.embedded.registry import open_embedded
 
     return open_embedded(settings)

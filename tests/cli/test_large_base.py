@@ -16,8 +16,9 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from loratree_registry.checkpoint import INDEX, open_checkpoint
-from loratree_registry.peft_files import PREFIX, WEIGHTS
+from loratree_registry.core.records import ADAPTER_WEIGHTS
+from loratree_registry.peft_format.names import PREFIX
+from loratree_registry.tensor_files.checkpoint import INDEX, open_checkpoint
 from tests import tiny
 from tests.cli.conftest import Shell
 
@@ -73,7 +74,7 @@ def adapter(base: Path, directory: Path, rank: int) -> Path:
             key, (out, inp) = f"{PREFIX}{name.removesuffix('.weight')}", kind.shape
             tensors[f"{key}.lora_A.weight"] = torch.randn(rank, inp) * 0.01
             tensors[f"{key}.lora_B.weight"] = torch.randn(out, rank) * 0.01
-    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    save_file(tensors, directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     return directory
 
 

@@ -11,12 +11,12 @@ import torch
 import transformers
 from torch import nn
 
-from loratree_composer.adapter import Adapter, composed, read_adapter
-from loratree_composer.edits import Add, joined
-from loratree_composer.lowrank import LowRank
-from loratree_registry.manifest import BaseManifest
-from loratree_registry.peft_format import classify
-from loratree_registry.safetensors_header import read_header
+from loratree_composer.adapters.adapter import Adapter, composed, read_adapter
+from loratree_composer.arithmetic.edits import Add, joined
+from loratree_composer.arithmetic.lowrank import LowRank
+from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.peft_format.classify import classify
+from loratree_registry.tensor_files.header import read_header
 from tests import tiny
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from loratree_composer.base import read_base
-from loratree_registry.adapter_directory import read_adapter_directory
-from loratree_registry.locations import remember_base
-from loratree_registry.manifest import BaseManifest
-from loratree_registry.protocol import Registry
-from loratree_registry.schemas import Submission
+from loratree_composer.base.manifest import read_base
+from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.records import Submission
+from loratree_registry.core.registry import Registry
+from loratree_registry.workspace.adapter_directory import read_adapter_directory
+from loratree_registry.workspace.base_locations import remember_base
 from tests import tiny
 
 LEVELS = ("medicine", "cardiology", "diagnosis", "alice")
@@ -106,7 +106,7 @@ class Catalog:
 
 def open_catalog(home: Path, tree: Tree) -> Catalog:
     # Imported here, so that the arithmetic's tests run where no database is installed.
-    from loratree_registry.embedded import open_embedded
+    from loratree_registry.embedded.registry import open_embedded
     from loratree_registry.settings import Settings
 
     return Catalog(open_embedded(Settings.from_environment({"LORATREE_HOME": str(home)})), home, tree)

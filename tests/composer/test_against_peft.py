@@ -10,12 +10,12 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from loratree_composer.adapter import composed
-from loratree_composer.base import manifest_of_module
-from loratree_composer.flatten import FlatAdapter, flattened
-from loratree_composer.merged_weights import MergedWeights
-from loratree_composer.program import Program
-from loratree_composer.stack import Stack
+from loratree_composer.adapters.adapter import composed
+from loratree_composer.arithmetic.program import Program
+from loratree_composer.base.manifest import manifest_of_module
+from loratree_composer.flatten.flatten import FlatAdapter, flattened
+from loratree_composer.live.merged_weights import MergedWeights
+from loratree_composer.live.stack import Stack
 from tests import tiny
 from tests.composer import chains
 from tests.composer.conftest import Tree

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from loratree_composer.compose_files import compose
-from loratree_composer.compression import COMPRESSION, Compression, Kept, read_compression
-from loratree_registry.adapter_directory import read_adapter_directory
-from loratree_registry.composition import Lockfile, Mode, check_artifact, read_lockfile
+from loratree_composer.flatten.compression import COMPRESSION, Compression, Kept, read_compression
+from loratree_registry.core.chain import Limit, Mode
 from loratree_registry.errors import Conflict, Invalid
-from loratree_registry.limit import Limit
+from loratree_registry.workspace.adapter_directory import read_adapter_directory
+from loratree_registry.workspace.lockfile import Lockfile, check_artifact, read_lockfile
 from tests.composer import chains
 from tests.composer.conftest import Catalog
 

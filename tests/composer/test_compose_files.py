@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from loratree_composer.base import read_base
+from loratree_composer.base.manifest import read_base
 from loratree_composer.compose_files import compose
-from loratree_registry.adapter_directory import read_adapter_directory
-from loratree_registry.composition import LOCKFILE, Lockfile, Mode, check_artifact, read_lockfile
+from loratree_registry.core.chain import Mode
 from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
-from loratree_registry.locations import remember_base
+from loratree_registry.workspace.adapter_directory import read_adapter_directory
+from loratree_registry.workspace.base_locations import remember_base
+from loratree_registry.workspace.lockfile import LOCKFILE, Lockfile, check_artifact, read_lockfile
 from tests import tiny
 from tests.composer import chains
 from tests.composer.conftest import Catalog

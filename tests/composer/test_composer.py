@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from loratree_composer import Composer
-from loratree_composer.adapters import Adapters
-from loratree_composer.base import manifest_of_module, read_base
-from loratree_composer.merged_weights import Place
+from loratree_composer.adapters.reader import AdapterReader
+from loratree_composer.base.manifest import manifest_of_module, read_base
+from loratree_composer.live.pristine import PristinePlace
 from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound
 from tests import tiny
 from tests.composer import chains
@@ -47,7 +47,7 @@ def test_a_path_used_merged_and_restored_gives_pefts_logits_and_the_base_back(ca
 
 
 @pytest.mark.parametrize("pristine", ["host", "device"])
-def test_use_after_merge_starts_from_the_pristine_base(catalog: Catalog, pristine: Place) -> None:
+def test_use_after_merge_starts_from_the_pristine_base(catalog: Catalog, pristine: PristinePlace) -> None:
     model = chains.load(catalog.tree.base)
     state, composed = chains.state_digest(model), composer(catalog, model, pristine=pristine)
     composed.merge(catalog.leaf)
@@ -298,13 +298,13 @@ def compiled(function: Any) -> Any:
 
 
 def test_adapters_are_read_once_and_the_least_recently_used_leave_memory(catalog: Catalog) -> None:
-    adapters = Adapters(catalog.registry, catalog.tree.manifest, catalog.home)
+    adapters = AdapterReader(catalog.registry, catalog.tree.manifest, catalog.home)
     resolution = catalog.registry.resolve(catalog.leaf)
     first = adapters.chain(resolution)
     stored = (catalog.home / "blobs").rename(catalog.home / "away")
     assert [adapter for adapter, _ in adapters.chain(resolution)] == [adapter for adapter, _ in first]
     stored.rename(catalog.home / "blobs")
-    small = Adapters(catalog.registry, catalog.tree.manifest, catalog.home, kept=first[-1][0].nbytes)
+    small = AdapterReader(catalog.registry, catalog.tree.manifest, catalog.home, kept=first[-1][0].nbytes)
     again = [small.chain(resolution)[depth][0] for depth in (0, 3)]
     assert small.chain(catalog.registry.resolve(catalog.path(1)))[0][0] is not again[0]
 
@@ -321,7 +321,7 @@ def test_a_damaged_blob_is_refused_although_the_leaf_was_used_before(catalog: Ca
 def test_an_answer_that_does_not_have_its_digests_is_refused(catalog: Catalog) -> None:
     from dataclasses import replace
 
-    adapters = Adapters(catalog.registry, catalog.tree.manifest, catalog.home)
+    adapters = AdapterReader(catalog.registry, catalog.tree.manifest, catalog.home)
     resolution = catalog.registry.resolve(catalog.leaf)
     shorter = replace(resolution, chain=resolution.chain[:-1])
     with pytest.raises(Corrupt, match="does not give the digests"):

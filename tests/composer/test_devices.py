@@ -5,17 +5,17 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from loratree_composer.adapter import composed
-from loratree_composer.edits import Add
-from loratree_composer.merge import merged
-from loratree_composer.merged_weights import MergedWeights
-from loratree_composer.pristine import Place
-from loratree_composer.sharing import tensors
-from loratree_composer.stack import Stack
+from loratree_composer.adapters.adapter import composed
+from loratree_composer.arithmetic.edits import Add
+from loratree_composer.arithmetic.merge import merged
+from loratree_composer.base.sharing import tensors
+from loratree_composer.live.merged_weights import MergedWeights
+from loratree_composer.live.pristine import PristinePlace
+from loratree_composer.live.stack import Stack
 from tests import tiny
 from tests.composer import chains
-from tests.composer.arithmetic import excess, random_delta
 from tests.composer.conftest import Tree
+from tests.composer.reference_sums import excess, random_delta
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -43,7 +43,7 @@ def test_a_merge_is_within_the_bound_at_the_lowest_precision(device: torch.devic
 @pytest.mark.parametrize("pristine", ["host", "device"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_merging_stays_in_place_and_restores_bit_for_bit(
-    tree: Tree, device: torch.device, dtype: torch.dtype, pristine: Place
+    tree: Tree, device: torch.device, dtype: torch.dtype, pristine: PristinePlace
 ) -> None:
     model = chains.load(tree.base, dtype).to(device)
     before, places = chains.state_digest(model), [tensor.data_ptr() for tensor in tensors(model).values()]

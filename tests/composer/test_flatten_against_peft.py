@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from loratree_composer.adapter import Adapter, composed
-from loratree_composer.base import manifest_of_module
-from loratree_composer.flatten import FlatAdapter, flattened
-from loratree_composer.merged_weights import MergedWeights
+from loratree_composer.adapters.adapter import Adapter, composed
+from loratree_composer.base.manifest import manifest_of_module
+from loratree_composer.flatten.flatten import FlatAdapter, flattened
+from loratree_composer.live.merged_weights import MergedWeights
+from loratree_registry.core.chain import Limit
+from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.errors import Invalid
-from loratree_registry.limit import Limit
-from loratree_registry.manifest import BaseManifest
 from tests import tiny
 from tests.composer import chains
 from tests.peft_adapters import ACCEPTED, Row

@@ -17,15 +17,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from loratree_composer.adapter import Adapter, Bias, Factors, Part, Rows, Value, composed
-from loratree_composer.base import manifest_of_module
-from loratree_composer.flatten import flattened
-from loratree_composer.merged_weights import MergedWeights
-from loratree_composer.stack import Stack
+from loratree_composer.adapters.adapter import Adapter, AdapterPart, Bias, Factors, Rows, Value, composed
+from loratree_composer.base.manifest import manifest_of_module
+from loratree_composer.flatten.flatten import flattened
+from loratree_composer.live.merged_weights import MergedWeights
+from loratree_composer.live.stack import Stack
 from loratree_registry.errors import Invalid
 from tests.composer import chains
-from tests.composer.arithmetic import half_ulp
-from tests.composer.test_edits import exact
+from tests.composer.arithmetic.test_edits import exact
+from tests.composer.reference_sums import half_ulp
 
 VOCABULARY, LENGTH = 13, 5
 IDS = torch.arange(2 * LENGTH).view(2, LENGTH) % VOCABULARY
@@ -71,7 +71,7 @@ def random(draw: Any, *shape: int, std: float = 1.0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(draw(st.integers(0, 2**31)))) * std
 
 
-def part(draw: Any, name: str, weight: Tensor, rule: str, dtype: torch.dtype) -> tuple[str, Part]:
+def part(draw: Any, name: str, weight: Tensor, rule: str, dtype: torch.dtype) -> tuple[str, AdapterPart]:
     """A part of an adapter for the layer `name`, whose weight is given."""
     if rule == "override":
         return f"{name}.weight", Value(random(draw, *weight.shape, std=0.3).to(dtype))
@@ -92,7 +92,7 @@ def drawn(draw: Any, rules: tuple[str, ...], dtype: torch.dtype) -> Drawn:
         names = draw(st.lists(st.sampled_from(sorted(KINDS)), min_size=1, unique=True))
         rule = {name: draw(st.sampled_from(rules)) for name in names}
         parts = dict(part(draw, name, weights[f"{name}.weight"], rule[name], factors) for name in names)
-        found: dict[str, tuple[Part, ...]] = {name: (value,) for name, value in parts.items()}
+        found: dict[str, tuple[AdapterPart, ...]] = {name: (value,) for name, value in parts.items()}
         extra = draw(
             st.sampled_from(("none", *({"override": "norm rows", "additive": "bias"}.get(r, "") for r in rules)))
         )

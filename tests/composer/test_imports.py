@@ -2,19 +2,19 @@ import subprocess
 import sys
 
 ARITHMETIC = [
-    "lowrank",
-    "merge",
-    "merged_weights",
-    "stack",
-    "flatten",
-    "compress",
-    "compression",
-    "adapter",
-    "precision",
-    "sharing",
-    "targets",
-    "stored_tensor",
-    "base",
+    "arithmetic.lowrank",
+    "arithmetic.merge",
+    "live.merged_weights",
+    "live.stack",
+    "flatten.flatten",
+    "arithmetic.compress",
+    "flatten.compression",
+    "adapters.adapter",
+    "arithmetic.precision",
+    "base.sharing",
+    "live.fit",
+    "base.stored_tensor",
+    "base.manifest",
 ]
 CHECK = """
 import importlib, sys

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loratree_composer.adapter import Adapter, composed
-from loratree_composer.base import manifest_of_module
-from loratree_composer.merged_weights import MergedWeights
-from loratree_composer.own_memory import put
-from loratree_composer.sharing import tensors, ties
-from loratree_composer.stack import Stack, is_stacked
+from loratree_composer.adapters.adapter import Adapter, composed
+from loratree_composer.base.manifest import manifest_of_module
+from loratree_composer.base.sharing import tensors, ties
+from loratree_composer.live.merged_weights import MergedWeights
+from loratree_composer.live.stack import Stack, is_stacked
+from loratree_composer.live.untied_tensors import put
 from loratree_registry.errors import Invalid
 from tests.composer import chains
 from tests.peft_adapters import ACCEPTED, Row, quiet

@@ -9,9 +9,9 @@ import peft
 import pytest
 import torch
 
-from loratree_composer.adapter import composed
-from loratree_composer.base import read_base
-from loratree_composer.merged_weights import MergedWeights
+from loratree_composer.adapters.adapter import composed
+from loratree_composer.base.manifest import read_base
+from loratree_composer.live.merged_weights import MergedWeights
 from tests import tiny
 from tests.composer import chains
 

@@ -17,14 +17,14 @@ from loratree_cli.main import COMMANDS, main
 from tests.crash.effects import Fault, Trace
 
 _IMPORTED_LATE = (
-    "loratree_composer.base",
+    "loratree_composer.base.manifest",
     "loratree_registry.api.app",
     "loratree_registry.blobs.local",
-    "loratree_registry.blobs.s3",
-    "loratree_registry.embedded",
-    "loratree_registry.publishing",
-    "loratree_registry.remote",
-    "loratree_registry.submitting",
+    "loratree_registry.blobs.s3.store",
+    "loratree_registry.embedded.registry",
+    "loratree_registry.catalog.publishing",
+    "loratree_registry.remote.registry",
+    "loratree_registry.workspace.publish",
     "boto3",
     "botocore.handlers",
     "psycopg",

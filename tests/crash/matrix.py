@@ -8,10 +8,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Literal, TypeVar
 
-from loratree_registry.base_transfer import push_base
-from loratree_registry.exporting import export
+from loratree_registry.embedded.storage import open_storage
+from loratree_registry.housekeeping.exports.exporting import export
 from loratree_registry.settings import Settings
-from loratree_registry.storage import open_storage
+from loratree_registry.workspace.base_transfer import push_base
 from tests import tiny
 from tests.crash.child import Child, Outcome, Sabotage, nothing
 from tests.crash.effects import Fault, Harm, Kind

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Protocol
 from unittest.mock import patch
 
-from loratree_registry.collecting import collect
-from loratree_registry.database import upgrade_database
-from loratree_registry.embedded import EmbeddedRegistry, open_embedded
+from loratree_registry.database.engine import upgrade_database
+from loratree_registry.embedded.registry import EmbeddedRegistry, open_embedded
+from loratree_registry.embedded.storage import open_storage
+from loratree_registry.housekeeping.collecting import collect
 from loratree_registry.settings import Settings
-from loratree_registry.storage import open_storage
 from tests import ceph, s3
 from tests.postgresql import PostgreSQL, postgresql
 

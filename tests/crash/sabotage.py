@@ -4,10 +4,11 @@ from typing import Any, BinaryIO
 
 from sqlalchemy import Connection
 
-from loratree_registry import publishing, repository
 from loratree_registry.blobs.local import LocalBlobStore
-from loratree_registry.database import writing
-from loratree_registry.embedded import EmbeddedRegistry
+from loratree_registry.catalog import publishing
+from loratree_registry.database import queries
+from loratree_registry.database.engine import writing
+from loratree_registry.embedded.registry import EmbeddedRegistry
 
 
 def row_before_bytes() -> None:
@@ -16,8 +17,8 @@ def row_before_bytes() -> None:
 
     def upload(registry: EmbeddedRegistry, stream: BinaryIO, *, sha256: str, size: int) -> None:
         with writing(registry._engine) as connection:
-            lease = repository.lease_blob(connection, sha256, size)
-            repository.record_stored(connection, sha256, size, lease)
+            lease = queries.blobs.lease_blob(connection, sha256, size)
+            queries.blobs.record_stored(connection, sha256, size, lease)
         put(registry._blobs, sha256, size, stream)
 
     EmbeddedRegistry.upload = upload  # type: ignore[method-assign]

@@ -7,14 +7,13 @@ from typing import Any
 
 from sqlalchemy import select
 
-from loratree_registry.canonical import digest_stream
-from loratree_registry.composition import FileDigest, version_digest
-from loratree_registry.database import reading
-from loratree_registry.embedded import EmbeddedRegistry
+from loratree_registry.core.digests import FileDigest, digest_stream, version_digest
+from loratree_registry.core.records import Node, Tombstone, Version
+from loratree_registry.core.registry import MAX_PAGE
+from loratree_registry.database.engine import reading
+from loratree_registry.database.tables import blobs
+from loratree_registry.embedded.registry import EmbeddedRegistry
 from loratree_registry.errors import LoratreeError
-from loratree_registry.models import blobs
-from loratree_registry.protocol import MAX_PAGE
-from loratree_registry.schemas import Node, Tombstone, Version
 
 Seen = list[Any]
 

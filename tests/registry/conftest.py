@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from loratree_registry.database import upgrade_database
-from loratree_registry.embedded import EmbeddedRegistry, open_embedded
-from loratree_registry.protocol import Registry
-from loratree_registry.remote import RemoteRegistry
+from loratree_registry.core.registry import Registry
+from loratree_registry.database.engine import upgrade_database
+from loratree_registry.embedded.registry import EmbeddedRegistry, open_embedded
+from loratree_registry.remote.registry import RemoteRegistry
 from loratree_registry.settings import Settings
 from tests import ceph
 from tests.postgresql import PostgreSQL, postgresql

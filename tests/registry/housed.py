@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from loratree_registry.blobs.local import LocalBlobStore
-from loratree_registry.blobs.s3 import S3BlobStore
-from loratree_registry.embedded import EmbeddedRegistry, open_embedded
+from loratree_registry.blobs.s3.store import S3BlobStore
+from loratree_registry.core.records import Page
+from loratree_registry.core.registry import Registry
+from loratree_registry.embedded.registry import EmbeddedRegistry, open_embedded
+from loratree_registry.embedded.storage import Storage, open_storage
 from loratree_registry.errors import LoratreeError
-from loratree_registry.protocol import Registry
-from loratree_registry.schemas import Page
 from loratree_registry.settings import Settings
-from loratree_registry.storage import Storage, open_storage
 from tests.registry.material import sha256
 
 T = TypeVar("T")

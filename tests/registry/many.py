@@ -11,9 +11,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from loratree_registry.embedded import open_embedded
-from loratree_registry.protocol import Registry
-from loratree_registry.remote import RemoteRegistry
+from loratree_registry.core.registry import Registry
+from loratree_registry.embedded.registry import open_embedded
+from loratree_registry.remote.registry import RemoteRegistry
 from loratree_registry.settings import Settings
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loratree_registry.composition import FileDigest
-from loratree_registry.manifest import BaseManifest, Parameter
-from loratree_registry.paths import Level
-from loratree_registry.protocol import Registry
-from loratree_registry.safetensors_header import Header, read_header
-from loratree_registry.schemas import Published, Submission
+from loratree_registry.core.digests import FileDigest
+from loratree_registry.core.manifest import BaseManifest, Parameter
+from loratree_registry.core.paths import Level
+from loratree_registry.core.records import Published, Submission
+from loratree_registry.core.registry import Registry
+from loratree_registry.tensor_files.header import Header, read_header
 
 WEIGHTS = "adapter_model.safetensors"
 

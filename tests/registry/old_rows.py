@@ -12,8 +12,8 @@ from typing import Any
 
 from sqlalchemy import Connection, DateTime, MetaData, func, insert, select
 
-from loratree_registry.database import reading
-from loratree_registry.embedded import open_embedded
+from loratree_registry.database.engine import reading
+from loratree_registry.embedded.registry import open_embedded
 from loratree_registry.settings import Settings
 from tests.registry.material import make, publish
 

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from loratree_registry.api.app import create_app
 from loratree_registry.api.serve import listen
-from loratree_registry.embedded import EmbeddedRegistry
+from loratree_registry.embedded.registry import EmbeddedRegistry
 
 
 @dataclass

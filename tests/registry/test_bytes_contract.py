@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from loratree_registry.base_transfer import pull_base, push_base
 from loratree_registry.blobs.store import PART
-from loratree_registry.composition import FileDigest
+from loratree_registry.core.digests import FileDigest
+from loratree_registry.core.records import Submission
+from loratree_registry.core.registry import Registry
 from loratree_registry.errors import Conflict, Invalid, NotFound
-from loratree_registry.locations import base_directory
-from loratree_registry.protocol import Registry
-from loratree_registry.schemas import Submission
+from loratree_registry.workspace.base_locations import base_directory
+from loratree_registry.workspace.base_transfer import pull_base, push_base
 from tests.registry.conftest import OVER_S3, REGISTRIES, Storage
 from tests.registry.material import WEIGHTS, Material, publish, sha256
 

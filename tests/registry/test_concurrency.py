@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from loratree_registry import database
-from loratree_registry.database import open_engine, writing
+from loratree_registry.core.registry import Registry
+from loratree_registry.database.engine import LOCK_TIMEOUT_S, open_engine, writing
 from loratree_registry.errors import Conflict, Unavailable
-from loratree_registry.protocol import Registry
 from tests.registry.many import at_once, one_process
 from tests.registry.material import Material, publish
 
@@ -89,7 +88,7 @@ def test_writers_at_every_level_of_one_branch_never_wait_for_each_other_in_a_cir
 
     began = time.monotonic()
     at_once(registries, work, many=8)
-    assert time.monotonic() - began < database.LOCK_TIMEOUT_S
+    assert time.monotonic() - began < LOCK_TIMEOUT_S
     for path in paths:
         numbers = [version.number for version in registries[0].versions(path).items]
         assert numbers == list(range(len(numbers), 0, -1))
@@ -98,7 +97,7 @@ def test_writers_at_every_level_of_one_branch_never_wait_for_each_other_in_a_cir
 def test_who_waits_too_long_for_another_writer_is_told_in_one_sentence(
     place: tuple[Path, str], material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("loratree_registry.database.engine.LOCK_TIMEOUT_S", 0.1)
     engine = open_engine(place[1])
     with one_process(*place) as (registry,):
         registry.add_base("tiny", material.base)

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-from loratree_registry.base_transfer import push_base
+from loratree_registry.core.registry import Registry
 from loratree_registry.errors import Corrupt, NotFound
-from loratree_registry.fetching import pull
-from loratree_registry.protocol import Registry
-from loratree_registry.submitting import publish_directory
+from loratree_registry.workspace.base_transfer import push_base
+from loratree_registry.workspace.fetch import pull
+from loratree_registry.workspace.publish import publish_directory
 from tests import tiny
 from tests.registry.conftest import Storage, embedded_sqlite, remote
 from tests.registry.material import Material

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from loratree_registry.core.registry import Registry
 from loratree_registry.errors import Conflict, Gone, Invalid, LoratreeError, NotFound, Quarantined
-from loratree_registry.fetching import pull
-from loratree_registry.protocol import Registry
+from loratree_registry.workspace.fetch import pull
 from tests.registry.material import WEIGHTS, Material, publish
 
 MED, CARDIO, DIAG = "tiny/medicine", "tiny/medicine/cardiology", "tiny/medicine/cardiology/diagnosis"

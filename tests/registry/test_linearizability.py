@@ -8,8 +8,8 @@ from itertools import permutations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loratree_registry.core.registry import Registry
 from loratree_registry.errors import Conflict
-from loratree_registry.protocol import Registry
 from tests.registry.linearizability import Operation, linearizable
 from tests.registry.many import at_once
 from tests.registry.material import Material, publish

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from loratree_registry.composition import Chain, Step, content_digest, version_digest
+from loratree_registry.core.chain import Chain, Step
+from loratree_registry.core.digests import content_digest, version_digest
+from loratree_registry.core.manifest import BaseManifest, Parameter
+from loratree_registry.core.records import Count, Page, Pin, Submission
+from loratree_registry.core.registry import MAX_PAGE, Registry
 from loratree_registry.errors import Conflict, Invalid, LoratreeError, NotFound
-from loratree_registry.manifest import BaseManifest, Parameter
-from loratree_registry.peft_format import canonical_config
-from loratree_registry.protocol import MAX_PAGE, Registry
-from loratree_registry.schemas import Count, Page, Pin, Submission
+from loratree_registry.peft_format.classify import canonical_config
 from tests.registry.material import Adapter, Material, publish, sha256
 
 MED, CARDIO, DIAG, ALICE = (

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, text
 
-from loratree_registry.database import reading, writing
-from loratree_registry.embedded import EmbeddedRegistry, open_embedded
-from loratree_registry.repository.nodes import count_descendants
+from loratree_registry.database import queries
+from loratree_registry.database.engine import reading, writing
+from loratree_registry.embedded.registry import EmbeddedRegistry, open_embedded
 from tests.registry.conftest import Storage
 from tests.registry.material import Material, publish
 
@@ -85,7 +85,7 @@ def test_an_answer_reads_what_it_shows_however_much_there_is(behind: EmbeddedReg
 def test_counting_stops_where_it_was_told_to(behind: EmbeddedRegistry) -> None:
     def count() -> None:
         with reading(behind._engine) as connection:
-            assert count_descendants(connection, "tiny", limit=3) == 3
+            assert queries.nodes.count_descendants(connection, "tiny", limit=3) == 3
 
     assert max(rows for plan in plans_of(behind, count) for rows, _ in scans(plan)) <= READ
 

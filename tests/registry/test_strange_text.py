@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from loratree_registry.core.manifest import BaseManifest, Parameter
+from loratree_registry.core.records import Submission
+from loratree_registry.core.registry import Registry
 from loratree_registry.errors import Invalid, LoratreeError, Unavailable
-from loratree_registry.manifest import BaseManifest, Parameter
-from loratree_registry.protocol import Registry
-from loratree_registry.schemas import Submission
 from tests.registry.material import Material, publish
 
 DIGEST = "sha256:" + "0" * 64

@@ -4,8 +4,8 @@ import click
 
 from loratree_cli.output import json_option, print_json, print_table, say
 from loratree_cli.registry import registry
+from loratree_registry.core.registry import Registry
 from loratree_registry.errors import NotFound
-from loratree_registry.protocol import Registry
 
 
 @click.group()

@@ -7,12 +7,12 @@ import click
 
 from loratree_cli.output import every, json_option, limit_option, print_json, print_table, say, short, working
 from loratree_cli.registry import registry
-from loratree_registry.protocol import MAX_PAGE, Registry
-from loratree_registry.schemas import Base
+from loratree_registry.core.records import Base
+from loratree_registry.core.registry import MAX_PAGE, Registry
 from loratree_registry.settings import Settings
 
 if TYPE_CHECKING:
-    from loratree_registry.base_transfer import Pushed
+    from loratree_registry.workspace.base_transfer import Pushed
 
 _COLUMNS: Final = ("name", "architecture", "parameters", "digest", "stored", "source")
 
@@ -38,8 +38,8 @@ def add(name: str, directory: Path, source: str | None, store: bool, as_json: bo
     loratree base add tiny ./tiny-llama --store
     loratree base add llama-3.1-8b /models/llama-3.1-8b --source meta-llama/Llama-3.1-8B
     """
-    from loratree_composer.base import read_base
-    from loratree_registry.locations import remember_base
+    from loratree_composer.base.manifest import read_base
+    from loratree_registry.workspace.base_locations import remember_base
 
     with registry() as opened:
         with working(f"reading {directory}"):
@@ -87,7 +87,7 @@ def pull(name: str, out: Path) -> None:
     loratree base pull tiny --out ./tiny-llama
     loratree compose tiny/medicine --mode merge --out ./medicine
     """
-    from loratree_registry.base_transfer import pull_base
+    from loratree_registry.workspace.base_transfer import pull_base
 
     with registry() as opened, working(f"pulling {name}"):
         pulled = pull_base(opened, Settings.from_environment().home, name, out)
@@ -136,7 +136,7 @@ def _cells(base: Base) -> tuple[object, ...]:
 
 
 def _push(opened: Registry, name: str, directory: Path) -> "Pushed":
-    from loratree_registry.base_transfer import push_base
+    from loratree_registry.workspace.base_transfer import push_base
 
     with working(f"storing {directory}"):
         pushed = push_base(opened, name, directory, tell=say)

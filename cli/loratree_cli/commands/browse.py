@@ -16,9 +16,9 @@ from loratree_cli.output import (
     short,
 )
 from loratree_cli.registry import registry
-from loratree_registry.paths import parent_of
-from loratree_registry.protocol import MAX_PAGE, Registry
-from loratree_registry.schemas import Node, Version
+from loratree_registry.core.paths import parent_of
+from loratree_registry.core.records import Node, Version
+from loratree_registry.core.registry import MAX_PAGE, Registry
 
 TREE_LIMIT = 1000
 

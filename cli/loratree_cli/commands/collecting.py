@@ -27,8 +27,8 @@ def gc(grace: str, dry_run: bool, as_json: bool) -> None:
     loratree gc --dry-run
     loratree gc --grace 7d --json
     """
-    from loratree_registry.collecting import collect
-    from loratree_registry.storage import open_storage
+    from loratree_registry.embedded.storage import open_storage
+    from loratree_registry.housekeeping.collecting import collect
 
     settings, idle = Settings.from_environment(), _duration(grace)
     counts, size = {"blob": 0, "upload": 0}, 0

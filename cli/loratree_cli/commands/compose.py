@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
-from loratree_cli.limits import limit_options
+from loratree_cli.options import limit_options, weight_option
 from loratree_cli.output import json_option, numbers, print_json, say, strict_option, working
 from loratree_cli.registry import registry
-from loratree_cli.weights import weight_option
-from loratree_registry.composition import Mode, Step
-from loratree_registry.limit import Limit
+from loratree_registry.core.chain import Limit, Mode, Step
 from loratree_registry.settings import Settings
 
 if TYPE_CHECKING:
-    from loratree_composer.compression import Compression
+    from loratree_composer.flatten.compression import Compression
 
 
 @click.command()
@@ -56,7 +54,7 @@ def compose(
     if limit is not None and mode != "flatten":
         raise click.UsageError(f"--rank and --energy go with --mode flatten, got --mode {mode}")
     from loratree_composer import compose as compose_files
-    from loratree_composer.compression import read_compression
+    from loratree_composer.flatten.compression import read_compression
 
     with registry() as opened, working(f"composing {ref}"):
         lockfile = compose_files(

@@ -18,7 +18,7 @@ def upgrade() -> None:
 
     The embedded SQLite database does this by itself.
     """
-    from loratree_registry.storage import upgrade as upgrade_database
+    from loratree_registry.embedded.storage import upgrade as upgrade_database
 
     settings = Settings.from_environment()
     if settings.url is not None:

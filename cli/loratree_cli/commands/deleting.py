@@ -6,8 +6,8 @@ import click
 
 from loratree_cli.output import bytes_text, counted, every, json_option, print_json, say
 from loratree_cli.registry import registry
-from loratree_registry.protocol import MAX_PAGE, Registry
-from loratree_registry.schemas import Retained
+from loratree_registry.core.records import Retained
+from loratree_registry.core.registry import MAX_PAGE, Registry
 
 
 @click.command()

@@ -23,7 +23,7 @@ def doctor(as_json: bool) -> None:
     loratree doctor
     LORATREE_DATABASE=postgresql://… LORATREE_BLOBS=s3://bucket/prefix loratree doctor --json
     """
-    from loratree_registry.doctor import examine
+    from loratree_registry.housekeeping.doctor import examine
 
     checks = []
     for check in examine(Settings.from_environment()):

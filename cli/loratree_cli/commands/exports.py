@@ -22,8 +22,8 @@ def export_(path: str | None, out: Path, as_json: bool) -> None:
     loratree export --out ./backup
     loratree export tiny/medicine --out medicine.tar
     """
-    from loratree_registry.exporting import export
-    from loratree_registry.storage import open_storage
+    from loratree_registry.embedded.storage import open_storage
+    from loratree_registry.housekeeping.exports.exporting import export
 
     with open_storage(Settings.from_environment()) as storage, progress() as tell:
         exported = export(storage, path, out, tell=tell)
@@ -50,8 +50,8 @@ def import_(export: Path, as_json: bool) -> None:
     LORATREE_HOME=/new/home loratree import ./backup
     loratree import medicine.tar
     """
-    from loratree_registry.importing import import_ as import_export
-    from loratree_registry.storage import open_storage
+    from loratree_registry.embedded.storage import open_storage
+    from loratree_registry.housekeeping.exports.importing import import_ as import_export
 
     with open_storage(Settings.from_environment()) as storage, progress() as tell:
         imported = import_export(storage, export, tell=tell)

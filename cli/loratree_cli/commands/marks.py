@@ -4,7 +4,7 @@ import click
 
 from loratree_cli.output import json_option, print_json, say
 from loratree_cli.registry import registry
-from loratree_registry.schemas import Mark, Version
+from loratree_registry.core.records import Mark, Version
 
 _reason = click.option("--reason", metavar="TEXT", help="Why, in a line.")
 _undo = click.option("--undo", is_flag=True, help="Take it back.")

@@ -7,7 +7,7 @@ import click
 
 from loratree_cli.output import bytes_text, json_option, pin_text, print_json, progress, say, working
 from loratree_cli.registry import registry
-from loratree_registry.paths import LEVELS, Level
+from loratree_registry.core.paths import LEVELS, Level
 from loratree_registry.settings import Settings
 
 
@@ -59,8 +59,7 @@ def publish(
 
 
 def _publish_many(manifest: Path, jobs: int, dry_run: bool, as_json: bool) -> None:
-    from loratree_registry.bulk import publish_rows
-    from loratree_registry.bulk_rows import read_rows
+    from loratree_registry.workspace.publish_many import publish_rows, read_rows
 
     rows = read_rows(manifest)
     home = Settings.from_environment().home
@@ -84,7 +83,7 @@ def _publish_many(manifest: Path, jobs: int, dry_run: bool, as_json: bool) -> No
 def _publish_one(
     directory: Path, path: str, parent: str | None, level: Level | None, note: str | None, as_json: bool
 ) -> None:
-    from loratree_registry.submitting import publish_directory
+    from loratree_registry.workspace.publish import publish_directory
 
     with registry() as opened, working(f"publishing {directory}"):
         submitted = publish_directory(

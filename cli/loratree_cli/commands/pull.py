@@ -19,7 +19,7 @@ def pull(ref: str, out: Path, strict: bool) -> None:
     \b
     loratree pull tiny/medicine@1 --out ./medicine-adapter
     """
-    from loratree_registry.fetching import pull as pull_version
+    from loratree_registry.workspace.fetch import pull as pull_version
 
     with registry() as opened, working(f"pulling {ref}"):
         version = pull_version(opened, Settings.from_environment().home, ref, out, strict=strict)

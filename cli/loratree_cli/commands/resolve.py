@@ -2,10 +2,10 @@
 
 import click
 
+from loratree_cli.options import weight_option
 from loratree_cli.output import json_option, marks_text, numbers, print_json, print_table, say, short, strict_option
 from loratree_cli.registry import registry
-from loratree_cli.weights import weight_option
-from loratree_registry.schemas import Edge, Link, Resolution
+from loratree_registry.core.records import Edge, Link, Resolution
 
 
 @click.command()

@@ -10,7 +10,7 @@ from loratree_cli.output import bytes_text, counted, json_option, print_json, pr
 from loratree_registry.settings import Settings
 
 if TYPE_CHECKING:
-    from loratree_registry.verifying import Sample
+    from loratree_registry.housekeeping.verifying import Sample
 
 _SAMPLE = re.compile(r"(?P<count>[1-9]\d{0,8})|(?P<share>\d{1,3}(\.\d{1,6})?)%")
 
@@ -32,8 +32,8 @@ def verify(ref: str | None, sample: str | None, seed: int, as_json: bool) -> Non
     loratree verify tiny/medicine
     loratree verify --sample 5% --json
     """
-    from loratree_registry.storage import open_storage
-    from loratree_registry.verifying import verify as verify_stored
+    from loratree_registry.embedded.storage import open_storage
+    from loratree_registry.housekeeping.verifying import verify as verify_stored
 
     chosen = None if sample is None else _sample(sample, seed)
     with open_storage(Settings.from_environment()) as storage, progress() as tell:
@@ -53,7 +53,7 @@ def verify(ref: str | None, sample: str | None, seed: int, as_json: bool) -> Non
 
 
 def _sample(text: str, seed: int) -> "Sample":
-    from loratree_registry.verifying import Sample
+    from loratree_registry.housekeeping.verifying import Sample
 
     match = _SAMPLE.fullmatch(text)
     if match is None or (match["share"] and not 0 < float(match["share"]) <= 100):

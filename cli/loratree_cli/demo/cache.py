@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from loratree_registry.canonical import digest_json, digest_stream
+from loratree_registry.core.digests import digest_json, digest_stream
 from loratree_registry.errors import Conflict, Invalid
 
 RECORDS: Final = ".made"

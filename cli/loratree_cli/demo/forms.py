@@ -11,7 +11,7 @@ import torch
 from loratree_cli.demo.agreement import Agreement
 from loratree_cli.demo.reference import reference_logits
 from loratree_cli.demo.training import load_model
-from loratree_registry.protocol import Registry
+from loratree_registry.core.registry import Registry
 
 MERGED: Final = "merged"
 STACKED: Final = "stacked"

@@ -14,12 +14,12 @@ import click
 from loratree_cli.demo.cache import Cache
 from loratree_cli.demo.recipe import RUNGS, Recipe
 from loratree_cli.demo.shell import Shell
-from loratree_registry.canonical import digest_json, digest_stream
-from loratree_registry.embedded import open_embedded
+from loratree_registry.core.digests import digest_json, digest_stream
+from loratree_registry.core.registry import Registry
+from loratree_registry.embedded.registry import open_embedded
 from loratree_registry.errors import LoratreeError
-from loratree_registry.locations import base_directory
-from loratree_registry.protocol import Registry
 from loratree_registry.settings import Settings
+from loratree_registry.workspace.base_locations import base_directory
 
 HOME = "home"
 BASE = "base"

@@ -8,7 +8,7 @@ from loratree_cli.demo.agreement import Agreement
 from loratree_cli.demo.grow import BASE, FLATTENED, Growth, adapter, code, composed
 from loratree_cli.demo.ladder import Ladder
 from loratree_cli.demo.recipe import RUNGS
-from loratree_registry.canonical import digest_json
+from loratree_registry.core.digests import digest_json
 
 LADDER = "ladder.json"
 FORMS = "forms.json"

@@ -1,1 +1,1 @@
-"""The registry over HTTP. Importing this loads no framework: `app` and what it imports do."""
+"""The HTTP service, over any Registry."""

@@ -10,12 +10,13 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
-from loratree_registry.api import aliases, bases, examples, files, health, marks, nodes, tombstones, uploads, versions
+from loratree_registry.api import examples
 from loratree_registry.api.examples import replaced
 from loratree_registry.api.handlers import add_handlers
 from loratree_registry.api.host_guard import LOOPBACK, HostGuard
-from loratree_registry.api.problem import Problem
-from loratree_registry.embedded import EmbeddedRegistry
+from loratree_registry.api.routes import aliases, bases, files, health, marks, nodes, tombstones, uploads, versions
+from loratree_registry.embedded.registry import EmbeddedRegistry
+from loratree_registry.wire.problem import Problem
 
 NOUNS: Final = (health, bases, nodes, versions, marks, tombstones, aliases, uploads, files)
 
@@ -52,7 +53,7 @@ def create_app(registry: EmbeddedRegistry, *, staging: Path, hosts: Collection[s
 
 def create_app_from_settings() -> FastAPI:
     """The application over the embedded registry of the environment, for `uvicorn --factory` and its workers."""
-    from loratree_registry.embedded import open_embedded
+    from loratree_registry.embedded.registry import open_embedded
     from loratree_registry.settings import Settings
 
     settings = Settings.from_environment()

@@ -3,22 +3,11 @@
 from dataclasses import asdict, replace
 from typing import Any, Final
 
-from loratree_registry.api.bodies import (
-    Files,
-    Health,
-    Keep,
-    Move,
-    NewBase,
-    NewNode,
-    NewUpload,
-    NewVersion,
-    Reason,
-    Stored,
-)
 from loratree_registry.blobs.store import PART as _PART_SIZE
-from loratree_registry.composition import Chain, FileDigest, Step
-from loratree_registry.manifest import BaseManifest, Parameter
-from loratree_registry.schemas import (
+from loratree_registry.core.chain import Chain, Step
+from loratree_registry.core.digests import FileDigest
+from loratree_registry.core.manifest import BaseManifest, Parameter
+from loratree_registry.core.records import (
     AdapterSummary,
     Alias,
     Base,
@@ -38,7 +27,19 @@ from loratree_registry.schemas import (
     Tombstone,
     Version,
 )
-from loratree_registry.uploading import Part, Upload
+from loratree_registry.core.uploads import Part, Upload
+from loratree_registry.wire.bodies import (
+    Files,
+    Health,
+    Keep,
+    Move,
+    NewBase,
+    NewNode,
+    NewUpload,
+    NewVersion,
+    Reason,
+    Stored,
+)
 
 PATH: Final = "llama-3.1-8b/medicine/cardiology"
 REF: Final = f"{PATH}@stable"

@@ -7,8 +7,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 
-from loratree_registry.api.problem import MEDIA_TYPE, Problem, internal, problem_of, refused
 from loratree_registry.errors import Invalid, LoratreeError, listed
+from loratree_registry.wire.problem import MEDIA_TYPE, Problem, internal, problem_of, refused
 
 _JSON = TypeAdapter(Problem)
 

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from loratree_registry.api.handlers import path_of, respond
-from loratree_registry.api.problem import Problem, cross_site, misdirected
+from loratree_registry.wire.problem import Problem, cross_site, misdirected
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::[0-9]*)?")
 _READS = ("GET", "HEAD", "OPTIONS")

@@ -30,7 +30,7 @@ def serve(
         from loratree_registry.api.host_guard import LOOPBACK
     except ImportError as error:
         raise Unavailable(f"serving needs {error.name}, which is not installed: install loratree[server]") from error
-    from loratree_registry.embedded import open_embedded
+    from loratree_registry.embedded.registry import open_embedded
 
     with listen(host, port) as listening:
         open_embedded(settings).close()  # migrates SQLite, and says here what no worker could open
@@ -57,7 +57,7 @@ def serve(
 
 def _app(settings: Settings, hosts: Collection[str]) -> "FastAPI":
     from loratree_registry.api.app import create_app
-    from loratree_registry.embedded import open_embedded
+    from loratree_registry.embedded.registry import open_embedded
 
     return create_app(open_embedded(settings), staging=settings.make_home() / "uploads", hosts=hosts)
 

@@ -1,5 +1,1 @@
-"""Where bytes are kept, by their digest."""
-
-from loratree_registry.blobs.store import BlobStore
-
-__all__ = ["BlobStore"]
+"""Bytes, stored and found by their digest."""

@@ -8,13 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from loratree_registry.blobs.disk import disk_errors, sync
-from loratree_registry.blobs.read_back import intact
 from loratree_registry.blobs.store import Held, ReadBack
-from loratree_registry.blobs.verified import check_announced, drain, verified
-from loratree_registry.canonical import DIGEST_PREFIX
+from loratree_registry.blobs.verified import check_announced, drain, intact, verified
+from loratree_registry.core.digests import DIGEST_PREFIX
+from loratree_registry.core.paths import is_digest
+from loratree_registry.disk.disk_errors import disk_errors, sync
 from loratree_registry.errors import NotFound, Unavailable
-from loratree_registry.paths import is_digest
 
 SETTING = "LORATREE_BLOBS"
 

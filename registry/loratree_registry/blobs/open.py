@@ -20,6 +20,6 @@ def open_blobs(location: str, *, endpoint: str | None = None, public_endpoint: s
     bucket, _, prefix = rest.partition("/")
     if scheme != "s3" or not bucket:
         raise Invalid(f"LORATREE_BLOBS is {location!r}: expected a folder or s3://bucket/prefix")
-    from loratree_registry.blobs.s3 import S3BlobStore
+    from loratree_registry.blobs.s3.store import S3BlobStore
 
     return S3BlobStore(bucket, prefix, endpoint=endpoint, public_endpoint=public_endpoint)

@@ -1,16 +1,26 @@
 """What a blob store honours, found out by trying; everything that is written for that is removed."""
 
-from collections.abc import Callable, Mapping
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Final, TypeVar
 
-from loratree_registry.blobs import probe_local, probe_s3
 from loratree_registry.blobs.local import LocalBlobStore
-from loratree_registry.blobs.s3 import S3BlobStore
+from loratree_registry.blobs.s3.probe import S3_QUESTIONS
+from loratree_registry.blobs.s3.probe import trial as s3_trial
+from loratree_registry.blobs.s3.store import S3BlobStore
 from loratree_registry.blobs.store import BlobStore
+from loratree_registry.disk.disk_errors import disk_errors, sync
 from loratree_registry.errors import Invalid, LoratreeError
 
-Tried = TypeVar("Tried")
+_ROOM: Final = 1024**3  # bytes that should be free: some thirty adapters of 35 MB
+
+_CONTENT: Final = b"loratree"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +38,15 @@ def probe(store: BlobStore) -> list[Check]:
     Raises Invalid for a store of another kind than the two that there are.
     """
     if isinstance(store, LocalBlobStore):
-        with probe_local.trial(store.root, store.setting) as folder:
-            return _asked(probe_local.LOCAL_QUESTIONS, folder)
+        with _trial(store.root, store.setting) as folder:
+            return _asked(_LOCAL_QUESTIONS, folder)
     if isinstance(store, S3BlobStore):
-        with probe_s3.trial(store.bucket) as bucket:
-            return _asked(probe_s3.S3_QUESTIONS, bucket)
+        with s3_trial(store.bucket) as bucket:
+            return _asked(S3_QUESTIONS, bucket)
     raise Invalid(f"{store} is no folder and no bucket: nothing is known of what to try")
 
 
-def _asked(questions: Mapping[str, Callable[[Tried], tuple[bool | None, str]]], tried: Tried) -> list[Check]:
+def _asked(questions: Mapping[str, Callable[[T], tuple[bool | None, str]]], tried: T) -> list[Check]:
     checks: list[Check] = []
     for name, question in questions.items():
         try:
@@ -47,3 +57,74 @@ def _asked(questions: Mapping[str, Callable[[Tried], tuple[bool | None, str]]], 
         if not checks[0].ok:
             break
     return checks
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A store's folder, one inside it that is there for the time of the trial, and what moves the store elsewhere."""
+
+    root: Path
+    inside: Path
+    setting: str
+
+
+@contextmanager
+def _trial(root: Path, setting: str) -> Iterator[Trial]:
+    """Removes at the end whatever was made."""
+    absent = [path for path in (root, *root.absolute().parents) if not path.exists()]
+    tried = Trial(root, root / "probe", setting)
+    try:
+        yield tried
+    finally:
+        shutil.rmtree(tried.inside, ignore_errors=True)
+        for path in absent:
+            if path.is_dir():
+                path.rmdir()
+
+
+def _writable(tried: Trial) -> tuple[bool | None, str]:
+    with disk_errors(tried.root, tried.setting):
+        tried.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tried.inside.mkdir(mode=0o700, exist_ok=True)
+        (tried.inside / "file").write_bytes(_CONTENT)
+        same = (tried.inside / "file").read_bytes() == _CONTENT
+    return same, f"{tried.root} {'gives back what is written' if same else 'gives back other bytes: check the disk'}"
+
+
+def _private(tried: Trial) -> tuple[bool | None, str]:
+    mode = stat.S_IMODE(tried.root.stat().st_mode)
+    if mode & 0o077:
+        return False, f"{tried.root} has mode {mode:04o}, so others may read it: chmod 700 {tried.root}"
+    return True, f"{tried.root} has mode {mode:04o}, its owner's alone"
+
+
+def _synced(tried: Trial) -> tuple[bool | None, str]:
+    with disk_errors(tried.root, tried.setting):
+        sync(tried.inside / "file")
+        sync(tried.inside)
+    return True, "the disk takes fsync for files and folders"
+
+
+def _renamed(tried: Trial) -> tuple[bool | None, str]:
+    folders = [tried.inside, *(path for name in ("tmp", "sha256") if (path := tried.root / name).exists())]
+    if len({path.stat().st_dev for path in folders}) > 1:
+        return False, f"tmp and sha256 in {tried.root} are on two file systems, so no rename is atomic: mount one"
+    with disk_errors(tried.root, tried.setting):
+        (tried.inside / "file").replace(tried.inside / "renamed")
+    return True, "a rename is atomic: temporary files and blobs are on one file system"
+
+
+def _room(tried: Trial) -> tuple[bool | None, str]:
+    free = shutil.disk_usage(tried.root).free
+    if free < _ROOM:
+        return False, f"{free / 1e9:.1f} GB are free in {tried.root}: free some space or set {tried.setting}"
+    return True, f"{free / 1e9:.1f} GB are free"
+
+
+_LOCAL_QUESTIONS: Final[Mapping[str, Callable[[Trial], tuple[bool | None, str]]]] = {
+    "writable": _writable,
+    "private": _private,
+    "fsync": _synced,
+    "rename": _renamed,
+    "free space": _room,
+}

@@ -1,112 +1,50 @@
-"""What is sent in parts that can be read again, so that a request can be sent again."""
+"""Sending bytes in parts to whoever takes them; what has arrived is not sent again."""
 
-import io
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
-from typing import IO, BinaryIO, Protocol, cast
+import time
+from typing import IO, BinaryIO
 
-from loratree_registry.blobs.disk import disk_errors
-from loratree_registry.blobs.store import PART
-from loratree_registry.blobs.verified import changed, drain, read, verified
+from loratree_registry.blobs.parts import Sending, sending
+from loratree_registry.core.uploads import ClientUploads, Upload
+from loratree_registry.errors import Invalid, NotFound, Unavailable
 
+_TRIES = 3
 
-class Sending(Protocol):
-    """A stream on its way out."""
-
-    def parts(self) -> Iterator[IO[bytes]]:
-        """Files of about PART bytes, to be read in turn; the last one only where it is certain that all are needed."""
-        ...
-
-    def check(self) -> None:
-        """Raises Invalid where the stream holds other bytes than were announced."""
-        ...
+_PAUSE_S = 0.2
 
 
-def sending(stream: BinaryIO, digest: str, size: int) -> Sending:
-    """How to send `stream`: from where it lies if it can seek, else by way of a temporary file."""
-    return _Seekable(stream, digest, size) if stream.seekable() else _Forward(stream, digest, size)
+def send(uploads: ClientUploads, stream: BinaryIO, *, sha256: str, size: int) -> None:
+    """Sends `stream` from where it lies, as far as it has not arrived, and completes the upload.
+
+    Another client may have sent parts of it, wrong ones even, or ended it meanwhile: then it is begun anew, once.
+    Raises Invalid where the stream holds other bytes, Unavailable.
+    """
+    source, again = sending(stream, sha256, size), stream.seekable()
+    upload = uploads.begin(sha256, size)
+    try:
+        _send(uploads, source, upload)
+    except (Invalid, NotFound) as error:
+        if isinstance(error, Invalid):
+            source.check()  # tells whose fault it is
+        if not again or (isinstance(error, Invalid) and not upload.arrived):
+            raise
+        _send(uploads, source, uploads.begin(sha256, size))
 
 
-class _Seekable:
-    """A stream that is sent as it lies there and hashed only where what arrived is not what was announced."""
-
-    def __init__(self, stream: BinaryIO, digest: str, size: int) -> None:
-        self._stream, self._digest, self._size = stream, digest, size
-        self._start = stream.tell()
-
-    def parts(self) -> Iterator[IO[bytes]]:
-        length = self._stream.seek(0, io.SEEK_END) - self._start
-        if length != self._size:
-            raise changed(self._digest, self._size, "more" if length > self._size else str(length))
-        for start in range(0, max(length, 1), PART):
-            part = _Part(self._stream, self._start + start, min(PART, length - start), self._digest)
-            yield cast("BinaryIO", part)
-
-    def check(self) -> None:
-        self._stream.seek(self._start)
-        drain(verified(self._stream, self._digest, self._size))
+def _send(uploads: ClientUploads, source: Sending, upload: Upload) -> None:
+    for number, part in enumerate(source.parts(), 1):
+        if number not in upload.arrived:
+            _put(uploads, upload, number, part)
+    uploads.complete(upload)
 
 
-class _Forward:
-    """A stream that is read once: hashed on its way into a temporary file, one for each part."""
-
-    def __init__(self, stream: BinaryIO, digest: str, size: int) -> None:
-        self._chunks, self._left = verified(stream, digest, size), size
-
-    def parts(self) -> Iterator[IO[bytes]]:
-        while True:
-            with ExitStack() as opened:
-                with disk_errors(Path(tempfile.gettempdir()), "TMPDIR", needs=min(self._left, PART)):
-                    part = opened.enter_context(tempfile.TemporaryFile())
-                    self._fill(part)
-                yield part
-            if not self._left:
-                return
-
-    def check(self) -> None:
-        """What was sent was hashed on the way."""
-
-    def _fill(self, part: IO[bytes]) -> None:
-        """Fills a part; the last one until the stream has ended, which is where the stream is found right."""
-        for chunk in self._chunks:
-            part.write(chunk)
-            self._left -= len(chunk)
-            if self._left and part.tell() >= PART:
-                break
+def _put(uploads: ClientUploads, upload: Upload, number: int, part: IO[bytes]) -> None:
+    """Sends one part, again where that failed; each time to a new URL, as they run out."""
+    target = upload.next if upload.next and upload.next.number == number else uploads.part(upload.id, number)
+    for attempt in range(1, _TRIES):
+        try:
+            return uploads.put(upload.id, target, part)
+        except Unavailable:
+            time.sleep(_PAUSE_S * attempt)
         part.seek(0)
-
-
-class _Part(io.RawIOBase):
-    """`length` bytes of a stream from `start`, as a file of their own."""
-
-    def __init__(self, stream: BinaryIO, start: int, length: int, digest: str) -> None:
-        self._stream, self._start, self._length, self._digest = stream, start, length, digest
-        self._at = 0
-        self.seek(0)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def read(self, count: int = -1) -> bytes:
-        left = self._length - self._at
-        chunk = read(self._stream, self._digest, left if count < 0 else min(count, left))
-        if left and count and not chunk:
-            raise changed(self._digest, self._length, str(self._at))
-        self._at += len(chunk)
-        return chunk
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
-        self._stream.seek(self._start + self._at)
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
+        target = uploads.part(upload.id, number)
+    return uploads.put(upload.id, target, part)

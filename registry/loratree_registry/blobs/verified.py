@@ -5,9 +5,11 @@ import io
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from loratree_registry.canonical import DIGEST_PREFIX
-from loratree_registry.errors import Invalid
-from loratree_registry.paths import is_digest
+from loratree_registry.blobs.hashing import hashing
+from loratree_registry.blobs.store import BlobStore, ReadBack
+from loratree_registry.core.digests import DIGEST_PREFIX
+from loratree_registry.core.paths import is_digest
+from loratree_registry.errors import Invalid, LoratreeError, NotFound
 
 CHUNK = 1024 * 1024
 
@@ -69,3 +71,31 @@ def changed(digest: str, size: int, found: str) -> Invalid:
         f"the bytes sent as {digest} are not the ones announced: expected {size} bytes, got {found}; "
         "the file changed while it was sent or was cut off: hash it again and send it again"
     )
+
+
+def intact(stream: BinaryIO, digest: str, size: int, read_back: ReadBack | None = None) -> bool:
+    """Reads `stream` to its end, first through `read_back`, and tells whether it holds the bytes of `digest`.
+
+    Raises what `read_back` raises, unless the bytes are others: then that says nothing about the right ones.
+    """
+    with hashing(stream) as hashed:
+        try:
+            if read_back:
+                read_back(hashed.stream)
+        except LoratreeError:
+            if hashed.finish() == (digest, size):
+                raise
+            return False
+        return hashed.finish() == (digest, size)
+
+
+def holds(store: BlobStore, digest: str, size: int, read_back: ReadBack | None = None) -> bool:
+    """Reads a blob and tells whether it is there and intact: a name alone proves nothing.
+
+    Raises what `intact` raises, and Unavailable where the store cannot be asked.
+    """
+    try:
+        with store.open(digest) as stream:
+            return intact(stream, digest, size, read_back)
+    except NotFound:
+        return False

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from loratree_registry.embedded import EmbeddedRegistry, open_embedded
+from loratree_registry.embedded.registry import EmbeddedRegistry, open_embedded
 from loratree_registry.settings import Settings
 from tests.registry.material import Material, publish
 from tests.registry.serving import Served

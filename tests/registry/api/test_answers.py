@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 import pytest
 
-from loratree_registry.composition import FileDigest
-from loratree_registry.embedded import EmbeddedRegistry
-from loratree_registry.schemas import Link, Node, Resolution, Version
+from loratree_registry.core.digests import FileDigest
+from loratree_registry.core.records import Link, Node, Resolution, Version
+from loratree_registry.embedded.registry import EmbeddedRegistry
 from tests.registry.conftest import Storage, embedded_sqlite
 from tests.registry.material import WEIGHTS, Material, publish, sha256
 from tests.registry.serving import Served

@@ -10,11 +10,12 @@ from fastapi.routing import APIRoute
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from loratree_registry.api import bases, examples, versions
+from loratree_registry.api import examples
 from loratree_registry.api.app import NOUNS, create_app
 from loratree_registry.api.examples import UPLOAD_ID, as_json
-from loratree_registry.api.problem import KINDS, MEDIA_TYPE, cross_site, internal, misdirected, problem_of, refused
-from loratree_registry.paging import number_after
+from loratree_registry.api.routes import bases, versions
+from loratree_registry.catalog.paging import number_after
+from loratree_registry.wire.problem import KINDS, MEDIA_TYPE, cross_site, internal, misdirected, problem_of, refused
 from tests.registry.serving import Nothing
 
 DOCUMENT: dict[str, Any] = create_app(Nothing(), staging=Path("unused")).openapi()  # type: ignore[arg-type]

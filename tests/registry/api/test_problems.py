@@ -9,10 +9,10 @@ import httpx
 import pytest
 from sqlalchemy import event
 
-from loratree_registry.api.problem import MEDIA_TYPE
 from loratree_registry.blobs.local import LocalBlobStore
-from loratree_registry.database import open_engine, prepare
-from loratree_registry.embedded import EmbeddedRegistry
+from loratree_registry.database.engine import open_engine, prepare
+from loratree_registry.embedded.registry import EmbeddedRegistry
+from loratree_registry.wire.problem import MEDIA_TYPE
 from tests.registry.material import Material, publish
 from tests.registry.serving import Nothing, Served
 

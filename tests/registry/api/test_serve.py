@@ -16,7 +16,7 @@ import pytest
 
 from loratree_registry.api.serve import serve
 from loratree_registry.errors import Invalid, Unavailable
-from loratree_registry.remote import RemoteRegistry
+from loratree_registry.remote.registry import RemoteRegistry
 from loratree_registry.settings import Settings
 from tests.registry.material import sha256
 

@@ -18,11 +18,11 @@ import pytest
 
 from loratree_registry.api.app import create_app
 from loratree_registry.blobs.store import PART
-from loratree_registry.composition import FileDigest
-from loratree_registry.embedded import EmbeddedRegistry
+from loratree_registry.core.digests import FileDigest
+from loratree_registry.core.uploads import LIFETIME_S
+from loratree_registry.embedded.registry import EmbeddedRegistry
+from loratree_registry.embedded.staged_uploads import StagedUploads, expire
 from loratree_registry.errors import Conflict, Invalid, NotFound, Unavailable
-from loratree_registry.received import Staging, expire
-from loratree_registry.uploading import LIFETIME_S
 from tests.registry.material import sha256
 from tests.registry.serving import running
 
@@ -40,7 +40,7 @@ def begin(http: httpx.Client, content: bytes = CONTENT, *, size: int | None = No
     return f"/v1/uploads/{answer['id']}"
 
 
-def begun(staging: Staging) -> str:
+def begun(staging: StagedUploads) -> str:
     return staging.begin(sha256(CONTENT), len(CONTENT)).id
 
 
@@ -91,7 +91,7 @@ def test_content_longer_or_shorter_than_announced_is_refused_and_forgotten(
 
 
 def test_nothing_is_written_beyond_the_announced_size(tmp_path: Path) -> None:
-    staging = Staging(tmp_path, unused)
+    staging = StagedUploads(tmp_path, unused)
     name = begun(staging)
     chunks = [CONTENT, b"!"]
     with pytest.raises(Invalid, match="longer than the 23 bytes announced"), staging.receive(name, 1) as arriving:
@@ -226,7 +226,7 @@ def test_two_servers_over_one_staging_folder_share_its_uploads(
 
 
 def test_an_upload_left_for_a_day_is_dropped_when_another_begins(tmp_path: Path) -> None:
-    staging = Staging(tmp_path, unused)
+    staging = StagedUploads(tmp_path, unused)
     old, young = begun(staging), begun(staging)
     for name, age in ((old, LIFETIME_S + 60), (young, LIFETIME_S - 60)):
         os.utime(tmp_path / name, (time.time() - age,) * 2)
@@ -237,7 +237,7 @@ def test_an_upload_left_for_a_day_is_dropped_when_another_begins(tmp_path: Path)
 
 
 def test_what_is_on_its_way_is_its_owners_alone(tmp_path: Path) -> None:
-    staging = Staging(tmp_path / "uploads", unused)
+    staging = StagedUploads(tmp_path / "uploads", unused)
     name = begun(staging)
     for folder in (staging.root, staging.root / name):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -257,7 +257,7 @@ class Store:
 
 def test_an_upload_that_the_store_cannot_take_now_can_be_completed_later(tmp_path: Path) -> None:
     store = Store()
-    staging = Staging(tmp_path, store)
+    staging = StagedUploads(tmp_path, store)
     upload = staging.find(begun(staging))
     with staging.receive(upload.id, 1) as arriving:
         arriving.write(CONTENT)
@@ -271,7 +271,7 @@ def test_an_upload_that_the_store_cannot_take_now_can_be_completed_later(tmp_pat
 
 
 def test_an_upload_without_its_parts_cannot_be_completed(tmp_path: Path) -> None:
-    staging = Staging(tmp_path, unused)
+    staging = StagedUploads(tmp_path, unused)
     name = begun(staging)
     with pytest.raises(Conflict, match="misses the parts 1: send them"):
         staging.complete(staging.find(name))
@@ -304,7 +304,7 @@ def test_an_upload_that_is_being_completed_is_neither_completed_twice_nor_expire
         os.utime(tmp_path / upload.id, (0, 0))
         assert expire(tmp_path, before=datetime.now(UTC)) == []
 
-    staging = Staging(tmp_path, store)
+    staging = StagedUploads(tmp_path, store)
     upload = staging.begin(sha256(b""), size)
     for number in (1, 2):
         with staging.receive(upload.id, number) as arriving:
@@ -318,7 +318,7 @@ def test_a_full_staging_disk_is_503_with_the_remedy_and_leaves_nothing(tmp_path:
     program = f"""
 import sys
 from pathlib import Path
-from loratree_registry.received import Staging
+from loratree_registry.embedded.staged_uploads import Staging
 from loratree_registry.errors import Unavailable
 
 root = Path({str(tmp_path)!r})

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from loratree_registry.blobs import BlobStore
 from loratree_registry.blobs.local import LocalBlobStore
-from loratree_registry.blobs.s3 import S3BlobStore
+from loratree_registry.blobs.s3.store import S3BlobStore
+from loratree_registry.blobs.store import BlobStore
 from tests import ceph
 from tests.s3 import S3Server, moto
 

@@ -11,9 +11,11 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from loratree_registry.blobs import s3_bucket, s3_staged, store
-from loratree_registry.blobs.s3 import S3BlobStore
-from loratree_registry.blobs.s3_bucket import Bucket
+from loratree_registry.blobs import store
+from loratree_registry.blobs.s3 import bucket as s3_bucket
+from loratree_registry.blobs.s3 import staged as s3_staged
+from loratree_registry.blobs.s3.bucket import Bucket
+from loratree_registry.blobs.s3.store import S3BlobStore
 from loratree_registry.blobs.store import DirectStore, Transfer
 from loratree_registry.errors import Conflict, Invalid, NotFound
 from tests import ceph

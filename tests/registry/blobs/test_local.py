@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from loratree_registry.blobs.disk import disk_errors
 from loratree_registry.blobs.local import LocalBlobStore
+from loratree_registry.disk.disk_errors import disk_errors
 from loratree_registry.errors import Invalid, Unavailable
 
 from .test_blob_contract import digest_of
@@ -114,7 +114,7 @@ def test_a_writer_that_is_killed_leaves_no_blob(tmp_path: Path) -> None:
     program = f"""
 import io, os, signal
 from pathlib import Path
-from loratree_registry.blobs.disk import disk_errors
+from loratree_registry.disk.disk_errors import disk_errors
 from loratree_registry.blobs.local import LocalBlobStore
 
 class Killer(io.RawIOBase):

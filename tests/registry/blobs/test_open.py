@@ -8,7 +8,7 @@ import pytest
 
 from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.blobs.open import open_blobs
-from loratree_registry.blobs.s3 import S3BlobStore
+from loratree_registry.blobs.s3.store import S3BlobStore
 from loratree_registry.errors import Invalid
 
 

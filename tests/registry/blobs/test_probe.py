@@ -6,7 +6,7 @@ import pytest
 
 from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.blobs.probe import Check, probe
-from loratree_registry.blobs.s3 import S3BlobStore
+from loratree_registry.blobs.s3.store import S3BlobStore
 
 from .conftest import Held, HeldInS3
 from .test_blob_contract import CONTENT, put
@@ -52,7 +52,7 @@ def test_blobs_and_temporary_files_on_two_disks_are_told(tmp_path: Path) -> None
 
 
 def test_a_nearly_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loratree_registry.blobs.probe_local._ROOM", 10**18)
+    monkeypatch.setattr("loratree_registry.blobs.probe._ROOM", 10**18)
     assert "set LORATREE_BLOBS" in says(probe(LocalBlobStore(tmp_path)), "free space")
 
 

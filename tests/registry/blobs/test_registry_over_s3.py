@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from loratree_registry.embedded import open_embedded
+from loratree_registry.embedded.registry import open_embedded
 from loratree_registry.settings import Settings
 from tests.registry.material import WEIGHTS, Material, publish
 

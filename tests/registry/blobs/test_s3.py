@@ -16,9 +16,12 @@ import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from loratree_registry.blobs import s3_bucket, s3_client, s3_staged, sending, store
-from loratree_registry.blobs.s3 import S3BlobStore
-from loratree_registry.database import LOCK_TIMEOUT_S
+from loratree_registry.blobs import parts, store
+from loratree_registry.blobs.s3 import bucket as s3_bucket
+from loratree_registry.blobs.s3 import client as s3_client
+from loratree_registry.blobs.s3 import staged as s3_staged
+from loratree_registry.blobs.s3.store import S3BlobStore
+from loratree_registry.database.engine import LOCK_TIMEOUT_S
 from loratree_registry.errors import Invalid, Unavailable
 from tests.s3 import S3Server
 
@@ -105,7 +108,7 @@ def test_a_completion_whose_answer_was_lost_is_one(
 ) -> None:
     sky, held = weather
     if large == "staged":
-        for module in (store, s3_staged, sending):
+        for module in (store, s3_staged, parts):
             monkeypatch.setattr(module, "PART", 5 * 1024**2)
     else:
         monkeypatch.setattr(s3_bucket, "COPY_PART", 5 * 1024**2)

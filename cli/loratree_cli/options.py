@@ -1,0 +1,58 @@
+"""The option --weight PATH=NUMBER."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+from loratree_registry.core.chain import Limit
+from loratree_registry.errors import Invalid
+
+
+def _read(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for text in texts:
+        path, _, number = text.partition("=")
+        if path in weights:
+            raise click.BadParameter(f"{path} is given twice", context, option)
+        try:
+            weights[path] = float(number)
+        except ValueError as error:
+            raise click.BadParameter(
+                f"{text!r} is not PATH=NUMBER, such as tiny/medicine=0.5", context, option
+            ) from error
+    return weights
+
+
+weight_option = click.option(
+    "--weight",
+    "weights",
+    metavar="PATH=NUMBER",
+    multiple=True,
+    callback=_read,
+    help="How much the level at PATH adds, 1 unless said; 0 drops it. Repeatable.",
+)
+
+
+def limit_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds both options; the command gets `limit`, None where neither is given."""
+
+    @click.option("--rank", type=int, metavar="N", help="Truncate each module to its best approximation of rank N.")
+    @click.option(
+        "--energy", type=float, metavar="SHARE", help="Truncate each to the least rank that keeps this, such as 0.99."
+    )
+    @wraps(command)
+    def limited(*arguments: Any, rank: int | None, energy: float | None, **options: Any) -> None:
+        command(*arguments, limit=_limit(rank, energy), **options)
+
+    return limited
+
+
+def _limit(rank: int | None, energy: float | None) -> Limit | None:
+    if rank is None and energy is None:
+        return None
+    try:
+        return Limit(rank, energy)
+    except Invalid as error:
+        raise click.UsageError(str(error)) from error

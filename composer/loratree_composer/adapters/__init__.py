@@ -1,0 +1,1 @@
+"""Versions, fetched, verified and read into memory."""

@@ -1,0 +1,1 @@
+"""What a base is, read from a checkpoint or from a live model."""

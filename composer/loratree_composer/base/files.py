@@ -1,0 +1,49 @@
+"""A base's tensors read from its checkpoint on this machine, each one checked against its digest."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from loratree_composer.base.stored_tensor import digest_of, read_tensor
+from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.records import Base
+from loratree_registry.errors import Invalid
+from loratree_registry.tensor_files.checkpoint import Checkpoint, open_checkpoint
+from loratree_registry.workspace import base_locations
+
+
+@dataclass(frozen=True)
+class BaseFiles:
+    """A base's checkpoint as a source of its tensors."""
+
+    manifest: BaseManifest
+    checkpoint: Checkpoint
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, on the CPU, in the dtype of the file. Raises Invalid where the files no longer hold it."""
+        parameters = self.manifest.by_name()
+        first = parameters[name].tied_to or name
+        names = [first, *(p.name for p in self.manifest.parameters if p.tied_to == first)]
+        stored = next((candidate for candidate in names if candidate in self.checkpoint.shard_of), None)
+        if stored is None:
+            raise Invalid(
+                f"{self.checkpoint.directory} holds no {first}: where it is the base still, transformers renames, "
+                "fuses or computes its tensors as it loads them, and none can be read alone; keep the pristine weights "
+                "in memory, or load the model in the base's own dtype"
+            )
+        tensor = read_tensor(self.checkpoint, stored)
+        if digest_of(tensor) != parameters[first].sha256:
+            raise Invalid(f"{self.checkpoint.directory} no longer holds the base: {first} differs; add the base again")
+        return tensor
+
+
+def open_base(base: Base, manifest: BaseManifest, home: Path) -> BaseFiles:
+    """The base's checkpoint that `home` knows. Raises Invalid where it knows none, or no readable one."""
+    directory = base_locations.base_directory(home, base.digest)
+    if directory is None:
+        raise Invalid(
+            f"the checkpoint of the base {base.name} is not known on this machine: run loratree base add {base.name} "
+            "DIR, or keep the pristine weights in memory"
+        )
+    return BaseFiles(manifest, open_checkpoint(directory))

@@ -1,0 +1,1 @@
+"""A base's checkpoint, written again with deltas merged in."""

@@ -1,0 +1,160 @@
+"""A base's checkpoint written again with deltas merged in, one tensor in memory at a time."""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from torch import nn
+
+from loratree_composer.arithmetic.merge import merge_into
+from loratree_composer.arithmetic.program import Program
+from loratree_composer.base.converted import is_converted, load_converted, never_saved, save_converted
+from loratree_composer.base.manifest import manifest_of_module, meta_model
+from loratree_composer.base.sharing import tensors
+from loratree_composer.base.stored_tensor import tensor_of
+from loratree_composer.checkpoints.untying import check_tied, untie, widen_index, widened_head
+from loratree_registry.core.digests import DIGEST_PREFIX
+from loratree_registry.core.manifest import BaseManifest, Parameter
+from loratree_registry.errors import Invalid, listed
+from loratree_registry.tensor_files.checkpoint import INDEX, Checkpoint, Shard
+from loratree_registry.tensor_files.comparison import misfits
+
+# What may stand beside weights and is no weight, no code and no trainer's state: configs, tokenizers, chat templates.
+BESIDE: Final = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe")
+
+_NOT_BESIDE: Final = ("loratree.json", "adapter_config.json", "trainer_state.json")
+
+
+def write_merged(base: Checkpoint, manifest: BaseManifest, programs: Mapping[str, Program], out: Path) -> None:
+    """Writes what `programs` make of each tensor that they name, and every other tensor as it is, into `out`.
+
+    The shards keep their names and dtypes, and their headers where no tie is taken apart; a name that the chain changes
+    otherwise than the tensor that it is tied to gets a tensor of its own behind that one, and config.json and the index
+    say so. One tensor is in memory at a time, once. Each tensor's digest is checked against the manifest as it passes.
+
+    A checkpoint that is laid out otherwise than its model, such as Mixtral's, is loaded whole, and written in the same
+    layout, by transformers.
+
+    Raises Invalid where the checkpoint is not the manifest's base, a program has no tensor to go to, or a tie cannot
+    be taken apart, before any tensor is written; and for values that are not finite.
+    """
+    expected = manifest.by_name()
+    if unknown := sorted(name for name in programs if name not in expected):
+        raise Invalid(f"the chain cannot be merged into the base: it has no {listed(unknown, limit=5)}")
+    if problems := misfits(base, manifest):
+        model = meta_model(base.directory)
+        if is_converted(model, base):
+            problems = write_merged_model(base, type(model), manifest, programs, out)
+        if problems:
+            raise _not_the_base(base.directory, problems)
+        _copy_beside(base.directory, out, without=INDEX)
+        return
+    _copy_beside(base.directory, out)
+    added = untie(base, manifest, programs, out)
+    for shard in base.shards:
+        with (out / shard.path.name).open("wb") as target:
+            _write_shard(shard, expected, programs, added, target)
+    if added and (out / INDEX).is_file():
+        widen_index(out / INDEX, base, added)
+
+
+def _write_shard(
+    shard: Shard,
+    expected: Mapping[str, Parameter],
+    programs: Mapping[str, Program],
+    added: Mapping[str, list[str]],
+    target: BinaryIO,
+) -> None:
+    changed = []
+    target.write(widened_head(shard, added))
+    for stored in shard.header.tensors:  # in the order of their bytes
+        for name in (stored, *added.get(stored, ())):
+            program = programs.get(name)
+            digest = _copy(shard, stored, target) if program is None else _merge(shard, stored, name, program, target)
+            if digest != expected[expected[name].tied_to or name].sha256:
+                changed.append(f"{stored} has other values")
+    if changed:
+        raise _not_the_base(shard.path.parent, changed)
+
+
+def _copy(shard: Shard, stored: str, target: BinaryIO) -> str:
+    hasher = hashlib.sha256()
+    for chunk in shard.chunks(stored):
+        hasher.update(chunk)
+        target.write(chunk)
+    return DIGEST_PREFIX + hasher.hexdigest()
+
+
+def _merge(shard: Shard, stored: str, name: str, program: Program, target: BinaryIO) -> str:
+    raw = shard.raw(stored)
+    digest = hashlib.sha256(raw).hexdigest()
+    tensor = tensor_of(raw, shard.type(stored))
+    merge_into(tensor, tensor, program.edits, name=name)  # in the memory of `raw`, so that it is there once
+    target.write(raw)
+    return DIGEST_PREFIX + digest
+
+
+def _copy_beside(directory: Path, out: Path, *, without: str | None = None) -> None:
+    for path in _beside(directory):
+        if path.name != without:
+            shutil.copyfile(path, out / path.name)
+
+
+def _beside(directory: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in directory.iterdir()
+        if path.is_file()
+        and path.suffix in BESIDE
+        and not path.name.startswith(".")
+        and path.name not in _NOT_BESIDE
+        and (path.name == INDEX or not path.name.endswith(".index.json"))
+    )
+
+
+def _not_the_base(directory: Path, problems: list[str]) -> Invalid:
+    return Invalid(
+        f"{directory} is not the base that the tree grows on: {listed(problems, limit=5)}; "
+        "give the base's own checkpoint with --base"
+    )
+
+
+def write_merged_model(
+    base: Checkpoint, model_class: type[nn.Module], manifest: BaseManifest, programs: Mapping[str, Program], out: Path
+) -> list[str]:
+    """Loads the model, merges in its memory and lets transformers write it into `out`, laid out as before.
+
+    It takes the memory of the whole model: the layout on the disk is not the model's, so no tensor can pass alone.
+    Returns what differs from the manifest's base, a clause each; nothing is written then. Raises Invalid where a
+    program has no tensor to go to, changes one that is never saved, or would take a tie apart, and for values that are
+    not finite.
+    """
+    check_tied(manifest, programs)
+    model = load_converted(base.directory, model_class)
+    if differences := _differences(manifest_of_module(model), manifest):
+        return differences
+    if lost := sorted(never_saved(model) & programs.keys()):
+        raise Invalid(
+            f"the chain changes {listed(lost, limit=3)}, which {manifest.architecture} computes itself and "
+            "transformers never saves: put it on a live model with Composer, or flatten it"
+        )
+    live, first = tensors(model), {p.name for p in manifest.parameters if p.tied_to is None}
+    for name in sorted(first & programs.keys()):
+        merge_into(live[name], live[name], programs[name].edits, name=name)
+    sizes = [shard.header.size for shard in base.shards]
+    save_converted(model, out, largest=max(sizes) if len(sizes) > 1 else 2 * max(sizes))
+    return []
+
+
+def _differences(found: BaseManifest, expected: BaseManifest) -> list[str]:
+    live, base = found.by_name(), expected.by_name()
+    problems = [f"{name} is missing" for name in sorted(base.keys() - live.keys())]
+    problems += [f"{name} is unexpected" for name in sorted(live.keys() - base.keys())]
+    values = {name: (live[name].dtype, live[name].shape, live[name].sha256) for name in live.keys() & base.keys()}
+    return problems + [
+        f"{name} has other values"
+        for name in sorted(values)
+        if values[name] != (base[name].dtype, base[name].shape, base[name].sha256)
+    ]

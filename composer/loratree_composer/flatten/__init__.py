@@ -1,0 +1,1 @@
+"""A chain as one PEFT adapter."""

@@ -1,0 +1,211 @@
+"""A chain as one ordinary PEFT adapter of rank Σr, in the form that every engine loads."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from math import lcm
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from loratree_composer.adapters.adapter import Adapter, AdapterPart, Factors, Rows, Value, composed
+from loratree_composer.arithmetic.compress import Compressed, compressed
+from loratree_composer.arithmetic.lowrank import LowRank
+from loratree_composer.base.layer_kind import TRANSPOSED
+from loratree_composer.base.stored_tensor import type_of
+from loratree_composer.flatten.compression import Kept, kept
+from loratree_composer.flatten.overrides import flat_overrides
+from loratree_composer.flatten.parts import REMEDY, flat_parts
+from loratree_composer.flatten.peft_place import LoraPlace
+from loratree_composer.flatten.places import flat_places, nesting
+from loratree_composer.flatten.targets import target_modules
+from loratree_registry.core.chain import Limit
+from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.errors import Invalid, listed
+from loratree_registry.peft_format.base_index import BaseIndex
+from loratree_registry.peft_format.classify import classify
+from loratree_registry.tensor_files.header import Header
+from loratree_registry.tensor_files.header import Tensor as Stored
+
+DUMMY: Final = "dummy-target-modules"  # PEFT's own word for no module at all
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FlatAdapter:
+    """adapter_config.json as a document, the tensors of adapter_model.safetensors, and their one dtype.
+
+    `kept` tells what of each module a limit has left; nothing without one.
+    """
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    dtype: torch.dtype
+    kept: tuple[Kept, ...] = ()
+
+
+def flattened(
+    chain: Sequence[tuple[Adapter, float]], manifest: BaseManifest, *, base_model: str, limit: Limit | None = None
+) -> FlatAdapter:
+    """One PEFT LoRA that does what (adapter, level weight) from root to leaf do, without the base's values.
+
+    It adds Σ wᵢsᵢBᵢAᵢ: α = r, every module padded with zeros to one rank, every scale folded into B in float32. The
+    factors are written in the smallest dtype that holds those of every level, if it holds the folded ones too, bit for
+    bit; else in float32. A module's missing layers, and missing siblings of q, k, v and of gate, up, are filled with
+    zeros: there are engines that drop a layer type otherwise. The task_type is the one that all levels share, else
+    null: PEFT takes it to mean more than it says, such as a trained `score` for SEQ_CLS. `base_model` is what
+    base_model_name_or_path says.
+
+    Deltas of linear layers, in embeddings too, are what engines load. The rest PEFT alone does: convolutions, attention
+    and experts; lora_bias, on all modules or none; the composed values of modules_to_save and of biases, and rows.
+
+    `limit` truncates each module's sum; r is then the highest rank that is left, at most a limit's rank.
+
+    Raises Invalid for no deltas, for what one adapter cannot hold, DoRA above all, for what does not fit the base, and
+    for values that are not finite.
+    """
+    parts, base = flat_parts(composed(chain)), BaseIndex(manifest)
+    if not parts.names:
+        raise Invalid(f"there is no adapter to flatten, the composition is the base itself: {REMEDY}")
+    places = flat_places(parts, base, nesting(chain))
+    deltas = {place.name: place.as_peft(parts.deltas[name]) for name, place in places.items() if name in parts.deltas}
+    cut = _compressed(deltas, places, limit)
+    deltas |= {name: module.delta for name, module in cut.items()}
+    overrides = flat_overrides(parts, base, {place.name for place in places.values()})
+    dtype = exact([*_factors(deltas), *parts.shifts.values()], widest(_dtypes(chain)))
+    tensors = _tensors(places, deltas, parts.shifts, _rank(places, deltas), dtype)
+    config = _config(_rank(places, deltas), places, manifest, task_type(chain), base_model)
+    config |= ({"lora_bias": True} if parts.shifts else {}) | overrides.config
+    flat = FlatAdapter(config, tensors | overrides.tensors, dtype, kept(cut))
+    keys = {(name, place.keys[0]) for name, place in places.items()} | overrides.keys.items()
+    _check_readable(flat, manifest, keys)
+    return flat
+
+
+def exact(factors: Collection[Tensor], dtype: torch.dtype) -> torch.dtype:
+    """`dtype` where it holds every factor bit for bit, else the dtype that the factors are summed in."""
+    if all(torch.equal(factor.to(dtype).to(factor.dtype), factor) for factor in factors):
+        return dtype
+    return widest({factor.dtype for factor in factors})
+
+
+def task_type(chain: Sequence[tuple[Adapter, float]]) -> str | None:
+    """The task_type that every level's config has, None where they differ or have none."""
+    tasks = {adapter.task_type for adapter, _ in chain}
+    return tasks.pop() if len(tasks) == 1 else None
+
+
+def widest(dtypes: Collection[torch.dtype]) -> torch.dtype:
+    """The smallest dtype that holds every value of all: float16 beside bfloat16 gives float32, and so does none."""
+    return reduce(torch.promote_types, dtypes or {torch.float32})
+
+
+def _dtypes(chain: Sequence[tuple[Adapter, float]]) -> set[torch.dtype]:
+    """The dtypes that the levels' factors are stored in."""
+    parts = (part for adapter, _ in chain for parts in adapter.parts.values() for part in parts)
+    return {(part.a if isinstance(part, Factors) else part.value).dtype for part in parts if not _replaces(part)}
+
+
+def _replaces(part: AdapterPart) -> bool:
+    return isinstance(part, Value | Rows)
+
+
+def _factors(deltas: Mapping[str, LowRank]) -> list[Tensor]:
+    return [factor for delta in deltas.values() for factor in (delta.a, delta.b)]
+
+
+def _compressed(
+    deltas: Mapping[str, LowRank], places: Mapping[str, LoraPlace], limit: Limit | None
+) -> dict[str, Compressed]:
+    grouped = sorted(place.name for place in places.values() if place.groups > 1)
+    if limit is not None and grouped:
+        raise Invalid(
+            f"{listed(grouped, limit=3)} is a convolution in groups, whose delta is no matrix to truncate: flatten it "
+            "whole"
+        )
+    if limit is not None and limit.rank is not None and deltas:
+        highest = max(min(delta.shape[-2:]) for delta in deltas.values())
+        if limit.rank > highest:
+            raise Invalid(
+                f"no layer that the chain changes is of a size for rank {limit.rank}: compress it to a rank of at most "
+                f"{highest}, or leave the limit out"
+            )
+    return compressed(deltas, limit) if limit is not None else {}
+
+
+def _rank(places: Mapping[str, LoraPlace], deltas: Mapping[str, LowRank]) -> int:
+    """The one rank of all: the highest, and a multiple of every convolution's groups."""
+    highest, groups = max((delta.rank for delta in deltas.values()), default=1), 1
+    for place in places.values():
+        groups = lcm(groups, place.groups)
+    return -(-highest // groups) * groups
+
+
+def _tensors(
+    places: Mapping[str, LoraPlace],
+    deltas: Mapping[str, LowRank],
+    shifts: Mapping[str, Tensor],
+    rank: int,
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
+    """Every factor and, where there are any, every shift by its key. Raises Invalid for values that are not finite."""
+    tensors: dict[str, Tensor] = {}
+    for _, place in sorted(places.items()):
+        tensors |= place.tensors(deltas.get(place.name), rank, dtype)
+        if shifts:
+            shift = shifts.get(f"{place.name}.bias")
+            out = place.layout(rank).out_features
+            tensors[place.bias] = torch.zeros(out, dtype=dtype) if shift is None else shift.to(dtype)
+    overflown = sorted(key for key, tensor in tensors.items() if not tensor.isfinite().all())
+    if overflown:
+        raise Invalid(
+            f"folding the scales and level weights overflows {dtype} in {listed(overflown, limit=3)}: take smaller "
+            "level weights, or train with a smaller lora_alpha"
+        )
+    return tensors
+
+
+def _check_readable(flat: FlatAdapter, manifest: BaseManifest, expected: set[tuple[str, str]]) -> None:
+    """Checks that the adapter, read as one that is published, changes what the chain changes, by the same tensors."""
+    stored = {key: type_of(tensor) for key, tensor in flat.tensors.items()}
+    header = Header({key: Stored(kind.dtype, kind.shape, 0, 0) for key, kind in stored.items()}, {}, 0, 0)
+    try:
+        spec = classify(flat.config, header, manifest)
+    except Invalid as error:
+        raise Invalid(f"one adapter cannot hold what the chain does ({error}): {REMEDY}") from error
+    found = {(module.parameter, module.a) for module in spec.modules}
+    found |= {(value.parameter, value.key) for value in spec.values} | {
+        (some.parameter, some.key) for some in spec.rows
+    }
+    if wrong := sorted({name for name, _ in found ^ expected}):
+        raise Invalid(
+            "one adapter cannot hold what the chain does, as PEFT would change "
+            f"{listed(wrong, limit=3)} otherwise: {REMEDY}"
+        )
+
+
+def _config(
+    rank: int, places: Mapping[str, LoraPlace], manifest: BaseManifest, task: str | None, base_model: str
+) -> dict[str, Any]:
+    modules = {place.target for place in places.values() if not place.by_parameter}
+    parameters = sorted(place.target for place in places.values() if place.by_parameter)
+    nothing = [] if parameters else DUMMY
+    return {
+        "alpha_pattern": {},
+        "base_model_name_or_path": base_model,
+        "bias": "none",
+        # PEFT goes by each layer's own type; engines that do not read the flag as they find it.
+        "fan_in_fan_out": any(TRANSPOSED.get(place.kind, False) for place in places.values()),
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "rank_pattern": {},
+        "target_modules": target_modules(modules, manifest) if modules else nothing,
+        "task_type": task,
+        "use_dora": False,
+        "use_rslora": False,
+    } | ({"target_parameters": parameters} if parameters else {})

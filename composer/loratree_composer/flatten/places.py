@@ -1,0 +1,107 @@
+"""Where the deltas of a flattened adapter go, and which layers are filled with zeros beside them."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from loratree_composer.adapters.adapter import Adapter, Factors
+from loratree_composer.base.layer_kind import TRANSPOSED
+from loratree_composer.flatten.parts import REMEDY, FlatParts
+from loratree_composer.flatten.peft_place import LoraPlace, place
+from loratree_composer.flatten.targets import filled
+from loratree_registry.errors import Invalid, listed
+from loratree_registry.peft_format.base_index import BaseIndex, module_of
+from loratree_registry.peft_format.layout import ATTENTION, CONVOLUTIONS, EXPERTS
+from loratree_registry.peft_format.past_forward import is_read_past_forward
+
+Nesting = Mapping[
+    str, Sequence[Sequence[str]]
+]  # module → for each level, its parameters that have LoRAs, innermost first
+
+
+def flat_places(parts: FlatParts, base: BaseIndex, nested: Nesting) -> dict[str, LoraPlace]:
+    """Where each delta goes, by the base's tensor: what is filled and what a bias alone is added to as well.
+
+    Raises Invalid, listing every delta that the base or PEFT has no place for.
+    """
+    places, problems = {}, []
+    for name in _wanted(parts, base):
+        delta = parts.deltas.get(name)
+        inputs = 0 if delta is None else delta.shape[-1]
+        found = place(base, name, depth=_depth(name, parts.deltas, base, nested), inputs=inputs)
+        if found is None:
+            problems.append(f"{name} is no weight of a layer that LoRA is put on")
+        elif delta is not None and (problem := _misfit(found, found.as_peft(delta).shape)):
+            problems.append(f"{name} {problem}")
+        else:
+            places[name] = found
+    if problems:
+        raise Invalid(f"the chain does not fit the base: {listed(sorted(problems), limit=5)}")
+    if parts.shifts and (without := sorted(place.name for place in places.values() if not _takes_bias(place, base))):
+        raise Invalid(
+            "PEFT adds to the biases of all modules of an adapter or of none (lora_bias), and it can add to none of "
+            f"{listed(without, limit=3)}: {REMEDY}"
+        )
+    return places
+
+
+def nesting(chain: Iterable[tuple[Adapter, float]]) -> Nesting:
+    """How PEFT wrapped the LoRAs on experts in one another, in each level."""
+    found: dict[str, list[list[str]]] = defaultdict(list)
+    for adapter, _ in chain:
+        depths: dict[str, dict[str, int]] = defaultdict(dict)
+        for name, parts in adapter.parts.items():
+            for part in parts:
+                if isinstance(part, Factors) and part.kind in EXPERTS:
+                    depths[module_of(name)][name] = part.depth
+        for module, known in depths.items():
+            found[module].append(sorted(known, key=known.__getitem__, reverse=True))
+    return found
+
+
+def _wanted(parts: FlatParts, base: BaseIndex) -> list[str]:
+    """The tensors that get factors: those with deltas, what engines want beside them, and those of shifted biases."""
+    names = parts.deltas.keys() | {f"{module_of(name)}.weight" for name in parts.shifts}
+    kinds = {name: base.parameters[name].kind for name in names if name in base.parameters}
+    matrices = {module_of(name) for name, kind in kinds.items() if kind in TRANSPOSED}
+    fillable = [module for module in base.kinds if _is_fillable(module, parts, base)]
+    names |= {f"{module}.weight" for module in filled(matrices, fillable)}
+    for name in list(names):
+        for module in (module_of(name), module_of(module_of(name))):
+            if base.kinds.get(module) == ATTENTION:
+                names |= {f"{module}.in_proj_weight", f"{module}.out_proj.weight"}
+    return sorted(names)
+
+
+def _is_fillable(module: str, parts: FlatParts, base: BaseIndex) -> bool:
+    weight = base.parameters.get(f"{module}.weight")
+    if weight is None or weight.kind not in TRANSPOSED or weight.tied_to is not None:
+        return False
+    if parts.shifts and f"{module}.bias" not in base.parameters:
+        return False
+    return weight.name not in parts.values and not is_read_past_forward(base, module)
+
+
+def _misfit(found: LoraPlace, shape: tuple[int, ...]) -> str | None:
+    layout = found.layout(found.groups)
+    matrix = layout.out_features, layout.in_features
+    expected = (layout.experts, *matrix) if len(shape) == 3 else matrix
+    return None if shape == expected else f"has a delta {list(shape)}, expected {list(expected)}"
+
+
+def _takes_bias(found: LoraPlace, base: BaseIndex) -> bool:
+    return found.kind in (*TRANSPOSED, *CONVOLUTIONS) and f"{found.name}.bias" in base.parameters
+
+
+def _depth(name: str, deltas: Collection[str], base: BaseIndex, nested: Nesting) -> int:
+    """How many LoRAs PEFT wraps around the one on a parameter of experts."""
+    module = module_of(name)
+    wanted = {other for other in deltas if module_of(other) == module}
+    if base.kinds.get(module) not in EXPERTS or len(wanted) < 2:
+        return 0
+    for known in nested.get(module, ()):
+        if wanted <= set(known):
+            order = [other for other in known if other in wanted]
+            return len(order) - 1 - order.index(name)
+    raise Invalid(
+        f"no level of the chain is on all of {listed(sorted(wanted))}, so nothing says how PEFT nests them: {REMEDY}"
+    )

@@ -1,0 +1,1 @@
+"""A chain on a live model, and off again without a trace."""

@@ -1,0 +1,38 @@
+"""Deleting versions, and what is left of them."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from loratree_registry.api import examples
+from loratree_registry.api.openapi import PAGE_LIMIT, After, Catalog, Limit, NodePath, RefPath, answers, body
+from loratree_registry.api.strict_route import Route
+from loratree_registry.core.records import Page, Retained, Tombstone
+from loratree_registry.wire.bodies import Keep
+
+router = APIRouter(prefix="/v1", tags=["tombstones"], route_class=Route)
+
+_Why = Annotated[str, Query(description="Why it is deleted, in a line", examples=[examples.REASON.reason])]
+
+
+@router.delete("/versions/{ref:text}", responses=answers(examples.TOMBSTONE, 404, 409, 410))
+def delete_version(registry: Catalog, ref: RefPath, reason: _Why) -> Tombstone:
+    """Deletes a version, by its number or digest; refused while a version is pinned to it or an alias names it.
+
+    A tombstone stays.
+    """
+    return registry.delete(ref, reason=reason)
+
+
+@router.get("/tombstones/{path:text}", responses=answers(examples.one_page(examples.TOMBSTONE, "1"), 404))
+def list_tombstones(
+    registry: Catalog, path: NodePath, after: After = None, limit: Limit = PAGE_LIMIT
+) -> Page[Tombstone]:
+    """What is left of the versions that were deleted at `path`, newest first."""
+    return registry.tombstones(path, after=after, limit=limit)
+
+
+@router.post("/retentions/{path:text}", responses=answers(examples.RETAINED, 404))
+def retain(registry: Catalog, path: NodePath, keep: Annotated[Keep, body(examples.KEEP)]) -> Retained:
+    """Deletes all versions at `path` but the newest ones, the head, and what an alias names or a pin."""
+    return registry.retain(path, keep=keep.keep, dry_run=keep.dry_run)

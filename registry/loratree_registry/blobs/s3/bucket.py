@@ -1,0 +1,176 @@
+"""What is under one prefix of an S3 bucket, by names; what goes wrong is said in one sentence."""
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+from loratree_registry.blobs.s3.client import error_code, open_client, s3_errors
+from loratree_registry.blobs.verified import CHUNK
+from loratree_registry.core.text import without_secrets
+from loratree_registry.errors import NotFound
+
+if TYPE_CHECKING:
+    from boto3.s3.transfer import TransferConfig
+    from botocore.response import StreamingBody
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CopySourceTypeDef
+
+_PAGE: Final = 1000  # objects listed at a time, the most that S3 gives
+BLOBS: Final = "sha256/"  # the folder of blobs, by digest
+ABSENT: Final = ("404", "NoSuchKey")
+COPY_PART: Final = 256 * 1024**2  # bytes a request: some servers copy byte by byte, which takes long for more
+_TOGETHER: Final = 8  # requests at once
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """What a server says of an object: the tag of its bytes, its size in bytes, when it was written."""
+
+    name: str
+    etag: str
+    size: int
+    modified: datetime
+
+
+class Bucket:
+    """What is under `prefix` in a bucket; credentials and region come from the environment, as boto3 finds them."""
+
+    def __init__(self, name: str, prefix: str, endpoint: str | None, public_endpoint: str | None) -> None:
+        """`public_endpoint` is where clients reach the server, where that is elsewhere than for this process."""
+        self.name, self.prefix = name, prefix.strip("/")
+        self.endpoint, self._public = endpoint, public_endpoint
+        self._opening = threading.Lock()
+
+    def __str__(self) -> str:
+        at = f" at {without_secrets(self.endpoint)}" if self.endpoint else ""
+        return f"s3://{self.name}/{self.prefix}".rstrip("/") + at
+
+    @cached_property
+    def client(self) -> "S3Client":
+        """Speaks to the server. Raises Unavailable where boto3 is missing, Invalid."""
+        with self._opening:  # boto3's session is not for threads; its clients are
+            return open_client(self.endpoint)
+
+    @cached_property
+    def signer(self) -> "S3Client":
+        """Signs URLs for clients."""
+        if not self._public:
+            return self.client
+        with self._opening:
+            return open_client(self._public, "LORATREE_S3_PUBLIC_ENDPOINT")
+
+    @cached_property
+    def brief(self) -> "S3Client":
+        """Speaks to the server where someone holds a lock meanwhile."""
+        with self._opening:
+            return open_client(self.endpoint, brief=True)
+
+    def at(self, name: str) -> dict[str, Any]:
+        """The arguments by which boto3 finds an object."""
+        return {"Bucket": self.name, "Key": self.key(name)}
+
+    def key(self, name: str) -> str:
+        """The key of a name under the prefix."""
+        return f"{self.prefix}/{name}".lstrip("/")
+
+    def below(self, key: str) -> str:
+        """The name of a key that is under the prefix."""
+        return key.removeprefix(f"{self.prefix}/")
+
+    def head(self, name: str) -> StoredObject | None:
+        """What the server says of an object, None where there is none. Raises Unavailable."""
+        with s3_errors(self):
+            try:
+                told = self.client.head_object(**self.at(name))
+            except self.client.exceptions.ClientError as error:
+                if error_code(error) not in ABSENT:
+                    raise
+            else:
+                return StoredObject(name, told["ETag"], told["ContentLength"], told["LastModified"])
+            self.client.head_bucket(Bucket=self.name)  # the answer to a HEAD does not tell which of the two is absent
+            return None
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[tuple[StoredObject, BinaryIO]]:
+        """Opens an object for reading forward. Raises NotFound, Unavailable."""
+        with s3_errors(self):
+            try:
+                got = self.client.get_object(**self.at(name))
+            except self.client.exceptions.ClientError as error:
+                if error_code(error) not in ABSENT:
+                    raise
+                raise NotFound(f"{self} holds no {name}") from error
+        with io.BufferedReader(_Body(self, got["Body"]), CHUNK) as stream:
+            yield StoredObject(name, got["ETag"], got["ContentLength"], got["LastModified"]), stream
+
+    def delete(self, name: str, *, brief: bool = False) -> None:
+        """Removes an object, `brief`ly within 30 s; one that is not there is no error. Raises Unavailable."""
+        with s3_errors(self):
+            (self.brief if brief else self.client).delete_object(**self.at(name))
+
+    def copy(self, source: str, name: str, size: int) -> None:
+        """Copy the `size` bytes of `source` to `name` inside the server, a large object in parts.
+
+        Raises NotFound if the source is gone, or if a copy in parts has ended and the answer that said so was lost;
+        Unavailable. `sweep` removes the parts of a copy that a kill cut off.
+        """
+        place: CopySourceTypeDef = {"Bucket": self.name, "Key": self.key(source)}
+        with s3_errors(self):
+            try:
+                if size <= COPY_PART:  # one request; boto3's managed copy asks for the size first
+                    self.client.copy_object(**self.at(name), CopySource=place)
+                else:
+                    self.client.copy(place, **self.at(name), Config=_in_parts())
+            except self.client.exceptions.ClientError as error:
+                if error_code(error) not in (*ABSENT, "NoSuchUpload"):  # completed: the first answer was lost
+                    raise
+                raise NotFound(f"{self} holds no {source}") from error
+
+    def list(self, folder: str, *, after: str = "") -> Iterator[StoredObject]:
+        """The objects of a folder in the order of their keys, a page at a time. Raises Unavailable."""
+        at, start = self.key(folder), self.key(after) if after else ""
+        while True:
+            with s3_errors(self):
+                page = self.client.list_objects_v2(Bucket=self.name, Prefix=at, StartAfter=start, MaxKeys=_PAGE)
+            for item in page.get("Contents", []):
+                start = item["Key"]
+                yield StoredObject(self.below(start), item["ETag"], item["Size"], item["LastModified"])
+            if not page["IsTruncated"]:
+                return
+
+    def close(self) -> None:
+        """Closes the connections, if any were opened."""
+        for client in ("client", "signer", "brief"):
+            if client in self.__dict__:
+                self.__dict__[client].close()
+
+
+def _in_parts() -> "TransferConfig":
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(multipart_threshold=COPY_PART, multipart_chunksize=COPY_PART, max_concurrency=_TOGETHER)
+
+
+class _Body(io.RawIOBase):
+    """A response's body as a file, whose failures are Unavailable."""
+
+    def __init__(self, bucket: Bucket, body: "StreamingBody") -> None:
+        self._bucket, self._body = bucket, body
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with s3_errors(self._bucket):
+            chunk = self._body.read(len(buffer))
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+    def close(self) -> None:
+        self._body.close()
+        super().close()

@@ -1,0 +1,51 @@
+"""What transfers that never ended left in a bucket."""
+
+import re
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from datetime import datetime
+
+from loratree_registry.blobs.s3.bucket import BLOBS, Bucket
+from loratree_registry.blobs.s3.client import s3_errors
+from loratree_registry.blobs.s3.multipart import Multipart
+from loratree_registry.blobs.s3.staged import FOLDER
+from loratree_registry.errors import NotFound
+
+_OURS = re.compile(rf"{FOLDER}[0-9a-f]{{32}}|{BLOBS}([0-9a-f]{{2}})/\1[0-9a-f]{{62}}")  # others may use the bucket too
+
+
+def sweep(bucket: Bucket, *, before: datetime, keep: Collection[str], dry_run: bool) -> list[str]:
+    """Removes staged objects and multipart uploads to which nothing was added since `before`; returns their names.
+
+    Listing uploads is not linearizable: what one sweep misses, the next one finds. Raises Unavailable.
+    """
+    staged = (stored for stored in bucket.list(FOLDER) if _OURS.fullmatch(stored.name) and stored.name not in keep)
+    objects = [stored.name for stored in staged if stored.modified < before]
+    begun = ((upload, began) for upload, began in _uploads(bucket) if upload.name not in keep)
+    uploads = [upload for upload, began in begun if _last(upload, began) < before]
+    if not dry_run:
+        for name in objects:
+            bucket.delete(name)
+        for upload in uploads:
+            with suppress(NotFound):
+                upload.abort()
+    return sorted({*objects, *(upload.name for upload in uploads)})
+
+
+def _uploads(bucket: Bucket) -> Iterator[tuple[Multipart, datetime]]:
+    """Our multipart uploads: of staged objects, and of large copies to a digest's key."""
+    with s3_errors(bucket):
+        pages = bucket.client.get_paginator("list_multipart_uploads")
+        for folder in (FOLDER, BLOBS):
+            for page in pages.paginate(Bucket=bucket.name, Prefix=bucket.key(folder)):
+                for item in page.get("Uploads", []):
+                    if _OURS.fullmatch(name := bucket.below(item["Key"])):
+                        yield Multipart(bucket, name, item["UploadId"]), item["Initiated"]
+
+
+def _last(upload: Multipart, began: datetime) -> datetime:
+    """When something was last added: an upload of a terabyte is in progress long after it began."""
+    try:
+        return max([began, *(part.modified for part in upload.parts().values())])
+    except NotFound:
+        return began

@@ -1,0 +1,178 @@
+"""What an S3 server honours."""
+
+import io
+import threading
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from hashlib import sha256
+from typing import Any, Final
+from uuid import uuid4
+
+from loratree_registry.blobs.s3.bucket import Bucket
+from loratree_registry.blobs.s3.client import error_code, s3_errors
+from loratree_registry.blobs.s3.multipart import Multipart
+from loratree_registry.blobs.s3.staged import FOLDER
+from loratree_registry.errors import Unavailable
+
+Answer = tuple[bool | None, str]
+
+_CONTENT: Final = b"loratree tries what this server honours"
+_SKEW_S: Final = 300  # S3 refuses requests at 900
+_URL_S: Final = 60
+_NOT_NEEDED: Final = "loratree does not rely on it: it reads back and hashes what is stored"
+
+
+class Trial:
+    """A bucket and one staged object in it, which a sweep would find if a kill left it."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self.bucket, self.name = bucket, FOLDER + uuid4().hex
+
+    @property
+    def at(self) -> dict[str, Any]:
+        """The arguments by which boto3 finds the object."""
+        return self.bucket.at(self.name)
+
+    def put(self, **condition: Any) -> str | None:
+        """Writes the object; the code of what the server refused, None where it took it. Raises Unavailable."""
+        client = self.bucket.client
+        with s3_errors(self.bucket):
+            try:
+                client.put_object(Body=_CONTENT, **self.at, **condition)
+            except client.exceptions.ClientError as error:
+                if not condition:
+                    raise
+                return error_code(error)
+            return None
+
+    def read(self) -> bytes:
+        """The object's bytes. Raises NotFound, Unavailable."""
+        with self.bucket.open(self.name) as (_, stream):
+            return stream.read()
+
+
+@contextmanager
+def trial(bucket: Bucket) -> Iterator[Trial]:
+    """Removes at the end whatever was written."""
+    tried = Trial(bucket)
+    try:
+        yield tried
+    finally:
+        with suppress(Unavailable):
+            bucket.delete(tried.name)
+
+
+def _reachable(tried: Trial) -> Answer:
+    tried.put()
+    same = tried.read() == _CONTENT
+    return same, f"{tried.bucket} {'gives back what is written' if same else 'gives back other bytes: check it'}"
+
+
+def _listed(tried: Trial) -> Answer:
+    found = tried.name in (stored.name for stored in tried.bucket.list(tried.name))
+    return found, "what is written is listed" if found else "what is written is not listed: gc would not find it"
+
+
+def _conditional(tried: Trial) -> Answer:
+    tried.bucket.delete(tried.name)
+    together = threading.Barrier(2)
+
+    def race(_: int) -> str | None:
+        together.wait()
+        return tried.put(IfNoneMatch="*")
+
+    with ThreadPoolExecutor(2) as pool:
+        refusals = list(pool.map(race, range(2)))
+    tried.put()
+    if refusals.count(None) == 1:
+        return True, "of two conditional writes at once, one is refused"
+    return False, f"of two conditional writes at once, {refusals.count(None)} are taken; {_NOT_NEEDED}"
+
+
+def _checksums(tried: Trial) -> Answer:
+    if tried.put(ChecksumSHA256=b64encode(sha256(b"other bytes").digest()).decode()):
+        return True, "a wrong ChecksumSHA256 is refused"
+    return False, f"a wrong ChecksumSHA256 is accepted; {_NOT_NEEDED}"
+
+
+def _multipart(tried: Trial) -> Answer:
+    upload = Multipart.begin(tried.bucket, tried.name)
+    with s3_errors(tried.bucket):
+        tag = upload.put(1, io.BytesIO(_CONTENT))
+    upload.complete({1: tag})
+    same = tried.read() == _CONTENT
+    return same, f"an object made of parts gives back {'the same' if same else 'other'} bytes"
+
+
+def _copied(tried: Trial) -> Answer:
+    with trial(tried.bucket) as other:
+        tried.bucket.copy(tried.name, other.name, len(_CONTENT))
+        same = other.read() == _CONTENT
+    return same, f"a copy within the server gives back {'the same' if same else 'other'} bytes"
+
+
+def _presigned(tried: Trial) -> Answer:
+    signer = tried.bucket.signer
+    put = signer.generate_presigned_url("put_object", tried.at | {"ContentLength": len(_CONTENT)}, _URL_S)
+    get = signer.generate_presigned_url("get_object", tried.at, _URL_S)
+    try:
+        _ask(put, _CONTENT, "PUT")
+        same = _ask(get, None, "GET") == _CONTENT
+    except urllib.error.HTTPError as error:
+        return False, f"a presigned URL is answered with {error.code}: clients send and read by them"
+    except OSError:
+        return None, "presigned URLs lead to a server that is not reached from here: try one from a client"
+    return same, f"presigned URLs take and give {'the same' if same else 'other'} bytes"
+
+
+def _ranges(tried: Trial) -> Answer:
+    with s3_errors(tried.bucket):
+        part = tried.bucket.client.get_object(**tried.at, Range="bytes=9-13")["Body"].read()
+    right = part == _CONTENT[9:14]
+    return right, "a range is read alone" if right else f"5 bytes asked for by range are answered with {len(part)}"
+
+
+def _clock(tried: Trial) -> Answer:
+    with s3_errors(tried.bucket):
+        headers = tried.bucket.client.head_object(**tried.at)["ResponseMetadata"]["HTTPHeaders"]
+    if "date" not in headers:
+        return None, "the server does not tell the time"
+    skew = abs(datetime.now(UTC) - parsedate_to_datetime(headers["date"])).total_seconds()
+    if skew > _SKEW_S:
+        return False, f"the server's clock is {skew:.0f} s away from this machine's: set them, S3 refuses at 900"
+    return True, f"the server's clock is within {skew:.0f} s of this machine's"
+
+
+def _deleted(tried: Trial) -> Answer:
+    tried.bucket.delete(tried.name)
+    gone = tried.bucket.head(tried.name) is None
+    return gone, "what is deleted is gone" if gone else "what is deleted is still there: check the bucket's policy"
+
+
+S3_QUESTIONS: Final[Mapping[str, Callable[[Trial], Answer]]] = {
+    "reachable": _reachable,
+    "listing": _listed,
+    "conditional writes": _conditional,
+    "checksums": _checksums,
+    "multipart": _multipart,
+    "copies": _copied,
+    "presigned URLs": _presigned,
+    "ranges": _ranges,
+    "clock": _clock,
+    "deleting": _deleted,
+}
+
+
+def _ask(url: str, body: bytes | None, method: str) -> bytes:
+    # Not httpx, which logs the URL: whoever reads it may write. The URL is our own, http or https.
+    kind = {"Content-Type": "application/octet-stream"}
+    request = urllib.request.Request(url, body, kind, method=method)  # noqa: S310
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+        content: bytes = answer.read()
+        return content

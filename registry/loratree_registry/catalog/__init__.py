@@ -1,0 +1,1 @@
+"""The use cases, one each: they take a connection and never commit."""

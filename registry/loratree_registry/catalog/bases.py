@@ -1,0 +1,99 @@
+"""Bases: the frozen models at the roots of the trees."""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection
+
+from loratree_registry.catalog.paging import check_limit, page
+from loratree_registry.core.manifest import BaseManifest, check_manifest, read_manifest
+from loratree_registry.core.paths import base_of, is_digest, parent_of, parse_path
+from loratree_registry.core.records import Base, Page
+from loratree_registry.core.text import check_text
+from loratree_registry.database import queries
+from loratree_registry.database.rows import BaseRow
+from loratree_registry.errors import Conflict, Invalid, NotFound, listed
+
+_MAX_COUNT = 2**53 - 1  # what a JSON number holds exactly
+
+
+def add_base(connection: Connection, name: str, manifest: BaseManifest, *, source: str | None) -> Base:
+    """Records a base and the root of its tree; the same name and digest again is the same base. Raises Conflict."""
+    digest = check_base(name, manifest, source)
+    base_id = queries.bases.insert_base(connection, name=name, digest=digest, source=source, **base_values(manifest))
+    base = find_base(connection, name)
+    if base_id is not None:
+        root = queries.nodes.insert_node(connection, base_id=base_id, parent_id=None, path=name, level="base")
+        assert root is not None  # a path of one segment belongs to its base
+        queries.events.insert_event(connection, name, "base-added", digest=digest)
+    elif base.digest != digest:
+        raise Conflict(
+            f"the base {name} is {base.digest} and cannot become {digest}: other weights are another base, "
+            "add them under another name"
+        )
+    return base.record()
+
+
+def find_base(connection: Connection, name: str) -> BaseRow:
+    """One base. Raises NotFound."""
+    base = queries.bases.find_base(connection, parse_path(name))
+    if base is None:
+        raise unknown_base(name)
+    return base
+
+
+def list_bases(connection: Connection, *, after: str | None, limit: int) -> Page[Base]:
+    """The bases, by name."""
+    after = None if after is None else parse_path(after)
+    rows = queries.bases.list_bases(connection, after=after, limit=check_limit(limit) + 1)
+    return page(rows, limit, key=lambda row: row.name, records=lambda shown: [row.record() for row in shown])
+
+
+def base_manifest(connection: Connection, name: str) -> BaseManifest:
+    """Every tensor of a base. Raises NotFound."""
+    document = queries.bases.find_manifest(connection, parse_path(name))
+    if document is None:
+        raise unknown_base(name)
+    return read_manifest(document)
+
+
+def unknown_base(name: str) -> NotFound:
+    """The sentence for a base that is not there."""
+    if parent_of(name) is not None:
+        return NotFound(f"{name} is no base: name one alone, such as {base_of(name)}; `loratree base ls` lists them")
+    return NotFound(f"the base {name} is not known: add it with `loratree base add {name} DIR`")
+
+
+def base_values(manifest: BaseManifest) -> dict[str, Any]:
+    """What a base's row holds of its manifest."""
+    return {
+        "architecture": manifest.architecture,
+        "vocabulary_size": manifest.vocabulary_size,
+        "parameters": _count(manifest),
+        "manifest": asdict(manifest),
+    }
+
+
+def check_base(name: str, manifest: BaseManifest, source: str | None) -> str:
+    """Checks all that the client says of a base and returns its digest. Raises Invalid."""
+    if "/" in parse_path(name):
+        raise Invalid(f"the base's name {name!r} has a slash: a base is one segment, such as {name.split('/')[0]!r}")
+    check_text("source", source, limit=1000)
+    check_text("architecture", manifest.architecture, limit=200)
+    check_manifest(manifest)
+    problems = [f"{p.name} has {p.sha256!r}" for p in manifest.parameters if p.sha256 and not is_digest(p.sha256)]
+    if problems:
+        raise Invalid(f"a tensor's digest is sha256: and 64 hexadecimal digits: {listed(problems)}")
+    if any(size < 0 for p in manifest.parameters for size in p.shape) or _count(manifest) > _MAX_COUNT:
+        raise Invalid(f"the base's tensors have shapes that no model has: expected at most {_MAX_COUNT} values in all")
+    if not 0 <= (manifest.vocabulary_size or 0) <= _MAX_COUNT:
+        raise Invalid(f"the base's vocabulary size is {manifest.vocabulary_size}: expected 0 to {_MAX_COUNT}")
+    try:
+        return manifest.digest
+    except ValueError as error:
+        raise Invalid(f"the base's manifest has no canonical form: {error}") from error
+
+
+def _count(manifest: BaseManifest) -> int:
+    return sum(math.prod(parameter.shape) for parameter in manifest.parameters if parameter.tied_to is None)

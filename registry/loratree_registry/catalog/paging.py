@@ -1,0 +1,35 @@
+"""Pages by key: each names the key behind which the next one begins."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from loratree_registry.core.records import Page
+from loratree_registry.core.registry import MAX_PAGE
+from loratree_registry.errors import Invalid
+
+Row = TypeVar("Row")
+Record = TypeVar("Record")
+
+
+def check_limit(limit: int) -> int:
+    """Checks that a page holds at least one item and at most MAX_PAGE. Raises Invalid."""
+    if not 1 <= limit <= MAX_PAGE:
+        raise Invalid(f"a page holds 1 to {MAX_PAGE} items, got a limit of {limit}")
+    return limit
+
+
+def page(
+    rows: list[Row], limit: int, *, key: Callable[[Row], str], records: Callable[[list[Row]], list[Record]]
+) -> Page[Record]:
+    """Makes a page of `limit` rows where one more was asked for: that one tells whether there is a next page."""
+    shown = rows[:limit]
+    return Page(items=records(shown), next=key(shown[-1]) if len(rows) > limit else None)
+
+
+def number_after(after: str | None, *, digits: int = 18) -> int | None:
+    """Reads an `after` that is a number of so many digits at most, as the column holds. Raises Invalid."""
+    if after is None:
+        return None
+    if not (after.isascii() and after.isdecimal() and len(after) <= digits):
+        raise Invalid(f"after={after[:80]!r} is not a place in this listing: pass a page's `next` as it came")
+    return int(after)

@@ -1,0 +1,107 @@
+"""Resolving: from a ref to the chain of versions that it stands for."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from sqlalchemy import Connection
+
+from loratree_registry.catalog.level_weights import level_weights
+from loratree_registry.catalog.marks import check_above, check_chain, check_strict
+from loratree_registry.catalog.nodes import trail
+from loratree_registry.catalog.versions import no_version
+from loratree_registry.core.chain import Chain, Step
+from loratree_registry.core.digests import FileDigest
+from loratree_registry.core.paths import HEAD, Ref, parse_alias, parse_ref
+from loratree_registry.core.records import Link, Resolution
+from loratree_registry.database import queries
+from loratree_registry.database.rows import NodeRow, VersionRow
+
+Followed = Literal["alias", "pin"]
+Found = tuple[VersionRow, Followed | None]
+
+
+def resolve(
+    connection: Connection, ref: str, *, follow: str | None, weights: Mapping[str, float] | None, strict: bool = False
+) -> Resolution:
+    """The chain of `ref`: what the leaf was trained on, or each ancestor at the alias `follow` where that is set.
+
+    Three queries whatever the depth, one more with `follow`, and another where that leads away from the pins. Raises
+    NotFound, Invalid, Quarantined, and with `strict` Conflict where a version of it was withdrawn.
+    """
+    parsed, alias = parse_ref(ref), _alias(follow)
+    nodes = trail(connection, parsed.path)
+    pinned = _pinned(connection, nodes, parsed)
+    found: list[Found] = [(row, None) for row in pinned]
+    if follow is not None and pinned:
+        found = _followed(connection, nodes, pinned, alias)
+        known = {row.id for row in pinned}
+        # What the followed ones were trained on too; what the leaf was trained on is at hand.
+        check_above(connection, str(parsed), [row for row, how in found if how == "alias" and row.id not in known])
+    check_chain(str(parsed), pinned)
+    if strict:
+        check_strict(str(parsed), [row for row, _ in found])
+    weighted = level_weights(str(parsed), [row for row, _ in found], weights)
+    files = queries.versions.files_of(connection, [row.id for row, _ in found])
+    links = [_link(row, how, weight, files[row.id]) for (row, how), weight in zip(found, weighted, strict=True)]
+    return _resolution(str(parsed), nodes[0], links)
+
+
+def _alias(follow: str | None) -> str | None:
+    """The alias to follow; None is the head."""
+    return None if follow in (None, HEAD) else parse_alias(follow)
+
+
+def _pinned(connection: Connection, nodes: list[NodeRow], ref: Ref) -> list[VersionRow]:
+    """The leaf's chain by its pins. A grouping, which adds nothing, stands for its nearest ancestor with a version."""
+    node = nodes[-1]
+    if ref.selector is None:
+        versioned = [node for node in nodes if node.head is not None]
+        if not versioned:
+            return []
+        node = versioned[-1]
+    chain = queries.versions.pinned_chain(connection, node.id, ref.selector)
+    if not chain:
+        raise no_version(connection, node, ref.selector)
+    return chain
+
+
+def _followed(connection: Connection, nodes: list[NodeRow], pinned: list[VersionRow], alias: str | None) -> list[Found]:
+    """The leaf as it is; above it each node at the alias, else at its pin; one with neither adds nothing."""
+    leaf = pinned[-1]
+    above = [node.id for node in nodes if len(node.path) < len(leaf.path)]
+    by_alias: dict[int, Found] = {
+        row.node_id: (row, "alias") for row in queries.versions.versions_at_alias(connection, above, alias)
+    }
+    by_pin: dict[int, Found] = {row.node_id: (row, "pin") for row in pinned[:-1]}
+    chosen = by_pin | by_alias
+    return [*(chosen[node_id] for node_id in above if node_id in chosen), (leaf, None)]
+
+
+def _link(row: VersionRow, followed: Followed | None, weight: float, files: list[FileDigest]) -> Link:
+    summary = row.adapter()
+    return Link(
+        path=row.path,
+        level=row.level,
+        version=row.number,
+        digest=row.digest,
+        weight=weight,
+        ranks=summary.ranks,
+        scales=summary.scales,
+        pin=row.pin(),
+        head=row.head,
+        stale=row.stale,
+        withdrawn=row.withdrawn(),
+        follow=followed,
+        files=files,
+    )
+
+
+def _resolution(ref: str, root: NodeRow, links: list[Link]) -> Resolution:
+    steps = tuple(Step(link.path, link.version, link.digest, link.weight) for link in links)
+    return Resolution(
+        ref=ref,
+        base=root.base_ref(),
+        chain=links,
+        stale=any(link.stale for link in links),
+        composition=Chain(root.base, root.base_digest, steps).digest,
+    )

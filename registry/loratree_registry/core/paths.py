@@ -1,0 +1,133 @@
+"""The grammar of paths, refs and levels; standard library only."""
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from loratree_registry.core.text import shortened
+from loratree_registry.errors import Invalid
+
+Level = Literal["base", "domain", "subdomain", "task", "user"]
+LEVELS: Final[tuple[Level, ...]] = get_args(Level)
+MAX_DEPTH: Final = 32
+HEAD: Final = "latest"
+MAX_NUMBER: Final = 999_999_999  # of a version: nine digits
+
+_SEGMENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+_ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,63}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A path and what selects the version there: a number, an alias, a digest, or nothing for the head."""
+
+    path: str
+    selector: int | str | None = None
+
+    def __str__(self) -> str:
+        return self.path if self.selector is None else f"{self.path}@{self.selector}"
+
+
+def parse_path(text: str) -> str:
+    """Checks `base/segment/…` and returns it unchanged; raises Invalid."""
+    segments = text.split("/")
+    for segment in segments:
+        if not _SEGMENT.fullmatch(segment):
+            raise Invalid(
+                f"path {shortened(text, 80)!r} has the segment {shortened(segment, 80)!r}: {_segment_remedy(segment)}"
+            )
+    if len(segments) > MAX_DEPTH:
+        raise Invalid(f"path {shortened(text, 80)!r} has {len(segments)} segments, at most {MAX_DEPTH} are allowed")
+    return text
+
+
+def parse_ref(text: str) -> Ref:
+    """Reads `PATH` or `PATH@SELECTOR`; `@latest` is the head. Raises Invalid."""
+    path, at, selector = text.partition("@")
+    parse_path(path)
+    if not at or selector == HEAD:
+        return Ref(path)
+    if _NUMBER.fullmatch(selector):
+        return Ref(path, int(selector))
+    if _DIGEST.fullmatch(selector) or _ALIAS.fullmatch(selector):
+        return Ref(path, selector)
+    raise Invalid(
+        f"ref {shortened(text, 80)!r} has the selector {shortened(selector, 80)!r}: "
+        "give a version number from 1, an alias, or sha256: and 64 hexadecimal digits"
+    )
+
+
+def parse_alias(text: str) -> str:
+    """Checks an alias's name; `latest` is taken by the head. Raises Invalid."""
+    if text == HEAD:
+        raise Invalid(f"alias {HEAD!r} always names the head and cannot be set: choose another name")
+    if not _ALIAS.fullmatch(text):
+        raise Invalid(
+            f"alias {shortened(text, 80)!r} is not a name: start with a lower-case letter, "
+            "then up to 63 of a-z, 0-9, '.', '_' and '-'"
+        )
+    return text
+
+
+def is_digest(text: object) -> bool:
+    """Tells whether `text` is `sha256:` and 64 lower-case hexadecimal digits."""
+    return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
+
+
+def base_of(path: str) -> str:
+    """The first segment, which names the base."""
+    return path.partition("/")[0]
+
+
+def parent_of(path: str) -> str | None:
+    """The path without its last segment; None above the base."""
+    return path.rpartition("/")[0] or None
+
+
+def ancestors_of(path: str) -> list[str]:
+    """Every proper prefix, the base first: `a/b/c` gives `a`, `a/b`."""
+    segments = path.split("/")
+    return ["/".join(segments[:count]) for count in range(1, len(segments))]
+
+
+def is_ancestor(upper: str, lower: str) -> bool:
+    """Tells whether `upper` is a proper ancestor of `lower`, by whole segments."""
+    return lower.startswith(upper + "/")
+
+
+def descendant_range(path: str) -> tuple[str, str]:
+    """The half-open range of byte-ordered paths that holds exactly the descendants of `path`."""
+    return f"{path}/", f"{path}0"  # '0' is the byte after '/'
+
+
+def default_level(parent: Level) -> Level:
+    """The next level down. Raises Invalid below a user, where the tree ends."""
+    if parent == "user":
+        raise Invalid(
+            "a user is the lowest level, so nothing can be published below it: publish at the user's own path"
+        )
+    return LEVELS[LEVELS.index(parent) + 1]
+
+
+def check_level(child: Level, parent: Level, path: str) -> Level:
+    """Checks that `child` is deeper than `parent`; a sub-domain may sit under a sub-domain. Raises Invalid."""
+    deeper = LEVELS.index(child) > LEVELS.index(parent)
+    if deeper or child == parent == "subdomain":
+        return child
+    allowed = ", ".join(LEVELS[LEVELS.index(parent) + (parent != "subdomain") :]) or "nothing"
+    raise Invalid(f"{path} cannot be a {child} under a {parent}: expected one of {allowed}")
+
+
+def versionless(base: str) -> str:
+    """The sentence for a base where a version's node is meant."""
+    return f"{base} is a base, which has no versions: name a node below it, such as {base}/DOMAIN"
+
+
+def _segment_remedy(segment: str) -> str:
+    if len(segment) > 128:
+        return f"it has {len(segment)} characters, at most 128 are allowed"
+    if segment != segment.lower():
+        return f"use lower case, such as {shortened(segment.lower(), 80)!r}"
+    return "expected a letter or digit first, then letters a-z, digits, '.', '_' or '-'"

@@ -1,0 +1,207 @@
+"""What the repository reads: rows with the keys that the records given out do not show."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from loratree_registry.core.digests import FileDigest
+from loratree_registry.core.paths import Level
+from loratree_registry.core.records import AdapterSummary, Base, BaseRef, Mark, Pin, PinSource, Tombstone, Version
+from loratree_registry.core.times import rfc3339
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseRow:
+    """A base without its manifest."""
+
+    id: int
+    name: str
+    digest: str
+    architecture: str | None
+    parameters: int
+    vocabulary_size: int | None
+    source: str | None
+    created_at: datetime
+    stored: bool
+
+    def record(self) -> Base:
+        """The base as it is given out."""
+        return Base(
+            name=self.name,
+            digest=self.digest,
+            architecture=self.architecture,
+            parameters=self.parameters,
+            vocabulary_size=self.vocabulary_size,
+            source=self.source,
+            stored=self.stored,
+            created_at=rfc3339(self.created_at),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRow:
+    """A node, its base and its head's number."""
+
+    id: int
+    base_id: int
+    base: str
+    base_digest: str
+    path: str
+    level: Level
+    head: int | None
+    created_at: datetime
+
+    def base_ref(self) -> BaseRef:
+        """The base of its tree."""
+        return BaseRef(name=self.base, digest=self.base_digest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionRow:
+    """A version, where it is, what it was trained on, and the heads of both nodes now."""
+
+    id: int
+    node_id: int
+    path: str
+    level: Level
+    base: str
+    base_digest: str
+    number: int
+    digest: str
+    content: str
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    size: int
+    note: str | None
+    created_at: datetime
+    pin_path: str | None
+    pin_number: int | None
+    pin_digest: str | None
+    pin_found: PinSource
+    withdrawn_at: datetime | None
+    withdrawn_reason: str | None
+    quarantined_at: datetime | None
+    quarantined_reason: str | None
+    head: int | None
+    pin_head: int | None
+
+    @property
+    def stale(self) -> bool:
+        """Whether the version that it was trained on is no longer its node's head."""
+        return self.pin_number != self.pin_head
+
+    @property
+    def ref(self) -> str:
+        """PATH@NUMBER."""
+        return f"{self.path}@{self.number}"
+
+    @property
+    def pin_ref(self) -> str | None:
+        """PATH@NUMBER of the version that it was trained on, None for the base."""
+        return None if self.pin_path is None else f"{self.pin_path}@{self.pin_number}"
+
+    def pin(self) -> Pin:
+        """What it was trained on."""
+        return Pin(path=self.pin_path, version=self.pin_number, digest=self.pin_digest, found=self.pin_found)
+
+    def adapter(self) -> AdapterSummary:
+        """What the adapter holds."""
+        return AdapterSummary(**self.summary)
+
+    def record(self, files: list[FileDigest]) -> Version:
+        """The version as it is given out."""
+        return Version(
+            path=self.path,
+            level=self.level,
+            number=self.number,
+            digest=self.digest,
+            content=self.content,
+            base=self.base,
+            base_digest=self.base_digest,
+            pin=self.pin(),
+            summary=self.adapter(),
+            config=self.config,
+            files=files,
+            size=self.size,
+            note=self.note,
+            created_at=rfc3339(self.created_at),
+            withdrawn=self.withdrawn(),
+            quarantined=self.quarantined(),
+        )
+
+    def withdrawn(self) -> Mark | None:
+        """Why and when it was withdrawn."""
+        return _mark(self.withdrawn_reason, self.withdrawn_at)
+
+    def quarantined(self) -> Mark | None:
+        """Why and when it was quarantined."""
+        return _mark(self.quarantined_reason, self.quarantined_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TombstoneRow:
+    """What is left of a deleted version, and where it was."""
+
+    path: str
+    number: int
+    digest: str
+    content: str
+    created_at: datetime
+    quarantined_reason: str | None
+    reason: str
+    deleted_at: datetime
+
+    def record(self) -> Tombstone:
+        """The tombstone as it is given out."""
+        return Tombstone(
+            path=self.path,
+            number=self.number,
+            digest=self.digest,
+            content=self.content,
+            created_at=rfc3339(self.created_at),
+            quarantined=self.quarantined_reason,
+            reason=self.reason,
+            deleted_at=rfc3339(self.deleted_at),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SameContent:
+    """A version that holds a content, or a deleted and quarantined one that did."""
+
+    number: int
+    digest: str
+    quarantined_reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasRow:
+    """An alias and the number of the version that it is at."""
+
+    node_id: int
+    name: str
+    number: int
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRow:
+    """Bytes by their digest, and their size."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRow:
+    """An event and the path of its node."""
+
+    id: int
+    path: str
+    kind: str
+    detail: dict[str, Any]
+    created_at: datetime
+
+
+def _mark(reason: str | None, at: datetime | None) -> Mark | None:
+    return None if reason is None or at is None else Mark(reason=reason, at=rfc3339(at))

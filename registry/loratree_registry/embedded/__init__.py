@@ -1,0 +1,1 @@
+"""The registry in this process: transactions open and end here."""

@@ -1,0 +1,318 @@
+"""The Registry over a database and a blob store in this process: the edge, where transactions open and end."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from sqlalchemy import Engine
+
+from loratree_registry.blobs.local import LocalBlobStore
+from loratree_registry.blobs.sending import send
+from loratree_registry.blobs.store import PART, BlobStore, DirectStore
+from loratree_registry.blobs.verified import check_announced, holds, skip
+from loratree_registry.catalog import (
+    aliases,
+    base_weights,
+    bases,
+    deleting,
+    events,
+    files,
+    lineage,
+    marks,
+    nodes,
+    resolving,
+    versions,
+)
+from loratree_registry.catalog.inspection import Inspection, Inspections
+from loratree_registry.core.digests import FileDigest
+from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.paths import Level, Ref, base_of, parse_ref
+from loratree_registry.core.records import (
+    Alias,
+    Base,
+    Count,
+    Event,
+    Lineage,
+    Node,
+    Page,
+    Published,
+    Resolution,
+    Retained,
+    Submission,
+    Tombstone,
+    Version,
+)
+from loratree_registry.core.registry import PAGE
+from loratree_registry.database import queries
+from loratree_registry.database.engine import reading, writing
+from loratree_registry.embedded.direct_uploads import DirectUploads
+from loratree_registry.embedded.storage import open_prepared
+from loratree_registry.errors import Corrupt
+from loratree_registry.settings import Settings
+
+_MANIFESTS: Final = 8  # that are kept parsed, up to tens of megabytes each
+
+
+def open_embedded(settings: Settings) -> "EmbeddedRegistry":
+    """Opens the registry that `settings` name: makes HOME, migrates SQLite by itself. Raises Unavailable, Invalid."""
+    storage = open_prepared(settings)
+    return EmbeddedRegistry(storage.engine, storage.blobs, direct=settings.direct)
+
+
+class EmbeddedRegistry:
+    """A Registry over a SQLAlchemy engine, whose schema is at HEAD, and a blob store; for many threads at once."""
+
+    def __init__(self, engine: Engine, blobs: BlobStore, *, direct: bool = True) -> None:
+        """`direct` is whether clients may send to the store and read from it themselves, where it can do that."""
+        self._engine, self._blobs = engine, blobs
+        self._inspections = Inspections()
+        self._manifest = lru_cache(_MANIFESTS)(self._read_manifest)  # a base never changes, and none is removed
+        self.direct = (
+            DirectUploads(engine, blobs, self._inspections.keeping)
+            if direct and isinstance(blobs, DirectStore)
+            else None
+        )
+
+    def add_base(self, name: str, manifest: BaseManifest, *, source: str | None = None) -> Base:
+        """See Registry.add_base."""
+        with writing(self._engine) as connection:
+            return bases.add_base(connection, name, manifest, source=source)
+
+    def bases(self, *, after: str | None = None, limit: int = PAGE) -> Page[Base]:
+        """See Registry.bases."""
+        with reading(self._engine) as connection:
+            return bases.list_bases(connection, after=after, limit=limit)
+
+    def base(self, name: str) -> Base:
+        """See Registry.base."""
+        with reading(self._engine) as connection:
+            return bases.find_base(connection, name).record()
+
+    def base_manifest(self, name: str) -> BaseManifest:
+        """See Registry.base_manifest."""
+        return self._manifest(name)
+
+    def _read_manifest(self, name: str) -> BaseManifest:
+        with reading(self._engine) as connection:
+            return bases.base_manifest(connection, name)
+
+    def missing_files(self, name: str, files: list[FileDigest]) -> list[FileDigest]:
+        """See Registry.missing_files."""
+        with writing(self._engine) as connection:
+            unsent = base_weights.missing(connection, name, files)
+        return [file for file in files if file in unsent or self._blobs.size(file.sha256) != file.size]
+
+    def store_base(self, name: str, files: list[FileDigest]) -> Base:
+        """See Registry.store_base."""
+        with reading(self._engine) as connection:
+            manifest = bases.base_manifest(connection, name)
+            new = base_weights.check_storable(connection, name, files)
+        if new:
+            base_weights.check_weights(self._blobs, files, manifest)
+        with writing(self._engine) as connection:
+            return base_weights.record(connection, name, files)
+
+    def base_files(self, name: str) -> list[FileDigest]:
+        """See Registry.base_files."""
+        with reading(self._engine) as connection:
+            return base_weights.list_files(connection, name)
+
+    def damaged_files(self, ref: str) -> list[FileDigest]:
+        """See Registry.damaged_files."""
+        with reading(self._engine) as connection:
+            stored = base_weights.list_files if _is_base(ref) else files.list_files
+            found = stored(connection, ref)
+        return [file for file in found if not holds(self._blobs, file.sha256, file.size)]
+
+    def create_node(self, path: str, *, level: Level | None = None) -> Node:
+        """See Registry.create_node."""
+        with writing(self._engine) as connection:
+            return nodes.create_node(connection, path, level=level)
+
+    def node(self, path: str) -> Node:
+        """See Registry.node."""
+        with reading(self._engine) as connection:
+            return nodes.node(connection, path)
+
+    def children(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Node]:
+        """See Registry.children."""
+        with reading(self._engine) as connection:
+            return nodes.children(connection, path, after=after, limit=limit)
+
+    def descendants(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Node]:
+        """See Registry.descendants."""
+        with reading(self._engine) as connection:
+            return nodes.descendants(connection, path, after=after, limit=limit)
+
+    def count(self, path: str) -> Count:
+        """See Registry.count."""
+        with reading(self._engine) as connection:
+            return nodes.count(connection, path)
+
+    def versions(
+        self, path: str, *, content: str | None = None, after: str | None = None, limit: int = PAGE
+    ) -> Page[Version]:
+        """See Registry.versions."""
+        with reading(self._engine) as connection:
+            return versions.versions(connection, path, content=content, after=after, limit=limit)
+
+    def version(self, ref: str) -> Version:
+        """See Registry.version."""
+        with reading(self._engine) as connection:
+            return versions.version(connection, ref)
+
+    def resolve(
+        self,
+        ref: str,
+        *,
+        follow: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        strict: bool = False,
+    ) -> Resolution:
+        """See Registry.resolve."""
+        with reading(self._engine) as connection:
+            return resolving.resolve(connection, ref, follow=follow, weights=weights, strict=strict)
+
+    def lineage(self, ref: str) -> Lineage:
+        """See Registry.lineage."""
+        with reading(self._engine) as connection:
+            return lineage.lineage(connection, ref)
+
+    def ancestry(self, ref: str) -> list[Version]:
+        """See Registry.ancestry."""
+        with reading(self._engine) as connection:
+            return lineage.ancestry(connection, ref)
+
+    def dependents(self, ref: str, *, after: str | None = None, limit: int = PAGE) -> Page[Version]:
+        """See Registry.dependents."""
+        with reading(self._engine) as connection:
+            return lineage.dependents(connection, ref, after=after, limit=limit)
+
+    def upload(self, stream: BinaryIO, *, sha256: str, size: int) -> None:
+        """See Registry.upload."""
+        check_announced(sha256, size)
+        if self.direct and size > PART:
+            send(self.direct, stream, sha256=sha256, size=size)  # a killed upload goes on from what has arrived
+            return
+        with writing(self._engine) as connection:
+            lease = queries.blobs.lease_blob(connection, sha256, size)
+        # The bytes before what says that they are stored: the database is never ahead of them.
+        with self._inspections.keeping(sha256, size) as look:
+            self._blobs.put(sha256, size, stream, read_back=look)
+        with writing(self._engine) as connection:
+            files.record_stored(connection, sha256, size, lease)
+
+    def publish(self, path: str, submission: Submission) -> Published:
+        """See Registry.publish."""
+        from loratree_registry.catalog import publishing  # it brings the adapter format, which a listing does without
+
+        publishing.check_submission(path, submission)
+        manifest, inspection = self.base_manifest(base_of(path)), self._inspected(submission.files)
+        examined = publishing.examine(inspection, manifest, path, submission)
+        with writing(self._engine) as connection:
+            return publishing.publish(connection, path, submission, examined)
+
+    def _inspected(self, submitted: list[FileDigest]) -> Inspection:
+        if kept := self._inspections.kept(submitted[0]):
+            return kept  # whether the bytes are still there is asked when they are referred to
+        with reading(self._engine) as connection:
+            files.check_uploaded(connection, submitted)
+        try:
+            return self._inspections.read(self._blobs, submitted[0])
+        except Corrupt:
+            with reading(self._engine) as connection:
+                files.check_uploaded(connection, submitted)  # they may have been collected since: then it says so
+            raise
+
+    def withdraw(self, ref: str, *, reason: str) -> Version:
+        """See Registry.withdraw."""
+        with writing(self._engine) as connection:
+            return marks.withdraw(connection, ref, reason=reason)
+
+    def reinstate(self, ref: str) -> Version:
+        """See Registry.reinstate."""
+        with writing(self._engine) as connection:
+            return marks.reinstate(connection, ref)
+
+    def quarantine(self, ref: str, *, reason: str) -> Version:
+        """See Registry.quarantine."""
+        with writing(self._engine) as connection:
+            return marks.quarantine(connection, ref, reason=reason)
+
+    def lift_quarantine(self, ref: str) -> Version:
+        """See Registry.lift_quarantine."""
+        with writing(self._engine) as connection:
+            return marks.lift_quarantine(connection, ref)
+
+    def delete(self, ref: str, *, reason: str) -> Tombstone:
+        """See Registry.delete."""
+        with writing(self._engine) as connection:
+            return deleting.delete(connection, ref, reason=reason)
+
+    def tombstones(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Tombstone]:
+        """See Registry.tombstones."""
+        with reading(self._engine) as connection:
+            return deleting.tombstones(connection, path, after=after, limit=limit)
+
+    def retain(self, path: str, *, keep: int, dry_run: bool = False) -> Retained:
+        """See Registry.retain."""
+        with writing(self._engine) as connection:
+            return deleting.retain(connection, path, keep=keep, dry_run=dry_run)
+
+    def set_alias(self, path: str, alias: str, *, version: int, expected: int | None) -> Alias:
+        """See Registry.set_alias."""
+        with writing(self._engine) as connection:
+            return aliases.set_alias(connection, path, alias, version=version, expected=expected)
+
+    def delete_alias(self, path: str, alias: str, *, expected: int) -> None:
+        """See Registry.delete_alias."""
+        with writing(self._engine) as connection:
+            aliases.delete_alias(connection, path, alias, expected=expected)
+
+    def aliases(self, path: str) -> list[Alias]:
+        """See Registry.aliases."""
+        with reading(self._engine) as connection:
+            return aliases.list_aliases(connection, path)
+
+    def events(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Event]:
+        """See Registry.events."""
+        with reading(self._engine) as connection:
+            return events.events(connection, path, after=after, limit=limit)
+
+    def file(self, ref: str, name: str) -> FileDigest:
+        """What open_file opens. Raises NotFound."""
+        with reading(self._engine) as connection:
+            if _is_base(ref):
+                return base_weights.find_file(connection, ref, name)
+            return files.find_file(connection, ref, name)
+
+    @contextmanager
+    def open_stored(self, file: FileDigest, *, start: int = 0) -> Iterator[BinaryIO]:
+        """Opens a file that was found, from byte `start`. Raises Corrupt where the blob store has lost or cut it."""
+        with files.open_stored(self._blobs, file) as stream:
+            skip(stream, start)
+            yield stream
+
+    def open_file(self, ref: str, name: str, *, start: int = 0) -> AbstractContextManager[BinaryIO]:
+        """See Registry.open_file."""
+        return self.open_stored(self.file(ref, name), start=start)
+
+    def local_file(self, ref: str, name: str) -> Path | None:
+        """See Registry.local_file."""
+        if not isinstance(self._blobs, LocalBlobStore):
+            return None
+        file = self.file(ref, name)
+        files.check_held(self._blobs, file)
+        return self._blobs.path(file.sha256)
+
+    def close(self) -> None:
+        """See Registry.close."""
+        self._engine.dispose()
+        self._blobs.close()
+
+
+def _is_base(ref: str) -> bool:
+    """Whether `ref` is a base's name alone, and so stands for its weights."""
+    return parse_ref(ref) == Ref(base_of(ref))

@@ -1,0 +1,1 @@
+"""Care of what is stored, where the database and the blob store are."""

@@ -1,0 +1,1 @@
+"""Export and import of a subtree or of everything, in bounded memory."""

@@ -1,0 +1,125 @@
+"""Export: a subtree or everything, with all that it was trained on, in a folder or a tar file."""
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version as release
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection
+
+from loratree_registry.blobs.hashing import Hashed
+from loratree_registry.catalog.files import open_stored
+from loratree_registry.catalog.nodes import find_node
+from loratree_registry.core.digests import FileDigest
+from loratree_registry.core.paths import parse_ref
+from loratree_registry.core.times import now
+from loratree_registry.database import queries
+from loratree_registry.database.engine import reading
+from loratree_registry.embedded.storage import Storage
+from loratree_registry.errors import Corrupt, Invalid
+from loratree_registry.housekeeping.exports.format import (
+    FILES,
+    SCHEMA,
+    BlobLine,
+    ExportHeader,
+    FileLine,
+    read_lines,
+    written,
+)
+from loratree_registry.housekeeping.exports.line_rows import (
+    alias_line,
+    base_line,
+    event_line,
+    node_line,
+    tombstone_line,
+    version_line,
+)
+from loratree_registry.housekeeping.exports.reading import lines_name
+from loratree_registry.housekeeping.exports.writing import Destination, open_destination
+
+Told = Callable[[str, int, int], object]  # what is being done, how much of it is done, and of how much
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What an export holds: how many of each, and the bytes of its blobs."""
+
+    path: str | None
+    counts: dict[str, int]
+    bytes: int
+
+
+def export(storage: Storage, path: str | None, out: Path, *, tell: Told = lambda *_: None) -> Exported:
+    """Writes a subtree, or everything, to the new folder or .tar file `out`: whole or not at all.
+
+    The rows are of one moment; the bytes are hashed on their way. Raises NotFound, Invalid, Conflict, Unavailable, and
+    Corrupt where the blob store holds other bytes than the database says.
+    """
+    if path is not None and "@" in path:
+        raise Invalid(
+            f"{path} names a version, and an export holds all of a path: give a path without one, such as "
+            f"{parse_ref(path).path}"
+        )
+    with open_destination(out) as destination:
+        with reading(storage.engine) as connection:
+            if path is not None:
+                find_node(connection, path)
+            files, counts = [], {}
+            for name in FILES:
+                file, counts[name] = _write_lines(destination, name, _LINES[name](connection, path))
+                files.append(file)
+                tell(name, counts[name], counts[name])
+        size = _copy_blobs(storage, destination, counts["blobs"], tell)
+        header = ExportHeader(
+            schema=SCHEMA, loratree=release("loratree"), path=path, created_at=now(), files=files, counts=counts
+        )
+        destination.seal(written(header))
+    return Exported(path=path, counts=counts, bytes=size)
+
+
+def _write_lines(destination: Destination, name: str, records: Iterable[object]) -> tuple[FileLine, int]:
+    path, count = destination.folder / lines_name(name), 0
+    with path.open("wb") as stream:
+        for count, record in enumerate(records, 1):  # noqa: B007 - what is left is how many there were
+            stream.write(written(record))
+    with path.open("rb") as stream:
+        hashed = Hashed(stream)
+        hashed.drain()
+    return FileLine(name=path.name, size=hashed.count, sha256=hashed.digest), count
+
+
+def _blobs(connection: Connection, path: str | None) -> Iterable[BlobLine]:
+    for row, state in queries.exporting.stream_blobs(connection, path):
+        if state != "stored":
+            raise Corrupt(f"{row.sha256} is needed and recorded as {state}, not stored: run `loratree verify`")
+        yield BlobLine(sha256=row.sha256, size=row.size)
+
+
+_LINES: Final[dict[str, Callable[[Connection, str | None], Iterable[Any]]]] = {
+    "bases": lambda *scope: itertools.starmap(base_line, queries.exporting.stream_bases(*scope)),
+    "nodes": lambda *scope: map(node_line, queries.exporting.stream_nodes(*scope)),
+    "versions": lambda *scope: itertools.starmap(version_line, queries.exporting.stream_versions(*scope)),
+    "tombstones": lambda *scope: map(tombstone_line, queries.exporting.stream_tombstones(*scope)),
+    "aliases": lambda *scope: map(alias_line, queries.exporting.stream_aliases(*scope)),
+    "events": lambda *scope: map(event_line, queries.exporting.stream_events(*scope)),
+    "blobs": _blobs,
+}
+
+
+def _copy_blobs(storage: Storage, destination: Destination, count: int, tell: Told) -> int:
+    """Copies the bytes that the file of blobs lists, and returns how many they are."""
+    size = 0
+    with (destination.folder / lines_name("blobs")).open("rb") as stream:
+        for number, blob in enumerate(read_lines(stream, BlobLine, lines_name("blobs")), 1):
+            with open_stored(storage.blobs, FileDigest(blob.sha256, blob.size, blob.sha256)) as stored:
+                try:
+                    destination.put(blob.sha256, blob.size, stored)
+                except Invalid as error:
+                    raise Corrupt(
+                        f"the blob store holds other bytes as {blob.sha256}: `loratree verify` names what it touches"
+                    ) from error
+            size += blob.size
+            tell("blobs", number, count)
+    return size

@@ -1,0 +1,255 @@
+"""The records of an export, one a line: what each file of it holds, and what a line must be to be believed."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, BinaryIO, Final, TypeVar
+
+from pydantic import AfterValidator, AwareDatetime, Field, TypeAdapter, ValidationError
+
+from loratree_registry.core.digests import FileDigest, digest_problems
+from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.paths import Level, is_ancestor, is_digest, parse_alias, parse_path
+from loratree_registry.core.records import ADAPTER_WEIGHTS, AdapterSummary, PinSource
+from loratree_registry.core.strict_json import parse_json
+from loratree_registry.core.text import check_text
+from loratree_registry.errors import Invalid
+
+SCHEMA: Final = "loratree/export/1"
+HEADER: Final = "loratree-export.json"
+MAX_LINE: Final = 64 * 1024 * 1024  # the manifest of a base with 65,536 tensors has 20 MB
+MAX_HEADER: Final = 1024 * 1024
+AGAIN: Final = "export it again, or copy it again whole"
+
+Record = TypeVar("Record")
+
+
+def _digest(text: str) -> str:
+    if not is_digest(text):
+        raise ValueError("is not sha256: and 64 hexadecimal digits")
+    return text
+
+
+def _file_name(text: str) -> str:
+    if not text or text in (".", "..") or not text.isprintable() or {"/", "\\"} & set(text):
+        raise ValueError("is not a plain file name")
+    return text
+
+
+def _note(text: str) -> str:
+    return check_text("text", text, limit=2000) or text
+
+
+Path = Annotated[str, AfterValidator(parse_path)]
+Digest = Annotated[str, AfterValidator(_digest)]
+Number = Annotated[int, Field(ge=1, le=999_999_999)]
+Size = Annotated[int, Field(ge=0, le=2**53 - 1)]
+Text = Annotated[str, AfterValidator(_note)]
+_STRICT: Final = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileLine:
+    """A file's name, its size in bytes and the digest of its content."""
+
+    name: Annotated[str, AfterValidator(_file_name)]
+    size: Size
+    sha256: Digest
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportHeader:
+    """loratree-export.json, written last: what the export is of, and the digest of every file of lines.
+
+    `path` is the subtree, null for everything; `loratree` the release that wrote it.
+    """
+
+    schema: str
+    loratree: str
+    path: Path | None
+    created_at: AwareDatetime
+    files: list[FileLine]
+    counts: dict[str, int]
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseLine:
+    """A base, its manifest, and the files of its stored weights, if any."""
+
+    name: Path
+    digest: Digest
+    source: Text | None
+    created_at: AwareDatetime
+    files: list[FileLine]
+    manifest: BaseManifest
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLine:
+    """A node; `last_number` is the highest version number that it ever gave out."""
+
+    path: Path
+    level: Level
+    last_number: Annotated[int, Field(ge=0, le=999_999_999)]
+    created_at: AwareDatetime
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinLine:
+    """The version that another was trained on."""
+
+    path: Path
+    number: Number
+    digest: Digest
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkLine:
+    """Why a version was withdrawn or quarantined, and when."""
+
+    reason: Text
+    at: AwareDatetime
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionLine:
+    """A version, after the one that it is pinned to; a null pin is the base."""
+
+    path: Path
+    number: Number
+    digest: Digest
+    content: Digest
+    pin: PinLine | None
+    found: PinSource
+    config: dict[str, Any]
+    summary: AdapterSummary
+    files: list[FileLine]
+    note: Text | None
+    created_at: AwareDatetime
+    withdrawn: MarkLine | None
+    quarantined: MarkLine | None
+    __pydantic_config__ = _STRICT
+
+    @property
+    def ref(self) -> str:
+        """PATH@NUMBER."""
+        return f"{self.path}@{self.number}"
+
+    def problems(self, base_digest: str) -> list[str]:
+        """What of it is not as its own digests say, a clause each; nothing where all is well."""
+        found = digest_problems(
+            self.ref,
+            digest=self.digest,
+            content=self.content,
+            base_digest=base_digest,
+            pin_digest=self.pin.digest if self.pin else None,
+            config=self.config,
+            files=[FileDigest(file.name, file.size, file.sha256) for file in self.files],
+        )
+        if [file.name for file in self.files] != [ADAPTER_WEIGHTS]:
+            found.append(f"{self.ref} holds other files than {ADAPTER_WEIGHTS}")
+        if self.pin and not is_ancestor(self.pin.path, self.path):
+            found.append(f"{self.ref} is pinned to {self.pin.path}, which is not above it")
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasLine:
+    """A movable name of a version."""
+
+    path: Path
+    name: Annotated[str, AfterValidator(parse_alias)]
+    number: Number
+    updated_at: AwareDatetime
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TombstoneLine:
+    """What is left of a deleted version."""
+
+    path: Path
+    number: Number
+    digest: Digest
+    content: Digest
+    created_at: AwareDatetime
+    quarantined_reason: Text | None
+    reason: Text
+    deleted_at: AwareDatetime
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventLine:
+    """Something that happened at a node of the subtree."""
+
+    path: Path
+    kind: Text
+    detail: dict[str, Any]
+    created_at: AwareDatetime
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobLine:
+    """Bytes that the export holds, at blobs/sha256/ab/<64 hexadecimal digits>."""
+
+    sha256: Digest
+    size: Size
+    __pydantic_config__ = _STRICT
+
+
+# The files of lines, in the order in which they are read, each after what it refers to.
+FILES: Final[dict[str, type[Any]]] = {
+    "bases": BaseLine,
+    "nodes": NodeLine,
+    "versions": VersionLine,
+    "tombstones": TombstoneLine,
+    "aliases": AliasLine,
+    "events": EventLine,
+    "blobs": BlobLine,
+}
+_KINDS: Final[list[Any]] = [ExportHeader, *FILES.values()]
+_ADAPTERS: Final[dict[Any, TypeAdapter[Any]]] = {kind: TypeAdapter(kind) for kind in _KINDS}
+
+
+def written(record: object) -> bytes:
+    """A record as one line of UTF-8 JSON; the same record gives the same bytes."""
+    return _ADAPTERS[type(record)].dump_json(record) + b"\n"
+
+
+def read_record(kind: type[Record], text: bytes, where: str) -> Record:
+    """Reads one JSON document, strictly: no key twice, none unknown, no type that would have to be converted.
+
+    Raises Invalid, which begins with `where`.
+    """
+    try:
+        parse_json(text)
+        found: Record = _ADAPTERS[kind].validate_json(text, strict=True)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        at = ".".join(map(str, problem["loc"]))[:100]
+        raise Invalid(f"{where} is not what it should be ({at}: {problem['msg']}): {AGAIN}") from error
+    except (ValueError, Invalid) as error:
+        raise Invalid(f"{where} is not what it should be ({error}): {AGAIN}") from error
+    return found
+
+
+def read_lines(stream: BinaryIO, kind: type[Record], name: str) -> Iterator[Record]:
+    """Reads a file of lines, one at a time, none longer than MAX_LINE. Raises Invalid, naming the line."""
+    for number in itertools.count(1):
+        text = stream.readline(MAX_LINE + 1)
+        if not text:
+            return
+        where = f"line {number} of {name}"
+        if len(text) > MAX_LINE:
+            raise Invalid(f"{where} is longer than {MAX_LINE} bytes: {AGAIN}")
+        if not text.endswith(b"\n"):
+            raise Invalid(f"{where} is cut off: {AGAIN}")
+        yield read_record(kind, text, where)

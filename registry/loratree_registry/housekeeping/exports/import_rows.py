@@ -1,0 +1,325 @@
+"""An export's rows as they are added to a registry: what is there and equal is kept, what contradicts is refused."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sqlalchemy import Connection
+
+from loratree_registry.catalog.bases import base_values, check_base
+from loratree_registry.core.digests import DIGEST_PREFIX
+from loratree_registry.core.paths import Level, base_of, check_level, is_ancestor, parent_of
+from loratree_registry.database import queries
+from loratree_registry.database.queries.importing import KeptNode, KeptVersion
+from loratree_registry.errors import Invalid, Unavailable, listed
+from loratree_registry.housekeeping.exports.format import (
+    AliasLine,
+    BaseLine,
+    EventLine,
+    FileLine,
+    NodeLine,
+    TombstoneLine,
+    VersionLine,
+)
+from loratree_registry.housekeeping.exports.import_report import CHUNK, ImportReport, chunks
+from loratree_registry.housekeeping.exports.line_rows import (
+    alias_event,
+    fields_of,
+    node_row,
+    version_event,
+    version_row,
+)
+from loratree_registry.housekeeping.exports.reading import Export
+
+
+class RowImporter:
+    """Adds an export in the caller's transaction. With `trial`, which is rolled back, the bytes need not be stored.
+
+    A trial refers to no bytes, so that those who publish the same ones need not wait for it. `found` tells what became
+    of the lines.
+    """
+
+    def __init__(self, connection: Connection, export: Export, *, trial: bool) -> None:
+        self._connection, self._export, self._trial = connection, export, trial
+        self._path = export.header.path
+        self._newest = queries.importing.last_node(connection)  # nodes with a higher key are this import's
+        self._bases: dict[str, tuple[int, str]] = {}
+        self._sizes: dict[bytes, int] = {}  # of the bytes that the export lists, on trial
+        self.found = ImportReport()
+
+    def add(self, tell: Callable[[str, int, int], object]) -> None:
+        """Adds every line. Raises Invalid where the export is wrong, Conflict with all that contradicts it here."""
+        steps: dict[str, Callable[[list[Any]], None]] = {
+            "bases": self._add_bases,
+            "nodes": self._add_nodes,
+            "versions": self._add_versions,
+            "tombstones": self._add_tombstones,
+            "aliases": self._add_aliases,
+            "events": self._add_events,
+        }
+        if self._trial:
+            self._sizes = {_key(blob.sha256): blob.size for blob, _ in self._export.blobs()}
+        for name, step in steps.items():
+            done = 0
+            for lines in chunks(self._export.lines(name), 1 if name == "bases" else CHUNK):
+                step(lines)
+                done += len(lines)
+                tell(name, done, self._export.header.counts.get(name, done))
+        self.found.refuse()
+        if self._trial:
+            self._check_last_numbers()
+
+    def _check_last_numbers(self) -> None:
+        """Checks that nodes have given out no number that nothing has: at the highest one nothing can be published.
+
+        Of a node above an exported one only those versions are there that others were trained on.
+        """
+        for lines in chunks(self._export.lines("nodes")):
+            inside = [line for line in lines if self._is_inside(line.path)]
+            highest = queries.importing.highest_numbers(self._connection, self._paths(inside))
+            wrong = [line.path for line in inside if line.last_number > highest.get(line.path, 0)]
+            if wrong:
+                raise Invalid(
+                    f"the export has a last_number above every version at {listed(wrong)}, expected the highest "
+                    "version's or tombstone's: export it again"
+                )
+
+    def _add_bases(self, lines: list[BaseLine]) -> None:
+        for line in lines:
+            digest = check_base(line.name, line.manifest, line.source)
+            if digest != line.digest:
+                raise Invalid(
+                    f"the base {line.name} is {line.digest}, and its manifest gives {digest}: export it again"
+                )
+            found = queries.bases.find_base(self._connection, line.name)
+            if found is not None and found.digest != digest:
+                self.found.conflict(f"the base {line.name} is {found.digest} here, and {digest} in the export")
+            base_id = found.id if found else self._insert_base(line)
+            self._bases[line.name] = (base_id, digest)
+            self.found.count("bases", kept=found is not None)
+            if line.files and not queries.importing.has_weights(self._connection, base_id):
+                self._check_bytes(line.files)
+                rows = [{"base_id": base_id, "name": f.name, "size": f.size, "sha256": f.sha256} for f in line.files]
+                if not self._trial:
+                    queries.importing.insert_weights(self._connection, rows)
+                self.found.added["weights"] += len(rows)
+
+    def _insert_base(self, line: BaseLine) -> int:
+        values = {"name": line.name, "digest": line.digest, "source": line.source, "created_at": line.created_at}
+        return queries.importing.insert_base(self._connection, values | base_values(line.manifest))
+
+    def _add_nodes(self, lines: list[NodeLine]) -> None:
+        paths = self._paths(lines, parents=True)
+        if not self._trial:
+            queries.importing.lock_nodes(
+                self._connection, paths
+            )  # before looking at what is there, as all do who write there
+        known = queries.importing.kept_nodes(self._connection, paths)
+        new = [line for line in lines if line.path not in known]
+        keys = dict(
+            zip((line.path for line in new), queries.importing.node_keys(self._connection, len(new)), strict=True)
+        )
+        rows: list[dict[str, Any]] = []
+        for line in lines:
+            there = known.get(line.path)
+            level = self._checked_level(line, known)
+            if there is None:
+                base_id, _ = self._base(line.path)
+                known[line.path] = KeptNode(keys[line.path], base_id, level, line.last_number)
+                rows.append(node_row(line, known[line.path], known.get(parent_of(line.path) or "")))
+            elif there.level != line.level:
+                self.found.conflict(f"{line.path} is a {there.level} here, and a {line.level} in the export")
+            elif there.last_number < line.last_number:
+                queries.importing.raise_last_number(self._connection, there.id, line.last_number)
+            self.found.count("nodes", kept=there is not None)
+        queries.importing.insert_nodes(self._connection, rows)
+        above = [row for row in rows if not self._is_inside(row["path"])]
+        self._record((row["path"], "node-created", {"level": row["level"]}) for row in above)
+
+    def _checked_level(self, line: NodeLine, known: dict[str, KeptNode]) -> Level:
+        self._base(line.path)
+        parent = parent_of(line.path)
+        if not (self._is_inside(line.path) or is_ancestor(line.path, self._path or "")):
+            raise Invalid(f"the node {line.path} is no part of an export of {self._path}: export it again")
+        if parent is None or line.level == "base":
+            if parent or line.level != "base":
+                raise Invalid(f"the node {line.path} is a {line.level}: a base, and only a base, is a root")
+            return line.level
+        if parent not in known:
+            raise Invalid(f"the node {line.path} comes before its parent: export it again")
+        return check_level(line.level, known[parent].level, line.path)
+
+    def _add_versions(self, lines: list[VersionLine]) -> None:
+        self._check_digests(lines)
+        nodes = self._nodes(lines)
+        pins = [(line.pin.path, line.pin.number) for line in lines if line.pin]
+        placed = queries.importing.kept_versions(
+            self._connection, [*((line.path, line.number) for line in lines), *pins]
+        )
+        numbers = queries.importing.numbers_of(self._connection, [(line.path, line.digest) for line in lines])
+        buried = queries.importing.kept_tombstones(self._connection, [(line.path, line.number) for line in lines])
+        before = [line for line in lines if nodes[line.path].id <= self._newest]
+        barred = queries.importing.quarantined(self._connection, [(line.path, line.content) for line in before])
+        new = []
+        for line in lines:
+            key = (line.path, line.number)
+            if (there := placed.get(key)) is not None:
+                self._compare(line, there)
+            elif key in buried:
+                self.found.conflict(f"{line.ref} was deleted here")
+            elif (line.path, line.digest) in numbers:
+                self.found.conflict(f"{line.ref} is version {numbers[line.path, line.digest]} here")
+            elif (line.path, line.content) in barred:
+                self.found.conflict(f"{line.ref} holds what is quarantined here")
+            elif self._is_pinned(line, placed):
+                new.append(line)
+                numbers[line.path, line.digest] = line.number
+                placed[key] = KeptVersion(-len(new), line.digest, line.withdrawn is not None, False)
+        self._insert_versions(new, nodes, placed)
+
+    def _check_digests(self, lines: list[VersionLine]) -> None:
+        if problems := [problem for line in lines for problem in line.problems(self._base(line.path)[1])]:
+            raise Invalid(f"the export contradicts itself: {listed(problems)}; export it again")
+
+    def _compare(self, line: VersionLine, there: KeptVersion) -> None:
+        """What to make of a version whose number is there."""
+        if there.digest != line.digest:
+            self.found.conflict(f"{line.ref} is {there.digest} here, and {line.digest} in the export")
+            return
+        self.found.count("versions", kept=True)
+        for mark, here, said in (
+            ("withdrawn", there.withdrawn, line.withdrawn),
+            ("quarantined", there.quarantined, line.quarantined),
+        ):
+            if here != (said is not None):
+                self.found.differ(f"{line.ref} is {'' if here else 'not '}{mark} here, unlike in the export")
+
+    def _is_pinned(self, line: VersionLine, placed: dict[tuple[str, int], KeptVersion]) -> bool:
+        """Whether what a version is pinned to is there; else says what is wrong."""
+        if line.pin is None:
+            return True
+        there, ref = placed.get((line.pin.path, line.pin.number)), f"{line.pin.path}@{line.pin.number}"
+        if there is None and self.found.conflicts:
+            return False  # it may be one of those that are refused
+        if there is None:
+            raise Invalid(f"{line.ref} is pinned to {ref}, which does not come before it: export it again")
+        if there.digest != line.pin.digest:
+            self.found.conflict(f"{line.ref} is pinned to {ref} as {line.pin.digest}, which is {there.digest}")
+        return there.digest == line.pin.digest
+
+    def _insert_versions(
+        self, new: list[VersionLine], nodes: dict[str, KeptNode], placed: dict[tuple[str, int], KeptVersion]
+    ) -> None:
+        self._check_bytes([file for line in new for file in line.files])
+        keys = queries.importing.version_keys(self._connection, len(new))
+        rows, files = [], []
+        for key, line in zip(keys, new, strict=True):
+            pin = placed[line.pin.path, line.pin.number].id if line.pin else None
+            rows.append(
+                version_row(line, nodes[line.path])
+                | {"id": key, "pin_id": keys[-pin - 1] if pin is not None and pin < 0 else pin}
+            )
+            files += [
+                {"version_id": key, "name": file.name, "size": file.size, "sha256": file.sha256} for file in line.files
+            ]
+        queries.importing.insert_versions(self._connection, rows, [] if self._trial else files)
+        self.found.added["versions"] += len(new)
+        added = [line for line in new if not self._is_restored(line.path, nodes[line.path])]
+        self._record((line.path, "version-imported", version_event(line)) for line in added)
+
+    def _add_tombstones(self, lines: list[TombstoneLine]) -> None:
+        nodes = self._nodes(lines)
+        keys = [(line.path, line.number) for line in lines]
+        buried = queries.importing.kept_tombstones(self._connection, keys)
+        alive = queries.importing.kept_versions(self._connection, keys)
+        rows = []
+        for line in lines:
+            key = (line.path, line.number)
+            here = buried.get(key) or (alive[key].digest if key in alive else None)
+            if here not in (None, line.digest):
+                self.found.conflict(
+                    f"{line.path}@{line.number} is {here} here, and {line.digest} was deleted in the export"
+                )
+            elif key in alive:
+                self.found.differ(f"{line.path}@{line.number} is not deleted here, unlike in the export")
+            elif here is None:
+                rows.append({"node_id": nodes[line.path].id} | fields_of(line, "path"))
+                buried[key] = line.digest
+            self.found.count("tombstones", kept=here is not None)
+        queries.importing.insert_tombstones(self._connection, rows)
+
+    def _add_aliases(self, lines: list[AliasLine]) -> None:
+        nodes = self._nodes(lines)
+        there = queries.importing.kept_aliases(self._connection, [(line.path, line.name) for line in lines])
+        placed = queries.importing.kept_versions(self._connection, [(line.path, line.number) for line in lines])
+        rows, told = [], []
+        for line in lines:
+            version, at = placed.get((line.path, line.number)), there.get((line.path, line.name))
+            if version is None:
+                self.found.conflict(f"the alias {line.path}@{line.name} is at version {line.number}, which is not here")
+            elif at not in (None, line.number):
+                self.found.differ(
+                    f"the alias {line.path}@{line.name} is at version {at} here, {line.number} in the export"
+                )
+            elif at is None and version.withdrawn:
+                self.found.differ(
+                    f"the alias {line.path}@{line.name} is not set, as version {line.number} is withdrawn"
+                )
+            elif at is None:
+                there[line.path, line.name] = line.number
+                node = nodes[line.path]
+                rows.append({"node_id": node.id, "version_id": version.id} | fields_of(line, "path", "number"))
+                if not self._is_restored(line.path, node):
+                    told.append((line.path, "alias-set", alias_event(line)))
+            self.found.count("aliases", kept=at is not None)
+        queries.importing.insert_aliases(self._connection, rows)
+        self._record(told)
+
+    def _add_events(self, lines: list[EventLine]) -> None:
+        """Restores the history of the nodes that this import has created."""
+        nodes = self._nodes(lines)
+        restored = [line for line in lines if self._is_restored(line.path, nodes[line.path])]
+        queries.importing.insert_events(self._connection, [(line.path, fields_of(line, "path")) for line in restored])
+        self.found.added["events"] += len(restored)
+
+    def _record(self, found: Iterable[tuple[str, str, dict[str, Any]]]) -> None:
+        """Writes down what this import does at nodes whose history it does not restore."""
+        events = [(path, {"kind": kind, "detail": detail}) for path, kind, detail in found]
+        queries.importing.insert_events(self._connection, events)
+
+    def _check_bytes(self, files: list[FileLine]) -> None:
+        """Checks that bytes are stored, and keeps them from being collected; on trial, that the export lists them."""
+        sizes = {file.sha256: file.size for file in files}
+        digests = sorted(sizes)
+        if self._trial:
+            if wrong := [digest for digest in digests if self._sizes.get(_key(digest)) != sizes[digest]]:
+                raise Invalid(f"the export needs bytes that it does not list so: {listed(wrong)}; export it again")
+            return
+        held = queries.blobs.hold_blobs(self._connection, digests)
+        if gone := [digest for digest in digests if held.get(digest) != sizes[digest]]:
+            raise Unavailable(f"bytes were collected while they were imported: {listed(gone)}; import it again")
+
+    def _nodes(self, lines: "list[VersionLine] | list[TombstoneLine] | list[AliasLine] | list[EventLine]") -> Any:
+        found = queries.importing.kept_nodes(self._connection, self._paths(lines))
+        if missing := sorted({line.path for line in lines} - found.keys()):
+            raise Invalid(f"the export names nodes that it does not list: {listed(missing)}; export it again")
+        return found
+
+    def _paths(self, lines: Iterable[Any], *, parents: bool = False) -> set[str]:
+        paths = {line.path for line in lines}
+        return paths | {parent for path in paths if (parent := parent_of(path))} if parents else paths
+
+    def _base(self, path: str) -> tuple[int, str]:
+        if base_of(path) not in self._bases:
+            raise Invalid(f"the export says something of {path} and does not list its base: export it again")
+        return self._bases[base_of(path)]
+
+    def _is_inside(self, path: str) -> bool:
+        return self._path is None or path == self._path or is_ancestor(self._path, path)
+
+    def _is_restored(self, path: str, node: KeptNode) -> bool:
+        return node.id > self._newest and self._is_inside(path)
+
+
+def _key(sha256: str) -> bytes:
+    """A digest in half the memory."""
+    return bytes.fromhex(sha256.removeprefix(DIGEST_PREFIX))

@@ -1,0 +1,127 @@
+"""Import: an export becomes part of this registry, with its numbers, times, marks and digests, whole or not at all.
+
+The order is that of publishing. First everything but the bytes is tried, in a transaction that is rolled back; then the
+bytes are leased, put, read back and recorded; then the rows are added in one transaction. Run again, it goes on.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from loratree_registry.catalog.base_weights import check_weights
+from loratree_registry.catalog.files import record_stored
+from loratree_registry.core.digests import FileDigest
+from loratree_registry.database import queries
+from loratree_registry.database.engine import reading, trying, writing
+from loratree_registry.embedded.storage import Storage
+from loratree_registry.errors import Invalid
+from loratree_registry.housekeeping.exports.format import BlobLine
+from loratree_registry.housekeeping.exports.import_report import chunks
+from loratree_registry.housekeeping.exports.import_rows import RowImporter
+from loratree_registry.housekeeping.exports.reading import Export, Open, open_export
+from loratree_registry.tensor_files.checkpoint_files import check_names
+
+Told = Callable[[str, int, int], object]  # what is being done, how much of it is done, and of how much
+_AT_ONCE = 32  # blobs that are leased and recorded together
+_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """What an import has added, what was there already, by kind, and what is there in another state and stays so."""
+
+    path: str | None
+    added: dict[str, int]
+    kept: dict[str, int]
+    bytes: int
+    differences: list[str]
+
+
+def import_(storage: Storage, where: Path, *, tell: Told = lambda *_: None) -> Imported:
+    """Adds the export in the folder or .tar file `where`. Nothing of it is visible before all of it is verified.
+
+    A version that is there with the same digest is kept as it is. Raises NotFound, Invalid where the export is not
+    whole or not sound, Conflict listing what contradicts this registry, Unavailable.
+    """
+    with open_export(where) as export:
+        with trying(storage.engine) as connection:
+            trial = RowImporter(connection, export, trial=True)
+            trial.add(lambda name, done, of: tell(f"checking {name}", done, of))
+        size = (
+            _store_blobs(storage, export, tell) if trial.found.added["versions"] or trial.found.added["weights"] else 0
+        )
+        _check_weights(storage, export)
+        with writing(storage.engine) as connection:
+            adding = RowImporter(connection, export, trial=False)
+            adding.add(tell)
+    return Imported(
+        path=export.header.path,
+        added=dict(adding.found.added),
+        kept=dict(adding.found.kept),
+        bytes=size,
+        differences=adding.found.differences,
+    )
+
+
+def _check_weights(storage: Storage, export: Export) -> None:
+    """Reads the weights of the bases that have none here yet: that they are the bases' own, tensor by tensor."""
+    for line in export.lines("bases"):
+        if not line.files:
+            continue
+        with reading(storage.engine) as connection:
+            base = queries.bases.find_base(connection, line.name)
+            stored = base is not None and queries.bases.files_of_base(connection, base.id)
+        if not stored:
+            files = [FileDigest(file.name, file.size, file.sha256) for file in line.files]
+            try:
+                check_names(files)
+                check_weights(storage.blobs, files, line.manifest)
+            except Invalid as error:
+                raise Invalid(f"the export's weights of the base {line.name} are not that: {error}") from error
+
+
+def _store_blobs(storage: Storage, export: Export, tell: Told) -> int:
+    """Puts the bytes that are not stored yet, and returns how many they are."""
+    size = done = 0
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for some in chunks(export.blobs(), _AT_ONCE):
+            leased = _lease(storage, some)
+            for _ in threads.map(lambda taken: _put(storage, taken), leased):
+                pass  # for the sake of what is raised
+            with writing(storage.engine) as connection:
+                for taken in leased:
+                    record_stored(connection, taken.blob.sha256, taken.blob.size, taken.lease)
+            size += sum(taken.blob.size for taken in leased)
+            done += len(some)
+            tell("blobs", done, export.header.counts.get("blobs", done))
+    return size
+
+
+@dataclass(frozen=True, slots=True)
+class _Leased:
+    """Bytes that are to be stored, what opens them, and the lease under which they are put."""
+
+    blob: BlobLine
+    open: Open
+    lease: str
+
+
+def _lease(storage: Storage, some: list[tuple[BlobLine, Open]]) -> list[_Leased]:
+    """Those that are not stored, leased; the others are held, so that nobody collects them meanwhile."""
+    there = {blob.sha256: storage.blobs.size(blob.sha256) for blob, _ in some}
+    with writing(storage.engine) as connection:
+        held = queries.blobs.hold_blobs(connection, [blob.sha256 for blob, _ in some])
+        return [
+            _Leased(blob, source, queries.blobs.lease_blob(connection, blob.sha256, blob.size))
+            for blob, source in some
+            if not held.get(blob.sha256) == there[blob.sha256] == blob.size
+        ]
+
+
+def _put(storage: Storage, taken: _Leased) -> None:
+    with taken.open() as stream:
+        try:
+            storage.blobs.put(taken.blob.sha256, taken.blob.size, stream)
+        except Invalid as error:
+            raise Invalid(f"the export is damaged: {error}") from error

@@ -1,0 +1,1 @@
+"""What the files of a PEFT adapter say, checked against a base."""

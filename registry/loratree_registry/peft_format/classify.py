@@ -1,0 +1,147 @@
+"""A PEFT LoRA adapter's config and safetensors header → AdapterSpec, every part classified; standard library only.
+
+Read from PEFT 0.21.2. What is composed and what is refused is the table in peft_rules. Nothing is dropped: a tensor is
+a part, a copy that nothing reads, or named in the error.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.errors import Invalid, listed
+from loratree_registry.peft_format.base_index import BaseIndex, module_of
+from loratree_registry.peft_format.config import PEFT_VERSION, canonical_config, differs, unknown_fields
+from loratree_registry.peft_format.findings import Findings
+from loratree_registry.peft_format.layout import EXPERTS
+from loratree_registry.peft_format.low_rank import LowRankParts
+from loratree_registry.peft_format.overrides import OverrideValues
+from loratree_registry.peft_format.patterns import ModulePatterns
+from loratree_registry.peft_format.rules import CHANGED_BASE, CHANGING_INITS, PLAIN_INITS, REFUSED_FIELDS
+from loratree_registry.peft_format.saved_adapter import SavedAdapter
+from loratree_registry.peft_format.scaling import Scaling, read_scaling, shown
+from loratree_registry.peft_format.spec import AdapterSpec
+from loratree_registry.peft_format.targets import TargetModules, left_out
+from loratree_registry.peft_format.tensors import sorted_tensors
+from loratree_registry.peft_format.token_rows import TokenRows
+from loratree_registry.tensor_files.header import Header
+
+__all__ = ["canonical_config", "classify", "warnings"]
+
+TIED_TARGETS: Final = ("embed_tokens", "lm_head")  # the only names that PEFT looks at before it ties two LoRAs
+
+
+def classify(
+    config: Mapping[str, Any],
+    header: Header,
+    manifest: BaseManifest,
+    *,
+    digests: Mapping[str, str] | None = None,
+    on_base: bool = True,
+) -> AdapterSpec:
+    """Checks an adapter against its base and says what each of its parts is.
+
+    `config` is adapter_config.json as PEFT wrote it, or its canonical form. `digests` are those of the tensors' bytes:
+    PEFT saves the base's own lm_head beside a LoRA on it, and only the very same bytes are no problem; without them,
+    for an adapter that was published, they were compared then. Where the adapter was not trained `on_base` but on a
+    composed model, the lm_head that is saved is that model's, and may be any. Raises Invalid, listing every problem at
+    once: refused features, unknown fields and tensors, lone factors, and shapes as what, expected and found.
+    """
+    if config.get("peft_type") != "LORA":
+        raise Invalid(f"the adapter cannot be published: its peft_type is {shown(config.get('peft_type'))}, not LORA")
+    findings = Findings()
+    saved = SavedAdapter(config, header.tensors, digests, BaseIndex(manifest), findings, on_base)
+    scaling = _read_config(saved)
+    tensors = sorted_tensors(saved)
+    low_rank = LowRankParts.of(saved, tensors)
+    _check_targets(saved, low_rank.target_modules())
+    modules = low_rank.specs(scaling) if scaling is not None and not findings.reshaped else ()
+    overrides = OverrideValues(saved, low_rank.stacks)
+    values = overrides.read(tensors.rest)
+    changed = {module.parameter for module in modules} | {value.parameter for value in values}
+    rows = TokenRows(saved, changed).read(tensors.rows)
+    findings.check()
+    if not (modules or values or rows):
+        raise Invalid(
+            "the adapter cannot be published: it holds no lora_A and lora_B, and nothing else that was trained"
+        )
+    return AdapterSpec(modules, tuple(sorted(overrides.copies)), values, rows)
+
+
+def warnings(config: Mapping[str, Any], spec: AdapterSpec, *, on_base: bool = True) -> list[str]:
+    """What a person should look at although the adapter is valid: copies of the base, pattern keys that disagree."""
+    found = []
+    if spec.copies:
+        whose = (
+            "the base, which nothing reads" if on_base else "what it was trained on, which nothing reads or compares"
+        )
+        found.append(
+            f"it repeats weights of {whose} ({listed(list(spec.copies), limit=3)}): "
+            "save_pretrained(…, save_embedding_layers=False) leaves them out"
+        )
+    if above := [m for m in spec.modules if m.groups == 1 and m.rank > min(m.in_features, m.out_features)]:
+        first, sizes = above[0], [min(m.in_features, m.out_features) for m in above]
+        more = f", and {len(above) - 1} more have one above theirs" if len(above) > 1 else ""
+        found.append(
+            f"{first.name} has rank {first.rank}, above its size, {first.out_features} × {first.in_features}{more}: it "
+            f"is composed exactly, and a rank of {max(sizes)} would do the same in less memory"
+        )
+    targets = TargetModules(config)
+    left_out(targets, {module.name: module.kind for module in spec.modules})
+    found += targets.unchecked
+    if config.get("target_modules") is None and not config.get("target_parameters"):
+        found.append("its config names no target_modules, so PEFT takes those that it knows for the architecture")
+    for field in ("rank_pattern", "alpha_pattern"):
+        patterns = ModulePatterns(field, config.get(field) or {})
+        for module in spec.modules:
+            name = module.parameter if module.kind in EXPERTS else module.name
+            keys = patterns.matching(name)
+            if len({patterns.values[key] for key in keys}) > 1:
+                found.append(
+                    f"{field} has keys that disagree on {name}: {listed([repr(key) for key in keys], limit=4)}; "
+                    f"PEFT sorts them when it saves and takes the first, {keys[0]!r}, whichever was first in training"
+                )
+                break
+    return found
+
+
+def _read_config(saved: SavedAdapter) -> Scaling | None:
+    """Reads ranks and scales, and notes what the config says that is not composed."""
+    config, findings = saved.config, saved.findings
+    for field, refusal in REFUSED_FIELDS.items():
+        if field in config and differs(field, config[field]):
+            findings.refuse(refusal, f"{field}={shown(config[field])}")
+    for field in unknown_fields(config):
+        findings.add(f"its config sets {field}={shown(config[field])}, which PEFT {PEFT_VERSION} does not know")
+    for field in ("use_dora", "lora_bias", "ensure_weight_tying"):
+        if not isinstance(config.get(field, False), bool | None):
+            findings.add(f"{field} is {shown(config[field])}, expected true or false")
+    init = config.get("init_lora_weights", True)
+    if isinstance(init, str) and init.startswith(CHANGING_INITS):
+        findings.refuse(CHANGED_BASE, f"init_lora_weights={shown(init)}")
+    elif not (isinstance(init, bool) or init in PLAIN_INITS):
+        findings.add(f"its config has the unknown init_lora_weights={shown(init)}")
+    try:
+        return read_scaling(config)
+    except Invalid as error:
+        findings.add(str(error))
+        return None
+
+
+def _check_targets(saved: SavedAdapter, modules: list[str]) -> None:
+    """Notes the modules on which PEFT would make no LoRA from this config."""
+    try:
+        targets = TargetModules(saved.config)
+    except Invalid as error:
+        saved.findings.add(str(error))
+        return
+    alone = [module for module in modules if not _follows_tie(saved, targets, module)]
+    if clause := left_out(targets, {module: saved.base.kinds[module] for module in alone}):
+        saved.findings.add(clause)
+
+
+def _follows_tie(saved: SavedAdapter, targets: TargetModules, module: str) -> bool:
+    """Tells whether PEFT puts a LoRA on `module` because it is tied to an embedding that has one."""
+    if not saved.says("ensure_weight_tying") or f"{module}.weight" not in saved.base.parameters:
+        return False
+    tied = [module_of(name) for name in saved.base.tied(f"{module}.weight")]
+    return any(targets.includes(other) and other.rpartition(".")[2] in TIED_TARGETS for other in tied)

@@ -1,0 +1,116 @@
+"""Whole tensors in an adapter's file: trained values, the base's own, or neither; standard library only."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from loratree_registry.peft_format.base_index import module_of
+from loratree_registry.peft_format.config import PEFT_VERSION
+from loratree_registry.peft_format.names import LAYER, SAVED, base_name
+from loratree_registry.peft_format.rules import BASE_COPY, MISSING, OTHER_SHAPE, SAVED_LORA, VOCABULARY
+from loratree_registry.peft_format.saved_adapter import SavedAdapter, key_of
+from loratree_registry.peft_format.scaling import shown
+from loratree_registry.peft_format.spec import ValueSpec
+
+BIASES: Final = ("none", "all", "lora_only")
+
+
+class OverrideValues:
+    """Reads the whole tensors of one adapter, whose LoRAs are `lora`, by module.
+
+    `copies` are the keys of tensors that only repeat those of what it was trained on, or another one of the file, and
+    that nothing reads.
+    """
+
+    def __init__(self, saved: SavedAdapter, lora: Mapping[str, Sequence[object]]) -> None:
+        self.copies: list[str] = []
+        self._saved, self._lora = saved, lora
+        self._modules = tuple(saved.names("modules_to_save"))
+        self._ties = saved.says("ensure_weight_tying")
+        self._bias = saved.config.get("bias", "none")
+        self._values: dict[str, str] = {}  # parameter → key
+        self._seen: set[str] = set()
+        if self._bias not in BIASES:
+            saved.findings.add(f"bias is {shown(self._bias)}, expected one of {', '.join(BIASES)}")
+
+    def read(self, rest: Mapping[str, str]) -> tuple[ValueSpec, ...]:
+        """Reads tensors by their names in the file; returns the values by parameter, and notes what is wrong."""
+        for module in sorted(self._lora):
+            if self._is_saved(module):
+                self._saved.findings.refuse(SAVED_LORA, module)
+        for name, key in rest.items():
+            self._read(name, key)
+        self._check_missing()
+        tensors = self._saved.tensors
+        return tuple(
+            ValueSpec(parameter=parameter, key=key, dtype=tensors[key].dtype, shape=tensors[key].shape)
+            for parameter, key in sorted(self._with_tied_biases())
+        )
+
+    def _read(self, name: str, key: str) -> None:
+        saved, found = self._saved, base_name(name, self._saved.base.parameters)
+        if found is None and self._is_saved(module_of(name)):
+            saved.findings.refuse(MISSING, key)
+        elif found is None:
+            saved.findings.add(f"tensor {key} is unknown: PEFT {PEFT_VERSION} writes no such part of LoRA")
+        else:
+            self._seen |= set() if found.taken else {found.name}
+            self._sort(found.name, found.taken, key)
+
+    def _sort(self, parameter: str, taken: tuple[str, ...], key: str) -> None:
+        saved, base = self._saved, self._saved.base.parameters[parameter]
+        if saved.tensors[key].shape != base.shape:
+            refusal = VOCABULARY if self._is_vocabulary(parameter, key) else OTHER_SHAPE
+            saved.findings.refuse(refusal, f"{key}, {list(saved.tensors[key].shape)} for {list(base.shape)}")
+        elif SAVED in taken and saved.repeats(key, key_of(parameter)):
+            self.copies.append(key)
+        elif self._is_trained(parameter, taken) and parameter not in self._values:
+            if saved.tensors[key].dtype == base.dtype or saved.is_float(key):
+                self._values[parameter] = key
+        elif SAVED not in taken and (saved.repeats_base(key, parameter) or self._is_composed(parameter, taken, key)):
+            self.copies.append(key)
+        else:
+            saved.findings.refuse(BASE_COPY, key)
+
+    def _is_composed(self, parameter: str, taken: tuple[str, ...], key: str) -> bool:
+        """Tells whether it is what PEFT saves beside a LoRA on a head: here the head of a composed model, not known."""
+        is_beside = taken == (LAYER,) and module_of(parameter) in self._lora
+        return is_beside and not self._saved.on_base and self._saved.resembles_base(key, parameter)
+
+    def _is_vocabulary(self, parameter: str, key: str) -> bool:
+        base, tensor = self._saved.base.parameters[parameter], self._saved.tensors[key]
+        is_embedding = base.kind == "Embedding" or base.shape[:1] == (self._saved.base.vocabulary_size,)
+        return is_embedding and tensor.shape[1:] == base.shape[1:]
+
+    def _is_trained(self, parameter: str, taken: tuple[str, ...]) -> bool:
+        """Tells whether the config says that this tensor of the base was trained, and PEFT would read it here."""
+        if not taken:
+            tied = self._saved.base.tied(parameter) if self._ties else [parameter]
+            if any(self._is_saved(module_of(name)) for name in tied):
+                return True
+        wrapped = sum(len(self._lora.get(module, ())) for module in _within(module_of(parameter)))
+        is_bias = parameter.rpartition(".")[2] == "bias" and taken == (LAYER,) * wrapped
+        return is_bias and (self._bias == "all" or (self._bias == "lora_only" and wrapped > 0))
+
+    def _is_saved(self, module: str) -> bool:
+        """Tells whether PEFT trains a copy of `module`, or of one that it is within: it asks how the names end."""
+        return bool(self._modules) and any(name.endswith(self._modules) for name in _within(module))
+
+    def _check_missing(self) -> None:
+        for parameter in self._saved.base.parameters if self._modules else ():
+            if parameter not in self._seen and self._is_saved(module_of(parameter)):
+                self._saved.findings.add(f"modules_to_save chooses {parameter}, and the file does not hold it")
+
+    def _with_tied_biases(self) -> Iterator[tuple[str, str]]:
+        """A bias is trained in place, so what is tied to it has the same; a saved module is a copy of its own."""
+        for parameter, key in self._values.items():
+            yield parameter, key
+            if not self._is_saved(module_of(parameter)):
+                tied = self._saved.base.tied(parameter)
+                yield from ((name, key) for name in tied if name not in self._values)
+
+
+def _within(module: str) -> Iterator[str]:
+    """The module's name and those of the modules that it is within, the outermost last."""
+    while module:
+        yield module
+        module = module_of(module)

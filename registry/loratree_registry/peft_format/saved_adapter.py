@@ -1,0 +1,72 @@
+"""The files of one adapter beside its base, while they are read; standard library only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from loratree_registry.peft_format.base_index import BaseIndex
+from loratree_registry.peft_format.findings import Findings
+from loratree_registry.peft_format.names import PREFIX
+from loratree_registry.peft_format.scaling import shown
+from loratree_registry.tensor_files.header import Tensor
+
+FLOATS: Final = ("F16", "BF16", "F32", "F64")
+
+
+@dataclass(frozen=True, slots=True)
+class SavedAdapter:
+    """An adapter's config, its tensors by key with their digests where they are known, its base, and what is wrong.
+
+    Of LoRA's factors no digests are needed: they are compared with nothing.
+
+    `on_base` tells that it was trained on the plain base, not on a composed model.
+    """
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    digests: Mapping[str, str] | None
+    base: BaseIndex
+    findings: Findings
+    on_base: bool = True
+
+    def says(self, field: str) -> bool:
+        """Tells whether a field of the config is true."""
+        return self.config.get(field) is True
+
+    def names(self, field: str) -> list[str]:
+        """A field that lists names."""
+        value = self.config.get(field) or []
+        if isinstance(value, list) and all(isinstance(name, str) and name for name in value):
+            return value
+        self.findings.add(f"{field} is {shown(value)}, expected a list of names")
+        return []
+
+    def repeats_base(self, key: str, parameter: str) -> bool:
+        """Tells whether a tensor is the base's own, to the last byte; without digests, by its dtype and shape."""
+        same = self.digests is None or self.digests.get(key) == self.base.source(parameter).sha256
+        return same and self.resembles_base(key, parameter)
+
+    def resembles_base(self, key: str, parameter: str) -> bool:
+        """Tells whether a tensor has the dtype and shape of the base's."""
+        tensor, source = self.tensors[key], self.base.source(parameter)
+        return (tensor.dtype, tensor.shape) == (source.dtype, source.shape)
+
+    def repeats(self, key: str, other: str) -> bool:
+        """Tells whether two tensors of the file have the same bytes; without digests, the same dtype and shape."""
+        if other not in self.tensors:
+            return False
+        first, second = self.tensors[key], self.tensors[other]
+        same = (first.dtype, first.shape) == (second.dtype, second.shape)
+        return same and (self.digests is None or self.digests.get(key, key) == self.digests.get(other, other))
+
+    def is_float(self, key: str) -> bool:
+        """Tells whether a tensor holds numbers that are composed, and notes a problem where it does not."""
+        dtype = self.tensors[key].dtype
+        if dtype not in FLOATS:
+            self.findings.add(f"tensor {key} is {dtype}, expected one of {', '.join(FLOATS)}")
+        return dtype in FLOATS
+
+
+def key_of(name: str) -> str:
+    """The key under which PEFT saves the tensor `name`."""
+    return PREFIX + name

@@ -1,0 +1,1 @@
+"""Safetensors files and checkpoints, read without torch."""

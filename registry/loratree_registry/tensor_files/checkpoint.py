@@ -1,0 +1,154 @@
+"""A base's checkpoint on disk: safetensors shards, read one tensor at a time."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from loratree_registry.core.digests import DIGEST_PREFIX
+from loratree_registry.core.strict_json import parse_json
+from loratree_registry.disk.plain_files import open_plain, read_plain
+from loratree_registry.errors import Invalid, NotFound, listed
+from loratree_registry.tensor_files.header import Header, read_header
+
+WEIGHTS: Final = "model.safetensors"
+INDEX: Final = "model.safetensors.index.json"
+PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+RESAVE: Final = "load the model with transformers and write it again with save_pretrained"
+MAX_INDEX: Final = 64 * 1024 * 1024  # a name and its shard take about 100 bytes
+_CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """A tensor's safetensors dtype code and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {list(self.shape)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One safetensors file of a checkpoint. Every method raises Invalid where it cannot be read."""
+
+    path: Path
+    header: Header
+
+    def head(self) -> bytes:
+        """The file up to the first tensor: its header, as it is."""
+        return bytes(self._read(0, self.header.data_start))
+
+    def chunks(self, name: str) -> Iterator[bytearray]:
+        """One tensor's bytes, a piece at a time."""
+        tensor = self.header.tensors[name]
+        for start in range(tensor.start, tensor.end, _CHUNK):
+            yield self._read(start, min(_CHUNK, tensor.end - start))
+
+    def raw(self, name: str) -> bytearray:
+        """One tensor's bytes."""
+        tensor = self.header.tensors[name]
+        return self._read(tensor.start, tensor.end - tensor.start)
+
+    def type(self, name: str) -> TensorType:
+        """One tensor's dtype code and shape."""
+        tensor = self.header.tensors[name]
+        return TensorType(tensor.dtype, tensor.shape)
+
+    def sha256(self, name: str) -> str:
+        """The digest over one tensor's bytes, as they lie in the file."""
+        hasher = hashlib.sha256()
+        for chunk in self.chunks(name):
+            hasher.update(chunk)
+        return DIGEST_PREFIX + hasher.hexdigest()
+
+    def _read(self, start: int, size: int) -> bytearray:
+        found = bytearray(size)
+        try:
+            with self.path.open("rb") as stream:
+                stream.seek(start)
+                read = stream.readinto(found)
+        except OSError as error:
+            raise Invalid(f"{self.path} cannot be read ({error.strerror}): {RESAVE}") from error
+        if read != size:
+            raise Invalid(f"{self.path} became shorter while it was read: leave it alone and try again")
+        return found
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The shards of a base. Every tensor is in one shard; which one changes no digest."""
+
+    directory: Path
+    shards: tuple[Shard, ...]
+
+    @cached_property
+    def shard_of(self) -> dict[str, Shard]:
+        """The shard that holds each tensor."""
+        return {name: shard for shard in self.shards for name in shard.header.tensors}
+
+    def types(self) -> dict[str, TensorType]:
+        """Every tensor's dtype code and shape."""
+        return {name: shard.type(name) for name, shard in self.shard_of.items()}
+
+    def sha256(self, name: str) -> str:
+        """The digest over one tensor's bytes."""
+        return self.shard_of[name].sha256(name)
+
+
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Reads the headers of the safetensors files in `directory`. Raises Invalid, NotFound."""
+    if not directory.is_dir():
+        raise NotFound(f"{directory} is not a directory: give the folder of the base's checkpoint")
+    single, index = directory / WEIGHTS, directory / INDEX
+    if single.is_file():
+        return Checkpoint(directory, (_shard(single),))
+    if not index.is_file():
+        raise Invalid(_no_weights(directory))
+    places = _weight_map(index)
+    shards = tuple(_shard(directory / name) for name in sorted(set(places.values())))
+    _check_index(index, places, shards)
+    return Checkpoint(directory, shards)
+
+
+def _shard(path: Path) -> Shard:
+    try:
+        with open_plain(path, remedy=RESAVE) as stream:
+            return Shard(path, read_header(stream, os.fstat(stream.fileno()).st_size, name=str(path)))
+    except OSError as error:
+        raise Invalid(f"{path} cannot be read ({error.strerror}): {RESAVE}") from error
+
+
+def _no_weights(directory: Path) -> str:
+    pickled = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLED)
+    if pickled:
+        return (
+            f"{directory} holds pickled weights ({listed(pickled, limit=3)}), which can run code when they are read, "
+            f"and no {WEIGHTS}: {RESAVE}"
+        )
+    return f"{directory} holds neither {WEIGHTS} nor {INDEX}: {RESAVE}"
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        places = parse_json(read_plain(index, limit=MAX_INDEX, remedy=RESAVE))["weight_map"]
+        names = {str(name) for name in places.values()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Invalid(f"{index} is not an index of safetensors files ({error}): {RESAVE}") from error
+    outside = sorted(name for name in names if Path(name).name != name or not name.endswith(".safetensors"))
+    if outside or not names:
+        raise Invalid(f"{index} must name safetensors files beside it, got {listed(outside) or 'none'}: {RESAVE}")
+    return dict(places)
+
+
+def _check_index(index: Path, places: dict[str, str], shards: tuple[Shard, ...]) -> None:
+    """Checks that the shards hold exactly what the index says, each tensor once."""
+    found = {(name, shard.path.name) for shard in shards for name in shard.header.tensors}
+    wrong = sorted(f"{name} in {shard}" for name, shard in found ^ set(places.items()))
+    if wrong:
+        raise Invalid(f"{index} and its files disagree over {listed(wrong, limit=5)}: {RESAVE}")

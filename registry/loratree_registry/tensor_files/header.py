@@ -1,0 +1,164 @@
+"""Our own bounded reader of a safetensors header; standard library only.
+
+The format: 8 bytes of little-endian header length, that many bytes of JSON padded with spaces, then the tensors' bytes,
+one behind the other (https://github.com/huggingface/safetensors#format). The reference reader takes duplicate names
+(the last wins), names such as `../../x`, empty tensors and headers of 100 MB; this one refuses them.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final
+
+from loratree_registry.core.manifest import name_problem
+from loratree_registry.core.strict_json import parse_json
+from loratree_registry.core.text import shortened
+from loratree_registry.errors import Invalid, listed
+
+MAX_HEADER: Final = 8 * 1024 * 1024
+MAX_TENSORS: Final = 65_536  # mixture-of-experts adapters have 36,864
+MAX_DIMENSIONS: Final = 8
+
+ITEM_SIZES: Final[dict[str, int]] = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
+}
+
+_METADATA = "__metadata__"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor's dtype code, its shape, and its bytes in the file: [start, end), counted from the file's first byte."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a safetensors file says of itself. `tensors` stand in the order of their bytes, `data_start` to `size`."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    data_start: int
+    size: int
+
+
+def read_header(stream: BinaryIO, size: int, *, name: str = "the safetensors file") -> Header:
+    """Reads and checks the header of a file of `size` bytes; leaves `stream` at the first tensor's first byte.
+
+    `name` is what messages call the file. Only reads forward, so a stream from a network will do. Every tensor's bytes
+    follow the one before without hole or overlap and end with the file. Raises Invalid, listing every wrong tensor.
+    """
+    length = _length(stream, size, name)
+    text = _exactly(stream, length)
+    if len(text) != length:
+        raise Invalid(f"{name} is truncated: its header has {len(text)} of {length} bytes, copy it again")
+    document = _parse(text, name)
+    metadata = _metadata(document.pop(_METADATA, {}), name)
+    if not document:
+        raise Invalid(f"{name} holds no tensors: save the adapter again with save_pretrained")
+    tensors = _tensors(document, 8 + length, name)
+    _check_contiguous(tensors, 8 + length, size, name)
+    return Header(tensors, metadata, 8 + length, size)
+
+
+def _length(stream: BinaryIO, size: int, name: str) -> int:
+    prefix = _exactly(stream, 8)
+    if len(prefix) < 8:
+        raise Invalid(f"{name} is truncated: it has {len(prefix)} bytes, a safetensors file starts with 8 of length")
+    length = int.from_bytes(prefix, "little")
+    if length > MAX_HEADER:
+        raise Invalid(
+            f"{name} states a header of {length} bytes, at most {MAX_HEADER} are read: it is no safetensors file or "
+            "holds far more tensors than an adapter"
+        )
+    if length > size - 8:
+        raise Invalid(f"{name} is truncated: its header needs {length} bytes and {size - 8} follow, copy it again")
+    return length
+
+
+def _exactly(stream: BinaryIO, count: int) -> bytes:
+    """Reads `count` bytes, fewer only at the end: a raw or network stream may give them in parts."""
+    parts = []
+    while count and (part := stream.read(count)):
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def _parse(text: bytes, name: str) -> dict[str, Any]:
+    stripped = text.rstrip(b" ")
+    if not (stripped.startswith(b"{") and stripped.endswith(b"}")):
+        raise Invalid(f"{name} has no JSON object as its header, padded by nothing but spaces: save it again")
+    try:
+        document = parse_json(stripped)
+    except ValueError as error:
+        raise Invalid(f"{name} has a header that is not usable JSON ({error}): save it again") from error
+    if not isinstance(document, dict):
+        raise Invalid(f"{name} has a header that is not a JSON object: save it again")
+    return document
+
+
+def _metadata(value: object, name: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise Invalid(f"{name} has a {_METADATA} that is not an object of strings: save it again")
+    return value
+
+
+def _tensors(document: dict[str, Any], data_start: int, name: str) -> dict[str, Tensor]:
+    if len(document) > MAX_TENSORS:
+        raise Invalid(f"{name} names {len(document)} tensors, at most {MAX_TENSORS} are read: it is not an adapter")
+    tensors, problems = {}, []
+    for key, entry in document.items():
+        found = name_problem(key) or _tensor(entry, data_start)
+        if isinstance(found, Tensor):
+            tensors[key] = found
+        else:
+            problems.append(f"tensor {shortened(ascii(key))} {found}")
+    if problems:
+        raise Invalid(f"{name} is not usable: {listed(problems)}: save the adapter again")
+    return dict(sorted(tensors.items(), key=lambda item: item[1].start))
+
+
+def _tensor(entry: object, data_start: int) -> Tensor | str:
+    """The tensor that `entry` describes, or what is wrong with it."""
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        return "is not described by exactly dtype, shape and data_offsets"
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
+        return f"has the unknown dtype {shortened(ascii(dtype))}, expected one of {', '.join(ITEM_SIZES)}"
+    if not _is_naturals(shape) or len(shape) > MAX_DIMENSIONS:
+        return f"has the shape {shortened(ascii(shape))}, expected at most {MAX_DIMENSIONS} whole numbers"
+    if not _is_naturals(offsets) or len(offsets) != 2:
+        return f"has the data_offsets {shortened(ascii(offsets))}, expected its first byte and the one past its last"
+    size = math.prod(shape) * ITEM_SIZES[dtype]
+    if size == 0:
+        return f"is empty: its shape is {shape}"
+    start, end = offsets
+    if end - start != size:
+        return f"has {end - start} bytes, {dtype} of shape {shape} takes {size}"
+    return Tensor(dtype, tuple(shape), data_start + start, data_start + end)
+
+
+def _is_naturals(value: object) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _check_contiguous(tensors: dict[str, Tensor], data_start: int, size: int, name: str) -> None:
+    position, problems = data_start, []
+    for key, tensor in tensors.items():
+        if tensor.start != position:
+            what = "overlaps the one before it" if tensor.start < position else "leaves a hole before it"
+            problems.append(f"tensor {shortened(ascii(key))} {what} (byte {tensor.start}, expected {position})")
+        position = max(position, tensor.end)
+    if problems:
+        raise Invalid(f"{name} is not usable: {listed(problems)}: save the adapter again")
+    if position > size:
+        raise Invalid(f"{name} is truncated: its tensors need {position} bytes and it has {size}, copy it again")
+    if position < size:
+        raise Invalid(f"{name} has {size - position} bytes behind its last tensor, expected none: save it again")

@@ -1,0 +1,1 @@
+"""What travels over HTTP, for the server and the client."""

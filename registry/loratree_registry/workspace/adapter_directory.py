@@ -1,0 +1,155 @@
+"""A folder that PEFT or a transformers Trainer wrote: what of it is an adapter, and what is left beside it."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from loratree_registry.blobs.hashing import hashing
+from loratree_registry.core.digests import FileDigest, content_digest
+from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.records import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from loratree_registry.core.strict_json import parse_json
+from loratree_registry.disk.plain_files import open_plain, read_plain
+from loratree_registry.errors import Invalid, NotFound, listed
+from loratree_registry.peft_format.classify import canonical_config, classify, warnings
+from loratree_registry.peft_format.spec import AdapterSpec
+from loratree_registry.peft_format.tensors import FACTORS
+from loratree_registry.tensor_files.header import Header, read_header
+
+MAX_CONFIG: Final = 4 * 1024 * 1024
+RESAVE: Final = "save it again with model.save_pretrained(…)"
+
+_PICKLED = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth", "pytorch_model.bin")
+_CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterDirectory:
+    """An adapter on this machine, read and checked but for its base.
+
+    `header`, the finite values, `digests` of tensors and `file`'s come from one pass over the weights: what was
+    checked is what was hashed. `not_published` names what else lies in the folder.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    canonical: dict[str, Any]
+    weights: Path
+    file: FileDigest
+    header: Header
+    digests: dict[str, str]
+    not_published: list[str]
+
+    @property
+    def content(self) -> str:
+        """The content digest: the same adapter has it wherever it is published."""
+        return content_digest(self.canonical, [self.file])
+
+    @property
+    def base_name(self) -> str | None:
+        """What the config says it was trained on, None where it says nothing."""
+        name = self.config.get("base_model_name_or_path")
+        return name if isinstance(name, str) and name.strip() else None
+
+    def spec(self, manifest: BaseManifest, *, on_base: bool = True) -> AdapterSpec:
+        """Its modules, checked against a base. Raises Invalid, listing every problem, after the folder's name."""
+        try:
+            return classify(self.config, self.header, manifest, digests=self.digests, on_base=on_base)
+        except Invalid as error:
+            raise Invalid(f"{self.path}: {error}") from error
+
+    def warnings(self, spec: AdapterSpec) -> list[str]:
+        """What a person should look at although it is valid."""
+        return warnings(self.config, spec)
+
+
+def read_adapter_directory(path: Path) -> AdapterDirectory:
+    """Reads the adapter in `path`; its values are checked to be finite, its file is hashed.
+
+    Raises NotFound where there is no such folder, Invalid where it holds no adapter that can be published.
+    """
+    entries = _entries(path)
+    if ADAPTER_CONFIG not in entries:
+        raise Invalid(_no_config(path, entries))
+    config = read_config(path / ADAPTER_CONFIG)
+    if ADAPTER_WEIGHTS not in entries:
+        raise Invalid(_no_weights(path, entries))
+    file, header, digests = _read_weights(path / ADAPTER_WEIGHTS)
+    return AdapterDirectory(
+        path=path,
+        config=config,
+        canonical=_named(path / ADAPTER_CONFIG, config),
+        weights=path / ADAPTER_WEIGHTS,
+        file=file,
+        header=header,
+        digests=digests,
+        not_published=[name for name in entries if name not in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)],
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads an adapter_config.json: an object without duplicate keys, NaN or Infinity. Raises Invalid."""
+    try:
+        config = parse_json(read_plain(path, limit=MAX_CONFIG, remedy=RESAVE))
+    except ValueError as error:
+        raise Invalid(f"{path} is not usable JSON ({error}): {RESAVE}") from error
+    if not isinstance(config, dict):
+        raise Invalid(f"{path} is not a JSON object: {RESAVE}")
+    return config
+
+
+def _entries(path: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in path.iterdir())
+    except FileNotFoundError as error:
+        raise NotFound(f"{path} does not exist: give the folder that save_pretrained or a Trainer wrote") from error
+    except NotADirectoryError as error:
+        raise Invalid(f"{path} is a file: give the folder that holds {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}") from error
+    except OSError as error:
+        raise Invalid(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _no_config(path: Path, entries: list[str]) -> str:
+    if not entries:
+        return f"{path} is empty: give the folder that save_pretrained or a Trainer wrote"
+    checkpoints = [int(match[1]) for entry in entries if (match := _CHECKPOINT.fullmatch(entry))]
+    if checkpoints:
+        last = f"checkpoint-{max(checkpoints)}"
+        return f"{path} holds a Trainer's checkpoints and no adapter of its own: publish {path / last}, the last one"
+    named = [str(path / entry) for entry in entries if (path / entry / ADAPTER_CONFIG).is_file()]
+    if named:
+        return f"{path} holds no adapter of its own but one in each of {listed(named, limit=5)}: publish one of these"
+    if "config.json" in entries:
+        return f"{path} holds a whole model and no adapter ({ADAPTER_CONFIG} is missing): add it with loratree base add"
+    return f"{path} holds no {ADAPTER_CONFIG}: give the folder that save_pretrained or a Trainer wrote"
+
+
+def _no_weights(path: Path, entries: list[str]) -> str:
+    pickled = [name for name in entries if name in _PICKLED]
+    if pickled:
+        return (
+            f"{path} holds pickled weights ({listed(pickled)}), which can run code when they are opened: load the "
+            "adapter where you trust it and save it with model.save_pretrained(…, safe_serialization=True)"
+        )
+    return f"{path} holds no {ADAPTER_WEIGHTS}: {RESAVE}"
+
+
+def _read_weights(path: Path) -> tuple[FileDigest, Header, dict[str, str]]:
+    from loratree_registry.tensor_files.finite import check_finite  # numpy
+
+    with open_plain(path, remedy=RESAVE) as stream, hashing(stream) as hashed:
+        size = os.fstat(stream.fileno()).st_size
+        header = read_header(hashed.stream, size, name=str(path))
+        digests = check_finite(hashed.stream, header, undigested=FACTORS, name=str(path))
+        if hashed.stream.read(1):
+            raise Invalid(f"{path} grew while it was read: wait until it is written and publish again")
+        return FileDigest(path.name, size, hashed.finish()[0]), header, digests
+
+
+def _named(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return canonical_config(config)
+    except Invalid as error:
+        raise Invalid(f"{path.parent}: {error}") from error

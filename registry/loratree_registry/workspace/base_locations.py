@@ -1,0 +1,54 @@
+"""Where this machine keeps the checkpoints of bases: one file a base, HOME/bases/<64 hexadecimal digits>.json."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from loratree_registry.core.digests import DIGEST_PREFIX
+from loratree_registry.core.paths import is_digest
+from loratree_registry.errors import Invalid, Unavailable
+
+BASES: Final = "bases"
+
+
+def remember_base(home: Path, digest: str, directory: Path) -> None:
+    """Notes that the base's checkpoint is in `directory`, written atomically and readable by its owner alone.
+
+    A file a base, so that processes that note different bases need no lock. Raises Unavailable where HOME cannot be
+    written.
+    """
+    file = _file(home, digest)
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=".")  # created 0600
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as temporary:
+                json.dump({"digest": digest, "directory": str(directory.resolve())}, temporary)
+                temporary.flush()
+                os.fsync(temporary.fileno())
+            Path(name).replace(file)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        raise Unavailable(f"{file} cannot be written ({error.strerror}): set LORATREE_HOME elsewhere") from error
+
+
+def base_directory(home: Path, digest: str) -> Path | None:
+    """The folder of the base's checkpoint on this machine; None where none is known or it is gone. Raises Invalid."""
+    file = _file(home, digest)
+    try:
+        entry = json.loads(file.read_text(encoding="utf-8"))
+        directory = Path(entry["directory"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        raise Invalid(f"{file} cannot be read ({error}): delete it and add the base again") from error
+    return directory if directory.is_dir() else None
+
+
+def _file(home: Path, digest: str) -> Path:
+    if not is_digest(digest):  # a server says it, and it becomes a file's name
+        raise Invalid(f"{digest!r} is not a base's digest: expected sha256: and 64 hexadecimal digits")
+    return home / BASES / f"{digest.removeprefix(DIGEST_PREFIX)}.json"

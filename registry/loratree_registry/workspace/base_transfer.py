@@ -1,0 +1,145 @@
+"""A base's weights on their way to the registry and back: `loratree base push` and `base pull`."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from loratree_registry.core.digests import FileDigest, digest_stream
+from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.records import ADAPTER_CONFIG as ADAPTER_CONFIG
+from loratree_registry.core.records import Base
+from loratree_registry.core.registry import Registry
+from loratree_registry.disk.plain_files import open_plain
+from loratree_registry.disk.whole_folder import whole_folder
+from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound, listed
+from loratree_registry.tensor_files.checkpoint import INDEX, RESAVE, WEIGHTS, open_checkpoint
+from loratree_registry.tensor_files.checkpoint_files import SHARD, check_names, is_beside
+from loratree_registry.tensor_files.comparison import differences, holds_base, misfits
+from loratree_registry.workspace.base_locations import remember_base
+from loratree_registry.workspace.fetch import CACHE, fetch, forget, is_filled
+
+Tell = Callable[[str], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pushed:
+    """What became of a folder: the base, how many of its files were sent, and what was left out of it."""
+
+    base: Base
+    files: list[FileDigest]
+    sent: list[str]
+    not_stored: list[str]
+
+
+def push_base(registry: Registry, name: str, directory: Path, *, tell: Tell = lambda _: None) -> Pushed:
+    """Stores the checkpoint in `directory` as the weights of the base `name`, whole or not at all.
+
+    What is there intact is not sent again. `tell` is given a sentence for each file that is sent.
+    Raises Invalid where the folder does not hold the base, Conflict where other files are stored.
+    """
+    _check(directory, registry.base_manifest(name))
+    names, not_stored = _chosen(directory)
+    files = {file_name: _hashed(directory / file_name) for file_name in names}
+    wanted = list(files.values())
+    check_names(wanted)
+    stored = registry.base_files(name) == wanted
+    unsent = registry.damaged_files(name) if stored else registry.missing_files(name, wanted)
+    _send(registry, directory, unsent, tell)
+    try:
+        base = registry.store_base(name, wanted)
+    except Corrupt:  # bytes that were damaged where they lie are replaced by those that are sent
+        unsent = wanted
+        _send(registry, directory, unsent, tell)
+        base = registry.store_base(name, wanted)
+    return Pushed(base=base, files=wanted, sent=[file.name for file in unsent], not_stored=not_stored)
+
+
+def pull_base(registry: Registry, home: Path, name: str, out: Path) -> Base:
+    """Writes the stored weights of the base `name` into `out`, whole or not at all, and notes that they lie there.
+
+    What was fetched before a kill is in the cache and is not fetched again. An `out` that holds the same files is left
+    alone. Raises NotFound where the weights are not stored, Conflict where `out` holds something else, Corrupt.
+    """
+    base, files, manifest = registry.base(name), registry.base_files(name), registry.base_manifest(name)
+    if not files:
+        raise NotFound(
+            f"the weights of the base {name} are not stored: store them with `loratree base push {name} DIR`"
+        )
+    check_names(files)  # a server says them, and they become files here
+    if is_filled(out):
+        _check_same(out, name, files)
+    else:
+        _write(registry, home, name, files, out, manifest)
+    remember_base(home, base.digest, out)
+    return base
+
+
+def _check(directory: Path, manifest: BaseManifest) -> None:
+    """Checks that the folder holds the base before anything of it is sent."""
+    checkpoint = open_checkpoint(directory)
+    if (directory / ADAPTER_CONFIG).exists():
+        raise Invalid(f"{directory} holds an adapter beside the model ({ADAPTER_CONFIG}): give the base's own folder")
+    problems = misfits(checkpoint, manifest) or list(differences(checkpoint, manifest))
+    if problems:
+        raise Invalid(
+            f"{directory} does not hold the base: {listed(problems, limit=5)}; give the folder that was added"
+        )
+
+
+def _chosen(directory: Path) -> tuple[list[str], list[str]]:
+    """The names of the files to store, and of those that are left out."""
+    entries = sorted(path.name for path in directory.iterdir() if path.is_file())
+    shards = {shard.path.name for shard in open_checkpoint(directory).shards}
+    if shards == {WEIGHTS}:
+        entries = [name for name in entries if name != INDEX]
+    chosen = [name for name in entries if name in shards or (not name.endswith(SHARD) and is_beside(name))]
+    return chosen, [name for name in entries if name not in chosen]
+
+
+def _hashed(path: Path) -> FileDigest:
+    with open_plain(path, remedy=RESAVE) as stream:
+        digest, size = digest_stream(stream)
+    return FileDigest(path.name, size, digest)
+
+
+def _send(registry: Registry, directory: Path, files: list[FileDigest], tell: Tell) -> None:
+    for file in files:
+        tell(f"sending {file.name}, {file.size:,} bytes")
+        with open_plain(directory / file.name, remedy=RESAVE) as stream:
+            registry.upload(stream, sha256=file.sha256, size=file.size)
+
+
+def _check_same(out: Path, name: str, files: list[FileDigest]) -> None:
+    held = {path.name for path in out.iterdir()}
+    if held != {file.name for file in files} or any(_hashed(out / file.name) != file for file in files):
+        raise Conflict(f"{out} holds something else than the base {name}: give a new or empty folder")
+
+
+def _write(
+    registry: Registry, home: Path, name: str, files: list[FileDigest], out: Path, manifest: BaseManifest
+) -> None:
+    paths = {file.name: fetch(registry, home, name, file) for file in files}
+    with whole_folder(out) as folder:
+        for file_name, path in paths.items():
+            _place(path, folder / file_name, cached=path.is_relative_to(home / CACHE))
+        if not holds_base(folder, manifest):
+            raise Corrupt(
+                f"the files of the base {name} are not its weights where the registry stores them: push it again"
+            )
+    forget(home, files)  # they lie in `out` now
+
+
+def _place(fetched: Path, path: Path, *, cached: bool) -> None:
+    """Gives a file of the cache a second name, as a base is too large to be there twice; copies the registry's own."""
+    if not (cached and _linked(fetched, path)):
+        shutil.copyfile(fetched, path)
+    path.chmod(path.parent.stat().st_mode & 0o666)  # as the user's other files; the cache is for its owner alone
+
+
+def _linked(fetched: Path, path: Path) -> bool:
+    try:
+        path.hardlink_to(fetched)
+    except OSError:  # another file system
+        return False
+    return True

@@ -1,0 +1,173 @@
+"""Bringing versions to this machine: the cache of files by digest, and `loratree pull`."""
+
+import io
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+from loratree_registry.blobs.local import LocalBlobStore
+from loratree_registry.blobs.verified import holds
+from loratree_registry.core.digests import FileDigest, canonical_json, digest_stream
+from loratree_registry.core.paths import base_of
+from loratree_registry.core.records import ADAPTER_CONFIG, Version
+from loratree_registry.core.registry import Registry
+from loratree_registry.disk.whole_folder import whole_folder
+from loratree_registry.errors import Conflict, Corrupt, Invalid, Unavailable, listed
+from loratree_registry.peft_format.config import full_config
+
+CACHE: Final = "cache"
+
+
+def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
+    """One file of the version or base that `ref` names, on this machine's disk, to be read and never written.
+
+    It is the blob itself where this machine stores it, else HOME/cache/sha256/ab/<hex>. Its bytes are hashed at every
+    use: a damaged copy is fetched again. Raises Corrupt where the registry itself holds other bytes than the digest
+    says, NotFound, and Unavailable where the disk or the registry fails.
+    """
+    stored = registry.local_file(ref, file.name)
+    if stored is not None:
+        with stored.open("rb") as stream:
+            if digest_stream(stream) != (file.sha256, file.size):
+                raise _damaged(ref, file)
+        return stored
+    cache = LocalBlobStore(home / CACHE, setting="LORATREE_HOME")
+    if not holds(cache, file.sha256, file.size):
+        with open_resumed(registry, ref, file.name) as stream:
+            try:
+                cache.put(file.sha256, file.size, stream)
+            except Invalid as error:
+                raise _damaged(ref, file) from error
+    return cache.path(file.sha256)
+
+
+def pull(registry: Registry, home: Path, ref: str, out: Path, *, strict: bool = False) -> Version:
+    """Writes the version that `ref` names into `out` as an ordinary PEFT directory, whole or not at all.
+
+    The config's base_model_name_or_path says what it was trained on: the pinned version as PATH@sha256:…, which publish
+    reads again, or the base by its source or name. An `out` that holds the same adapter already is left alone; one that
+    holds anything else is refused with Conflict. So is, with `strict`, one whose chain holds a withdrawn version.
+    Raises Quarantined, also where this machine holds the files already.
+    """
+    version = registry.version(ref)
+    name = f"{version.path}@{version.number}"
+    _check_record(version)
+    registry.resolve(name, strict=strict)
+    config = full_config(version.config, base_model=_trained_on(registry, version))
+    files = {file.name: fetch(registry, home, name, file) for file in version.files}
+    if is_filled(out):
+        _check_same(out, version, config)
+    else:
+        _write(out, files, config)
+    return version
+
+
+def forget(home: Path, files: list[FileDigest]) -> None:
+    """Takes files out of the cache. Raises Unavailable."""
+    cache = LocalBlobStore(home / CACHE, setting="LORATREE_HOME")
+    for file in files:
+        cache.delete(file.sha256)
+
+
+def _check_record(version: Version) -> None:
+    """Checks that the config and the pin are those that the digests name. Raises Corrupt."""
+    if problems := version.problems():
+        raise Corrupt(f"the registry's record is damaged: {listed(problems)}; restore it from a backup")
+
+
+def _damaged(ref: str, file: FileDigest) -> Corrupt:
+    return Corrupt(
+        f"the blob {file.sha256} ({file.name} of {ref}) is damaged where the registry stores it: send the "
+        "same file again or restore the blob"
+    )
+
+
+def is_filled(out: Path) -> bool:
+    """Tells whether a folder to write into holds something already. Raises Invalid where it is no folder."""
+    try:
+        return any(out.iterdir())
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise Invalid(f"{out} is not a folder to write into ({error.strerror}): give a new or empty one") from error
+
+
+def _check_same(out: Path, version: Version, config: dict[str, Any]) -> None:
+    try:
+        held = json.loads((out / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        same = canonical_json(held) == canonical_json(config)
+        for file in version.files:
+            with (out / file.name).open("rb") as stream:
+                same = same and digest_stream(stream) == (file.sha256, file.size)
+    except (OSError, ValueError, RecursionError):
+        same = False
+    if not same:
+        raise Conflict(f"{out} holds something else than {version.path}@{version.number}: give a new or empty folder")
+
+
+def _write(out: Path, files: dict[str, Path], config: dict[str, Any]) -> None:
+    with whole_folder(out) as folder:
+        for name, source in files.items():
+            shutil.copyfile(source, folder / name)
+        (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _trained_on(registry: Registry, version: Version) -> str:
+    """What base_model_name_or_path says: the pinned version as PATH@sha256:…, or the base by its source or name."""
+    if version.pin.path is not None:
+        return f"{version.pin.path}@{version.pin.digest}"
+    base = registry.base(base_of(version.path))
+    return base.source or base.name
+
+
+_BREAKS: Final = 5  # in one file
+
+_PAUSE_S: Final = 0.2
+
+_CHUNK = 1024 * 1024
+
+
+@contextmanager
+def open_resumed(registry: Registry, ref: str, name: str) -> Iterator[BinaryIO]:
+    """Opens what Registry.open_file does; where it breaks off, it goes on from there, a few times."""
+    with io.BufferedReader(_Resumed(registry, ref, name), _CHUNK) as stream:
+        yield stream
+
+
+class _Resumed(io.RawIOBase):
+    def __init__(self, registry: Registry, ref: str, name: str) -> None:
+        self._open = partial(registry.open_file, ref, name)
+        self._at = self._breaks = 0
+        self._opened = ExitStack()
+        self._stream: BinaryIO | None = self._opened.enter_context(self._open())
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            try:
+                if self._stream is None:
+                    self._stream = self._opened.enter_context(self._open(start=self._at))
+                # One read of what lies beneath: where it fails, nothing was taken.
+                chunk = cast("io.BufferedReader", self._stream).read1(len(buffer))
+            except Unavailable:
+                self._stream = None
+                self._opened.close()
+                self._breaks += 1
+                if self._breaks > _BREAKS:
+                    raise
+                time.sleep(_PAUSE_S * self._breaks)
+            else:
+                buffer[: len(chunk)] = chunk
+                self._at += len(chunk)
+                return len(chunk)
+
+    def close(self) -> None:
+        self._opened.close()
+        super().close()

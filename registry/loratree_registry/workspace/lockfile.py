@@ -1,0 +1,233 @@
+"""Chains, the digests that name versions and compositions, and the lockfile; standard library only."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from loratree_registry.core.chain import Chain, Limit, Mode, Step, form, weight_number
+from loratree_registry.core.digests import FileDigest, digest_json, digest_stream, file_list
+from loratree_registry.core.paths import is_digest, parse_path, parse_ref
+from loratree_registry.core.records import ADAPTER_CONFIG
+from loratree_registry.core.strict_json import parse_json
+from loratree_registry.core.text import shortened
+from loratree_registry.disk.plain_files import open_plain, read_plain
+from loratree_registry.errors import Invalid, NotFound, listed
+
+LOCKFILE_SCHEMA: Final = "loratree/lockfile/1"
+
+LOCKFILE: Final = "loratree.json"
+
+MAX_LOCKFILE: Final = 4 * 1024 * 1024
+
+COMPOSE_AGAIN: Final = "compose it again"
+
+_MODEL_CONFIG: Final = "config.json"
+
+_WEIGHTS: Final = (".safetensors", ".bin", ".index.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What was made of a chain: a merged model or a flattened adapter, within a limit or whole, file by file."""
+
+    mode: Mode
+    dtype: str
+    files: tuple[FileDigest, ...]
+    limit: Limit | None = None
+
+    @property
+    def form(self) -> str:
+        """Its mode and limit for people: `merge`, `flatten`, `flatten to rank 32`."""
+        return form(self.mode, self.limit)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the sorted [name, size, sha256] of the files."""
+        return digest_json(file_list(self.files))
+
+
+@dataclass(frozen=True, slots=True)
+class Lockfile:
+    """loratree.json: a resolved chain, its digests, and what was made of it."""
+
+    ref: str
+    chain: Chain
+    artifact: Artifact
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as it is written; the same chain and artifact give the same bytes."""
+        return {
+            "schema": LOCKFILE_SCHEMA,
+            "ref": self.ref,
+            "base": {"name": self.chain.base, "digest": self.chain.base_digest},
+            "chain": [
+                {
+                    "path": step.path,
+                    "version": step.version,
+                    "digest": step.digest,
+                    "weight": weight_number(step.weight),
+                }
+                for step in self.chain.steps
+            ],
+            "composition": self.chain.digest,
+            "artifact": {
+                "mode": self.artifact.mode,
+                "dtype": self.artifact.dtype,
+                **_limit_fields(self.artifact.limit),
+                "digest": self.artifact.digest,
+                "files": [{"name": f.name, "size": f.size, "sha256": f.sha256} for f in sorted(self.artifact.files)],
+            },
+        }
+
+    def write(self, directory: Path) -> None:
+        """Writes loratree.json into `directory`."""
+        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
+        (directory / LOCKFILE).write_text(text, encoding="utf-8")
+
+
+def read_lockfile(directory: Path) -> Lockfile | None:
+    """Reads `directory`/loratree.json and checks it against itself; None where there is none. Raises Invalid."""
+    path = directory / LOCKFILE
+    if not os.path.lexists(path):
+        return None
+    content = read_plain(path, limit=MAX_LOCKFILE, remedy=COMPOSE_AGAIN)
+    try:
+        document = parse_json(content)
+        lockfile = _from_json(document)
+        stated = document["composition"], document["artifact"]["digest"]
+        edited = stated != (lockfile.chain.digest, lockfile.artifact.digest)
+    except (ValueError, TypeError, KeyError, AttributeError, Invalid) as error:
+        raise Invalid(f"{path} is not a {LOCKFILE_SCHEMA} document ({_reason(error)}): {COMPOSE_AGAIN}") from error
+    if edited:
+        raise Invalid(f"{path} was edited: its chain or files do not give the digests it states, {COMPOSE_AGAIN}")
+    return lockfile
+
+
+def check_artifact(lockfile: Lockfile, directory: Path) -> None:
+    """Checks that `directory` holds the files that the lockfile lists, byte for byte, and nothing that would be read
+    in their place: transformers prefers a model.safetensors to shards, and loads an adapter that lies beside a model.
+
+    What a Trainer adds, checkpoint folders and a README, may lie there. Raises Invalid, NotFound.
+    """
+    _check_complete(lockfile.artifact, directory)
+    foreign = sorted(_loaded(directory) - {file.name for file in lockfile.artifact.files})
+    if foreign:
+        raise Invalid(
+            f"{directory} holds files that are not of its composition and would be loaded with it "
+            f"({listed(foreign, limit=5)}): remove them, or compose into another folder"
+        )
+    for file in lockfile.artifact.files:
+        path = directory / file.name
+        if not os.path.exists(path):  # noqa: PTH110 — Path.exists raises for a name too long
+            raise NotFound(f"{path} is listed in {LOCKFILE} and is not there: {COMPOSE_AGAIN}")
+        with open_plain(path, remedy=COMPOSE_AGAIN) as stream:
+            try:
+                found = digest_stream(stream)
+            except OSError as error:
+                raise Invalid(f"{path} cannot be read: {error.strerror}") from error
+        if found != (file.sha256, file.size):
+            raise Invalid(
+                f"{path} changed since it was composed: expected {file.sha256} of {file.size} bytes, found {found[0]} "
+                f"of {found[1]}, {COMPOSE_AGAIN}"
+            )
+
+
+def _check_complete(artifact: Artifact, directory: Path) -> None:
+    """Checks that the files make a model or an adapter: without, nothing would be compared."""
+    names = {file.name for file in artifact.files}
+    config = _MODEL_CONFIG if artifact.mode == "merge" else ADAPTER_CONFIG
+    if config not in names or not any(name.endswith(".safetensors") for name in names):
+        raise Invalid(
+            f"{directory / LOCKFILE} lists no whole {artifact.mode} composition ({listed(sorted(names), limit=5)}), "
+            f"expected {config} and safetensors files: {COMPOSE_AGAIN}"
+        )
+
+
+def _loaded(directory: Path) -> set[str]:
+    """What transformers or PEFT may load from `directory`, by name."""
+    try:
+        names = {path.name for path in directory.iterdir()}
+    except OSError as error:
+        raise NotFound(f"{directory} cannot be read: {error.strerror}") from error
+    return {name for name in names if name in (_MODEL_CONFIG, ADAPTER_CONFIG) or name.endswith(_WEIGHTS)}
+
+
+def _from_json(document: dict[str, Any]) -> Lockfile:
+    if document["schema"] != LOCKFILE_SCHEMA:
+        raise ValueError(f"its schema is {shortened(ascii(document['schema']))}")
+    base, artifact = document["base"], document["artifact"]
+    if artifact["mode"] not in ("merge", "flatten"):
+        raise ValueError(f"its mode is {shortened(ascii(artifact['mode']))}")
+    steps = tuple(
+        Step(
+            parse_path(step["path"]),
+            _whole(step["version"], least=1),
+            _digest(step["digest"]),
+            _number(step["weight"]),
+        )
+        for step in document["chain"]
+    )
+    files = tuple(
+        FileDigest(_plain_name(file["name"]), _whole(file["size"], least=0), _digest(file["sha256"]))
+        for file in artifact["files"]
+    )
+    return Lockfile(
+        ref=str(parse_ref(document["ref"])),
+        chain=Chain(parse_path(base["name"]), _digest(base["digest"]), steps),
+        artifact=Artifact(artifact["mode"], _text(artifact["dtype"]), files, _limit(artifact)),
+    )
+
+
+def _limit_fields(limit: Limit | None) -> dict[str, int | float]:
+    if limit is None:
+        return {}
+    return {key: value for key, value in (("rank", limit.rank), ("energy", limit.energy)) if value is not None}
+
+
+def _limit(artifact: dict[str, Any]) -> Limit | None:
+    if not {"rank", "energy"} & artifact.keys():
+        return None
+    if artifact["mode"] != "flatten":
+        raise ValueError("it limits what is not flattened")
+    rank, energy = artifact.get("rank"), artifact.get("energy")
+    return Limit(
+        None if rank is None else _whole(rank, least=1),
+        None if energy is None else _number(energy),
+    )
+
+
+def _reason(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
+
+
+def _digest(value: object) -> str:
+    if not is_digest(value):
+        raise ValueError(f"{shortened(ascii(value))} is not a digest")
+    return str(value)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{shortened(ascii(value))} is not a text")
+    return value
+
+
+def _whole(value: object, *, least: int) -> int:
+    if type(value) is not int or not least <= value < 2**53:
+        raise ValueError(f"{shortened(ascii(value))} is not a whole number from {least} and below 2**53")
+    return value
+
+
+def _number(value: object) -> float:
+    if type(value) not in (int, float) or (type(value) is int and abs(value) >= 2**53):
+        raise ValueError(f"{shortened(ascii(value))} is not a number that JSON holds exactly")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _plain_name(value: object) -> str:
+    name = _text(value)
+    if not name or "/" in name or "\\" in name or name in (".", "..") or not name.isprintable():
+        raise ValueError(f"{shortened(ascii(name))} is not a file name")
+    return name

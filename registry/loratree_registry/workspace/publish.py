@@ -1,0 +1,160 @@
+"""Publishing from a folder: read, check, find the pin, send, submit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loratree_registry.core.digests import digest_stream
+from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.paths import Level, base_of, parent_of, parse_path, versionless
+from loratree_registry.core.records import Published, Submission, Version
+from loratree_registry.core.registry import Registry
+from loratree_registry.core.text import check_text, same_quarantined
+from loratree_registry.disk.plain_files import open_plain
+from loratree_registry.errors import Conflict, Invalid, NotFound, NotUploaded, Quarantined
+from loratree_registry.workspace.adapter_directory import RESAVE, AdapterDirectory, read_adapter_directory
+from loratree_registry.workspace.pins import BASE, FoundPin, OpenPin, find_pin
+
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishResult:
+    """What became of a folder: the version, what it was pinned to, what was left out, and the bytes that were sent."""
+
+    published: Published
+    pin: FoundPin
+    not_published: list[str]
+    uploaded_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A folder that was read and found good for its path: what to pin it to, and the version that it is already."""
+
+    adapter: AdapterDirectory
+    pin: FoundPin
+    known: Version | None
+
+
+def publish_directory(
+    registry: Registry,
+    directory: Path,
+    path: str,
+    *,
+    parent: str | None = None,
+    level: Level | None = None,
+    note: str | None = None,
+    home: Path,
+) -> PublishResult:
+    """Publishes the PEFT adapter in `directory` as the next version at `path`, whole or not at all.
+
+    `parent` is --parent: a ref or `base`. Everything is checked before a byte is sent. The same adapter with the same
+    pin, or with a pin that nothing tells, is answered with its version and sends nothing, unless what is stored of it
+    is damaged. Raises LoratreeError.
+    """
+    check_text("note", note, limit=2000)
+    prepared = prepare(registry, directory, path, parent=parent, level=level, home=home)
+    adapter, pin = prepared.adapter, prepared.pin
+    if prepared.known is not None:
+        return PublishResult(
+            published=Published.already(prepared.known),
+            pin=pin,
+            not_published=adapter.not_published,
+            uploaded_bytes=_put_right(registry, adapter, prepared.known),
+        )
+    submission = Submission(
+        config=adapter.config, files=[adapter.file], parent=pin.parent, found=pin.found, level=level, note=note
+    )
+    return PublishResult(
+        published=_sent(registry, adapter, path, submission),
+        pin=pin,
+        not_published=adapter.not_published,
+        uploaded_bytes=adapter.file.size,
+    )
+
+
+def prepare(
+    registry: Registry, directory: Path, path: str, *, parent: str | None, level: Level | None, home: Path
+) -> Prepared:
+    """Checks all that can be checked of a folder before a byte of it is sent. Raises LoratreeError."""
+    manifest = _manifest(registry, path)
+    adapter = read_adapter_directory(directory)
+    adapter.spec(manifest, on_base=False)  # all but what its pin decides
+    known = _known(registry, path, adapter)
+    for version in known:
+        if version.quarantined is not None:
+            raise Quarantined(same_quarantined(f"{path}@{version.number}", version.quarantined.reason))
+    try:
+        pin = find_pin(registry, adapter, path, parent=parent, home=home)
+    except OpenPin:
+        if not known:
+            raise
+        pin = _recorded(known[0])
+    if pin.parent in (None, BASE):
+        adapter.spec(manifest)
+    same = [version for version in known if pin.parent is None or version.pin.digest == pin.digest]
+    if same and level not in (None, same[0].level):
+        raise Conflict(f"{path} is a {same[0].level} and cannot become a {level}: levels never change")
+    return Prepared(adapter=adapter, pin=pin, known=same[0] if same else None)
+
+
+def check_adapter(registry: Registry, directory: Path, path: str) -> None:
+    """Checks a folder as far as that goes before what it is pinned to is there. Raises LoratreeError."""
+    read_adapter_directory(directory).spec(_manifest(registry, path), on_base=False)
+
+
+def _manifest(registry: Registry, path: str) -> BaseManifest:
+    if parent_of(parse_path(path)) is None:
+        raise Invalid(versionless(path))
+    return registry.base_manifest(base_of(path))
+
+
+def _known(registry: Registry, path: str, adapter: AdapterDirectory) -> list[Version]:
+    """The versions at `path` of the same content, newest first."""
+    try:
+        return registry.versions(path, content=adapter.content).items
+    except NotFound:
+        return []
+
+
+def _recorded(version: Version) -> FoundPin:
+    """The pin that an already published version has."""
+    pin = version.pin
+    name = BASE if pin.digest is None else f"{pin.path}@{pin.version}"
+    return FoundPin(name, pin.found, f"already published, pinned to {name}", pin.digest)
+
+
+def _put_right(registry: Registry, adapter: AdapterDirectory, version: Version) -> int:
+    """Sends the bytes of a version again where the stored ones are damaged or gone; returns how many it sent."""
+    if not registry.damaged_files(f"{version.path}@{version.number}"):
+        return 0
+    _upload(registry, adapter)
+    return adapter.file.size
+
+
+def _sent(registry: Registry, adapter: AdapterDirectory, path: str, submission: Submission) -> Published:
+    """Uploads and publishes, again where the bytes were collected before a version referred to them."""
+    for _ in range(_TRIES - 1):
+        try:
+            _upload(registry, adapter)
+            return registry.publish(path, submission)
+        except NotUploaded:
+            continue
+    _upload(registry, adapter)
+    return registry.publish(path, submission)
+
+
+def _upload(registry: Registry, adapter: AdapterDirectory) -> None:
+    """Sends the weights; the registry verifies that they are the bytes that were checked and hashed here."""
+    file = adapter.file
+    with open_plain(adapter.weights, remedy=RESAVE) as stream:
+        try:
+            registry.upload(stream, sha256=file.sha256, size=file.size)
+        except Invalid as error:
+            stream.seek(0)
+            if digest_stream(stream) == (file.sha256, file.size):
+                raise
+            raise Conflict(
+                f"{adapter.weights} changed while it was sent, so nothing was published: wait until it is written and "
+                "publish again"
+            ) from error

@@ -1,0 +1,265 @@
+"""Bulk publish: many adapters that exist already, parents before children, going on after those that are refused."""
+
+import csv
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from loratree_registry.core.paths import LEVELS, Level, ancestors_of, parse_path, parse_ref, versionless
+from loratree_registry.core.registry import Registry
+from loratree_registry.core.strict_json import parse_json
+from loratree_registry.core.text import check_text
+from loratree_registry.disk.plain_files import open_plain
+from loratree_registry.errors import Invalid, LoratreeError, Unavailable, listed
+from loratree_registry.workspace.publish import check_adapter, prepare, publish_directory
+
+FIELDS: Final = ("directory", "path", "parent", "level", "note")
+MAX_LINE: Final = 64 * 1024
+_REMEDY: Final = "give a file of JSON lines, or of comma-separated values that begins with their names"
+
+Status = Literal["published", "already", "ready", "refused"]
+
+Told = Callable[[int, int], object]  # how many rows are done, and of how many
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One adapter to publish: its folder, its path, and what `loratree publish` may be told of it."""
+
+    line: int
+    directory: Path
+    path: str
+    parent: str | None
+    level: Level | None
+    note: str | None
+
+    @property
+    def depth(self) -> int:
+        """How many nodes are above it."""
+        return len(ancestors_of(self.path))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a row: `ref` is PATH@NUMBER of its version, `says` why it was refused."""
+
+    line: int
+    path: str
+    status: Status
+    ref: str | None = None
+    digest: str | None = None
+    says: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What became of a manifest, by line; `left` rows were not come to, because of `stopped`."""
+
+    published: int
+    already: int
+    ready: int
+    refused: int
+    left: int
+    stopped: str | None
+    outcomes: list[Outcome]
+
+
+def publish_rows(
+    registry: Registry,
+    rows: Sequence[Row],
+    *,
+    home: Path,
+    jobs: int = 4,
+    dry_run: bool = False,
+    tell: Told = lambda *_: None,
+) -> Report:
+    """Publishes every row as `publish_directory` does, in `jobs` threads; what is there already is told as such.
+
+    A row whose parent in the manifest was refused is refused too, unless it says itself what it is pinned to. Stops at
+    Ctrl-C, and where the registry is Unavailable; the same call again goes on.
+    """
+    work = _Work(registry, rows, home, dry_run=dry_run)
+    with ThreadPoolExecutor(jobs) as threads:
+        try:
+            for _, level in groupby(sorted(rows, key=lambda row: (row.depth, row.path)), attrgetter("depth")):
+                begun = [threads.submit(work.publish, list(same)) for _, same in groupby(level, attrgetter("path"))]
+                _finish(begun, lambda: tell(len(work.outcomes), len(rows)))
+        except KeyboardInterrupt:
+            work.stop("interrupted")
+    return work.report()
+
+
+def _finish(begun: list[Future[None]], tell: Callable[[], object]) -> None:
+    for done in as_completed(begun):
+        done.result()
+        tell()
+
+
+class _Work:
+    """The rows of a manifest while they are published by several threads."""
+
+    def __init__(self, registry: Registry, rows: Sequence[Row], home: Path, *, dry_run: bool) -> None:
+        self._registry, self._home, self._dry_run = registry, home, dry_run
+        self._total = len(rows)
+        self._paths = {row.path for row in rows}
+        self._refused: dict[str, int] = {}
+        self._stopped: str | None = None
+        self._stopping = threading.Event()
+        self.outcomes: list[Outcome] = []
+
+    def publish(self, same: list[Row]) -> None:
+        """Publishes the rows of one path in the order of the file."""
+        for row in sorted(same, key=attrgetter("line")):
+            if self._stopping.is_set():
+                return
+            try:
+                outcome = self._outcome(row)
+                if outcome.status != "refused":
+                    self._refused.pop(row.path, None)  # a later line of the path makes good an earlier one
+            except Unavailable as error:
+                self.stop(str(error))
+                return
+            except LoratreeError as error:
+                outcome = Outcome(line=row.line, path=row.path, status="refused", says=str(error))
+                self._refused[row.path] = row.line
+            self.outcomes.append(outcome)
+
+    def stop(self, reason: str) -> None:
+        """Has the threads begin no other row."""
+        self._stopped = self._stopped or reason
+        self._stopping.set()
+
+    def report(self) -> Report:
+        """What became of the rows."""
+        counts = {status: sum(outcome.status == status for outcome in self.outcomes) for status in _STATUSES}
+        return Report(
+            published=counts["published"],
+            already=counts["already"],
+            ready=counts["ready"],
+            refused=counts["refused"],
+            left=self._total - len(self.outcomes),
+            stopped=self._stopped,
+            outcomes=sorted(self.outcomes, key=attrgetter("line")),
+        )
+
+    def _outcome(self, row: Row) -> Outcome:
+        above = [path for path in ancestors_of(row.path) if path in self._paths]
+        if row.parent is None and above and above[-1] in self._refused:
+            says = f"{above[-1]}, which it is below, was refused in line {self._refused[above[-1]]}: publish that first"
+            self._refused[row.path] = row.line
+            return Outcome(line=row.line, path=row.path, status="refused", says=says)
+        return self._check(row, above) if self._dry_run else self._publish(row)
+
+    def _publish(self, row: Row) -> Outcome:
+        done = publish_directory(
+            self._registry,
+            row.directory,
+            row.path,
+            parent=row.parent,
+            level=row.level,
+            note=row.note,
+            home=self._home,
+        ).published
+        ref, status = f"{done.version.path}@{done.version.number}", _PUBLISHED[done.created]
+        return Outcome(line=row.line, path=row.path, status=status, ref=ref, digest=done.version.digest)
+
+    def _is_coming(self, parent: str) -> bool:
+        """Whether the manifest publishes at what a row names as its parent."""
+        path = parse_ref(parent).path
+        return path in self._paths and path not in self._refused
+
+    def _check(self, row: Row, above: list[str]) -> Outcome:
+        """Checks a row; as far as that goes where what it is pinned to is to be published before it."""
+        if above if row.parent is None else self._is_coming(row.parent):
+            check_adapter(self._registry, row.directory, row.path)
+            return Outcome(line=row.line, path=row.path, status="ready")
+        known = prepare(
+            self._registry, row.directory, row.path, parent=row.parent, level=row.level, home=self._home
+        ).known
+        if known is None:
+            return Outcome(line=row.line, path=row.path, status="ready")
+        ref = f"{known.path}@{known.number}"
+        return Outcome(line=row.line, path=row.path, status="already", ref=ref, digest=known.digest)
+
+
+_STATUSES: tuple[Status, ...] = ("published", "already", "ready", "refused")
+
+_PUBLISHED: dict[bool, Status] = {True: "published", False: "already"}
+
+
+def read_rows(file: Path) -> list[Row]:
+    """Reads and checks every line; a relative folder is relative to the file. Raises Invalid, naming all bad lines."""
+    rows, problems = [], []
+    lines = _csv(file) if file.suffix.lower() == ".csv" else _json(file)
+    for line, fields in lines:
+        try:
+            if isinstance(fields, str):
+                raise Invalid(fields)
+            rows.append(_row(line, fields, file.parent))
+        except LoratreeError as error:
+            problems.append(f"line {line}: {error}")
+    if problems:
+        raise Invalid(f"{file} has lines that cannot be published, so nothing was: {listed(problems)}")
+    if not rows:
+        raise Invalid(f"{file} names no adapter: {_REMEDY}")
+    return rows
+
+
+def _json(file: Path) -> Iterator[tuple[int, Any]]:
+    """Each line's number, and what it says or what is wrong with it."""
+    with open_plain(file, remedy=_REMEDY) as stream:
+        line = 0
+        while text := stream.readline(MAX_LINE + 1):
+            line += 1
+            if len(text) > MAX_LINE:
+                raise Invalid(f"{file} has in line {line} more than {MAX_LINE} bytes: {_REMEDY}")
+            if text.strip():
+                yield line, _parsed(text)
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        document = parse_json(text)
+    except ValueError as error:
+        return f"not JSON ({error})"
+    return document if isinstance(document, dict) else "expected an object with a directory and a path"
+
+
+def _csv(file: Path) -> Iterator[tuple[int, Any]]:
+    open_plain(file, remedy=_REMEDY).close()
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream, strict=True)
+        try:
+            for fields in reader:
+                given = {name: value for name, value in fields.items() if value not in ("", None)}
+                yield reader.line_num, "it has more columns than the first line" if None in given else given
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise Invalid(f"{file} cannot be read after line {reader.line_num} ({error}): {_REMEDY}") from error
+
+
+def _row(line: int, fields: dict[Any, Any], folder: Path) -> Row:
+    if unknown := [ascii(name) for name in fields if name not in FIELDS]:
+        raise Invalid(f"{listed(unknown, limit=5)} is not known, expected {', '.join(FIELDS)}")
+    if missing := [name for name in FIELDS[:2] if not fields.get(name)]:
+        raise Invalid(f"it has no {' and no '.join(missing)}")
+    if wrong := [name for name, value in fields.items() if not (value is None or isinstance(value, str))]:
+        raise Invalid(f"its {listed(wrong)} is not a text")
+    if "/" not in parse_path(fields["path"]):
+        raise Invalid(versionless(fields["path"]))
+    if fields.get("parent") not in (None, "base"):
+        parse_ref(fields["parent"])
+    if fields.get("level") not in (None, *LEVELS[1:]):
+        raise Invalid(f"level {fields['level'][:80]!r} is not known: expected one of {', '.join(get_args(Level)[1:])}")
+    return Row(
+        line=line,
+        directory=folder / fields["directory"],
+        path=fields["path"],
+        parent=fields.get("parent"),
+        level=fields.get("level"),
+        note=check_text("note", fields.get("note"), limit=2000),
+    )
