@@ -17,6 +17,7 @@ from loratree_registry.core.digests import FileDigest, digest_stream
 from loratree_registry.core.records import ADAPTER_WEIGHTS, Submission
 from loratree_registry.database.engine import open_engine, reading, writing
 from loratree_registry.embedded.registry import open_embedded
+from loratree_registry.embedded.storage import upgrade
 from loratree_registry.settings import Settings
 from loratree_registry.workspace.publish import publish_directory
 

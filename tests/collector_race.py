@@ -177,7 +177,7 @@ def _afterwards(registry: EmbeddedRegistry, storage: Storage) -> Counts:
             counts["versions left"] += 1
             counts["dangling"] += not _intact(registry, version)
             needed |= {file.sha256 for file in version.files}
-    held = {held.digest for held in storage.blobs.held()}
+    held = {held.digest for held in storage.blobs.list_blobs()}
     counts["dangling"] += len(needed - held)
     counts["leaked"] += len(held - needed)
     return counts

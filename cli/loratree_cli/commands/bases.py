@@ -139,7 +139,7 @@ def _push(opened: Registry, name: str, directory: Path) -> "Pushed":
     from loratree_registry.workspace.base_transfer import push_base
 
     with working(f"storing {directory}"):
-        pushed = push_base(opened, name, directory, tell=say)
+        pushed = push_base(opened, name, directory, progress=lambda what, _, size: say(f"{what}, {size:,} bytes"))
     if pushed.not_stored:
         say(f"not stored: {', '.join(pushed.not_stored)}")
     say(f"the weights of {name} are stored: {len(pushed.sent)} of {len(pushed.files)} files were sent")

@@ -1,16 +1,13 @@
 """loratree gc."""
 
-import re
 from datetime import timedelta
 
 import click
 
 from loratree_cli.output import bytes_text, json_option, print_json, say
+from loratree_registry.core.times import parse_duration
+from loratree_registry.errors import Invalid
 from loratree_registry.settings import Settings
-
-_TIME = re.compile(r"(\d{1,6})([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_LONGEST = timedelta(days=36500)  # before the year 1 there are no dates
 
 
 @click.command()
@@ -47,10 +44,7 @@ def gc(grace: str, dry_run: bool, as_json: bool) -> None:
 
 
 def _duration(text: str) -> timedelta:
-    match = _TIME.fullmatch(text)
-    if match is None:
-        raise click.UsageError(f"--grace is {text!r}: expected a number and a unit, such as 0s, 30m, 24h or 7d")
-    grace = timedelta(**{_UNITS[match[2]]: int(match[1])})
-    if grace > _LONGEST:
-        raise click.UsageError(f"--grace is {text!r}: expected at most {_LONGEST.days}d, such as 7d")
-    return grace
+    try:
+        return parse_duration("--grace", text)
+    except Invalid as error:
+        raise click.UsageError(str(error)) from error

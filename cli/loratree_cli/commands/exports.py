@@ -25,8 +25,8 @@ def export_(path: str | None, out: Path, as_json: bool) -> None:
     from loratree_registry.embedded.storage import open_storage
     from loratree_registry.housekeeping.exports.exporting import export
 
-    with open_storage(Settings.from_environment()) as storage, progress() as tell:
-        exported = export(storage, path, out, tell=tell)
+    with open_storage(Settings.from_environment()) as storage, progress() as told:
+        exported = export(storage, path, out, progress=told)
     if as_json:
         print_json(exported)
         return
@@ -53,8 +53,8 @@ def import_(export: Path, as_json: bool) -> None:
     from loratree_registry.embedded.storage import open_storage
     from loratree_registry.housekeeping.exports.importing import import_ as import_export
 
-    with open_storage(Settings.from_environment()) as storage, progress() as tell:
-        imported = import_export(storage, export, tell=tell)
+    with open_storage(Settings.from_environment()) as storage, progress() as told:
+        imported = import_export(storage, export, progress=told)
     if as_json:
         print_json(imported)
         return

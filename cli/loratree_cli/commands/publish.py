@@ -63,10 +63,8 @@ def _publish_many(manifest: Path, jobs: int, dry_run: bool, as_json: bool) -> No
 
     rows = read_rows(manifest)
     home = Settings.from_environment().home
-    with registry() as opened, progress() as tell:
-        report = publish_rows(
-            opened, rows, home=home, jobs=jobs, dry_run=dry_run, tell=lambda done, of: tell("publishing", done, of)
-        )
+    with registry() as opened, progress() as told:
+        report = publish_rows(opened, rows, home=home, jobs=jobs, dry_run=dry_run, progress=told)
     for outcome in report.outcomes:
         if outcome.status == "refused":
             say(f"line {outcome.line}: {outcome.path}: {outcome.says}")

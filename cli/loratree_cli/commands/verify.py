@@ -36,8 +36,8 @@ def verify(ref: str | None, sample: str | None, seed: int, as_json: bool) -> Non
     from loratree_registry.housekeeping.verifying import verify as verify_stored
 
     chosen = None if sample is None else _sample(sample, seed)
-    with open_storage(Settings.from_environment()) as storage, progress() as tell:
-        found = verify_stored(storage, ref, sample=chosen, tell=lambda done, of: tell("reading", done, of))
+    with open_storage(Settings.from_environment()) as storage, progress() as told:
+        found = verify_stored(storage, ref, sample=chosen, progress=told)
     if as_json:
         print_json(found)
     else:

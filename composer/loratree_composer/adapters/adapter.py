@@ -146,7 +146,7 @@ class _Edits(Mapping[str, tuple[Edit, ...]]):
         return sum(1 for _ in self)
 
 
-class Tensors(Protocol):
+class StoredTensors(Protocol):
     """Where an adapter's tensors are read from, by key."""
 
     def get_tensor(self, name: str) -> Tensor:
@@ -164,7 +164,7 @@ def read_adapter(file: Path, spec: AdapterSpec, *, digest: str = "", task_type: 
     return Adapter(parts, digest, task_type, spec.follows())
 
 
-def read_parts(tensors: Tensors, spec: AdapterSpec) -> dict[str, tuple[AdapterPart, ...]]:
+def read_parts(tensors: StoredTensors, spec: AdapterSpec) -> dict[str, tuple[AdapterPart, ...]]:
     """The parts that `spec` names by the base's tensor names, sorted: values and rows before deltas."""
     parts: dict[str, list[AdapterPart]] = defaultdict(list)
     for value in spec.values:
@@ -205,7 +205,7 @@ def _is_additive(part: AdapterPart) -> bool:
     return isinstance(part, Bias) or (isinstance(part, Factors) and part.magnitude is None)
 
 
-def _factors(tensors: Tensors, module: ModuleSpec) -> Factors:
+def _factors(tensors: StoredTensors, module: ModuleSpec) -> Factors:
     a, b = (tensors.get_tensor(key) for key in (module.a, module.b))
     magnitude = None if module.magnitude is None else tensors.get_tensor(module.magnitude).reshape(-1)
     experts, rank, groups = module.experts, module.rank, module.groups

@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,21 +16,10 @@ from loratree_composer.base.stored_tensor import digest_of, type_of
 from loratree_registry.core.manifest import BaseManifest, Parameter, check_manifest
 from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.tensor_files.checkpoint import RESAVE, TensorType, open_checkpoint
+from loratree_registry.tensor_files.comparison import TensorSource
 
 # What transformers and the models' own code raise over a config that makes no sense.
 _UNBUILDABLE = (OSError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, ImportError, RuntimeError)
-
-
-class TensorSource(Protocol):
-    """Where a base's tensors are: what there is, and the digest of one."""
-
-    def types(self) -> Mapping[str, TensorType]:
-        """Every tensor's dtype code and shape."""
-        ...
-
-    def sha256(self, name: str) -> str:
-        """The digest over one tensor's bytes."""
-        ...
 
 
 def read_base(directory: Path) -> BaseManifest:

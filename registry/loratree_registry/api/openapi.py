@@ -49,7 +49,7 @@ NodePath = Annotated[str, Path(description="base/segment/…", examples=[PATH])]
 RefPath = Annotated[str, Path(description="PATH or PATH@SELECTOR: a number, an alias or a digest", examples=[REF])]
 After = Annotated[str | None, Query(description="The `next` of the page before")]
 # The registry checks the limit itself, so that its sentence is the same in process and over HTTP.
-Limit = Annotated[
+PageLimit = Annotated[
     int, Query(description="At most so many items", json_schema_extra={"minimum": 1, "maximum": MAX_PAGE})
 ]
 PAGE_LIMIT = PAGE

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from loratree_registry.blobs.store import Held, ReadBack
+from loratree_registry.blobs.store import ReadBack, StoredBlob
 from loratree_registry.blobs.verified import check_announced, drain, intact, verified
 from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.core.paths import is_digest
@@ -59,12 +59,12 @@ class LocalBlobStore:
         with disk_errors(self.root, self.setting):
             self.path(digest).unlink(missing_ok=True)
 
-    def held(self, *, after: str | None = None) -> Iterator[Held]:
-        """Every blob, one of the 256 folders read at a time. See BlobStore.held."""
+    def list_blobs(self, *, after: str | None = None) -> Iterator[StoredBlob]:
+        """Every blob, one of the 256 folders read at a time. See BlobStore.list_blobs."""
         first = (after or "").removeprefix(DIGEST_PREFIX)
         for folder in self._sorted(self.root / "sha256"):
             if folder.name >= first[:2]:
-                yield from (held for path in self._sorted(folder) if path.name > first if (held := self._held(path)))
+                yield from (held for path in self._sorted(folder) if path.name > first if (held := self._stored(path)))
 
     def sweep(self, *, before: datetime, keep: Collection[str] = (), dry_run: bool = False) -> list[str]:
         """Removes the temporary files that killed writers left; who still writes changes its file's time."""
@@ -89,13 +89,13 @@ class LocalBlobStore:
         with disk_errors(self.root, self.setting):
             return sorted(folder.iterdir()) if folder.is_dir() else []
 
-    def _held(self, path: Path) -> Held | None:
+    def _stored(self, path: Path) -> StoredBlob | None:
         """What is known of a blob; None for another file, and where it went while the folder was read."""
         digest = DIGEST_PREFIX + path.name
         with disk_errors(self.root, self.setting), suppress(FileNotFoundError):
             status = path.stat()
             if is_digest(digest):
-                return Held(digest, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+                return StoredBlob(digest, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
         return None
 
     def _holds(self, digest: str, size: int, read_back: ReadBack | None) -> bool:

@@ -15,7 +15,7 @@ ReadBack = Callable[[BinaryIO], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredBlob:
     """A blob that a store holds: its size in bytes, and when it was written."""
 
     digest: str
@@ -47,7 +47,7 @@ class BlobStore(Protocol):
         """Removes a blob; one that is not there is no error. Raises Unavailable."""
         ...
 
-    def held(self, *, after: str | None = None) -> Iterator[Held]:
+    def list_blobs(self, *, after: str | None = None) -> Iterator[StoredBlob]:
         """Every blob there is, in the order of digests, a page at a time; `after` starts behind one.
 
         Raises Unavailable.

@@ -4,14 +4,12 @@ from sqlalchemy import Connection
 
 from loratree_registry.catalog.nodes import find_node
 from loratree_registry.catalog.versions import no_version
-from loratree_registry.core.paths import parse_alias
+from loratree_registry.core.paths import MAX_NUMBER, parse_alias
 from loratree_registry.core.records import Alias
 from loratree_registry.core.times import rfc3339
 from loratree_registry.database import queries
 from loratree_registry.database.rows import AliasRow, NodeRow
 from loratree_registry.errors import Conflict, Invalid
-
-_MAX_NUMBER = 999_999_999
 
 
 def set_alias(connection: Connection, path: str, name: str, *, version: int, expected: int | None) -> Alias:
@@ -55,8 +53,8 @@ def list_aliases(connection: Connection, path: str) -> list[Alias]:
 def _checked(connection: Connection, path: str, name: str, version: int, expected: int | None) -> NodeRow:
     parse_alias(name)
     for number in (version, expected):
-        if number is not None and not 1 <= number <= _MAX_NUMBER:
-            raise Invalid(f"a version's number is 1 to {_MAX_NUMBER}, got {number}")
+        if number is not None and not 1 <= number <= MAX_NUMBER:
+            raise Invalid(f"a version's number is 1 to {MAX_NUMBER}, got {number}")
     return find_node(connection, path)
 
 

@@ -1,13 +1,12 @@
 """Deleting: a version goes, a tombstone stays."""
 
-from typing import Final
-
 from sqlalchemy import Connection
 
 from loratree_registry.catalog.lineage import dependents
 from loratree_registry.catalog.nodes import find_node
 from loratree_registry.catalog.paging import check_limit, number_after, page
 from loratree_registry.catalog.versions import check_unnamed, lock_version
+from loratree_registry.core.paths import MAX_NUMBER
 from loratree_registry.core.records import Page, Retained, Tombstone
 from loratree_registry.core.text import check_reason
 from loratree_registry.database import queries
@@ -59,8 +58,6 @@ def _check_unpinned(connection: Connection, row: VersionRow) -> None:
     )
 
 
-MAX_KEEP: Final = 999_999_999
-
 _AT_ONCE = 500  # versions that one statement deletes
 
 
@@ -69,8 +66,8 @@ def retain(connection: Connection, path: str, *, keep: int, dry_run: bool) -> Re
 
     Raises NotFound, Invalid.
     """
-    if not 1 <= keep <= MAX_KEEP:
-        raise Invalid(f"retention keeps 1 to {MAX_KEEP} versions of a node, got {keep}")
+    if not 1 <= keep <= MAX_NUMBER:
+        raise Invalid(f"retention keeps 1 to {MAX_NUMBER} versions of a node, got {keep}")
     node = find_node(connection, path)
     queries.nodes.lock_node(connection, node.id)
     found = queries.tombstones.expendable_versions(connection, node.id, keep=keep)

@@ -1,4 +1,9 @@
-"""Events: what happened in a tree, written down in the transaction in which it happened."""
+"""Events: what happened in a tree, recorded in the same transaction as the change itself.
+
+The kinds: base-added and base-stored at a base; node-created; version-published, version-imported, version-withdrawn,
+version-reinstated, version-quarantined, quarantine-lifted and version-deleted at the node of the version; alias-set and
+alias-deleted at the node of the alias. Clients must ignore kinds that they do not know.
+"""
 
 from sqlalchemy import Connection
 

@@ -17,6 +17,7 @@ from loratree_registry.catalog.versions import no_version, version
 from loratree_registry.core.digests import content_digest, version_digest
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.paths import (
+    BASE,
     MAX_NUMBER,
     ancestors_of,
     base_of,
@@ -34,8 +35,6 @@ from loratree_registry.database.rows import NodeRow, SameContent, VersionRow
 from loratree_registry.errors import Conflict, Invalid, listed
 from loratree_registry.peft_format.classify import canonical_config, classify, warnings
 from loratree_registry.peft_format.spec import AdapterSpec
-
-BASE = "base"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from loratree_registry.database import queries
 from loratree_registry.database.rows import NodeRow, VersionRow
 
 Followed = Literal["alias", "pin"]
-Found = tuple[VersionRow, Followed | None]
+ChosenVersion = tuple[VersionRow, Followed | None]
 
 
 def resolve(
@@ -31,7 +31,7 @@ def resolve(
     parsed, alias = parse_ref(ref), _alias(follow)
     nodes = trail(connection, parsed.path)
     pinned = _pinned(connection, nodes, parsed)
-    found: list[Found] = [(row, None) for row in pinned]
+    found: list[ChosenVersion] = [(row, None) for row in pinned]
     if follow is not None and pinned:
         found = _followed(connection, nodes, pinned, alias)
         known = {row.id for row in pinned}
@@ -65,14 +65,16 @@ def _pinned(connection: Connection, nodes: list[NodeRow], ref: Ref) -> list[Vers
     return chain
 
 
-def _followed(connection: Connection, nodes: list[NodeRow], pinned: list[VersionRow], alias: str | None) -> list[Found]:
+def _followed(
+    connection: Connection, nodes: list[NodeRow], pinned: list[VersionRow], alias: str | None
+) -> list[ChosenVersion]:
     """The leaf as it is; above it each node at the alias, else at its pin; one with neither adds nothing."""
     leaf = pinned[-1]
     above = [node.id for node in nodes if len(node.path) < len(leaf.path)]
-    by_alias: dict[int, Found] = {
+    by_alias: dict[int, ChosenVersion] = {
         row.node_id: (row, "alias") for row in queries.versions.versions_at_alias(connection, above, alias)
     }
-    by_pin: dict[int, Found] = {row.node_id: (row, "pin") for row in pinned[:-1]}
+    by_pin: dict[int, ChosenVersion] = {row.node_id: (row, "pin") for row in pinned[:-1]}
     chosen = by_pin | by_alias
     return [*(chosen[node_id] for node_id in above if node_id in chosen), (leaf, None)]
 

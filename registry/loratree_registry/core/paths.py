@@ -11,6 +11,7 @@ Level = Literal["base", "domain", "subdomain", "task", "user"]
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 MAX_DEPTH: Final = 32
 HEAD: Final = "latest"
+BASE: Final = "base"  # in place of a ref: what was trained on the plain base is pinned to it
 MAX_NUMBER: Final = 999_999_999  # of a version: nine digits
 
 _SEGMENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")

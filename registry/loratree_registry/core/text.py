@@ -3,9 +3,13 @@
 import json
 import re
 import unicodedata
+from collections.abc import Callable
 from typing import Final
 
 from loratree_registry.errors import Invalid
+
+# What is told while something long runs: what is being done, how much of it is done, and of how much.
+Progress = Callable[[str, int, int], object]
 
 _REST: Final = re.compile(r"[?#]")
 _TURNS: Final = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")

@@ -1,13 +1,32 @@
-"""The clock of the registry, and how a moment is written."""
+"""The clock of the registry, and how times and durations are written."""
 
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from loratree_registry.errors import Invalid
+
+_DURATION: Final = re.compile(r"(\d{1,6})([smhd])")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_LONGEST: Final = timedelta(days=36500)  # datetime has no year 0, so `now() - duration` would fail
 
 
 def now() -> datetime:
-    """This moment, in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 def rfc3339(moment: datetime) -> str:
-    """A moment as RFC 3339 in UTC, with its microseconds: 2026-01-31T09:30:00.000001Z."""
+    """Return `moment` as RFC 3339 in UTC with microseconds: 2026-01-31T09:30:00.000001Z."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def parse_duration(what: str, text: str) -> timedelta:
+    """Parse a number and a unit, such as 30m; `what` is what the message calls it. Raises Invalid."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise Invalid(f"{what} is {text!r}: expected a number and a unit, such as 0s, 30m, 24h or 7d")
+    duration = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if duration > _LONGEST:
+        raise Invalid(f"{what} is {text!r}: expected at most {_LONGEST.days}d, such as 7d")
+    return duration

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from sqlalchemy import Engine
 
-from loratree_registry.blobs.store import BlobStore, DirectStore, Held, Transfer
+from loratree_registry.blobs.store import BlobStore, DirectStore, StoredBlob, Transfer
 from loratree_registry.core.times import now
 from loratree_registry.database import queries
 from loratree_registry.database.engine import reading, writing
@@ -141,8 +141,8 @@ def _condemned(engine: Engine) -> Iterator[BlobRow]:
         after = page[-1].sha256
 
 
-def _orphans(engine: Engine, blobs: BlobStore, before: datetime) -> Iterator[list[Held]]:
-    old = (held for held in blobs.held() if held.modified < before)
+def _orphans(engine: Engine, blobs: BlobStore, before: datetime) -> Iterator[list[StoredBlob]]:
+    old = (held for held in blobs.list_blobs() if held.modified < before)
     while page := list(islice(old, PAGE)):
         with reading(engine) as connection:
             orphans = queries.collecting.without_row(connection, page)

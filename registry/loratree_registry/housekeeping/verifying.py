@@ -3,7 +3,7 @@
 import random
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import IO, Final
@@ -16,6 +16,7 @@ from loratree_registry.catalog.nodes import find_node
 from loratree_registry.core.digests import DIGEST_PREFIX, digest_stream
 from loratree_registry.core.manifest import BaseManifest, read_manifest
 from loratree_registry.core.paths import parse_ref
+from loratree_registry.core.text import Progress
 from loratree_registry.database import queries
 from loratree_registry.database.engine import reading
 from loratree_registry.database.rows import BlobRow
@@ -82,11 +83,8 @@ class Sample:
         return sorted(random.Random(self.seed).sample(range(total), min(total, wanted)))  # noqa: S311 - no secret
 
 
-Told = Callable[[int, int], object]  # how many blobs were read, and of how many
-
-
 def verify(
-    storage: Storage, ref: str | None = None, *, sample: Sample | None = None, tell: Told = lambda *_: None
+    storage: Storage, ref: str | None = None, *, sample: Sample | None = None, progress: Progress = lambda *_: None
 ) -> Verification:
     """Reads and hashes every stored blob, or those of a subtree, or of a version and what it was trained on.
 
@@ -100,7 +98,7 @@ def verify(
             else:
                 count, versions, problems = _subtree(connection, queue, None if ref is None else parse_ref(ref).path)
         chosen = range(count) if sample is None else sample.of(count)
-        size, damaged = _read_all(storage, (_at(queue, place) for place in chosen), len(chosen), tell)
+        size, damaged = _read_all(storage, (_at(queue, place) for place in chosen), len(chosen), progress)
     return Verification(
         stored=count, read=len(chosen), bytes=size, versions=versions, damaged=damaged, problems=problems
     )
@@ -169,7 +167,7 @@ def _at(queue: IO[bytes], place: int) -> BlobRow:
     return BlobRow(DIGEST_PREFIX + digits.decode(), int(size))
 
 
-def _read_all(storage: Storage, blobs: Iterator[BlobRow], total: int, tell: Told) -> tuple[int, list[Damage]]:
+def _read_all(storage: Storage, blobs: Iterator[BlobRow], total: int, progress: Progress) -> tuple[int, list[Damage]]:
     """Reads the blobs in a few threads, with as many waiting, and returns the bytes and the damage."""
     size, damaged, waiting = 0, [], deque[tuple[BlobRow, Future[str | None]]]()
     with ThreadPoolExecutor(THREADS) as threads:
@@ -180,7 +178,7 @@ def _read_all(storage: Storage, blobs: Iterator[BlobRow], total: int, tell: Told
             size += blob.size
             if (problem := found.result()) and (damage := _damage(storage, blob, problem)):
                 damaged.append(damage)
-            tell(done, total)
+            progress("reading", done, total)
     return size, damaged
 
 

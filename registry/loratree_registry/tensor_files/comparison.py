@@ -11,7 +11,7 @@ from loratree_registry.errors import Invalid, NotFound
 from loratree_registry.tensor_files.checkpoint import TensorType, open_checkpoint
 
 
-class Tensors(Protocol):
+class TensorSource(Protocol):
     """What a checkpoint holds: each tensor's dtype and shape, and the digest of one."""
 
     def types(self) -> Mapping[str, TensorType]:
@@ -54,7 +54,7 @@ def has_names(folder: Path, manifest: BaseManifest) -> bool:
         return False
 
 
-def misfits(checkpoint: Tensors, manifest: BaseManifest) -> list[str]:
+def misfits(checkpoint: TensorSource, manifest: BaseManifest) -> list[str]:
     """Every tensor that is missing from the base, unexpected, or of another dtype or shape, a clause each."""
     expected, found = manifest.by_name(), checkpoint.types()
     stored = {expected[name].tied_to or name for name in found if name in expected}
@@ -67,7 +67,7 @@ def misfits(checkpoint: Tensors, manifest: BaseManifest) -> list[str]:
     return problems
 
 
-def differences(checkpoint: Tensors, manifest: BaseManifest) -> Iterator[str]:
+def differences(checkpoint: TensorSource, manifest: BaseManifest) -> Iterator[str]:
     """Every tensor whose bytes are not the base's, one after the other as they are read, where none misfits."""
     expected = manifest.by_name()
     for name in sorted(checkpoint.types()):

@@ -1,7 +1,6 @@
 """A base's weights on their way to the registry and back: `loratree base push` and `base pull`."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.records import ADAPTER_CONFIG as ADAPTER_CONFIG
 from loratree_registry.core.records import Base
 from loratree_registry.core.registry import Registry
+from loratree_registry.core.text import Progress
 from loratree_registry.disk.plain_files import open_plain
 from loratree_registry.disk.whole_folder import whole_folder
 from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound, listed
@@ -18,8 +18,6 @@ from loratree_registry.tensor_files.checkpoint_files import SHARD, check_names, 
 from loratree_registry.tensor_files.comparison import differences, holds_base, misfits
 from loratree_registry.workspace.base_locations import remember_base
 from loratree_registry.workspace.fetch import CACHE, fetch, forget, is_filled
-
-Tell = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +30,10 @@ class Pushed:
     not_stored: list[str]
 
 
-def push_base(registry: Registry, name: str, directory: Path, *, tell: Tell = lambda _: None) -> Pushed:
+def push_base(registry: Registry, name: str, directory: Path, *, progress: Progress = lambda *_: None) -> Pushed:
     """Stores the checkpoint in `directory` as the weights of the base `name`, whole or not at all.
 
-    What is there intact is not sent again. `tell` is given a sentence for each file that is sent.
+    What is there intact is not sent again. `progress` is told of each file before it is sent.
     Raises Invalid where the folder does not hold the base, Conflict where other files are stored.
     """
     _check(directory, registry.base_manifest(name))
@@ -45,12 +43,12 @@ def push_base(registry: Registry, name: str, directory: Path, *, tell: Tell = la
     check_names(wanted)
     stored = registry.base_files(name) == wanted
     unsent = registry.damaged_files(name) if stored else registry.missing_files(name, wanted)
-    _send(registry, directory, unsent, tell)
+    _send(registry, directory, unsent, progress)
     try:
         base = registry.store_base(name, wanted)
     except Corrupt:  # bytes that were damaged where they lie are replaced by those that are sent
         unsent = wanted
-        _send(registry, directory, unsent, tell)
+        _send(registry, directory, unsent, progress)
         base = registry.store_base(name, wanted)
     return Pushed(base=base, files=wanted, sent=[file.name for file in unsent], not_stored=not_stored)
 
@@ -103,9 +101,9 @@ def _hashed(path: Path) -> FileDigest:
     return FileDigest(path.name, size, digest)
 
 
-def _send(registry: Registry, directory: Path, files: list[FileDigest], tell: Tell) -> None:
+def _send(registry: Registry, directory: Path, files: list[FileDigest], progress: Progress) -> None:
     for file in files:
-        tell(f"sending {file.name}, {file.size:,} bytes")
+        progress(f"sending {file.name}", 0, file.size)
         with open_plain(directory / file.name, remedy=RESAVE) as stream:
             registry.upload(stream, sha256=file.sha256, size=file.size)
 

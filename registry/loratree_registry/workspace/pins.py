@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from loratree_registry.core.chain import Step
-from loratree_registry.core.paths import ancestors_of, base_of, is_ancestor, is_digest, parse_ref
+from loratree_registry.core.paths import BASE, ancestors_of, base_of, is_ancestor, is_digest, parse_ref
 from loratree_registry.core.records import Base, PinSource
 from loratree_registry.core.registry import Registry
 from loratree_registry.errors import Conflict, Invalid, NotFound
@@ -13,8 +12,6 @@ from loratree_registry.tensor_files.comparison import has_names, holds_base
 from loratree_registry.workspace.adapter_directory import AdapterDirectory
 from loratree_registry.workspace.base_locations import base_directory
 from loratree_registry.workspace.lockfile import LOCKFILE, Lockfile, check_artifact, read_lockfile
-
-BASE: Final = "base"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from loratree_registry.core.digests import digest_stream
 from loratree_registry.core.manifest import BaseManifest
-from loratree_registry.core.paths import Level, base_of, parent_of, parse_path, versionless
+from loratree_registry.core.paths import BASE, Level, base_of, parent_of, parse_path, versionless
 from loratree_registry.core.records import Published, Submission, Version
 from loratree_registry.core.registry import Registry
 from loratree_registry.core.text import check_text, same_quarantined
 from loratree_registry.disk.plain_files import open_plain
 from loratree_registry.errors import Conflict, Invalid, NotFound, NotUploaded, Quarantined
 from loratree_registry.workspace.adapter_directory import RESAVE, AdapterDirectory, read_adapter_directory
-from loratree_registry.workspace.pins import BASE, FoundPin, OpenPin, find_pin
+from loratree_registry.workspace.pins import FoundPin, OpenPin, find_pin
 
 _TRIES = 3
 

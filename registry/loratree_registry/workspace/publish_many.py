@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, get_args
 from loratree_registry.core.paths import LEVELS, Level, ancestors_of, parse_path, parse_ref, versionless
 from loratree_registry.core.registry import Registry
 from loratree_registry.core.strict_json import parse_json
-from loratree_registry.core.text import check_text
+from loratree_registry.core.text import Progress, check_text
 from loratree_registry.disk.plain_files import open_plain
 from loratree_registry.errors import Invalid, LoratreeError, Unavailable, listed
 from loratree_registry.workspace.publish import check_adapter, prepare, publish_directory
@@ -23,8 +23,6 @@ MAX_LINE: Final = 64 * 1024
 _REMEDY: Final = "give a file of JSON lines, or of comma-separated values that begins with their names"
 
 Status = Literal["published", "already", "ready", "refused"]
-
-Told = Callable[[int, int], object]  # how many rows are done, and of how many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +74,7 @@ def publish_rows(
     home: Path,
     jobs: int = 4,
     dry_run: bool = False,
-    tell: Told = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> Report:
     """Publishes every row as `publish_directory` does, in `jobs` threads; what is there already is told as such.
 
@@ -88,16 +86,16 @@ def publish_rows(
         try:
             for _, level in groupby(sorted(rows, key=lambda row: (row.depth, row.path)), attrgetter("depth")):
                 begun = [threads.submit(work.publish, list(same)) for _, same in groupby(level, attrgetter("path"))]
-                _finish(begun, lambda: tell(len(work.outcomes), len(rows)))
+                _finish(begun, lambda: progress("publishing", len(work.outcomes), len(rows)))
         except KeyboardInterrupt:
             work.stop("interrupted")
     return work.report()
 
 
-def _finish(begun: list[Future[None]], tell: Callable[[], object]) -> None:
+def _finish(begun: list[Future[None]], progress: Callable[[], object]) -> None:
     for done in as_completed(begun):
         done.result()
-        tell()
+        progress()
 
 
 class _Work:

@@ -111,22 +111,22 @@ def test_what_a_damaged_blob_looks_like_is_no_reason_to_keep_it(held: Held) -> N
 
 def test_blobs_are_listed_in_the_order_of_digests_from_after_any_one(held: Held) -> None:
     digests = sorted(put(held, bytes([number])) for number in range(9))
-    assert [blob.digest for blob in held.store.held()] == digests
+    assert [blob.digest for blob in held.store.list_blobs()] == digests
     for place, digest in enumerate(digests):
-        assert [blob.digest for blob in held.store.held(after=digest)] == digests[place + 1 :]
-    assert [blob.digest for blob in held.store.held(after=ABSENT)] == digests
+        assert [blob.digest for blob in held.store.list_blobs(after=digest)] == digests[place + 1 :]
+    assert [blob.digest for blob in held.store.list_blobs(after=ABSENT)] == digests
 
 
 def test_a_listed_blob_has_its_size_and_the_time_of_its_writing(held: Held) -> None:
     before = datetime.now(UTC) - timedelta(seconds=2)  # servers tell whole seconds
     digest = put(held, CONTENT)
-    [blob] = held.store.held()
+    [blob] = held.store.list_blobs()
     assert (blob.digest, blob.size) == (digest, len(CONTENT))
     assert before <= blob.modified <= datetime.now(UTC) + timedelta(seconds=2)
 
 
 def test_an_empty_store_lists_nothing_and_has_nothing_to_sweep(held: Held) -> None:
-    assert list(held.store.held()) == []
+    assert list(held.store.list_blobs()) == []
     assert held.store.sweep(before=FAR) == []
 
 

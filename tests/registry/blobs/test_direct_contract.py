@@ -81,8 +81,8 @@ def test_blobs_are_listed_page_by_page(s3_held: HeldInS3, monkeypatch: pytest.Mo
     for content in contents:
         s3_held.overwrite(digest_of(content), content)
     digests = sorted(map(digest_of, contents))
-    assert [blob.digest for blob in s3_held.store.held()] == digests
-    assert [blob.digest for blob in s3_held.store.held(after=digests[0])] == digests[1:]
+    assert [blob.digest for blob in s3_held.store.list_blobs()] == digests
+    assert [blob.digest for blob in s3_held.store.list_blobs(after=digests[0])] == digests[1:]
 
 
 @pytest.mark.parametrize("content", [b"", CONTENT])

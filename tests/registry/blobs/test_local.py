@@ -205,4 +205,4 @@ def test_a_sweep_takes_old_temporary_files_and_neither_new_ones_nor_blobs(tmp_pa
 def test_what_is_no_blob_is_not_listed(tmp_path: Path) -> None:
     (tmp_path / "sha256" / "ab").mkdir(parents=True)
     (tmp_path / "sha256" / "ab" / ".DS_Store").write_text("")
-    assert list(LocalBlobStore(tmp_path).held()) == []
+    assert list(LocalBlobStore(tmp_path).list_blobs()) == []

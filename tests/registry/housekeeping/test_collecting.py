@@ -45,7 +45,7 @@ class Kept:
         return list(collect(self.storage, self.settings.home / "uploads", grace=grace, dry_run=dry_run))
 
     def held(self) -> set[str]:
-        return {held.digest for held in self.storage.blobs.held()}
+        return {held.digest for held in self.storage.blobs.list_blobs()}
 
     def rows(self) -> dict[str, str]:
         with reading(self.storage.engine) as connection:
@@ -84,7 +84,7 @@ def test_the_bytes_of_a_deleted_version_go_after_its_grace_unless_another_versio
         kept.registry.delete(f"{MED}@{number}", reason="old")
     assert kept.collect(DAY) == []  # deleting began a grace
     assert kept.collect() == [Collected("blob", alone.file.sha256, alone.file.size)]
-    assert kept.held() == {shared.file.sha256} == set(kept.rows())
+    assert kept.list_blobs() == {shared.file.sha256} == set(kept.rows())
     with kept.registry.open_file(LAW, WEIGHTS) as stream:
         assert stream.read() == shared.weights
     assert publish(kept.registry, MED, alone, "base").version.number == 3
@@ -99,20 +99,20 @@ def test_what_versions_and_bases_refer_to_stays_however_old(kept: Kept, material
         queries.bases.insert_base_files(connection, base.id, [FileDigest("model.safetensors", 19, shard)])
     kept.run("UPDATE blobs SET touched_at = '2020-01-01'")
     assert kept.collect() == []
-    assert kept.held() == {material.rank4.file.sha256, shard}
+    assert kept.list_blobs() == {material.rank4.file.sha256, shard}
 
 
 def test_a_dry_run_tells_what_would_go_and_changes_nothing(kept: Kept) -> None:
     idle = kept.upload(b"never published")
     content = b"without a row"
     kept.storage.blobs.put(sha256(content), len(content), io.BytesIO(content))
-    rows, held = kept.rows(), kept.held()
+    rows, held = kept.rows(), kept.list_blobs()
     would = kept.collect(dry_run=True)
     assert {(one.name, one.size) for one in would} == {(idle, 15), (sha256(content), 13)}
-    assert (kept.rows(), kept.held()) == (rows, held)
+    assert (kept.rows(), kept.list_blobs()) == (rows, held)
     assert kept.collect(DAY, dry_run=True) == kept.collect(DAY) == []
     assert sorted(kept.collect(), key=str) == sorted(would, key=str)
-    assert (kept.rows(), kept.held()) == ({}, set())
+    assert (kept.rows(), kept.list_blobs()) == ({}, set())
 
 
 def test_a_kill_between_the_bytes_and_the_row_is_made_good_by_the_next_run(kept: Kept) -> None:
@@ -134,7 +134,7 @@ def test_a_lease_saves_condemned_bytes_which_are_then_sent_and_read_again(kept: 
     assert kept.upload(b"never published") == digest
     assert kept.rows() == {digest: "stored"}
     assert kept.collect(DAY) == []
-    assert kept.held() == {digest}
+    assert kept.list_blobs() == {digest}
 
 
 def test_bytes_that_were_collected_while_they_were_sent_are_not_recorded_under_anothers_lease(kept: Kept) -> None:
@@ -174,7 +174,7 @@ def test_two_collectors_at_once_remove_all_and_nothing_else(kept: Kept, material
     with ThreadPoolExecutor(2) as threads:
         runs = list(threads.map(lambda _: kept.collect(), range(2)))
     assert {one.name for run in runs for one in run} == digests  # one may list what the other has just removed
-    assert kept.held() == set(kept.rows()) == {material.rank4.file.sha256}
+    assert kept.list_blobs() == set(kept.rows()) == {material.rank4.file.sha256}
 
 
 def test_what_uploads_left_goes_after_an_hour_at_least(kept: Kept) -> None:
@@ -278,7 +278,7 @@ def test_publishing_a_folder_sends_again_what_was_collected_meanwhile(
     if published:
         done = publish_directory(registry, folder, MED, parent="base", home=tmp_path)
         assert (done.published.created, done.published.version.number) == (True, 1)
-        assert kept.held() == {material.rank4.file.sha256}
+        assert kept.list_blobs() == {material.rank4.file.sha256}
     else:
         with pytest.raises(NotUploaded, match=r"these files are not uploaded: .*; upload them, then publish"):
             publish_directory(registry, folder, MED, parent="base", home=tmp_path)

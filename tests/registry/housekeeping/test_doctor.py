@@ -26,11 +26,11 @@ def test_a_sound_registry_has_no_failing_check_and_stays_as_it_is(
     house = build(database, blobs)
     house.registry.add_base("tiny", material.base)
     publish(house.registry, "tiny/law", material.rank2)
-    before = sorted(held.digest for held in house.storage.blobs.held())
+    before = sorted(held.digest for held in house.storage.blobs.list_blobs())
     found = checked(house.settings)
     assert [check for check in found.values() if check.ok is False] == []
     assert found["migrations"].ok is found["leftovers"].ok is found["database is writable"].ok is True
-    assert sorted(held.digest for held in house.storage.blobs.held()) == before
+    assert sorted(held.digest for held in house.storage.blobs.list_blobs()) == before
     assert house.storage.blobs.sweep(before=now() + timedelta(days=1), dry_run=True) == []
     says = found["database"].says
     if database == "sqlite":

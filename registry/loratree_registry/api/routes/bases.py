@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter
 
 from loratree_registry.api import examples
-from loratree_registry.api.openapi import PAGE_LIMIT, After, Catalog, Limit, NodePath, RefPath, answers, body
+from loratree_registry.api.openapi import PAGE_LIMIT, After, Catalog, NodePath, PageLimit, RefPath, answers, body
 from loratree_registry.api.strict_route import Route
 from loratree_registry.core.digests import FileDigest
 from loratree_registry.core.manifest import BaseManifest
@@ -24,7 +24,7 @@ manifests = APIRouter(route_class=ManifestRoute)
 
 
 @router.get("/bases", responses=answers(examples.one_page(examples.BASE, examples.BASE.name)))
-def list_bases(registry: Catalog, after: After = None, limit: Limit = PAGE_LIMIT) -> Page[Base]:
+def list_bases(registry: Catalog, after: After = None, limit: PageLimit = PAGE_LIMIT) -> Page[Base]:
     """The bases, by name."""
     return registry.bases(after=after, limit=limit)
 

@@ -1,4 +1,8 @@
-"""Whether the server works."""
+"""GET /v1/health: is the server up, and which release is it?
+
+Load balancers and `loratree doctor` ask it. It reads one row, so it fails with 503 while the database does not answer;
+the blob store is not asked, since a slow store must not take every server out of rotation.
+"""
 
 from importlib.metadata import version
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter
 
 from loratree_registry.api import examples
-from loratree_registry.api.openapi import PAGE_LIMIT, After, Catalog, Limit, NodePath, answers, body
+from loratree_registry.api.openapi import PAGE_LIMIT, After, Catalog, NodePath, PageLimit, answers, body
 from loratree_registry.api.strict_route import Route
 from loratree_registry.core.records import Count, Event, Node, Page
 from loratree_registry.wire.bodies import NewNode
@@ -26,13 +26,15 @@ def get_node(registry: Catalog, path: NodePath) -> Node:
 
 
 @router.get("/children/{path:text}", responses=answers(examples.one_page(examples.NODE, examples.NODE.path), 404))
-def list_children(registry: Catalog, path: NodePath, after: After = None, limit: Limit = PAGE_LIMIT) -> Page[Node]:
+def list_children(registry: Catalog, path: NodePath, after: After = None, limit: PageLimit = PAGE_LIMIT) -> Page[Node]:
     """The nodes directly below `path`, by path."""
     return registry.children(path, after=after, limit=limit)
 
 
 @router.get("/descendants/{path:text}", responses=answers(examples.one_page(examples.NODE, examples.NODE.path), 404))
-def list_descendants(registry: Catalog, path: NodePath, after: After = None, limit: Limit = PAGE_LIMIT) -> Page[Node]:
+def list_descendants(
+    registry: Catalog, path: NodePath, after: After = None, limit: PageLimit = PAGE_LIMIT
+) -> Page[Node]:
     """Every node below `path`, in byte order of their paths."""
     return registry.descendants(path, after=after, limit=limit)
 
@@ -44,6 +46,6 @@ def count(registry: Catalog, path: NodePath) -> Count:
 
 
 @router.get("/events/{path:text}", responses=answers(examples.one_page(examples.EVENT, "17"), 404))
-def list_events(registry: Catalog, path: NodePath, after: After = None, limit: Limit = PAGE_LIMIT) -> Page[Event]:
+def list_events(registry: Catalog, path: NodePath, after: After = None, limit: PageLimit = PAGE_LIMIT) -> Page[Event]:
     """What happened at `path` and below it, newest first."""
     return registry.events(path, after=after, limit=limit)

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from loratree_registry.api import examples
-from loratree_registry.api.openapi import PAGE_LIMIT, After, Catalog, Limit, NodePath, RefPath, answers, body
+from loratree_registry.api.openapi import PAGE_LIMIT, After, Catalog, NodePath, PageLimit, RefPath, answers, body
 from loratree_registry.api.strict_route import Route
 from loratree_registry.core.records import Page, Retained, Tombstone
 from loratree_registry.wire.bodies import Keep
@@ -26,7 +26,7 @@ def delete_version(registry: Catalog, ref: RefPath, reason: _Why) -> Tombstone:
 
 @router.get("/tombstones/{path:text}", responses=answers(examples.one_page(examples.TOMBSTONE, "1"), 404))
 def list_tombstones(
-    registry: Catalog, path: NodePath, after: After = None, limit: Limit = PAGE_LIMIT
+    registry: Catalog, path: NodePath, after: After = None, limit: PageLimit = PAGE_LIMIT
 ) -> Page[Tombstone]:
     """What is left of the versions that were deleted at `path`, newest first."""
     return registry.tombstones(path, after=after, limit=limit)

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from loratree_registry.api import examples
-from loratree_registry.api.openapi import PAGE_LIMIT, After, Catalog, Limit, NodePath, RefPath, answers, body
+from loratree_registry.api.openapi import PAGE_LIMIT, After, Catalog, NodePath, PageLimit, RefPath, answers, body
 from loratree_registry.api.strict_route import Route
 from loratree_registry.core.records import Lineage, Page, Published, Resolution, Submission, Version
 from loratree_registry.wire.bodies import NewVersion
@@ -52,7 +52,7 @@ def list_versions(
     path: NodePath,
     content: Annotated[str | None, Query(description="Only those with this content digest")] = None,
     after: After = None,
-    limit: Limit = PAGE_LIMIT,
+    limit: PageLimit = PAGE_LIMIT,
 ) -> Page[Version]:
     """The versions at `path`, newest first."""
     return registry.versions(path, content=content, after=after, limit=limit)
@@ -89,7 +89,9 @@ def list_ancestry(registry: Catalog, ref: RefPath) -> list[Version]:
 
 
 @router.get("/dependents/{ref:text}", responses=answers(examples.one_page(examples.VERSION, "41"), 404))
-def list_dependents(registry: Catalog, ref: RefPath, after: After = None, limit: Limit = PAGE_LIMIT) -> Page[Version]:
+def list_dependents(
+    registry: Catalog, ref: RefPath, after: After = None, limit: PageLimit = PAGE_LIMIT
+) -> Page[Version]:
     """The versions that were trained directly on the one that `ref` names."""
     return registry.dependents(ref, after=after, limit=limit)
 

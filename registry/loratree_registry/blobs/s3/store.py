@@ -11,7 +11,7 @@ from loratree_registry.blobs.s3.bucket import BLOBS, Bucket
 from loratree_registry.blobs.s3.client import s3_errors
 from loratree_registry.blobs.s3.leftovers import sweep
 from loratree_registry.blobs.s3.staged import Staged, begin
-from loratree_registry.blobs.store import LINK_S, Held, ReadBack, Target, Transfer
+from loratree_registry.blobs.store import LINK_S, ReadBack, StoredBlob, Target, Transfer
 from loratree_registry.blobs.verified import check_announced, drain, holds, intact, verified
 from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.core.paths import is_digest
@@ -70,12 +70,12 @@ class S3BlobStore:
         """Removes a blob, within the time for which SQLite's writers wait for the collector. See BlobStore.delete."""
         self.bucket.delete(_name(digest), brief=True)
 
-    def held(self, *, after: str | None = None) -> Iterator[Held]:
-        """Every blob, as many at a time as the server lists at once. See BlobStore.held."""
+    def list_blobs(self, *, after: str | None = None) -> Iterator[StoredBlob]:
+        """Every blob, as many at a time as the server lists at once. See BlobStore.list_blobs."""
         for stored in self.bucket.list(BLOBS, after=_name(after) if after else ""):
             digest = DIGEST_PREFIX + stored.name.rpartition("/")[2]
             if is_digest(digest) and stored.name == _name(digest):
-                yield Held(digest, stored.size, stored.modified)
+                yield StoredBlob(digest, stored.size, stored.modified)
 
     def sweep(self, *, before: datetime, keep: Collection[str] = (), dry_run: bool = False) -> list[str]:
         """Removes staged objects and multipart uploads to which nothing was added since. See BlobStore.sweep."""

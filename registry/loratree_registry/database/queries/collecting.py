@@ -5,7 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, select, update
 
-from loratree_registry.blobs.store import Held
+from loratree_registry.blobs.store import StoredBlob
 from loratree_registry.core.times import now
 from loratree_registry.database.queries.shared import insert_for
 from loratree_registry.database.rows import BlobRow
@@ -36,13 +36,13 @@ def condemn(connection: Connection, digests: list[str], *, before: datetime) -> 
     connection.execute(update(blobs).where(blobs.c.sha256.in_(held), _idle(before)).values(state="condemned"))
 
 
-def without_row(connection: Connection, held: list[Held]) -> list[Held]:
+def without_row(connection: Connection, held: list[StoredBlob]) -> list[StoredBlob]:
     """Those stored objects that no row knows."""
     known = set(connection.scalars(select(blobs.c.sha256).where(blobs.c.sha256.in_([one.digest for one in held]))))
     return [one for one in held if one.digest not in known]
 
 
-def condemn_orphans(connection: Connection, orphans: Iterable[Held]) -> None:
+def condemn_orphans(connection: Connection, orphans: Iterable[StoredBlob]) -> None:
     """Gives stored objects that no row knows a condemned one, unless an upload was first to give them its own."""
     rows = [{"sha256": o.digest, "size": o.size, "state": "condemned", "touched_at": now()} for o in orphans]
     if rows:

@@ -14,6 +14,7 @@ from loratree_registry.catalog.files import open_stored
 from loratree_registry.catalog.nodes import find_node
 from loratree_registry.core.digests import FileDigest
 from loratree_registry.core.paths import parse_ref
+from loratree_registry.core.text import Progress
 from loratree_registry.core.times import now
 from loratree_registry.database import queries
 from loratree_registry.database.engine import reading
@@ -39,8 +40,6 @@ from loratree_registry.housekeeping.exports.line_rows import (
 from loratree_registry.housekeeping.exports.reading import lines_name
 from loratree_registry.housekeeping.exports.writing import Destination, open_destination
 
-Told = Callable[[str, int, int], object]  # what is being done, how much of it is done, and of how much
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
@@ -51,7 +50,7 @@ class Exported:
     bytes: int
 
 
-def export(storage: Storage, path: str | None, out: Path, *, tell: Told = lambda *_: None) -> Exported:
+def export(storage: Storage, path: str | None, out: Path, *, progress: Progress = lambda *_: None) -> Exported:
     """Writes a subtree, or everything, to the new folder or .tar file `out`: whole or not at all.
 
     The rows are of one moment; the bytes are hashed on their way. Raises NotFound, Invalid, Conflict, Unavailable, and
@@ -70,8 +69,8 @@ def export(storage: Storage, path: str | None, out: Path, *, tell: Told = lambda
             for name in FILES:
                 file, counts[name] = _write_lines(destination, name, _LINES[name](connection, path))
                 files.append(file)
-                tell(name, counts[name], counts[name])
-        size = _copy_blobs(storage, destination, counts["blobs"], tell)
+                progress(name, counts[name], counts[name])
+        size = _copy_blobs(storage, destination, counts["blobs"], progress)
         header = ExportHeader(
             schema=SCHEMA, loratree=release("loratree"), path=path, created_at=now(), files=files, counts=counts
         )
@@ -108,7 +107,7 @@ _LINES: Final[dict[str, Callable[[Connection, str | None], Iterable[Any]]]] = {
 }
 
 
-def _copy_blobs(storage: Storage, destination: Destination, count: int, tell: Told) -> int:
+def _copy_blobs(storage: Storage, destination: Destination, count: int, progress: Progress) -> int:
     """Copies the bytes that the file of blobs lists, and returns how many they are."""
     size = 0
     with (destination.folder / lines_name("blobs")).open("rb") as stream:
@@ -121,5 +120,5 @@ def _copy_blobs(storage: Storage, destination: Destination, count: int, tell: To
                         f"the blob store holds other bytes as {blob.sha256}: `loratree verify` names what it touches"
                     ) from error
             size += blob.size
-            tell("blobs", number, count)
+            progress("blobs", number, count)
     return size

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, TypeAdapter, Validati
 
 from loratree_registry.core.digests import FileDigest, digest_problems
 from loratree_registry.core.manifest import BaseManifest
-from loratree_registry.core.paths import Level, is_ancestor, is_digest, parse_alias, parse_path
+from loratree_registry.core.paths import MAX_NUMBER, Level, is_ancestor, is_digest, parse_alias, parse_path
 from loratree_registry.core.records import ADAPTER_WEIGHTS, AdapterSummary, PinSource
 from loratree_registry.core.strict_json import parse_json
 from loratree_registry.core.text import check_text
@@ -42,7 +42,7 @@ def _note(text: str) -> str:
 
 Path = Annotated[str, AfterValidator(parse_path)]
 Digest = Annotated[str, AfterValidator(_digest)]
-Number = Annotated[int, Field(ge=1, le=999_999_999)]
+Number = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 Size = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Text = Annotated[str, AfterValidator(_note)]
 _STRICT: Final = {"extra": "forbid"}
@@ -93,7 +93,7 @@ class NodeLine:
 
     path: Path
     level: Level
-    last_number: Annotated[int, Field(ge=0, le=999_999_999)]
+    last_number: Annotated[int, Field(ge=0, le=MAX_NUMBER)]
     created_at: AwareDatetime
     __pydantic_config__ = _STRICT
 

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from loratree_registry.catalog.bases import base_values, check_base
 from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.core.paths import Level, base_of, check_level, is_ancestor, parent_of
+from loratree_registry.core.text import Progress
 from loratree_registry.database import queries
 from loratree_registry.database.queries.importing import KeptNode, KeptVersion
 from loratree_registry.errors import Invalid, Unavailable, listed
@@ -46,7 +47,7 @@ class RowImporter:
         self._sizes: dict[bytes, int] = {}  # of the bytes that the export lists, on trial
         self.found = ImportReport()
 
-    def add(self, tell: Callable[[str, int, int], object]) -> None:
+    def add(self, progress: Progress) -> None:
         """Adds every line. Raises Invalid where the export is wrong, Conflict with all that contradicts it here."""
         steps: dict[str, Callable[[list[Any]], None]] = {
             "bases": self._add_bases,
@@ -63,7 +64,7 @@ class RowImporter:
             for lines in chunks(self._export.lines(name), 1 if name == "bases" else CHUNK):
                 step(lines)
                 done += len(lines)
-                tell(name, done, self._export.header.counts.get(name, done))
+                progress(name, done, self._export.header.counts.get(name, done))
         self.found.refuse()
         if self._trial:
             self._check_last_numbers()

@@ -4,7 +4,6 @@ The order is that of publishing. First everything but the bytes is tried, in a t
 bytes are leased, put, read back and recorded; then the rows are added in one transaction. Run again, it goes on.
 """
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from loratree_registry.catalog.base_weights import check_weights
 from loratree_registry.catalog.files import record_stored
 from loratree_registry.core.digests import FileDigest
+from loratree_registry.core.text import Progress
 from loratree_registry.database import queries
 from loratree_registry.database.engine import reading, trying, writing
 from loratree_registry.embedded.storage import Storage
@@ -22,7 +22,6 @@ from loratree_registry.housekeeping.exports.import_rows import RowImporter
 from loratree_registry.housekeeping.exports.reading import Export, Open, open_export
 from loratree_registry.tensor_files.checkpoint_files import check_names
 
-Told = Callable[[str, int, int], object]  # what is being done, how much of it is done, and of how much
 _AT_ONCE = 32  # blobs that are leased and recorded together
 _THREADS = 4
 
@@ -38,7 +37,7 @@ class Imported:
     differences: list[str]
 
 
-def import_(storage: Storage, where: Path, *, tell: Told = lambda *_: None) -> Imported:
+def import_(storage: Storage, where: Path, *, progress: Progress = lambda *_: None) -> Imported:
     """Adds the export in the folder or .tar file `where`. Nothing of it is visible before all of it is verified.
 
     A version that is there with the same digest is kept as it is. Raises NotFound, Invalid where the export is not
@@ -47,14 +46,16 @@ def import_(storage: Storage, where: Path, *, tell: Told = lambda *_: None) -> I
     with open_export(where) as export:
         with trying(storage.engine) as connection:
             trial = RowImporter(connection, export, trial=True)
-            trial.add(lambda name, done, of: tell(f"checking {name}", done, of))
+            trial.add(lambda name, done, of: progress(f"checking {name}", done, of))
         size = (
-            _store_blobs(storage, export, tell) if trial.found.added["versions"] or trial.found.added["weights"] else 0
+            _store_blobs(storage, export, progress)
+            if trial.found.added["versions"] or trial.found.added["weights"]
+            else 0
         )
         _check_weights(storage, export)
         with writing(storage.engine) as connection:
             adding = RowImporter(connection, export, trial=False)
-            adding.add(tell)
+            adding.add(progress)
     return Imported(
         path=export.header.path,
         added=dict(adding.found.added),
@@ -81,7 +82,7 @@ def _check_weights(storage: Storage, export: Export) -> None:
                 raise Invalid(f"the export's weights of the base {line.name} are not that: {error}") from error
 
 
-def _store_blobs(storage: Storage, export: Export, tell: Told) -> int:
+def _store_blobs(storage: Storage, export: Export, progress: Progress) -> int:
     """Puts the bytes that are not stored yet, and returns how many they are."""
     size = done = 0
     with ThreadPoolExecutor(_THREADS) as threads:
@@ -94,7 +95,7 @@ def _store_blobs(storage: Storage, export: Export, tell: Told) -> int:
                     record_stored(connection, taken.blob.sha256, taken.blob.size, taken.lease)
             size += sum(taken.blob.size for taken in leased)
             done += len(some)
-            tell("blobs", done, export.header.counts.get("blobs", done))
+            progress("blobs", done, export.header.counts.get("blobs", done))
     return size
 
 

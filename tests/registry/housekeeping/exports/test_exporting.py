@@ -143,13 +143,13 @@ def test_what_contradicts_the_registry_is_listed_and_nothing_is_imported(
     target.registry.add_base("tiny", material.base)
     publish(target.registry, "tiny/law", material.rank4)
     publish(target.registry, "tiny/lawn", material.rank4, level="task")
-    before, stored = everything(target.registry), sorted(held.digest for held in target.storage.blobs.held())
+    before, stored = everything(target.registry), sorted(held.digest for held in target.storage.blobs.list_blobs())
     with pytest.raises(Conflict) as refused:
         import_(target.storage, tmp_path / "all")
     assert "tiny/law@1 is sha256:" in str(refused.value)
     assert "tiny/lawn is a task here, and a domain in the export" in str(refused.value)
     assert everything(target.registry) == before
-    assert sorted(held.digest for held in target.storage.blobs.held()) == stored
+    assert sorted(held.digest for held in target.storage.blobs.list_blobs()) == stored
 
 
 def test_marks_and_aliases_that_were_changed_here_stay_and_are_told(
@@ -197,9 +197,9 @@ def test_an_interrupted_import_goes_on_and_shows_nothing_before(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        import_(target.storage, tmp_path / "all", tell=interrupt)
+        import_(target.storage, tmp_path / "all", progress=interrupt)
     assert target.registry.bases().items == []
-    assert len(list(target.storage.blobs.held())) > 0
+    assert len(list(target.storage.blobs.list_blobs())) > 0
     assert import_(target.storage, tmp_path / "all").bytes == 0  # all the bytes were stored the first time
     assert everything(target.registry) == everything(source.registry)
 
@@ -458,7 +458,7 @@ def test_trying_an_import_keeps_nobody_from_publishing_the_same_bytes(
         if step == "checking versions" and not published:
             published.append(publish(target.registry, "tiny/elsewhere", material.rank8))
 
-    import_(target.storage, tmp_path / "all", tell=publish_meanwhile)
+    import_(target.storage, tmp_path / "all", progress=publish_meanwhile)
     assert published[0].created
     assert verify(target.storage).sound
 
@@ -484,7 +484,7 @@ def test_nobody_marks_a_version_between_an_imports_look_and_its_writing(
             marking[0].join(1)
             early.append(not marking[0].is_alive())
 
-    import_(target.storage, tmp_path / "all", tell=mark_meanwhile)
+    import_(target.storage, tmp_path / "all", progress=mark_meanwhile)
     marking[0].join()
     assert early == [False]  # it waited for the import
     assert verify(target.storage).sound
