@@ -1,7 +1,9 @@
 """Composer: a live model, and any path of the tree on it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from weakref import finalize
 
 from torch import nn
 
@@ -15,6 +17,7 @@ from loratree_composer.live.merged_weights import MergedWeights
 from loratree_composer.live.pristine import PristinePlace
 from loratree_composer.live.recent_programs import Programs, RecentPrograms
 from loratree_composer.live.stack import Stack
+from loratree_registry.connect import connect
 from loratree_registry.core.paths import base_of, parse_ref
 from loratree_registry.core.records import Base, Resolution
 from loratree_registry.core.registry import Registry
@@ -51,7 +54,7 @@ class Composer:
     def __init__(
         self,
         model: nn.Module,
-        registry: Registry,
+        registry: Registry | None = None,
         *,
         base: str | None = None,
         verify: bool = True,
@@ -63,6 +66,9 @@ class Composer:
         check_unclaimed(model, self._mark)
         self._model = model = bare_model(model)
         home = home or Settings.from_environment().home
+        if registry is None:
+            registry = connect()
+            finalize(self, registry.close)
         self._registry = registry
         self._base, manifest = identify(model, registry, name=base, verify=verify, home=home)
         self._adapters = AdapterReader(registry, manifest, home)
@@ -119,6 +125,19 @@ class Composer:
             self.restore()
             raise
         return self._carries(resolution)
+
+    @contextmanager
+    def active(
+        self, ref: str, *, merged: str | None = None, follow: str | None = None, weights: Weights | None = None
+    ) -> Iterator[Resolution]:
+        """Stack the chain of `ref` for the length of a `with` block, as `use` does; `restore` runs at its end.
+
+        The bare base is back after the block, also if `merge` or another `use` was called inside it.
+        """
+        try:
+            yield self.use(ref, merged=merged, follow=follow, weights=weights)
+        finally:
+            self.restore()
 
     def merge(self, ref: str, *, follow: str | None = None, weights: Weights | None = None) -> Resolution:
         """Merges the chain of `ref`: W' = W + Σ wᵢsᵢBᵢAᵢ, from the pristine weights. After a failure the base is back.

@@ -1,14 +1,17 @@
-"""The one place that chooses between a registry in this process and one over HTTP."""
+"""The choice between a registry in this process and a registry over HTTP; no other module makes it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from loratree_registry.core.registry import Registry
 from loratree_registry.settings import Settings
 
 
 def connect(url: str | None = None) -> Registry:
-    """The registry at `url`, else at LORATREE_URL, else the embedded one under LORATREE_HOME.
+    """Return the registry at `url`, or else at LORATREE_URL, or else the embedded one under LORATREE_HOME.
 
-    Raises Invalid where a setting is wrong, Unavailable where the embedded registry cannot be opened; a server is first
-    asked by the first call. What each needs is imported only here, so that listing loads no HTTP client.
+    Raises Invalid if a setting is wrong, Unavailable if the embedded registry cannot be opened. A server is contacted
+    only by the first call. The imports stand in this function, so that an embedded listing loads no HTTP client.
     """
     settings = Settings.from_environment()
     if address := url or settings.url:
@@ -18,3 +21,16 @@ def connect(url: str | None = None) -> Registry:
     from loratree_registry.embedded.registry import open_embedded
 
     return open_embedded(settings)
+
+
+@contextmanager
+def connected(registry: Registry | None = None) -> Iterator[Registry]:
+    """Yield `registry`, or one that `connect` opens and that is closed at the end of the block."""
+    if registry is not None:
+        yield registry
+        return
+    opened = connect()
+    try:
+        yield opened
+    finally:
+        opened.close()

@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from loratree_registry.blobs.store import ReadBack, StoredBlob
+from typing_extensions import override
+
+from loratree_registry.blobs.store import BlobStore, ReadBack, StoredBlob
 from loratree_registry.blobs.verified import check_announced, drain, intact, verified
 from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.core.paths import is_digest
@@ -18,13 +20,14 @@ from loratree_registry.errors import NotFound, Unavailable
 SETTING = "LORATREE_BLOBS"
 
 
-class LocalBlobStore:
+class LocalBlobStore(BlobStore):
     """A blob store in the folder `root`, private to its owner (files 0600, folders 0700); made when first written."""
 
     def __init__(self, root: Path, *, setting: str = SETTING) -> None:
         """`setting` is what a message names as the way to move `root` elsewhere."""
         self.root, self.setting = root, setting
 
+    @override
     def put(self, digest: str, size: int, stream: BinaryIO, *, read_back: ReadBack | None = None) -> None:
         """Stores `stream`: temporary file, fsync, read back, rename, fsync of the folder. See BlobStore.put."""
         check_announced(digest, size)
@@ -34,6 +37,7 @@ class LocalBlobStore:
             else:
                 self._store(digest, size, stream, read_back)
 
+    @override
     @contextmanager
     def open(self, digest: str) -> Iterator[BinaryIO]:
         """Opens a blob for reading, as stored. Raises NotFound, Unavailable."""
@@ -46,6 +50,7 @@ class LocalBlobStore:
         with stream:
             yield stream
 
+    @override
     def size(self, digest: str) -> int | None:
         """The stored size in bytes, None where there is no such blob. Raises Unavailable."""
         with disk_errors(self.root, self.setting):
@@ -54,11 +59,13 @@ class LocalBlobStore:
             except FileNotFoundError:
                 return None
 
+    @override
     def delete(self, digest: str) -> None:
         """Removes a blob; one that is not there is no error. Raises Unavailable."""
         with disk_errors(self.root, self.setting):
             self.path(digest).unlink(missing_ok=True)
 
+    @override
     def list_blobs(self, *, after: str | None = None) -> Iterator[StoredBlob]:
         """Every blob, one of the 256 folders read at a time. See BlobStore.list_blobs."""
         first = (after or "").removeprefix(DIGEST_PREFIX)
@@ -66,6 +73,7 @@ class LocalBlobStore:
             if folder.name >= first[:2]:
                 yield from (held for path in self._sorted(folder) if path.name > first if (held := self._stored(path)))
 
+    @override
     def sweep(self, *, before: datetime, keep: Collection[str] = (), dry_run: bool = False) -> list[str]:
         """Removes the temporary files that killed writers left; who still writes changes its file's time."""
         with disk_errors(self.root, self.setting):
@@ -76,6 +84,7 @@ class LocalBlobStore:
                     path.unlink(missing_ok=True)
         return [f"tmp/{path.name}" for path in left]
 
+    @override
     def close(self) -> None:
         """Holds nothing open."""
 

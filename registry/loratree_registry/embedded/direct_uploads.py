@@ -7,13 +7,14 @@ from typing import IO
 from uuid import uuid4
 
 from sqlalchemy import Engine
+from typing_extensions import override
 
 from loratree_registry.blobs.store import PART, DirectStore, ReadBack, Transfer
 from loratree_registry.blobs.verified import check_announced
 from loratree_registry.catalog import files
 from loratree_registry.core.digests import FileDigest
 from loratree_registry.core.times import now
-from loratree_registry.core.uploads import LIFETIME_S, Part, Upload, unknown_upload
+from loratree_registry.core.uploads import LIFETIME_S, ClientUploads, Part, Upload, unknown_upload
 from loratree_registry.database import queries
 from loratree_registry.database.engine import reading, writing
 from loratree_registry.errors import Invalid, NotFound
@@ -22,14 +23,14 @@ from loratree_registry.errors import Invalid, NotFound
 Looking = Callable[[str, int], AbstractContextManager[ReadBack]]
 
 
-class DirectUploads:
+class DirectUploads(ClientUploads):
     """Uploads to a store by presigned URLs, known to every worker by the database, and downloads from it."""
 
     def __init__(self, engine: Engine, store: DirectStore, looking: Looking) -> None:
         self._engine, self._store, self._looking = engine, store, looking
 
+    @override
     def begin(self, sha256: str, size: int) -> Upload:
-        """See Uploads.begin."""
         check_announced(sha256, size)
         if size > PART and (known := self._resumed(sha256, size)):
             return known
@@ -38,21 +39,21 @@ class DirectUploads:
             queries.uploads.insert_upload(connection, transfer)
         return self._told(transfer, set())
 
-    def find(self, id: str) -> Upload:  # noqa: A002 - the field's name
-        """See Uploads.find."""
+    @override
+    def find(self, id: str) -> Upload:
         transfer = self._transfer(id)
         return self._told(transfer, self._store.arrived(transfer))
 
-    def part(self, id: str, number: int) -> Part:  # noqa: A002 - the field's name
-        """See Uploads.part."""
+    @override
+    def part(self, id: str, number: int) -> Part:
         return self._part(self._touched(id), number)
 
-    def put(self, id: str, part: Part, content: IO[bytes]) -> None:  # noqa: A002 - the field's name
-        """See ClientUploads.put."""
+    @override
+    def put(self, id: str, part: Part, content: IO[bytes]) -> None:
         self._store.put_part(self._transfer(id), part.number, content)
 
+    @override
     def complete(self, upload: Upload) -> None:
-        """See Uploads.complete."""
         transfer = self._touched(upload.id)
         with writing(self._engine) as connection:
             lease = queries.blobs.lease_blob(connection, transfer.digest, transfer.size)
@@ -67,8 +68,8 @@ class DirectUploads:
             files.record_stored(connection, transfer.digest, transfer.size, lease)
             queries.uploads.delete_upload(connection, upload.id)
 
-    def give_up(self, id: str) -> None:  # noqa: A002 - the field's name
-        """See Uploads.give_up."""
+    @override
+    def give_up(self, id: str) -> None:
         self._store.give_up(self._transfer(id))
         self._forget(id)
 

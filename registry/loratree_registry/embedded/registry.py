@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from sqlalchemy import Engine
+from typing_extensions import override
 
 from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.blobs.sending import send
@@ -44,7 +45,7 @@ from loratree_registry.core.records import (
     Tombstone,
     Version,
 )
-from loratree_registry.core.registry import PAGE
+from loratree_registry.core.registry import PAGE, Registry
 from loratree_registry.database import queries
 from loratree_registry.database.engine import reading, writing
 from loratree_registry.embedded.direct_uploads import DirectUploads
@@ -61,7 +62,7 @@ def open_embedded(settings: Settings) -> "EmbeddedRegistry":
     return EmbeddedRegistry(storage.engine, storage.blobs, direct=settings.direct)
 
 
-class EmbeddedRegistry:
+class EmbeddedRegistry(Registry):
     """A Registry over a SQLAlchemy engine, whose schema is at HEAD, and a blob store; for many threads at once."""
 
     def __init__(self, engine: Engine, blobs: BlobStore, *, direct: bool = True) -> None:
@@ -75,37 +76,37 @@ class EmbeddedRegistry:
             else None
         )
 
+    @override
     def add_base(self, name: str, manifest: BaseManifest, *, source: str | None = None) -> Base:
-        """See Registry.add_base."""
         with writing(self._engine) as connection:
             return bases.add_base(connection, name, manifest, source=source)
 
+    @override
     def bases(self, *, after: str | None = None, limit: int = PAGE) -> Page[Base]:
-        """See Registry.bases."""
         with reading(self._engine) as connection:
             return bases.list_bases(connection, after=after, limit=limit)
 
+    @override
     def base(self, name: str) -> Base:
-        """See Registry.base."""
         with reading(self._engine) as connection:
             return bases.find_base(connection, name).record()
 
+    @override
     def base_manifest(self, name: str) -> BaseManifest:
-        """See Registry.base_manifest."""
         return self._manifest(name)
 
     def _read_manifest(self, name: str) -> BaseManifest:
         with reading(self._engine) as connection:
             return bases.base_manifest(connection, name)
 
+    @override
     def missing_files(self, name: str, files: list[FileDigest]) -> list[FileDigest]:
-        """See Registry.missing_files."""
         with writing(self._engine) as connection:
             unsent = base_weights.missing(connection, name, files)
         return [file for file in files if file in unsent or self._blobs.size(file.sha256) != file.size]
 
+    @override
     def store_base(self, name: str, files: list[FileDigest]) -> Base:
-        """See Registry.store_base."""
         with reading(self._engine) as connection:
             manifest = bases.base_manifest(connection, name)
             new = base_weights.check_storable(connection, name, files)
@@ -114,55 +115,56 @@ class EmbeddedRegistry:
         with writing(self._engine) as connection:
             return base_weights.record(connection, name, files)
 
+    @override
     def base_files(self, name: str) -> list[FileDigest]:
-        """See Registry.base_files."""
         with reading(self._engine) as connection:
             return base_weights.list_files(connection, name)
 
+    @override
     def damaged_files(self, ref: str) -> list[FileDigest]:
-        """See Registry.damaged_files."""
         with reading(self._engine) as connection:
             stored = base_weights.list_files if _is_base(ref) else files.list_files
             found = stored(connection, ref)
         return [file for file in found if not holds(self._blobs, file.sha256, file.size)]
 
+    @override
     def create_node(self, path: str, *, level: Level | None = None) -> Node:
-        """See Registry.create_node."""
         with writing(self._engine) as connection:
             return nodes.create_node(connection, path, level=level)
 
+    @override
     def node(self, path: str) -> Node:
-        """See Registry.node."""
         with reading(self._engine) as connection:
             return nodes.node(connection, path)
 
+    @override
     def children(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Node]:
-        """See Registry.children."""
         with reading(self._engine) as connection:
             return nodes.children(connection, path, after=after, limit=limit)
 
+    @override
     def descendants(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Node]:
-        """See Registry.descendants."""
         with reading(self._engine) as connection:
             return nodes.descendants(connection, path, after=after, limit=limit)
 
+    @override
     def count(self, path: str) -> Count:
-        """See Registry.count."""
         with reading(self._engine) as connection:
             return nodes.count(connection, path)
 
+    @override
     def versions(
         self, path: str, *, content: str | None = None, after: str | None = None, limit: int = PAGE
     ) -> Page[Version]:
-        """See Registry.versions."""
         with reading(self._engine) as connection:
             return versions.versions(connection, path, content=content, after=after, limit=limit)
 
+    @override
     def version(self, ref: str) -> Version:
-        """See Registry.version."""
         with reading(self._engine) as connection:
             return versions.version(connection, ref)
 
+    @override
     def resolve(
         self,
         ref: str,
@@ -171,27 +173,26 @@ class EmbeddedRegistry:
         weights: Mapping[str, float] | None = None,
         strict: bool = False,
     ) -> Resolution:
-        """See Registry.resolve."""
         with reading(self._engine) as connection:
             return resolving.resolve(connection, ref, follow=follow, weights=weights, strict=strict)
 
+    @override
     def lineage(self, ref: str) -> Lineage:
-        """See Registry.lineage."""
         with reading(self._engine) as connection:
             return lineage.lineage(connection, ref)
 
+    @override
     def ancestry(self, ref: str) -> list[Version]:
-        """See Registry.ancestry."""
         with reading(self._engine) as connection:
             return lineage.ancestry(connection, ref)
 
+    @override
     def dependents(self, ref: str, *, after: str | None = None, limit: int = PAGE) -> Page[Version]:
-        """See Registry.dependents."""
         with reading(self._engine) as connection:
             return lineage.dependents(connection, ref, after=after, limit=limit)
 
+    @override
     def upload(self, stream: BinaryIO, *, sha256: str, size: int) -> None:
-        """See Registry.upload."""
         check_announced(sha256, size)
         if self.direct and size > PART:
             send(self.direct, stream, sha256=sha256, size=size)  # a killed upload goes on from what has arrived
@@ -204,8 +205,8 @@ class EmbeddedRegistry:
         with writing(self._engine) as connection:
             files.record_stored(connection, sha256, size, lease)
 
+    @override
     def publish(self, path: str, submission: Submission) -> Published:
-        """See Registry.publish."""
         from loratree_registry.catalog import publishing  # it brings the adapter format, which a listing does without
 
         publishing.check_submission(path, submission)
@@ -226,58 +227,58 @@ class EmbeddedRegistry:
                 files.check_uploaded(connection, submitted)  # they may have been collected since: then it says so
             raise
 
+    @override
     def withdraw(self, ref: str, *, reason: str) -> Version:
-        """See Registry.withdraw."""
         with writing(self._engine) as connection:
             return marks.withdraw(connection, ref, reason=reason)
 
+    @override
     def reinstate(self, ref: str) -> Version:
-        """See Registry.reinstate."""
         with writing(self._engine) as connection:
             return marks.reinstate(connection, ref)
 
+    @override
     def quarantine(self, ref: str, *, reason: str) -> Version:
-        """See Registry.quarantine."""
         with writing(self._engine) as connection:
             return marks.quarantine(connection, ref, reason=reason)
 
+    @override
     def lift_quarantine(self, ref: str) -> Version:
-        """See Registry.lift_quarantine."""
         with writing(self._engine) as connection:
             return marks.lift_quarantine(connection, ref)
 
+    @override
     def delete(self, ref: str, *, reason: str) -> Tombstone:
-        """See Registry.delete."""
         with writing(self._engine) as connection:
             return deleting.delete(connection, ref, reason=reason)
 
+    @override
     def tombstones(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Tombstone]:
-        """See Registry.tombstones."""
         with reading(self._engine) as connection:
             return deleting.tombstones(connection, path, after=after, limit=limit)
 
+    @override
     def retain(self, path: str, *, keep: int, dry_run: bool = False) -> Retained:
-        """See Registry.retain."""
         with writing(self._engine) as connection:
             return deleting.retain(connection, path, keep=keep, dry_run=dry_run)
 
+    @override
     def set_alias(self, path: str, alias: str, *, version: int, expected: int | None) -> Alias:
-        """See Registry.set_alias."""
         with writing(self._engine) as connection:
             return aliases.set_alias(connection, path, alias, version=version, expected=expected)
 
+    @override
     def delete_alias(self, path: str, alias: str, *, expected: int) -> None:
-        """See Registry.delete_alias."""
         with writing(self._engine) as connection:
             aliases.delete_alias(connection, path, alias, expected=expected)
 
+    @override
     def aliases(self, path: str) -> list[Alias]:
-        """See Registry.aliases."""
         with reading(self._engine) as connection:
             return aliases.list_aliases(connection, path)
 
+    @override
     def events(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Event]:
-        """See Registry.events."""
         with reading(self._engine) as connection:
             return events.events(connection, path, after=after, limit=limit)
 
@@ -295,20 +296,20 @@ class EmbeddedRegistry:
             skip(stream, start)
             yield stream
 
+    @override
     def open_file(self, ref: str, name: str, *, start: int = 0) -> AbstractContextManager[BinaryIO]:
-        """See Registry.open_file."""
         return self.open_stored(self.file(ref, name), start=start)
 
+    @override
     def local_file(self, ref: str, name: str) -> Path | None:
-        """See Registry.local_file."""
         if not isinstance(self._blobs, LocalBlobStore):
             return None
         file = self.file(ref, name)
         files.check_held(self._blobs, file)
         return self._blobs.path(file.sha256)
 
+    @override
     def close(self) -> None:
-        """See Registry.close."""
         self._engine.dispose()
         self._blobs.close()
 

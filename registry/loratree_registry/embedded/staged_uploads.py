@@ -13,10 +13,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
 
+from typing_extensions import override
+
 from loratree_registry.blobs.store import PART, Transfer
 from loratree_registry.blobs.verified import check_announced
 from loratree_registry.core.digests import digest_json
-from loratree_registry.core.uploads import LIFETIME_S, Part, Upload, unknown_upload
+from loratree_registry.core.uploads import LIFETIME_S, Part, Upload, Uploads, unknown_upload
 from loratree_registry.disk.disk_errors import disk_errors
 from loratree_registry.errors import Conflict, Invalid, listed
 
@@ -33,7 +35,7 @@ class Store(Protocol):
         ...
 
 
-class StagedUploads:
+class StagedUploads(Uploads):
     """Uploads in the folder `root`, which are stored by `store` once they are whole.
 
     An upload is a folder: `announced` from its beginning, `part-N` for each part that is there whole. A part arrives
@@ -44,6 +46,7 @@ class StagedUploads:
     def __init__(self, root: Path, store: Store) -> None:
         self.root, self._store = root, store
 
+    @override
     def begin(self, sha256: str, size: int) -> Upload:
         """See Uploads.begin. Drops the uploads that were left a day ago."""
         check_announced(sha256, size)
@@ -59,8 +62,8 @@ class StagedUploads:
                 file.write(json.dumps([sha256, size]).encode())
         return self.find(name)
 
-    def find(self, id: str) -> Upload:  # noqa: A002 - the field's name
-        """See Uploads.find."""
+    @override
+    def find(self, id: str) -> Upload:
         transfer = self._transfer(id)
         there = {number for number in range(1, transfer.parts + 1) if self._part(id, number).exists()}
         left = next((number for number in range(1, transfer.parts + 1) if number not in there), None)
@@ -74,8 +77,8 @@ class StagedUploads:
             next=self.part(id, left) if left else None,
         )
 
-    def part(self, id: str, number: int) -> Part:  # noqa: A002 - the field's name
-        """See Uploads.part."""
+    @override
+    def part(self, id: str, number: int) -> Part:
         length = self.length(id, number)
         return Part(number=number, url=f"/v1/uploads/{id}/parts/{number}", headers={"Content-Length": str(length)})
 
@@ -97,6 +100,7 @@ class StagedUploads:
                     f"the content sent as part {number} has {file.tell()} bytes, {length} were announced: send it again"
                 )
 
+    @override
     def complete(self, upload: Upload) -> None:
         """See Uploads.complete. Where the store cannot take it now, it is kept and can be completed later."""
         with self._locked(upload.id) as transfer:
@@ -111,8 +115,8 @@ class StagedUploads:
                 raise
             _remove(self._folder(upload.id))
 
-    def give_up(self, id: str) -> None:  # noqa: A002 - the field's name
-        """See Uploads.give_up."""
+    @override
+    def give_up(self, id: str) -> None:
         with self._locked(id):
             _remove(self._folder(id))
 

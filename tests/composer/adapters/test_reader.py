@@ -1,4 +1,4 @@
-"""What reading a chain asks of a registry: over HTTP each question is a round trip."""
+"""The requests that reading a chain sends to a registry: over HTTP each request is a round trip."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,7 +13,7 @@ from tests.composer.conftest import LEVELS, Catalog
 
 
 class Noting(EmbeddedRegistry):
-    """A registry that notes which versions it is asked for."""
+    """A registry that records the refs of the requested versions."""
 
     asked: list[str]
 
@@ -51,7 +51,7 @@ def test_a_followed_version_that_no_pin_leads_to_is_asked_for_too(catalog: Catal
     followed = adapters.chain(noting.resolve(catalog.leaf, follow="latest"))
     assert noting.asked == [f"{catalog.leaf}@1", f"{catalog.path(1)}@2"]
     pinned = adapters.chain(noting.resolve(catalog.leaf))
-    assert [here is there for (here, _), (there, _) in zip(followed, pinned, strict=True)] == [False, True, True, True]
+    assert [new is old for (new, _), (old, _) in zip(followed, pinned, strict=True)] == [False, True, True, True]
 
 
 def test_what_does_not_fit_into_memory_is_read_again_in_one_question(catalog: Catalog, noting: Noting) -> None:

@@ -1,4 +1,4 @@
-"""Truncated deltas held to torch's own SVD of the whole product, in float64."""
+"""Truncated deltas, compared with torch's own SVD of the whole product in float64."""
 
 import math
 from pathlib import Path
@@ -88,8 +88,8 @@ def test_nothing_of_that_rank_is_nearer(delta: LowRank, limit: Limit) -> None:
     a, b = delta.a.clone(), delta.b.clone()
     cut = truncated(delta, limit)
     values = torch.linalg.svdvals(exact(delta))
-    left = exact(delta) - exact(cut.delta)
-    assert float(left.norm()) <= float(values[cut.delta.rank :].norm()) + 3e-7 * size(delta)
+    error = exact(delta) - exact(cut.delta)
+    assert float(error.norm()) <= float(values[cut.delta.rank :].norm()) + 3e-7 * size(delta)
     assert (cut.delta.a.dtype, cut.delta.b.dtype, cut.delta.shape) == (a.dtype, b.dtype, (len(b), a.shape[1]))
     assert torch.equal(delta.a, a)
     assert torch.equal(delta.b, b)
@@ -132,7 +132,7 @@ def test_levels_that_cancel_leave_a_zero_of_rank_one(limit: Limit) -> None:
 
 @pytest.mark.parametrize("apart", [1e-3, 1e-5, 1e-7])
 def test_rows_of_a_that_are_nearly_the_same_lose_nothing(apart: float) -> None:
-    # b's columns are opposite, so that ΔW is what the rows differ by, and a third rank as large.
+    # b's first two columns are opposite, so that ΔW is the difference of the rows, plus a third rank as large.
     row, other = random_delta(1, 40, 2, seed=0).a.double()
     columns = random_delta(30, 1, 2, seed=1).b.double()
     a = torch.stack([row, row + apart * other, apart * other.flip(0)])
@@ -173,7 +173,7 @@ def test_experts_share_a_rank_and_each_is_cut_to_its_own_best() -> None:
 
 
 def test_the_whole_matrix_is_never_made() -> None:
-    delta = LowRank(torch.ones(2, 300_000), torch.ones(300_000, 2))  # whose ΔW takes 360 GB
+    delta = LowRank(torch.ones(2, 300_000), torch.ones(300_000, 2))  # ΔW would take 360 GB
     assert truncated(delta, Limit(rank=1)).norm == pytest.approx(600_000)
 
 
@@ -182,7 +182,7 @@ SIZES = [(1e200, 1.0), (1e-200, 1e-100), (1e-200, 1e-200), (1e150, 1e150), (1e30
 
 @pytest.mark.parametrize(("of_a", "of_b"), SIZES)
 def test_float64_factors_of_any_size_are_cut_as_those_near_one(of_a: float, of_b: float) -> None:
-    # Powers of two, so that only the sizes differ; and ±1, which the least subnormal number holds too.
+    # Powers of two, so that only the sizes differ, times ±1, which even the least subnormal number can represent.
     of_a, of_b = (2.0 ** math.frexp(size)[1] / 2 for size in (of_a, of_b))
     signs = random_delta(20, 30, 6, seed=0)
     a, b = signs.a.sign().double(), signs.b.sign().double()
@@ -191,8 +191,8 @@ def test_float64_factors_of_any_size_are_cut_as_those_near_one(of_a: float, of_b
     assert 0.5 < near.energy < 1
     assert far.norm == pytest.approx(near.norm * of_a * of_b, rel=1e-12)
     size = math.frexp(of_a)[1] + math.frexp(of_b)[1] - 2
-    found = near_one(far.delta.b, -(size // 2)) @ near_one(far.delta.a, -(size - size // 2))
-    torch.testing.assert_close(found, near.delta.delta())
+    actual = near_one(far.delta.b, -(size // 2)) @ near_one(far.delta.a, -(size - size // 2))
+    torch.testing.assert_close(actual, near.delta.delta())
 
 
 def near_one(values: Tensor, exponent: int) -> Tensor:
@@ -233,13 +233,13 @@ def test_peft_loads_the_truncated_adapter_and_adds_the_truncated_delta(
     cut = compressed(chains.summed(chain), limit)
     flat = flattened(chain, tree.manifest, base_model="base", limit=limit)
     assert flat.config["r"] == max(module.delta.rank for module in cut.values()) < sum((8, 6, 7, 2))
-    said = {kept.name: (kept.rank_before, kept.rank, pytest.approx(kept.energy)) for kept in flat.kept}
-    assert said == {name: (module.rank_before, module.delta.rank, module.energy) for name, module in cut.items()}
+    reported = {kept.name: (kept.rank_before, kept.rank, pytest.approx(kept.energy)) for kept in flat.kept}
+    assert reported == {name: (module.rank_before, module.delta.rank, module.energy) for name, module in cut.items()}
     model = peft.PeftModel.from_pretrained(chains.load(tree.base), saved(flat, tmp_path / "flat"))
     for name, module in cut.items():
-        found = model.base_model.model.get_submodule(name).get_delta_weight("default")
-        found = found.T if "gpt2" in str(tree.base) else found
-        torch.testing.assert_close(found, module.delta.delta(), rtol=0, atol=1e-6)
+        actual = model.base_model.model.get_submodule(name).get_delta_weight("default")
+        actual = actual.T if "gpt2" in str(tree.base) else actual
+        torch.testing.assert_close(actual, module.delta.delta(), rtol=0, atol=1e-6)
 
 
 def test_the_error_is_that_of_pefts_svd(llama: Tree) -> None:
@@ -252,7 +252,7 @@ def test_the_error_is_that_of_pefts_svd(llama: Tree) -> None:
     for name, ours in compressed(deltas, Limit(rank=6)).items():
         layer = model.base_model.model.get_submodule(name)
         theirs = layer.lora_B["both"].weight.double() @ layer.lora_A["both"].weight.double()
-        errors = [float((exact(deltas[name]) - found).norm()) for found in (exact(ours.delta), theirs.detach())]
+        errors = [float((exact(deltas[name]) - actual).norm()) for actual in (exact(ours.delta), theirs.detach())]
         assert errors[0] == pytest.approx(errors[1], rel=1e-4)
         assert_energy(ours, errors[0])
 

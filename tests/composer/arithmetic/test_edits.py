@@ -1,4 +1,4 @@
-"""Each edit on a tensor, alone and after others, against the formula in float64."""
+"""Edits on a tensor, alone and after other edits, compared with the formula in float64."""
 
 from collections.abc import Sequence
 
@@ -17,23 +17,23 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 def exact(weight: Tensor, edits: Sequence[Edit]) -> Tensor:
     """The edits one after the other in float64."""
-    found = weight.double()
+    result = weight.double()
     for edit in edits:
         match edit:
             case Add(delta):
-                found = found + (delta.b.double() @ delta.a.double()).view(found.shape)
+                result = result + (delta.b.double() @ delta.a.double()).view(result.shape)
             case Rescale(delta, magnitude, dim):
-                found = found + (delta.b.double() @ delta.a.double()).view(found.shape)
-                norm = found.flatten(1).norm(dim=1 - dim)
+                result = result + (delta.b.double() @ delta.a.double()).view(result.shape)
+                norm = result.flatten(1).norm(dim=1 - dim)
                 gain = magnitude.double() / norm
-                found = found * gain.view([-1 if index == dim else 1 for index in range(found.ndim)])
+                result = result * gain.view([-1 if index == dim else 1 for index in range(result.ndim)])
             case Shift(value):
-                found = found + value.double()
+                result = result + value.double()
             case Replace(value):
-                found = value.double()
+                result = value.double()
             case ReplaceRows(rows, value):
-                found = found.index_copy(0, rows, value.double())
-    return found
+                result = result.index_copy(0, rows, value.double())
+    return result
 
 
 def random(*shape: int, seed: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""A chain's normal form is the chain: whatever lies over what, against the formula in float64."""
+"""Normal forms of edits in any order, compared with the formula in float64."""
 
 import pytest
 import torch
@@ -31,12 +31,14 @@ def edit(kind: str, seed: int, *, out: int = OUT) -> Edit:
 
 @given(st.lists(st.tuples(KINDS, st.integers(0, 10**6)), max_size=6), st.sampled_from([0, 1]))
 def test_any_chain_of_edits_has_one_normal_form(chain: list[tuple[str, int]], dim: int) -> None:
-    other = "columns of outputs" if dim == 0 else "rows of outputs"  # a layer's outputs are always the same dimension
+    other = (
+        "columns of outputs" if dim == 0 else "rows of outputs"
+    )  # all edits of a layer count outputs on one dimension
     edits = [edit(kind, seed) for kind, seed in chain if kind != other]
     weight = random(OUT, IN, seed=0)
     expected = exact(weight, edits)
-    found = normal_form(weight, edits).matrix(weight, slice(0, OUT))
-    assert (found.double() - expected).abs().max() <= 1e-5 * expected.abs().max()
+    actual = normal_form(weight, edits).matrix(weight, slice(0, OUT))
+    assert (actual.double() - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("kind", ["rows of outputs", "columns of outputs"])
@@ -44,10 +46,10 @@ def test_any_chain_of_edits_has_one_normal_form(chain: list[tuple[str, int]], di
 def test_a_norm_is_of_the_whole_weight_however_many_rows_are_taken_at_once(kind: str, dtype: torch.dtype) -> None:
     height = 2 * ROWS + 5
     weight = random(height, IN, seed=0).to(dtype)
-    edits = [edit(one, seed, out=height) for seed, one in enumerate(["add", "replaced rows", kind, "add", kind])]
+    edits = [edit(name, seed, out=height) for seed, name in enumerate(["add", "replaced rows", kind, "add", kind])]
     expected, form = exact(weight, edits), normal_form(weight, edits)
-    found = torch.cat([form.matrix(weight, slice(start, start + 100)) for start in range(0, height, 100)])
-    assert (found.double() - expected).abs().max() <= 1e-5 * expected.abs().max()
+    actual = torch.cat([form.matrix(weight, slice(start, start + 100)) for start in range(0, height, 100)])
+    assert (actual.double() - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert form.gain is not None
     assert form.gain.dtype == torch.float32
 
@@ -57,9 +59,9 @@ def test_deltas_of_a_grouped_convolution_become_one_pair() -> None:
     factors = [(random(rank, 4, 3, seed=rank), random(6, rank // groups, 1, seed=rank)) for rank in (2, 6, 4)]
     edits = [Add(LowRank(a.reshape(len(a), -1), b.reshape(6, -1)), "Conv1d", groups) for a, b in factors]
     delta = normal_form(torch.zeros(6, 2, 3), edits).delta
-    found = conv1d(conv1d(x, delta.a.view(-1, 4, 3)), delta.b.view(6, -1, 1), groups=groups)
+    actual = conv1d(conv1d(x, delta.a.view(-1, 4, 3)), delta.b.view(6, -1, 1), groups=groups)
     expected = sum(conv1d(conv1d(x, a), b, groups=groups) for a, b in factors)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_a_weight_and_the_factors_of_an_adapter_are_not_written() -> None:

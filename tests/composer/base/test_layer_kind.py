@@ -123,7 +123,7 @@ def test_an_embedding_of_transformers_is_one_only_where_it_does_no_more_than_sca
     scaled = {cls.__name__: cls(8, 4, 0, embed_scale=3.0) for cls in scaled_embeddings()}
     assert (
         kind_of(scaled.pop("T5Gemma2TextScaledWordEmbedding")) == "T5Gemma2TextScaledWordEmbedding"
-    )  # a row is its own
+    )  # one of its rows is a parameter of its own
     assert {"Gemma3TextScaledWordEmbedding", "BartScaledWordEmbedding"} < set(scaled)
     for layer in scaled.values():
         assert kind_of(layer) == "Embedding"

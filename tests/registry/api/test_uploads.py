@@ -318,11 +318,11 @@ def test_a_full_staging_disk_is_503_with_the_remedy_and_leaves_nothing(tmp_path:
     program = f"""
 import sys
 from pathlib import Path
-from loratree_registry.embedded.staged_uploads import Staging
+from loratree_registry.embedded.staged_uploads import StagedUploads
 from loratree_registry.errors import Unavailable
 
 root = Path({str(tmp_path)!r})
-staging = Staging(root, print)
+staging = StagedUploads(root, print)
 name = staging.begin("sha256:" + "0" * 64, 200_000).id
 try:
     with staging.receive(name, 1) as arriving:

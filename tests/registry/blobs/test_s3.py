@@ -206,7 +206,7 @@ def test_a_missing_boto3_is_told_with_what_to_install() -> None:
     program = f"""
 import sys
 sys.modules["boto3"] = sys.modules["botocore"] = None
-from loratree_registry.blobs.s3 import S3BlobStore
+from loratree_registry.blobs.s3.store import S3BlobStore
 from loratree_registry.errors import Unavailable
 try:
     S3BlobStore("b").size({DIGEST!r})
@@ -222,7 +222,7 @@ def test_a_blob_of_any_size_is_held_in_a_few_megabytes_of_memory(moto_server: S3
     program = f"""
 import hashlib, io, resource, sys
 from pathlib import Path
-from loratree_registry.blobs.s3 import S3BlobStore
+from loratree_registry.blobs.s3.store import S3BlobStore
 
 SIZE = 64 * 1024 * 1024
 

@@ -84,11 +84,11 @@ def test_what_others_may_read_and_what_was_left_behind_are_told(build: Build) ->
             {"sha256": f"sha256:{'0' * 64}", "at": "2020-01-01 00:00:00.000000"},
         )
     found = checked(house.settings)
-    assert found["home"].says.endswith(f"so others may come in: chmod 700 {house.settings.home}")
+    assert found["home"].says.endswith(f"so other users may enter it: chmod 700 {house.settings.home}")
     assert found["leftovers"] == Check(
         "leftovers",
         None,
-        "1 blobs on their way for a day or more, 0 condemned, 0 uploads open as long: run `loratree gc`",
+        "1 blobs expected for a day or more, 0 condemned, 0 uploads open for a day or more: run `loratree gc`",
     )
 
 

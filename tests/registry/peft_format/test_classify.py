@@ -54,7 +54,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
 
 @contextmanager
 def peft_warnings() -> Iterator[None]:
-    """PEFT warns of what it does; these files are about what it writes."""
+    """Ignore PEFT's warnings about its own work: these tests are about the files that it writes."""
     with python_warnings.catch_warnings():
         python_warnings.simplefilter("ignore")
         yield
@@ -93,7 +93,7 @@ def refusal(config: dict[str, Any], tensors: dict[str, torch.Tensor], manifest: 
     return str(refused.value)
 
 
-# What is accepted: name → base, settings for tiny.adapter, modules.
+# Accepted adapters: name → base, settings for tiny.adapter, number of modules.
 ACCEPTED: dict[str, tuple[str, dict[str, Any], int]] = {
     "all linear layers": ("llama", {}, 14),
     "all-linear": ("llama", {"targets": "all-linear"}, 14),
@@ -170,7 +170,7 @@ def test_an_accepted_adapter_is_the_same_by_its_canonical_config(
     )
 
 
-# What PEFT writes only after a preparation that needs data, a second adapter or another package: by its config alone.
+# By config alone: to write some of these, PEFT needs data, a second adapter or another package.
 @pytest.mark.parametrize(
     ("field", "value", "phrase"),
     [
@@ -275,12 +275,12 @@ def test_a_layer_whose_weight_the_model_reads_past_it_is_refused_as_lora_does_no
     torch.manual_seed(0)
     model = model_class(model_class.config_class(**COMMON, **settings)).eval()
     for parameter in model.parameters():
-        parameter.data = torch.randn_like(parameter) * 0.3  # every layer counts
+        parameter.data = torch.randn_like(parameter) * 0.3  # so that every layer changes the logits
     manifest, tokens = manifest_of_module(model), tiny.tokens(batch=1, length=5)
     with torch.no_grad(), peft_warnings():
         before = model(tokens).logits
         tuned = peft.get_peft_model(model, peft.LoraConfig(target_modules=[past], init_lora_weights=False))
-        torch.testing.assert_close(tuned(tokens).logits, before)  # why it is refused
+        torch.testing.assert_close(tuned(tokens).logits, before)  # so it is refused: LoRA changes nothing here
         tuned.save_pretrained(tmp_path / "past")
         both = peft.get_peft_model(tuned.unload(), peft.LoraConfig(target_modules=[plain], init_lora_weights=False))
         assert (both(tokens).logits - before).abs().max() > 1e-3 * before.abs().max()
@@ -292,7 +292,7 @@ def test_a_layer_whose_weight_the_model_reads_past_it_is_refused_as_lora_does_no
 
 
 class Named(nn.Module):
-    """Modules whose names torch allows and nobody expects."""
+    """A model with names of modules that torch allows and nobody expects."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -393,7 +393,7 @@ def set_tensor(key: str, tensor: torch.Tensor) -> Change:
     return lambda tensors: tensors.update({key: tensor})
 
 
-# Files that PEFT does not write, made of one that it did.
+# Files that PEFT does not write, made from a file that PEFT wrote.
 BROKEN: dict[str, tuple[Change, str]] = {
     "a lone A": (lambda tensors: (tensors.pop(B0), None)[1], f"module {Q0} has no lora_B"),
     "a lone B": (lambda tensors: (tensors.pop(A0), None)[1], f"module {Q0} has no lora_A"),

@@ -31,13 +31,13 @@ Saved = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 def read(directory: Path) -> Saved:
-    """The config and the tensors of an adapter."""
+    """Read the config and the tensors of an adapter."""
     config = json.loads((directory / "adapter_config.json").read_text())
     return config, safetensors.torch.load_file(directory / "adapter_model.safetensors")
 
 
 def spec_of(saved: Saved, manifest: BaseManifest) -> AdapterSpec:
-    """The adapter's spec, the same by its config as PEFT wrote it and by its canonical form, by digests and without."""
+    """Return the adapter's spec; check that the canonical config without digests gives the same spec."""
     config, tensors = saved
     data = safetensors.torch.save(tensors)
     stream = io.BytesIO(data)
@@ -48,7 +48,7 @@ def spec_of(saved: Saved, manifest: BaseManifest) -> AdapterSpec:
 
 
 def refusal(saved: Saved, manifest: BaseManifest) -> str:
-    """The one sentence that refuses an adapter."""
+    """Return the one sentence that refuses an adapter."""
     with pytest.raises(Invalid) as refused:
         spec_of(saved, manifest)
     assert "\n" not in str(refused.value)
@@ -56,13 +56,13 @@ def refusal(saved: Saved, manifest: BaseManifest) -> str:
 
 
 def named(rows: tuple[Row, ...]) -> list[Any]:
-    """The rows as parameters, each by its name."""
+    """Return the rows as test parameters, each with its name as id."""
     return [pytest.param(row, id=row.name) for row in rows]
 
 
 @dataclass(frozen=True)
 class Written:
-    """What PEFT wrote for a row over its base, in float32, and the base's manifest."""
+    """The files that PEFT wrote for a row over its base, in float32, and the base's manifest."""
 
     directory: Path
     manifest: BaseManifest
@@ -74,7 +74,7 @@ class Written:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Written]:
-    """The adapter of an accepted row, by its name, written once."""
+    """Return a function that writes the adapter of an accepted row, by name, once."""
 
     @cache
     def write(name: str) -> Written:
@@ -86,16 +86,16 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Written
 
 
 def edited(adapter: Written, **config: Any) -> tuple[Saved, BaseManifest]:
-    """The adapter with other fields in its config, and the base's manifest."""
-    found, tensors = adapter.saved
-    return (found | config, tensors), adapter.manifest
+    """Return the adapter with other fields in its config, and the base's manifest."""
+    written, tensors = adapter.saved
+    return (written | config, tensors), adapter.manifest
 
 
-# The shortest composer that reads the spec and the file alone: what a spec means, in float64.
+# A minimal composer in float64 that reads only the spec and the file: it defines the meaning of a spec.
 
 
 def composed(base: nn.Module, spec: AdapterSpec, tensors: dict[str, Tensor]) -> nn.Module:
-    """A copy of `base` with every part of the adapter, each changed tensor with memory of its own."""
+    """Return a copy of `base` with every part of the adapter. Changed tensors share no memory, not even tied ones."""
     model = copy.deepcopy(base)
     parts = [*spec.modules, *spec.values, *spec.rows]
     changed = {part.parameter for part in parts} | {f"{module.name}.bias" for module in spec.modules if module.bias}
@@ -114,10 +114,10 @@ def composed(base: nn.Module, spec: AdapterSpec, tensors: dict[str, Tensor]) -> 
 
 def _untie(model: nn.Module, name: str) -> Tensor:
     owner, _, leaf = name.rpartition(".")
-    held = model.get_submodule(owner)
-    found: Tensor = getattr(held, leaf)
-    own = found.detach().clone()
-    setattr(held, leaf, nn.Parameter(own) if isinstance(found, nn.Parameter) else own)
+    module = model.get_submodule(owner)
+    tied: Tensor = getattr(module, leaf)
+    own = tied.detach().clone()
+    setattr(module, leaf, nn.Parameter(own) if isinstance(tied, nn.Parameter) else own)
     return own
 
 
@@ -145,12 +145,12 @@ def test_the_spec_and_the_file_alone_compose_what_peft_computes(row: Row, writte
     with torch.no_grad():
         plain, expected = row.run(base), row.run(row.load(base, adapter.directory))
         assert (expected - plain).abs().max() > 0.1 * plain.abs().max()
-        found = row.run(composed(base, spec, tensors) if row.merges else grouped(base, spec, tensors))
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
+        actual = row.run(composed(base, spec, tensors) if row.merges else grouped(base, spec, tensors))
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
 
 
 def grouped(base: nn.Module, spec: AdapterSpec, tensors: dict[str, Tensor]) -> nn.Module:
-    """A copy of `base` with a hook on each convolution: A takes all inputs, B is grouped."""
+    """Return a copy of `base` with a hook on each convolution: A takes all inputs, B is grouped."""
     model = copy.deepcopy(base)
     for module in spec.modules:
         layer = model.get_submodule(module.name)
@@ -178,7 +178,7 @@ def test_every_tensor_is_a_part_or_a_copy_and_counted_by_its_rule(row: Row, writ
     assert tuple(sorted(summary.rules)) == tuple(sorted(row.rules))
     assert sum(summary.rules.values()) == len(spec.modules) + len(spec.values) + len(spec.rows)
     assert summary.parameters == sum(tensors[key].numel() for key in read_by)
-    assert set(summary.dtypes) - {"I64"} == {"F32"}  # a BatchNorm counts
+    assert set(summary.dtypes) - {"I64"} == {"F32"}  # a BatchNorm's counter is I64
 
 
 @pytest.mark.parametrize("row", named(REFUSED))
@@ -187,7 +187,7 @@ def test_what_is_not_composed_is_refused_by_name_and_nothing_else_is_said(row: R
     message = refusal(read(row.adapt(base, tmp_path)), manifest_of_module(base))
     assert row.reason in message
     assert "unknown" not in message
-    assert "expected" not in message  # what follows from the refused feature is no problem of its own
+    assert "expected" not in message  # a consequence of the refused feature is not another problem
 
 
 def test_peft_adds_the_delta_of_an_attention_s_out_proj_twice(written: Callable[[str], Written]) -> None:
@@ -205,18 +205,18 @@ def test_the_last_parameter_of_a_module_is_the_outermost_in_the_file(
 ) -> None:
     saved, manifest = edited(written(name))
     experts = "model.layers.0.mlp.experts"
-    found = {module.parameter: module for module in spec_of(saved, manifest).modules if module.name == experts}
-    assert found[f"{experts}.down_proj"].a == f"{PREFIX}{experts}.lora_A.weight"
-    assert found[f"{experts}.gate_up_proj"].b == f"{PREFIX}{experts}.base_layer.lora_B.weight"
-    assert {(module.experts, module.transposed) for module in found.values()} == {(4, transposed)}
+    specs = {module.parameter: module for module in spec_of(saved, manifest).modules if module.name == experts}
+    assert specs[f"{experts}.down_proj"].a == f"{PREFIX}{experts}.lora_A.weight"
+    assert specs[f"{experts}.gate_up_proj"].b == f"{PREFIX}{experts}.base_layer.lora_B.weight"
+    assert {(module.experts, module.transposed) for module in specs.values()} == {(4, transposed)}
 
 
 def test_patterns_of_target_parameters_are_matched_on_the_parameter_s_name(written: Callable[[str], Written]) -> None:
     saved, manifest = edited(written("experts-ranks"))
-    found = {module.parameter: (module.rank, module.scale) for module in spec_of(saved, manifest).modules}
-    assert found["model.layers.0.mlp.experts.down_proj"] == (2, 3.0)
-    assert found["model.layers.0.mlp.experts.gate_up_proj"] == (4, 1.5)
-    assert found["model.layers.1.mlp.experts.gate_up_proj"] == (4, 1.25)
+    scales = {module.parameter: (module.rank, module.scale) for module in spec_of(saved, manifest).modules}
+    assert scales["model.layers.0.mlp.experts.down_proj"] == (2, 3.0)
+    assert scales["model.layers.0.mlp.experts.gate_up_proj"] == (4, 1.5)
+    assert scales["model.layers.1.mlp.experts.gate_up_proj"] == (4, 1.25)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_loras_on_parameters_of_one_shape_are_refused_as_nothing_tells_whose_is_
     saved, manifest = edited(written("experts-mixtral"))
     down = {p.name: p for p in manifest.parameters if p.name.endswith("experts.down_proj")}
     turned = [
-        # as if gate and up were one of down's shape
+        # as if gate_up had down's shape
         type(p)(
             **{slot: getattr(p, slot) for slot in p.__slots__}
             | {"shape": down[p.name.replace("gate_up", "down")].shape}

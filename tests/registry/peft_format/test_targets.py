@@ -48,7 +48,7 @@ PATTERNS = st.sampled_from(
 
 
 class Config:
-    """What check_target_module_exists reads of a LoraConfig."""
+    """The fields of a LoraConfig that check_target_module_exists reads."""
 
     def __init__(self, **fields: Any) -> None:
         self.modules_to_save = None
@@ -76,7 +76,7 @@ MANIFEST = manifest_of_module(MODEL)
 
 
 def saved(folder: Path, **fields: Any) -> tuple[dict[str, Any], bytes]:
-    """What PEFT writes of a LoRA that a config chooses."""
+    """Return the config and the weights that PEFT saves for a LoRA with these fields."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tuned = peft.get_peft_model(copy.deepcopy(MODEL), peft.LoraConfig(r=2, **fields))
@@ -109,10 +109,10 @@ def test_what_peft_wrote_is_never_refused_for_its_targets(
     folder = tmp_path_factory.mktemp("saved")
     try:
         config, weights = saved(folder, **fields)
-    except ValueError:  # it chooses nothing
+    except ValueError:  # PEFT refuses a config that chooses no module
         return
-    found = {key.split(".lora_")[0].removeprefix("base_model.model.") for key in safetensors.torch.load(weights)}
-    assert set(modules_of(config, weights)) == found
+    written = {key.split(".lora_")[0].removeprefix("base_model.model.") for key in safetensors.torch.load(weights)}
+    assert set(modules_of(config, weights)) == written
 
 
 @pytest.mark.parametrize(

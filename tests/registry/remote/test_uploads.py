@@ -46,16 +46,16 @@ import os, signal, sys
 from pathlib import Path
 from loratree_registry.workspace.base_transfer import push_base
 from loratree_registry.remote.registry import RemoteRegistry
-from loratree_registry.remote.http import Wire
+from loratree_registry.remote.http import HttpClient
 
-put = Wire.put_part
+put = HttpClient.put_part
 
 def put_and_die(wire, part, content):
     put(wire, part, content)
     if int(part.headers["Content-Length"]) > 10**6:
         os.kill(os.getpid(), signal.SIGKILL)
 
-Wire.put_part = put_and_die
+HttpClient.put_part = put_and_die
 push_base(RemoteRegistry(sys.argv[1]), "large", Path(sys.argv[2]))
 """
 
@@ -119,7 +119,7 @@ def test_a_push_that_was_killed_between_parts_goes_on_where_it_was(
 ) -> None:
     folder, manifest = large
     behind.add_base("large", manifest)
-    url = remote._wire.url
+    url = remote._http.url
     killed = subprocess.run([sys.executable, "-c", KILLED, url, str(folder)], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not remote.base("large").stored
@@ -141,9 +141,9 @@ def test_an_upload_that_holds_another_clients_wrong_parts_is_begun_anew(
     content = bytes(PART) + b"the last part"
     size, digest = len(content), sha256(content)
     announced = {"sha256": digest, "size": size}
-    part = httpx.post(f"{remote._wire.url}/v1/uploads", json=announced).json()["next"]
+    part = httpx.post(f"{remote._http.url}/v1/uploads", json=announced).json()["next"]
     wrong = b"\1" * PART
-    url = httpx.URL(remote._wire.url).join(part["url"])
+    url = httpx.URL(remote._http.url).join(part["url"])
     assert httpx.put(url, content=wrong, headers=part["headers"], timeout=60).is_success
     remote.upload(io.BytesIO(content), sha256=digest, size=size)
     assert [part.number for part in sent] == [2, 1, 2]

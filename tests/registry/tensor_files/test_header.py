@@ -27,7 +27,7 @@ def read(data: bytes) -> Header:
 
 
 class Dribble(io.RawIOBase):
-    """A stream that gives at most three bytes a read, as a network may."""
+    """A stream that returns at most three bytes for each read, as a network may."""
 
     def __init__(self, data: bytes) -> None:
         self._inner = io.BytesIO(data)
@@ -87,7 +87,7 @@ def test_mutated_bytes_are_read_or_refused_and_nothing_else(
         header = read(mutated)
     except Invalid:
         return
-    (tensor,) = header.tensors.values()  # whatever is accepted, safetensors accepts too, with the same bytes
+    (tensor,) = header.tensors.values()  # safetensors accepts it too, with the same bytes
     ((_, entry),) = safetensors.deserialize(mutated)
     assert bytes(entry["data"]) == mutated[tensor.start : tensor.end]
 

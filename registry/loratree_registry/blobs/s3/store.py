@@ -6,19 +6,21 @@ from datetime import datetime
 from typing import IO, BinaryIO
 from uuid import uuid4
 
+from typing_extensions import override
+
 from loratree_registry.blobs.parts import sending
 from loratree_registry.blobs.s3.bucket import BLOBS, Bucket
 from loratree_registry.blobs.s3.client import s3_errors
 from loratree_registry.blobs.s3.leftovers import sweep
 from loratree_registry.blobs.s3.staged import Staged, begin
-from loratree_registry.blobs.store import LINK_S, ReadBack, StoredBlob, Target, Transfer
+from loratree_registry.blobs.store import LINK_S, DirectStore, ReadBack, StoredBlob, Target, Transfer
 from loratree_registry.blobs.verified import check_announced, drain, holds, intact, verified
 from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.core.paths import is_digest
 from loratree_registry.errors import Invalid, NotFound, Unavailable
 
 
-class S3BlobStore:
+class S3BlobStore(DirectStore):
     """A blob store in a bucket, which clients may send to and read from themselves.
 
     Integrity never rests on the server, as several accept a wrong checksum: everything is staged, read back, hashed,
@@ -34,6 +36,7 @@ class S3BlobStore:
     def __str__(self) -> str:
         return str(self.bucket)
 
+    @override
     def put(self, digest: str, size: int, stream: BinaryIO, *, read_back: ReadBack | None = None) -> None:
         """Stores `stream` by way of a staged object, in parts where it is large. See BlobStore.put."""
         check_announced(digest, size)
@@ -51,6 +54,7 @@ class S3BlobStore:
                 source.check()  # tells whose fault it is
                 raise Unavailable(f"{self} gave back other bytes than were written as {digest}: check that server")
 
+    @override
     @contextmanager
     def open(self, digest: str) -> Iterator[BinaryIO]:
         """Opens a blob for reading, as stored; the stream cannot seek. Raises NotFound, Unavailable."""
@@ -61,15 +65,18 @@ class S3BlobStore:
                 raise NotFound(f"{self} holds no blob {digest}") from error
             yield stream
 
+    @override
     def size(self, digest: str) -> int | None:
         """The stored size in bytes, None where there is no such blob. Raises Unavailable."""
         stored = self.bucket.head(_name(digest))
         return stored.size if stored else None
 
+    @override
     def delete(self, digest: str) -> None:
         """Removes a blob, within the time for which SQLite's writers wait for the collector. See BlobStore.delete."""
         self.bucket.delete(_name(digest), brief=True)
 
+    @override
     def list_blobs(self, *, after: str | None = None) -> Iterator[StoredBlob]:
         """Every blob, as many at a time as the server lists at once. See BlobStore.list_blobs."""
         for stored in self.bucket.list(BLOBS, after=_name(after) if after else ""):
@@ -77,27 +84,33 @@ class S3BlobStore:
             if is_digest(digest) and stored.name == _name(digest):
                 yield StoredBlob(digest, stored.size, stored.modified)
 
+    @override
     def sweep(self, *, before: datetime, keep: Collection[str] = (), dry_run: bool = False) -> list[str]:
         """Removes staged objects and multipart uploads to which nothing was added since. See BlobStore.sweep."""
         return sweep(self.bucket, before=before, keep=keep, dry_run=dry_run)
 
-    def begin(self, id: str, digest: str, size: int) -> Transfer:  # noqa: A002 - the field's name
+    @override
+    def begin(self, id: str, digest: str, size: int) -> Transfer:
         """Begins a transfer to the staged object `uploads/ID`. Raises Invalid, Unavailable."""
         check_announced(digest, size)
         return begin(self.bucket, id, digest, size)
 
+    @override
     def arrived(self, transfer: Transfer) -> set[int]:
         """The numbers of the parts that are there whole. See DirectStore.arrived."""
         return Staged(self.bucket, transfer).arrived()
 
+    @override
     def target(self, transfer: Transfer, number: int) -> Target:
         """Where to send part `number`. See DirectStore.target."""
         return Staged(self.bucket, transfer).target(number)
 
+    @override
     def put_part(self, transfer: Transfer, number: int, content: IO[bytes]) -> None:
         """Send part `number` from this process. See DirectStore.put_part."""
         Staged(self.bucket, transfer).put_part(number, content)
 
+    @override
     def accept(self, transfer: Transfer, *, read_back: ReadBack | None = None) -> None:
         """Makes what arrived a blob. See DirectStore.accept; one that was accepted already is accepted again."""
         staged, digest, size = Staged(self.bucket, transfer), transfer.digest, transfer.size
@@ -113,15 +126,18 @@ class S3BlobStore:
         if not right:
             raise Invalid(f"the bytes that arrived as {digest} are others: hash the file again and send it again")
 
+    @override
     def give_up(self, transfer: Transfer) -> None:
         """Removes what arrived; a transfer that is not there is no error. Raises Unavailable."""
         Staged(self.bucket, transfer).remove()
 
+    @override
     def link(self, digest: str) -> str:
         """A presigned URL that reads a blob. Raises Unavailable."""
         with s3_errors(self):
             return self.bucket.signer.generate_presigned_url("get_object", self.bucket.at(_name(digest)), LINK_S)
 
+    @override
     def close(self) -> None:
         """Closes the connections, if any were opened."""
         self.bucket.close()

@@ -541,7 +541,7 @@ def test_weights_that_are_not_the_bases_own_are_not_imported(build: Build, mater
     other = {**material.checkpoint, "model.safetensors": weights[:-1] + bytes([weights[-1] ^ 1])}
     source, target = weighty(grown(build(), material), other), build()
     export(source.storage, None, tmp_path / "all")
-    with pytest.raises(Invalid, match=r"the export's weights of the base tiny are not that: .* has other values"):
+    with pytest.raises(Invalid, match=r"the export's weights of the base tiny are not its own: .* has other values"):
         import_(target.storage, tmp_path / "all")
     assert everything(target.registry) == {}
     target.registry.add_base("tiny", material.base)
