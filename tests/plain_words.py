@@ -1,4 +1,4 @@
-"""Do docstrings begin as the style asks? `python -m tests.plain_words [FOLDER…]` lists those that do not."""
+"""Do docstrings begin as the style asks? `python -m tests.plain_words [--check] [FOLDER…]` lists those that do not."""
 
 import ast
 import sys
@@ -10,8 +10,50 @@ ROOT: Final = Path(__file__).parents[1]
 FOLDERS: Final = ("cli", "composer", "migrations", "registry")
 # A function does something, so its docstring begins with a verb: "Return the size", not "The size".
 NOT_VERBS: Final = frozenset(
-    "a all an and any at both by each every for from how if in its no none of on one only some that the their them "
-    "these this those to under was what when where whether which who whose why with".split()
+    {
+        "a",
+        "all",
+        "an",
+        "and",
+        "any",
+        "at",
+        "both",
+        "by",
+        "each",
+        "every",
+        "for",
+        "from",
+        "how",
+        "if",
+        "in",
+        "its",
+        "no",
+        "none",
+        "of",
+        "on",
+        "one",
+        "only",
+        "some",
+        "that",
+        "the",
+        "their",
+        "them",
+        "these",
+        "this",
+        "those",
+        "to",
+        "under",
+        "was",
+        "what",
+        "when",
+        "where",
+        "whether",
+        "which",
+        "who",
+        "whose",
+        "why",
+        "with",
+    }
 )
 NOUNS: Final = frozenset({"property", "cached_property"})  # an attribute is a noun
 
@@ -25,7 +67,7 @@ def problems(file: Path) -> Iterator[str]:
         if text is None or any(getattr(mark, "id", "") in NOUNS for mark in node.decorator_list):
             continue
         word = text.split()[0].strip("`.,:;").lower()
-        if word in NOT_VERBS or word.endswith("s") and not word.endswith("ss"):
+        if word in NOT_VERBS or (word.endswith("s") and not word.endswith("ss")):
             yield f"{file.relative_to(ROOT)}:{node.lineno}: {node.name} begins with {text.split()[0]!r}"
 
 
@@ -35,5 +77,7 @@ def all_problems(folders: list[Path]) -> list[str]:
 
 
 if __name__ == "__main__":
-    for problem in all_problems([Path(name).resolve() for name in sys.argv[1:]] or [ROOT / name for name in FOLDERS]):
-        print(problem)
+    folders = [Path(name).resolve() for name in sys.argv[1:] if name != "--check"]
+    listed = all_problems(folders or [ROOT / name for name in FOLDERS])
+    print(*listed, sep="\n", end="\n" if listed else "")
+    sys.exit(bool(listed) and "--check" in sys.argv)

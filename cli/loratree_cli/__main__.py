@@ -1,4 +1,4 @@
-"""`python -m loratree_cli` is `loratree`."""
+"""The command `python -m loratree_cli`, the same as `loratree`."""
 
 from loratree_cli.main import main
 

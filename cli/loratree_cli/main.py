@@ -1,4 +1,4 @@
-"""The entry point: the table of commands, and the one place where errors become a sentence and an exit status."""
+"""The entry point: the table of commands, and the only place that turns errors into a sentence and an exit status."""
 
 import atexit
 import gc
@@ -6,28 +6,28 @@ import sys
 from importlib import import_module
 from typing import Final
 
-# A command lives for a third of a second, and most of that is imports. The collector would look through objects that
-# all stay, again and again while they are made and once more at the end: `loratree ls` took 0.52 s so, and takes 0.31
-# without (`python -m tests.bare_install` prints it).
+# A command runs for a third of a second, and most of this time is imports. The garbage collector would scan the new
+# objects again and again, and once more at exit, although none is garbage: `loratree ls` took 0.52 s with these scans,
+# and takes 0.31 s without (`python -m tests.bare_install` prints the time).
 gc.set_threshold(100_000, 50, 50)
 atexit.register(gc.freeze)
 
-import click  # noqa: E402  # after the collector is told
+import click  # noqa: E402  # after the collector is set up
 
 from loratree_registry.errors import LoratreeError  # noqa: E402
 
-# Every command, where it lives and what the help says of it: a command's module is imported only when it is called.
+# Each command's module and help text: listing the commands imports no module, and calling a command imports its own.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "alias": ("aliases:alias", "Set, list and remove movable names of versions."),
     "base": ("bases:base", "Record base models, list them, store and fetch their weights."),
-    "compose": ("compose:compose", "Make a merged model or a flattened adapter of a path."),
+    "compose": ("compose:compose", "Make a merged model or a flattened adapter from a path."),
     "db": ("database:db", "Bring the database's schema up to date."),
     "delete": ("deleting:delete", "Delete a version, leaving a tombstone."),
     "demo": ("demo:demo", "Grow a small tree of real adapters, from nothing to a composed model."),
-    "doctor": ("doctor:doctor", "Say what the database, the blob store and this machine honour."),
+    "doctor": ("doctor:doctor", "Check the database, the blob store and this machine."),
     "export": ("exports:export_", "Write a subtree or everything to a folder or a tar file."),
     "gc": ("collecting:gc", "Remove stored bytes that nothing needs."),
-    "import": ("exports:import_", "Add what was exported to this registry."),
+    "import": ("exports:import_", "Add an export to this registry."),
     "lineage": ("resolve:lineage", "Show what a version was trained on, up to the base."),
     "ls": ("browse:ls", "List the nodes below a path, or the bases."),
     "publish": ("publish:publish", "Publish a PEFT adapter directory at a path."),
@@ -38,24 +38,24 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "serve": ("serve:serve", "Serve the registry over HTTP on this machine."),
     "show": ("browse:show", "Show a node and its versions."),
     "tree": ("browse:tree", "Draw the tree below a path."),
-    "verify": ("verify:verify", "Read and hash what is stored, and name what is damaged."),
-    "withdraw": ("marks:withdraw", "Take a version from the heads; what was trained on it still resolves."),
+    "verify": ("verify:verify", "Read and hash the stored files, and list the damaged ones."),
+    "withdraw": ("marks:withdraw", "Withdraw a version from the heads; versions trained on it still resolve."),
 }
 
 
-# What the extra `composer` brings. Every other optional package is named by the part that needs it.
+# The packages of the extra `composer`. The code that needs another optional package names it in its own error.
 COMPOSER: Final = ("torch", "transformers", "safetensors")
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are listed by hand in COMMANDS and imported when called."""
+    """A group that lists its commands from COMMANDS and imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, sorted."""
+        """Return the names of the commands, sorted."""
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Imports the command of that name, None where there is none."""
+        """Import the command `cmd_name`, or return None if there is none."""
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
@@ -63,7 +63,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes the list of commands without importing any."""
+        """Write the list of commands without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
@@ -71,7 +71,7 @@ class LazyGroup(click.Group):
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="loratree", prog_name="loratree")
 def cli() -> None:
-    """A registry and composer for trees of LoRA adapters.
+    """Publish and compose trees of LoRA adapters.
 
     \b
     loratree base add tiny ./base-model
@@ -83,7 +83,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Runs `loratree`. Exit status: 0 done, 1 refused or failed with one sentence, 2 wrong usage."""
+    """Run `loratree`. Exit status: 0 done, 1 refused or failed with one sentence, 2 wrong usage."""
     try:
         cli(prog_name="loratree")
     except LoratreeError as error:
@@ -97,6 +97,6 @@ def main() -> None:
 
 
 def fail(sentence: str) -> None:
-    """Prints one sentence to stderr and exits with 1."""
+    """Print one sentence to stderr and exit with status 1."""
     click.echo(f"loratree: {sentence}", err=True)
     sys.exit(1)

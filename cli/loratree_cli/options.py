@@ -1,4 +1,4 @@
-"""The option --weight PATH=NUMBER."""
+"""Options that several commands share: --weight PATH=NUMBER, --rank and --energy."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -10,7 +10,7 @@ from loratree_registry.core.chain import Limit
 from loratree_registry.errors import Invalid
 
 
-def _read(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:
+def _parse_weights(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:
     weights: dict[str, float] = {}
     for text in texts:
         path, _, number = text.partition("=")
@@ -30,26 +30,26 @@ weight_option = click.option(
     "weights",
     metavar="PATH=NUMBER",
     multiple=True,
-    callback=_read,
-    help="How much the level at PATH adds, 1 unless said; 0 drops it. Repeatable.",
+    callback=_parse_weights,
+    help="Multiply what the level at PATH adds; 1 by default, 0 drops it. Repeatable.",
 )
 
 
 def limit_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds both options; the command gets `limit`, None where neither is given."""
+    """Add --rank and --energy; the command gets them as `limit`, or None if neither is given."""
 
     @click.option("--rank", type=int, metavar="N", help="Truncate each module to its best approximation of rank N.")
     @click.option(
-        "--energy", type=float, metavar="SHARE", help="Truncate each to the least rank that keeps this, such as 0.99."
+        "--energy", type=float, metavar="SHARE", help="Truncate each to the least rank that keeps this share."
     )
     @wraps(command)
     def limited(*arguments: Any, rank: int | None, energy: float | None, **options: Any) -> None:
-        command(*arguments, limit=_limit(rank, energy), **options)
+        command(*arguments, limit=_parse_limit(rank, energy), **options)
 
     return limited
 
 
-def _limit(rank: int | None, energy: float | None) -> Limit | None:
+def _parse_limit(rank: int | None, energy: float | None) -> Limit | None:
     if rank is None and energy is None:
         return None
     try:

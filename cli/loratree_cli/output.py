@@ -1,4 +1,4 @@
-"""How answers are printed: JSON for programs, rich for people at a terminal, tab-separated lines into a pipe."""
+"""Output of commands: JSON for programs, rich tables for people at a terminal, tab-separated lines for a pipe."""
 
 import dataclasses
 import json
@@ -20,17 +20,17 @@ T = TypeVar("T")
 _WIDE = 10_000
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-strict_option = click.option("--strict", is_flag=True, help="Fail where a version of the chain was withdrawn.")
-limit_option = click.option("--limit", type=click.IntRange(min=1), help="Stop after so many rows.")
+strict_option = click.option("--strict", is_flag=True, help="Fail if a version of the chain is withdrawn.")
+limit_option = click.option("--limit", type=click.IntRange(min=1), help="Stop after this many rows.")
 
 
 def print_json(value: "DataclassInstance | Sequence[DataclassInstance] | dict[str, Any]") -> None:
-    """Prints a record, or a list of records, as indented JSON: the same bytes from either kind of registry."""
-    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+    """Print a record, or a list of records, as indented JSON: the same bytes from either kind of registry."""
+    click.echo(json.dumps(_to_plain(value), indent=2, ensure_ascii=False))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints rows under their columns; nothing is ever cut short in a pipe."""
+    """Print rows under their columns; no cell is cut or wrapped."""
     if not sys.stdout.isatty():
         for row in (columns, *rows):
             click.echo("\t".join("" if cell is None else str(cell) for cell in row))
@@ -43,26 +43,26 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     for column in columns:
         table.add_column(column)
     for row in rows:
-        # As Text, since a note or a source may hold what rich would read as its markup.
+        # Text, because rich would read a bracket in a note or a source as markup.
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-    # As wide as it needs: a terminal breaks long lines by itself, and a ref or a digest stays whole to be copied.
+    # Very wide, so that rich does not wrap: the terminal breaks long lines, and a digest can be copied whole.
     Console(width=_WIDE).print(table)
 
 
 def print_tree(tree: "Tree") -> None:
-    """Prints a rich tree without wrapping its lines."""
+    """Print a rich tree without wrapping its lines."""
     from rich.console import Console
 
     Console(soft_wrap=True).print(tree, highlight=False)
 
 
 def say(sentence: str) -> None:
-    """Prints a sentence for people to stderr, so that stdout stays what was asked for."""
+    """Print a sentence for people to stderr, so that stdout holds the result only."""
     click.echo(sentence, err=True)
 
 
 def working(sentence: str) -> AbstractContextManager[object]:
-    """A spinner on stderr while something takes its time, and only at a terminal."""
+    """Show a spinner on stderr during a long operation, at a terminal only."""
     if not sys.stderr.isatty():
         return nullcontext()
     from rich.console import Console
@@ -72,7 +72,7 @@ def working(sentence: str) -> AbstractContextManager[object]:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr, and only at a terminal: gives a function of what is done, how much of it, and of how much."""
+    """Show a progress bar on stderr, at a terminal only; yield its `update(what, done, total)`."""
     if not sys.stderr.isatty():
         yield lambda *_: None
         return
@@ -81,15 +81,15 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("")
-        yield lambda what, done, of: bar.update(task, description=what, completed=done, total=of)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 def every(listing: Callable[[str | None], Page[T]], limit: int | None = None) -> Iterator[T]:
-    """The items of every page, at most `limit`; `listing` takes the key to go on after."""
-    return islice(_pages(listing), limit)
+    """Iterate over the items of every page, at most `limit`; `listing` takes the last key of the previous page."""
+    return islice(_read_pages(listing), limit)
 
 
-def _pages(listing: Callable[[str | None], Page[T]]) -> Iterator[T]:
+def _read_pages(listing: Callable[[str | None], Page[T]]) -> Iterator[T]:
     after: str | None = None
     while True:
         page = listing(after)
@@ -99,16 +99,16 @@ def _pages(listing: Callable[[str | None], Page[T]]) -> Iterator[T]:
         after = page.next
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_to_plain(item) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     return value
 
 
 def bytes_text(size: int) -> str:
-    """A size for people: 812 B, 1.4 KB, 35.2 MB (powers of 1000)."""
+    """Format a size for people: 812 B, 1.4 KB, 35.2 MB (powers of 1000)."""
     amount = float(size)
     for unit in ("B", "KB", "MB", "GB"):
         if amount < 1000:
@@ -118,27 +118,27 @@ def bytes_text(size: int) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """How many of what, for people: 1 version, 2 versions."""
+    """Format a count for people: 1 version, 2 versions."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def short(digest: str) -> str:
-    """The first twelve digits of a digest, for people."""
+    """Return the first twelve digits of a digest, for people."""
     return digest.removeprefix("sha256:")[:12]
 
 
 def numbers(values: Sequence[float]) -> str:
-    """The distinct values for people: `16`, or `16, 8`."""
+    """Format distinct values for people: `16`, or `16, 8`."""
     return ", ".join(f"{value:g}" for value in values)
 
 
 def marks_text(withdrawn: Mark | None, quarantined: Mark | None) -> list[str]:
-    """What is wrong with a version, and why."""
+    """List the marks of a version with their reasons: `withdrawn: it diverges`."""
     marks = (("quarantined", quarantined), ("withdrawn", withdrawn))
     return [f"{what}: {mark.reason}" for what, mark in marks if mark is not None]
 
 
 def pin_text(version: Version) -> str:
-    """What a version was trained on, as PATH@NUMBER, or the base's name."""
+    """Format a version's pin as PATH@NUMBER, or as the base's name."""
     pin = version.pin
     return version.base if pin.path is None else f"{pin.path}@{pin.version}"

@@ -1,6 +1,6 @@
-"""The composer: reads chains of adapters, merges, stacks and flattens them onto a base.
+"""The composer: reads chains of adapters and merges, stacks or flattens them onto a base.
 
-`Composer` puts a path of the tree on a live model, `compose` writes one as files, `read_base` describes a checkpoint.
+`Composer` applies a path to a live model, `compose` writes a path as files, `read_base` describes a checkpoint.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is asked for when it is: the arithmetic alone then needs nothing but torch and safetensors."""
+    """Import a name when it is used, so that the arithmetic alone needs only torch and safetensors."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -1,4 +1,4 @@
-"""`loratree compose`: a path as files, a merged checkpoint or a flattened adapter, with its lockfile."""
+"""The files of `loratree compose`: a merged checkpoint or a flattened adapter, with its lockfile."""
 
 import json
 from collections.abc import Mapping
@@ -38,51 +38,50 @@ def compose(
     limit: Limit | None = None,
     strict: bool = False,
 ) -> Lockfile:
-    """Writes the composition of `ref` into the folder `out` and returns its lockfile, which is written last.
+    """Write the composition of `ref` into the folder `out` and return its lockfile, which is written last.
 
-    `merge` is the base's checkpoint with every delta summed in, shard by shard; `flatten` one PEFT adapter that needs
-    no base weights. An empty chain merges to a copy of the base. `follow`, `weights` and `strict` are those of
-    Registry.resolve. With a `limit` each module of a flattened chain is truncated to it, and compression.json tells
-    what was kept.
-    `base_directory` is the base's checkpoint; without it the one that `home` remembers. The same composition gives the
-    same bytes; where `out` holds it already and intact, that is the answer, also where another process was first to
-    finish it. Whatever fails or interrupts it, `out` is whole or not there.
+    `merge` writes the base's checkpoint with every delta summed in, shard by shard; `flatten` writes one PEFT adapter
+    that needs no base weights. An empty chain merges to a copy of the base. `follow`, `weights` and `strict` mean the
+    same as in Registry.resolve. With a `limit`, each module of a flattened chain is truncated, and compression.json
+    records the rest. `base_directory` is the base's checkpoint; the default is the folder that `home` remembers.
 
-    Raises Conflict where `out` holds anything else, NotFound, Invalid, Corrupt, Unavailable.
+    The same composition gives the same bytes. If `out` holds it intact, even because another process finished first,
+    its lockfile is returned. After a failure or an interruption, `out` is whole or does not exist.
+    Raises Conflict if `out` holds anything else, NotFound, Invalid, Corrupt, Unavailable.
     """
     if limit is not None and mode != "flatten":
-        raise Invalid(f"a chain is compressed where it is flattened, got {form(mode, limit)}: compose it with flatten")
+        raise Invalid(f"only a flattened chain can be compressed, got {form(mode, limit)}: compose it with flatten")
     resolution = registry.resolve(ref, follow=follow, weights=weights, strict=strict)
     chain = resolution.to_chain()
-    found = _composed(out, chain, mode, limit)
-    if found is not None:
-        return found
+    existing = _read_composed(out, chain, mode, limit)
+    if existing is not None:
+        return existing
     manifest = registry.base_manifest(chain.base)
-    checkpoint = open_checkpoint(base_directory or _remembered(registry, home, chain)) if mode == "merge" else None
+    checkpoint = open_checkpoint(base_directory or _find_checkpoint(registry, home, chain)) if mode == "merge" else None
     reader = AdapterReader(registry, manifest, home)
-    # Merging reads one tensor's factors at a time: a chain may be larger than memory. Flattening needs them all.
+    # Merging reads one tensor's factors at a time: a chain may be larger than memory. Flattening needs all factors.
     adapters = reader.stored(resolution) if checkpoint is not None else reader.chain(resolution)
     try:
         with whole_folder(out) as stage:
             if checkpoint is not None:
                 write_merged(checkpoint, manifest, composed(adapters), stage)
-                dtype = _dtype(manifest)
+                dtype = _join_dtypes(manifest)
             else:
                 dtype = _write_flattened(adapters, manifest, registry.base(chain.base), limit, stage)
-            lockfile = Lockfile(resolution.ref, chain, Artifact(mode, dtype, _files(stage), limit))
+            lockfile = Lockfile(resolution.ref, chain, Artifact(mode, dtype, _hash_files(stage), limit))
             lockfile.write(stage)
     except Conflict:
-        if (found := _composed(out, chain, mode, limit)) is None:
+        if (existing := _read_composed(out, chain, mode, limit)) is None:
             raise
-        return found
+        return existing
     return lockfile
 
 
-def _remembered(registry: Registry, home: Path, chain: Chain) -> Path:
+def _find_checkpoint(registry: Registry, home: Path, chain: Chain) -> Path:
     directory = base_locations.base_directory(home, chain.base_digest)
     if directory is None:
         stored = registry.base(chain.base).stored
-        fetched = f", or fetch it by `loratree base pull {chain.base} --out DIR`" if stored else ""
+        fetched = f", or fetch it with `loratree base pull {chain.base} --out DIR`" if stored else ""
         raise NotFound(
             f"the checkpoint of the base {chain.base} is not known on this machine: give its folder with --base, or "
             f"run loratree base add {chain.base} DIR{fetched}"
@@ -90,8 +89,8 @@ def _remembered(registry: Registry, home: Path, chain: Chain) -> Path:
     return directory
 
 
-def _composed(out: Path, chain: Chain, mode: Mode, limit: Limit | None) -> Lockfile | None:
-    """The lockfile of this very composition where `out` holds it; None where `out` is free. Raises Conflict."""
+def _read_composed(out: Path, chain: Chain, mode: Mode, limit: Limit | None) -> Lockfile | None:
+    """Return the lockfile if `out` holds this composition, or None if `out` is free. Raises Conflict."""
     remedy = "choose another folder, or remove this one first"
     try:
         names = {path.name for path in out.iterdir()}
@@ -104,7 +103,7 @@ def _composed(out: Path, chain: Chain, mode: Mode, limit: Limit | None) -> Lockf
     if LOCKFILE not in names:
         raise Conflict(f"{out} holds other files ({listed(sorted(names), limit=5)}): {remedy}")
     try:
-        lockfile = _same(read_lockfile(out), chain, mode, limit)
+        lockfile = _check_same(read_lockfile(out), chain, mode, limit)
         check_artifact(lockfile, out)
     except LoratreeError as error:
         raise Conflict(f"{out} does not hold this composition: {error}; {remedy}") from error
@@ -114,12 +113,12 @@ def _composed(out: Path, chain: Chain, mode: Mode, limit: Limit | None) -> Lockf
     return lockfile
 
 
-def _same(lockfile: Lockfile | None, chain: Chain, mode: Mode, limit: Limit | None) -> Lockfile:
+def _check_same(lockfile: Lockfile | None, chain: Chain, mode: Mode, limit: Limit | None) -> Lockfile:
     assert lockfile is not None
     artifact = lockfile.artifact
     if (lockfile.chain.digest, artifact.mode, artifact.limit) != (chain.digest, mode, limit):
-        held = f"{lockfile.ref} ({artifact.form}, {lockfile.chain.digest})"
-        raise Conflict(f"it holds {held}, expected {form(mode, limit)} of {chain.digest}")
+        actual = f"{lockfile.ref} ({artifact.form}, {lockfile.chain.digest})"
+        raise Conflict(f"it holds {actual}, expected {form(mode, limit)} of {chain.digest}")
     return lockfile
 
 
@@ -131,18 +130,18 @@ def _write_flattened(
         Compression(limit, flat.kept).write(stage)
     (stage / ADAPTER_CONFIG).write_text(json.dumps(flat.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     try:
-        # One metadata key: safetensors writes several in random order.
+        # Only one metadata key: safetensors writes several keys in random order.
         save_file(flat.tensors, stage / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:
         raise Unavailable(f"{stage} cannot be written: {error}") from error
     return "+".join(sorted({CODES[tensor.dtype] for tensor in flat.tensors.values()}))
 
 
-def _dtype(manifest: BaseManifest) -> str:
+def _join_dtypes(manifest: BaseManifest) -> str:
     return "+".join(sorted({parameter.dtype for parameter in manifest.parameters if "F" in parameter.dtype}))
 
 
-def _files(stage: Path) -> tuple[FileDigest, ...]:
+def _hash_files(stage: Path) -> tuple[FileDigest, ...]:
     files = []
     for path in sorted(stage.iterdir()):
         with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Composer: a live model, and any path of the tree on it."""
+"""Composer: any path of the tree, composed on a live model."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,27 +28,26 @@ Weights = Mapping[str, float]  # level weights by path
 
 
 class Composer:
-    """Puts compositions on a live model, one at a time, and takes them off without a trace.
+    """A live model that carries one composition at a time; removing the composition leaves no trace.
 
     `use` stacks (the base's weights stay untouched), `merge` writes the sum into the weights, `restore` gives the bare
-    base back, bit for bit. A call replaces what was there before; if it fails while adapters are fetched, that stays.
-    It changes the model for the whole process, so it is not for several threads. A model carries the composition of one
-    Composer at a time: while another has one on it, or on a part of it, `use` and `merge` raise Conflict.
+    base back, bit for bit. A call replaces the previous composition, which stays if fetching the adapters fails. A call
+    changes the model for the whole process, so a Composer is not thread-safe. While another Composer has a composition
+    on the model, or on a part of the model, `use` and `merge` raise Conflict.
 
-    A torch.compile'd model is taken for the one that it runs. A function is compiled anew for other forwards only so
-    often, so `use` and what takes its stack off drop all code that torch.compile made in this process: it is compiled
-    again when next called. `merge` writes in place and costs no compilation. A graph that was exported or captured by
-    hand is a copy of the model as it was, and no call here reaches it.
+    A torch.compile'd model counts as the model inside it. torch.compile limits how often it compiles one function, so
+    adding or removing a stack drops all code that torch.compile made in this process; the next call compiles again.
+    `merge` writes in place and costs no compilation. An exported or captured graph is a copy that no call changes.
 
-    The model is any torch.nn.Module whose tensors are those of a base in the registry: `base` names it, else it is
-    found. With `verify` every tensor is hashed, which reads the whole model once; a model that is held in another
-    dtype than its base is compared with the base's checkpoint, cast. Without, names and shapes alone are compared.
-    `pristine` is where merging gets the untouched weights from: a copy on the `host` or on their own `device`, as large
-    as what was ever merged into, or the base's checkpoint in `files`, which costs no memory and a read at each merge.
-    `prefixes` keeps the float32 sum of the ancestors where the weights are, 4 bytes a weight that the leaf touches, so
-    that another leaf under them costs the leaf alone; by default only in the memory of a CPU. `home` is the folder of
-    this machine's caches (default: LORATREE_HOME). Raises Invalid where the model is another one, and Conflict where it
-    carries a composition already.
+    The model is any torch.nn.Module with the tensors of a base; without `base`, the registry is searched for that base.
+    `verify` hashes every tensor, which reads the whole model once; a model in another dtype than its base is compared
+    with the base's checkpoint, cast. Without `verify`, only names and shapes are compared. `pristine` is where merging
+    reads the untouched weights: a copy on the `host` or on the weights' own `device`, as large as all weights merged so
+    far, or the base's checkpoint in `files`, which needs no memory but a read at each merge. `prefixes` caches the
+    float32 sum of the ancestors beside the weights, 4 bytes for each weight that the leaf changes, so that merging
+    another leaf under the same ancestors adds only the leaf; the default is True only for a model on a CPU. `home` is
+    the folder of this machine's caches (default: LORATREE_HOME). Raises Invalid if the model is not the base, and
+    Conflict if the model already carries a composition.
     """
 
     def __init__(
@@ -82,57 +81,57 @@ class Composer:
 
     @property
     def base(self) -> Base:
-        """The base that the model is."""
+        """The base with the model's weights."""
         return self._base
 
     @property
     def current(self) -> Resolution | None:
-        """What is on the model now; None for the bare base."""
+        """The composition on the model; None for the bare base."""
         return self._current
 
     @property
     def unreached(self) -> list[str]:
-        """The stacked layers whose forward has not run yet: after a pass, those whose delta was left out."""
+        """The stacked layers with a forward that has not run yet: after a pass, their deltas were left out."""
         return self._stack.unreached if self._stack is not None else []
 
     def use(
         self, ref: str, *, merged: str | None = None, follow: str | None = None, weights: Weights | None = None
     ) -> Resolution:
-        """Stacks the chain of `ref`: y = Wx + Σ wᵢsᵢBᵢ(Aᵢx), as one pair of products a layer.
+        """Stack the chain of `ref`: y = Wx + Σ wᵢsᵢBᵢ(Aᵢx), as one pair of products for each layer.
 
-        With `merged`, the path of a version in the chain, the chain down to it is merged into the weights as `merge`
-        does, and what lies below is stacked on those: y = W'x + Σ wᵢsᵢBᵢ(Aᵢx). The next `use` that merges the same
-        writes no weight. The weights are then rounded once between the two, in their dtype.
+        With `merged`, the path of a version in the chain, the chain down to that version is merged into the weights and
+        rounded to their dtype; the rest is stacked on top: y = W'x + Σ wᵢsᵢBᵢ(Aᵢx). The next `use` that merges the same
+        versions writes no weight.
 
-        The products are a layer's forward's: a model that reads a layer's weight past its forward, as Mamba does with
-        dt_proj, goes without that layer's delta, which PEFT's active adapter leaves out in the same way and `merge`
-        does not. `unreached` names such layers after a pass. The factors take each layer's dtype and device: after the
-        model was cast or moved, its layers raise Invalid until `use` is called again. What is no delta of a layer's
-        weight is stacked as a composed copy of its tensor, which needs that tensor's memory again (see Stack).
+        A layer's forward computes the products. If a model reads a layer's weight without its forward, as Mamba does
+        with dt_proj, the layer's delta is left out, as with PEFT's active adapter; `merge` includes it. `unreached`
+        names such layers after a pass. The factors take each layer's dtype and device: if the model is cast or moved,
+        its layers raise Invalid until `use` is called again. An edit that is no delta of a layer's weight is stacked as
+        a composed copy of its tensor, which needs that tensor's memory again (see Stack).
 
-        Raises Invalid for a path that is not in the chain. After a failure on the model the bare base is back.
+        Raises Invalid for a path that is not in the chain. A failure on the model restores the bare base.
         """
         resolution, chain = self._read(ref, follow, weights)
-        depth = _depth(resolution, merged)
+        depth = _depth_of(resolution, merged)
         try:
             self._unstack()
             if depth:
-                self._merged.merge(self._programs(resolution, chain, slice(0, depth)))
+                self._merged.merge(self._prepare_programs(resolution, chain, slice(0, depth)))
             else:
                 self._merged.restore()
-            self._stack = Stack(self._model, self._programs(resolution, chain, slice(depth, None)))
+            self._stack = Stack(self._model, self._prepare_programs(resolution, chain, slice(depth, None)))
         except BaseException:
             self.restore()
             raise
-        return self._carries(resolution)
+        return self._set_current(resolution)
 
     @contextmanager
     def active(
         self, ref: str, *, merged: str | None = None, follow: str | None = None, weights: Weights | None = None
     ) -> Iterator[Resolution]:
-        """Stack the chain of `ref` for the length of a `with` block, as `use` does; `restore` runs at its end.
+        """Stack the chain of `ref` for one `with` block, as `use` does; `restore` runs after the block.
 
-        The bare base is back after the block, also if `merge` or another `use` was called inside it.
+        The bare base is back after the block, also if `merge` or another `use` was called in the block.
         """
         try:
             yield self.use(ref, merged=merged, follow=follow, weights=weights)
@@ -140,22 +139,22 @@ class Composer:
             self.restore()
 
     def merge(self, ref: str, *, follow: str | None = None, weights: Weights | None = None) -> Resolution:
-        """Merges the chain of `ref`: W' = W + Σ wᵢsᵢBᵢAᵢ, from the pristine weights. After a failure the base is back.
+        """Merge the chain of `ref`: W' = W + Σ wᵢsᵢBᵢAᵢ, from the pristine weights. A failure restores the bare base.
 
-        The ancestors are summed in one product a weight and the leaf in a second, in float32, and rounded once; what
-        does not differ from the last merge is left as it is. `weights` are level weights by path, 1 where not said.
+        For each weight, one product sums the ancestors and a second adds the leaf, in float32, rounded once. Weights
+        that are the same as after the last merge are not written. `weights` are level weights by path, by default 1.
         """
         resolution, chain = self._read(ref, follow, weights)
         try:
             self._unstack()
-            self._merged.merge(self._programs(resolution, chain, slice(None)))
+            self._merged.merge(self._prepare_programs(resolution, chain, slice(None)))
         except BaseException:
             self.restore()
             raise
-        return self._carries(resolution)
+        return self._set_current(resolution)
 
     def restore(self, *, release: bool = False) -> None:
-        """Gives the bare base back, bit for bit; with `release`, also the memory that is kept for the next merge."""
+        """Restore the bare base, bit for bit; `release` also frees the memory reserved for the next merge."""
         self._unstack()
         if release:
             self._merged.release()
@@ -163,25 +162,25 @@ class Composer:
             self._adapters.forget()
         else:
             self._merged.restore()
-        self._carries_nothing()
+        self._clear_current()
 
     def _read(self, ref: str, follow: str | None, weights: Weights | None) -> tuple[Resolution, WeightedChain]:
         if base_of(parse_ref(ref).path) != self._base.name:
-            raise Invalid(f"{ref} is not in the tree of {self._base.name}, the base that this model is")
+            raise Invalid(f"{ref} is not in the tree of {self._base.name}, the base of this model")
         check_unclaimed(self._model, self._mark)
         resolution = self._registry.resolve(ref, follow=follow, weights=weights)
         return resolution, self._adapters.chain(resolution)
 
-    def _programs(self, resolution: Resolution, chain: WeightedChain, levels: slice) -> Programs:
+    def _prepare_programs(self, resolution: Resolution, chain: WeightedChain, levels: slice) -> Programs:
         key = resolution.composition, levels.start, levels.stop
         return self._recent.get(key, lambda: composed(chain[levels], above=chain[: levels.start or 0]))
 
-    def _carries(self, resolution: Resolution) -> Resolution:
+    def _set_current(self, resolution: Resolution) -> Resolution:
         self._current = resolution
         claim(self._model, self._mark)
         return resolution
 
-    def _carries_nothing(self) -> None:
+    def _clear_current(self) -> None:
         self._current = None
         release(self._model, self._mark)
 
@@ -191,8 +190,8 @@ class Composer:
             self._stack = None
 
 
-def _depth(resolution: Resolution, merged: str | None) -> int:
-    """How many versions of the chain lie above or at the path `merged`; none for None."""
+def _depth_of(resolution: Resolution, merged: str | None) -> int:
+    """Return how many versions of the chain lie at or above the path `merged`; 0 for None."""
     paths = [link.path for link in resolution.chain]
     if merged is None:
         return 0

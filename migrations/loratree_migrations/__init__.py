@@ -1,6 +1,6 @@
-"""The database's migrations, run by alembic from wherever the package is installed; no alembic.ini.
+"""The database's migrations. Alembic runs them from the installed package, without an alembic.ini.
 
-The caller gives the connection, inside a transaction, and the metadata: this package imports nothing of loratree's.
+The caller passes a connection inside a transaction, and the metadata: this package imports no other loratree package.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ _LOCK = 0x6C6F7261_74726565  # "loratree" in ASCII: the key of PostgreSQL's advi
 
 
 def current(connection: Connection) -> str | None:
-    """The revision that the database is at, None where it has no schema yet. Imports no alembic."""
+    """Return the revision of the database, or None if it has no schema yet. Imports no alembic."""
     if not inspect(connection).has_table(_TABLE):
         return None
     revision = connection.execute(text(f"SELECT version_num FROM {_TABLE}")).scalar()  # noqa: S608 - a constant
@@ -22,9 +22,9 @@ def current(connection: Connection) -> str | None:
 
 
 def upgrade(connection: Connection, metadata: MetaData) -> None:
-    """Brings the database to HEAD within the caller's transaction, one caller at a time; at HEAD it does nothing.
+    """Upgrade the database to HEAD in the caller's transaction, one caller at a time. Do nothing if it is at HEAD.
 
-    The lock is PostgreSQL's advisory lock of the transaction; on SQLite the transaction must have begun IMMEDIATE.
+    PostgreSQL holds an advisory lock for the transaction; on SQLite the transaction must begin with BEGIN IMMEDIATE.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})

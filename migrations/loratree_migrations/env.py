@@ -1,4 +1,4 @@
-"""What alembic runs: the migrations on the connection that the caller gave, in the caller's transaction."""
+"""The script that alembic runs: it migrates on the caller's connection, in the caller's transaction."""
 
 from alembic import context
 

@@ -1,7 +1,7 @@
-"""What can go wrong, each with the HTTP status that it answers with.
+"""Errors that loratree raises, each with its HTTP status.
 
-A message is one sentence that a person can act on: what was wrong, what was expected, what was found, what to do.
-The API turns any of these into an RFC 9457 problem document; the command line prints the sentence and exits with 1.
+A message is one sentence that a person can act on: what is wrong, what was expected, what was got, what to do.
+The API turns an error into an RFC 9457 problem document; the command line prints the sentence and exits with 1.
 """
 
 
@@ -25,21 +25,21 @@ class Invalid(LoratreeError):
 
 
 class NotFound(LoratreeError):
-    """The registry holds nothing of that name."""
+    """The registry holds nothing with the given name."""
 
     status = 404
     title = "Not found"
 
 
 class Gone(NotFound):
-    """What the name stood for was deleted."""
+    """The object with the given name was deleted."""
 
     status = 410
     title = "Gone"
 
 
 class NotUploaded(NotFound):
-    """The bytes are not stored, or were collected before something referred to them: send them again."""
+    """The bytes are not stored, or were collected before a version referred to them; the remedy is to upload again."""
 
     title = "Not uploaded"
 
@@ -54,7 +54,7 @@ class Quarantined(LoratreeError):
 class Conflict(LoratreeError):
     """The input contradicts what the registry already holds.
 
-    Where it is about an alias, `current` is the version that it names now, 0 if it is not set; else None.
+    If the conflict is about an alias, `current` is the version that it names now, or 0 if it is not set.
     """
 
     status = 409
@@ -73,14 +73,14 @@ class Corrupt(LoratreeError):
 
 
 class Unavailable(LoratreeError):
-    """A server, a disk or an installed part that the request needs is not there."""
+    """A server, a disk or an optional package that the request needs is not available."""
 
     status = 503
     title = "Unavailable"
 
 
 def listed(problems: list[str], *, limit: int = 20) -> str:
-    """Joins every problem into one sentence's list, counting what is past `limit`."""
+    """Join the problems into a list for one sentence: the first `limit`, then the number of the others."""
     shown = "; ".join(problems[:limit])
     rest = len(problems) - limit
     return f"{shown}; and {rest} more" if rest > 0 else shown

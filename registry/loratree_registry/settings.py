@@ -1,4 +1,4 @@
-"""Where loratree keeps things, read from the environment."""
+"""Settings of loratree, read from the environment."""
 
 import os
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ from loratree_registry.errors import Invalid, Unavailable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Where things are: this machine's folder, a registry's URL, the database and the blobs of an embedded one.
+    """The folder of this machine, the URL of a registry, and the database and blobs of an embedded registry.
 
     `LORATREE_HOME` (default: the platform's data folder), `LORATREE_URL` (default: none, the embedded registry),
     `LORATREE_DATABASE` (default: the file HOME/loratree.db), `LORATREE_BLOBS` (default: HOME/blobs; or
-    s3://bucket/prefix), `LORATREE_S3_ENDPOINT` (default: Amazon's) and `LORATREE_S3_PUBLIC_ENDPOINT` (where clients
-    reach that server; default: the same). An empty value counts as none.
+    s3://bucket/prefix), `LORATREE_S3_ENDPOINT` (default: Amazon's) and `LORATREE_S3_PUBLIC_ENDPOINT` (the address at
+    which clients reach the S3 server; default: LORATREE_S3_ENDPOINT). An empty value counts as not set.
 
-    `LORATREE_DIRECT=0` makes a server pass on what clients would else send to S3 and read from it themselves.
+    By default clients send bytes to S3 and read them from S3; with `LORATREE_DIRECT=0` all bytes go through the server.
     """
 
     home: Path
@@ -30,8 +30,8 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
-        """Reads the variables; what is not set follows from LORATREE_HOME."""
-        home = Path(environment.get("LORATREE_HOME") or _data_folder()).expanduser().absolute()
+        """Read the settings from the variables; the defaults of the others follow from LORATREE_HOME."""
+        home = Path(environment.get("LORATREE_HOME") or _find_data_folder()).expanduser().absolute()
         return cls(
             home=home,
             url=environment.get("LORATREE_URL") or None,
@@ -39,27 +39,27 @@ class Settings:
             blobs=environment.get("LORATREE_BLOBS") or str(home / "blobs"),
             s3_endpoint=environment.get("LORATREE_S3_ENDPOINT") or None,
             s3_public_endpoint=environment.get("LORATREE_S3_PUBLIC_ENDPOINT") or None,
-            direct=_switch("LORATREE_DIRECT", environment.get("LORATREE_DIRECT") or "1"),
+            direct=_parse_switch("LORATREE_DIRECT", environment.get("LORATREE_DIRECT") or "1"),
         )
 
     def make_home(self) -> Path:
-        """Creates HOME, readable by its owner alone, and returns it. Raises Unavailable."""
+        """Create HOME, accessible only to its owner, and return it. Raises Unavailable."""
         try:
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise Unavailable(
-                f"the folder {self.home} cannot be made ({error.strerror}): set LORATREE_HOME to one that can"
+                f"the folder {self.home} cannot be made ({error.strerror}): set LORATREE_HOME to a folder that can"
             ) from error
         return self.home
 
 
-def _switch(name: str, text: str) -> bool:
+def _parse_switch(name: str, text: str) -> bool:
     if text not in ("0", "1"):
         raise Invalid(f"{name} is {text!r}: expected 0 or 1")
     return text == "1"
 
 
-def _data_folder() -> str:
-    import platformdirs  # a client with LORATREE_HOME set never needs it
+def _find_data_folder() -> str:
+    import platformdirs  # a client with LORATREE_HOME set does not need this package
 
     return platformdirs.user_data_dir("loratree", appauthor=False)

@@ -4,14 +4,13 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests import tiny
+from tests import forked, tiny
 
 CHAIN = [
     ("tiny/medicine", 8),
@@ -34,10 +33,7 @@ class Shell:
     ) -> subprocess.CompletedProcess[str]:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("LORATREE_")}
         environment |= {"LORATREE_HOME": str(self.home)} | ({"LORATREE_URL": self.url} if self.url else {})
-        command = [sys.executable, "-m", "loratree_cli", *map(str, arguments)]
-        done = subprocess.run(
-            command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=120, check=False
-        )
+        done = forked.run([*map(str, arguments)], environment, cwd)
         assert not check or done.returncode == 0, done.stderr
         return done
 

@@ -1,42 +1,17 @@
-"""The real `loratree`, in a process forked from one that has imported it all: 0.1 s less than nothing, not 0.5 s."""
+"""A run of the real `loratree` that is watched and may be killed at any of its effects."""
 
-import multiprocessing
-import os
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from threading import Lock
 
-from loratree_cli.main import COMMANDS, main
+from loratree_cli.main import main
 from tests.crash.effects import Fault, Trace
+from tests.forked import SERVER, TURN, take_over
 
-_IMPORTED_LATE = (
-    "loratree_composer.base.manifest",
-    "loratree_registry.api.app",
-    "loratree_registry.blobs.local",
-    "loratree_registry.blobs.s3.store",
-    "loratree_registry.embedded.registry",
-    "loratree_registry.catalog.publishing",
-    "loratree_registry.remote.registry",
-    "loratree_registry.workspace.publish",
-    "boto3",
-    "botocore.handlers",
-    "psycopg",
-    "sqlalchemy.dialects.postgresql.psycopg",
-    "sqlalchemy.dialects.sqlite",
-    "transformers.models.llama.modeling_llama",
-    "uvicorn",
-)
 Sabotage = Callable[[], None]
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.crash.preloaded"])
-_TURN = Lock()  # multiprocessing looks after every child whenever one starts, which is not for two threads
 _START_S = 60.0
 
 
@@ -67,10 +42,10 @@ class Child:
     ) -> None:
         folder.mkdir()
         self._folder = folder
-        self._process: ForkServerProcess = _SERVER.Process(
+        self._process: ForkServerProcess = SERVER.Process(
             target=_run, args=(list(arguments), dict(environment), str(folder), fault, sabotage), daemon=True
         )
-        with _TURN:
+        with TURN:
             self._process.start()
 
     def wait(self) -> Outcome:
@@ -78,7 +53,7 @@ class Child:
         if not wait([self._process.sentinel], _START_S):
             self._process.kill()
             raise AssertionError(f"it did not end in {_START_S} s: {self._read('err')}")
-        with _TURN:
+        with TURN:
             status = self._process.exitcode
         assert status is not None
         return Outcome(status, self._read("out"), self._read("err"), tuple(self._read("effects").splitlines()))
@@ -103,23 +78,10 @@ class Child:
         return file.read_text() if file.exists() else ""
 
 
-def preload() -> None:
-    """Imports what the commands import when they are called."""
-    for module, _ in COMMANDS.values():
-        import_module(f"loratree_cli.commands.{module.partition(':')[0]}")
-    for name in _IMPORTED_LATE:
-        import_module(name)
-
-
 def _run(
     arguments: list[str], environment: dict[str, str], folder: str, fault: Fault | None, sabotage: Sabotage
 ) -> None:
-    for handle, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT), handle)
-    os.environ.clear()
-    os.environ.update(environment)
-    tempfile.tempdir = environment["TMPDIR"]
-    sys.argv = ["loratree", *arguments]
+    take_over(arguments, environment, folder)
     sabotage()
     if fault is None:
         main()

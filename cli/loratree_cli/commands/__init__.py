@@ -1,1 +1,1 @@
-"""One file for each noun; a command is a few lines over the library, and imports what is heavy when it runs."""
+"""The commands, one file per noun: a few lines over the library, with heavy imports inside the command."""

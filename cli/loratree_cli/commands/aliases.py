@@ -3,14 +3,14 @@
 import click
 
 from loratree_cli.output import json_option, print_json, print_table, say
-from loratree_cli.registry import registry
+from loratree_registry.connect import connected
 from loratree_registry.core.registry import Registry
 from loratree_registry.errors import NotFound
 
 
 @click.group()
 def alias() -> None:
-    """Movable names of versions at a node, such as stable or canary.
+    """Manage movable names of versions at a node, such as stable or canary.
 
     \b
     loratree alias set tiny/medicine stable 2
@@ -22,19 +22,19 @@ def alias() -> None:
 @click.argument("path")
 @click.argument("name")
 @click.argument("version", type=click.IntRange(min=1))
-@click.option("--expected", type=click.IntRange(min=0), help="Move it only if it is at this version now; 0: not set.")
+@click.option("--expected", type=click.IntRange(min=0), help="Move it only if it names this version now; 0: not set.")
 @json_option
 def set_(path: str, name: str, version: int, expected: int | None, as_json: bool) -> None:
     """Point the alias NAME at VERSION of PATH.
 
-    Without --expected it is moved from wherever it is; a move by somebody else in between is refused.
+    Without --expected it is moved from any version; a move by somebody else at the same moment is refused.
 
     \b
     loratree alias set tiny/medicine stable 2
     loratree alias set tiny/medicine stable 3 --expected 2
     """
-    with registry() as opened:
-        now = _current(opened, path, name) if expected is None else expected or None
+    with connected() as opened:
+        now = _current_version(opened, path, name) if expected is None else expected or None
         moved = opened.set_alias(path, name, version=version, expected=now)
     if as_json:
         print_json(moved)
@@ -51,12 +51,12 @@ def ls(path: str, as_json: bool) -> None:
     \b
     loratree alias ls tiny/medicine
     """
-    with registry() as opened:
-        found = opened.aliases(path)
+    with connected() as opened:
+        aliases = opened.aliases(path)
     if as_json:
-        print_json(found)
+        print_json(aliases)
     else:
-        print_table(("alias", "version", "updated"), ((a.name, a.version, a.updated_at) for a in found))
+        print_table(("alias", "version", "updated"), ((a.name, a.version, a.updated_at) for a in aliases))
 
 
 @alias.command("rm")
@@ -68,13 +68,13 @@ def rm(path: str, name: str) -> None:
     \b
     loratree alias rm tiny/medicine stable
     """
-    with registry() as opened:
-        now = _current(opened, path, name)
+    with connected() as opened:
+        now = _current_version(opened, path, name)
         if now is None:
             raise NotFound(f"{path} has no alias {name!r}: see `loratree alias ls {path}`")
         opened.delete_alias(path, name, expected=now)
     say(f"{path} has no alias {name} any more")
 
 
-def _current(opened: Registry, path: str, name: str) -> int | None:
-    return next((found.version for found in opened.aliases(path) if found.name == name), None)
+def _current_version(opened: Registry, path: str, name: str) -> int | None:
+    return next((alias.version for alias in opened.aliases(path) if alias.name == name), None)

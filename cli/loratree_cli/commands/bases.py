@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from loratree_cli.output import every, json_option, limit_option, print_json, print_table, say, short, working
-from loratree_cli.registry import registry
+from loratree_registry.connect import connected
 from loratree_registry.core.records import Base
 from loratree_registry.core.registry import MAX_PAGE, Registry
 from loratree_registry.settings import Settings
@@ -19,13 +19,13 @@ _COLUMNS: Final = ("name", "architecture", "parameters", "digest", "stored", "so
 
 @click.group()
 def base() -> None:
-    """Base models: the roots of the trees."""
+    """Manage base models, the roots of the trees."""
 
 
 @base.command("add")
 @click.argument("name")
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--source", help="Where it came from, in words: a hub name, say. Nothing ever opens it.")
+@click.option("--source", help="Where it came from, such as a hub name; no code opens it.")
 @click.option("--store", is_flag=True, help="Store its weights too, as `base push` does.")
 @json_option
 def add(name: str, directory: Path, source: str | None, store: bool, as_json: bool) -> None:
@@ -41,10 +41,10 @@ def add(name: str, directory: Path, source: str | None, store: bool, as_json: bo
     from loratree_composer.base.manifest import read_base
     from loratree_registry.workspace.base_locations import remember_base
 
-    with registry() as opened:
+    with connected() as opened:
         with working(f"reading {directory}"):
             manifest = read_base(directory)
-        # First where it lies: a place without a base harms nobody, should the disk be full.
+        # The folder is recorded first: if the disk is full, a folder without a base does no harm.
         remember_base(Settings.from_environment().home, manifest.digest, directory)
         added = opened.add_base(name, manifest, source=source)
         if store:
@@ -61,15 +61,15 @@ def add(name: str, directory: Path, source: str | None, store: bool, as_json: bo
 @click.argument("directory", type=click.Path(path_type=Path))
 @json_option
 def push(name: str, directory: Path, as_json: bool) -> None:
-    """Store the weights of the base NAME, which lie in DIRECTORY.
+    """Store the weights of the base NAME from the model in DIRECTORY.
 
-    Its config, its tokenizer and its safetensors files are stored once. What an interrupted command has sent is not
-    sent again; the registry checks every tensor before any of it counts.
+    The config, the tokenizer and the safetensors files are stored once. Run an interrupted command again: it sends only
+    the missing files. The registry checks every tensor before it uses any file.
 
     \b
     loratree base push tiny ./tiny-llama
     """
-    with registry() as opened:
+    with connected() as opened:
         pushed = _push(opened, name, directory)
     if as_json:
         print_json(pushed)
@@ -89,7 +89,7 @@ def pull(name: str, out: Path) -> None:
     """
     from loratree_registry.workspace.base_transfer import pull_base
 
-    with registry() as opened, working(f"pulling {name}"):
+    with connected() as opened, working(f"pulling {name}"):
         pulled = pull_base(opened, Settings.from_environment().home, name, out)
     say(f"the base {pulled.name} is in {out}")
     click.echo(pulled.digest)
@@ -104,12 +104,12 @@ def show(name: str, as_json: bool) -> None:
     \b
     loratree base show tiny
     """
-    with registry() as opened:
-        found = opened.base(name)
+    with connected() as opened:
+        shown = opened.base(name)
     if as_json:
-        print_json(found)
+        print_json(shown)
     else:
-        print_table(_COLUMNS, [_cells(found)])
+        print_table(_COLUMNS, [_cells(shown)])
 
 
 @base.command("ls")
@@ -121,13 +121,13 @@ def ls(limit: int | None, as_json: bool) -> None:
 
 
 def list_bases(limit: int | None, as_json: bool) -> None:
-    """Prints every base, by name."""
-    with registry() as opened:
-        found = list(every(lambda after: opened.bases(after=after, limit=MAX_PAGE), limit))
+    """Print every base, by name."""
+    with connected() as opened:
+        bases = list(every(lambda after: opened.bases(after=after, limit=MAX_PAGE), limit))
     if as_json:
-        print_json(found)
+        print_json(bases)
         return
-    print_table(_COLUMNS, map(_cells, found))
+    print_table(_COLUMNS, map(_cells, bases))
 
 
 def _cells(base: Base) -> tuple[object, ...]:

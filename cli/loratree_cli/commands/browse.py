@@ -1,4 +1,4 @@
-"""loratree ls, tree and show: looking around."""
+"""loratree ls, tree and show: views of the tree."""
 
 import click
 
@@ -15,7 +15,7 @@ from loratree_cli.output import (
     print_tree,
     short,
 )
-from loratree_cli.registry import registry
+from loratree_registry.connect import connected
 from loratree_registry.core.paths import parent_of
 from loratree_registry.core.records import Node, Version
 from loratree_registry.core.registry import MAX_PAGE, Registry
@@ -39,7 +39,7 @@ def ls(path: str | None, limit: int | None, as_json: bool) -> None:
 
         list_bases(limit, as_json)
         return
-    with registry() as opened:
+    with connected() as opened:
         nodes = list(every(lambda after: opened.children(path, after=after, limit=MAX_PAGE), limit))
     if as_json:
         print_json(nodes)
@@ -50,7 +50,7 @@ def ls(path: str | None, limit: int | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("path")
-@click.option("--limit", type=click.IntRange(min=1), default=TREE_LIMIT, show_default=True, help="Stop after so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=TREE_LIMIT, show_default=True, help="Maximum node count.")
 @json_option
 def tree(path: str, limit: int, as_json: bool) -> None:
     """Draw the tree below PATH.
@@ -58,7 +58,7 @@ def tree(path: str, limit: int, as_json: bool) -> None:
     \b
     loratree tree tiny
     """
-    with registry() as opened:
+    with connected() as opened:
         root = opened.node(path)
         nodes = list(every(lambda after: opened.descendants(path, after=after, limit=MAX_PAGE), limit + 1))
     if as_json:
@@ -77,7 +77,7 @@ def show(ref: str, as_json: bool) -> None:
     loratree show tiny/medicine
     loratree show tiny/medicine@2 --json
     """
-    with registry() as opened:
+    with connected() as opened:
         if "@" in ref:
             _show_version(opened.version(ref), as_json)
         else:
@@ -113,9 +113,9 @@ def _show_node(opened: Registry, path: str, as_json: bool) -> None:
             for version in versions
         ),
     )
-    for left in tombstones:
-        barred = f", quarantined: {left.quarantined}" if left.quarantined else ""
-        click.echo(f"@{left.number} was deleted on {left.deleted_at[:10]}: {left.reason}{barred}")
+    for tombstone in tombstones:
+        barred = f", quarantined: {tombstone.quarantined}" if tombstone.quarantined else ""
+        click.echo(f"@{tombstone.number} was deleted on {tombstone.deleted_at[:10]}: {tombstone.reason}{barred}")
 
 
 def _show_version(version: Version, as_json: bool) -> None:

@@ -11,14 +11,14 @@ from loratree_registry.settings import Settings
 
 
 @click.command()
-@click.option("--grace", metavar="TIME", default="24h", show_default=True, help="Leave what was in use so lately.")
-@click.option("--dry-run", is_flag=True, help="Tell what would be removed, and remove nothing.")
+@click.option("--grace", metavar="TIME", default="24h", show_default=True, help="Leave bytes used within this time.")
+@click.option("--dry-run", is_flag=True, help="List what would be removed, and remove nothing.")
 @json_option
 def gc(grace: str, dry_run: bool, as_json: bool) -> None:
-    """Remove stored bytes that nothing needs: of deleted versions, and of uploads that ended nowhere.
+    """Remove stored bytes that nothing needs: of deleted versions, and of uploads that never became a version.
 
-    Safe while others publish, and several at once. Runs where the database is. Uploads on their way in are left for an
-    hour at least.
+    Safe while others publish, and while another gc runs. Runs where the database is. Unfinished uploads stay for at
+    least an hour.
 
     \b
     loratree gc --dry-run
@@ -27,23 +27,23 @@ def gc(grace: str, dry_run: bool, as_json: bool) -> None:
     from loratree_registry.embedded.storage import open_storage
     from loratree_registry.housekeeping.collecting import collect
 
-    settings, idle = Settings.from_environment(), _duration(grace)
+    settings, idle = Settings.from_environment(), _parse_grace(grace)
     counts, size = {"blob": 0, "upload": 0}, 0
     with open_storage(settings) as storage:
-        for one in collect(storage, settings.home / "uploads", grace=idle, dry_run=dry_run):
-            counts[one.kind] += 1
-            size += one.size
+        for removed in collect(storage, settings.home / "uploads", grace=idle, dry_run=dry_run):
+            counts[removed.kind] += 1
+            size += removed.size
             if not as_json:
-                click.echo(one.name)
+                click.echo(removed.name)
     if as_json:
-        found = {"blobs": counts["blob"], "bytes": size, "uploads": counts["upload"]}
-        print_json({"dry_run": dry_run, "grace_s": int(idle.total_seconds()), **found})
+        totals = {"blobs": counts["blob"], "bytes": size, "uploads": counts["upload"]}
+        print_json({"dry_run": dry_run, "grace_s": int(idle.total_seconds()), **totals})
         return
     done = "would be removed" if dry_run else "removed"
     say(f"{counts['blob']} blobs, {bytes_text(size)}, and {counts['upload']} unfinished uploads {done}")
 
 
-def _duration(text: str) -> timedelta:
+def _parse_grace(text: str) -> timedelta:
     try:
         return parse_duration("--grace", text)
     except Invalid as error:

@@ -8,7 +8,7 @@ import click
 
 from loratree_cli.options import limit_options, weight_option
 from loratree_cli.output import json_option, numbers, print_json, say, strict_option, working
-from loratree_cli.registry import registry
+from loratree_registry.connect import connected
 from loratree_registry.core.chain import Limit, Mode, Step
 from loratree_registry.settings import Settings
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--base", "base_directory", type=click.Path(path_type=Path), help="The base's checkpoint on this machine."
 )
-@click.option("--follow", metavar="ALIAS", help="Take each ancestor at this alias where it is set (latest: its head).")
+@click.option("--follow", metavar="ALIAS", help="Take each ancestor at this alias if it is set (latest: its head).")
 @weight_option
 @limit_options
 @strict_option
@@ -41,9 +41,9 @@ def compose(
 ) -> None:
     """Compose the chain of REF into the folder --out, with its lockfile loratree.json.
 
-    merge writes the base with every delta summed in, as transformers loads it; flatten writes one ordinary PEFT adapter
-    that stands for the whole chain, with --rank or --energy the nearest one of fewer ranks. A base alone can be
-    composed too: train the first level on that.
+    merge writes the base with every delta added, as transformers loads it. flatten writes one ordinary PEFT adapter
+    that equals the whole chain; --rank or --energy writes its nearest adapter of smaller rank. A base alone can be
+    composed too: train the first level on it.
 
     \b
     loratree compose tiny/medicine --mode merge --out ./medicine
@@ -56,7 +56,7 @@ def compose(
     from loratree_composer import compose as compose_files
     from loratree_composer.flatten.compression import read_compression
 
-    with registry() as opened, working(f"composing {ref}"):
+    with connected() as opened, working(f"composing {ref}"):
         lockfile = compose_files(
             opened,
             ref,
@@ -75,7 +75,7 @@ def compose(
         return
     say(f"{out}: {' + '.join([lockfile.chain.base, *map(_term, lockfile.chain.steps)])}")
     if compression is not None:
-        say(_kept(compression))
+        say(_describe_compression(compression))
     click.echo(lockfile.chain.digest)
 
 
@@ -84,12 +84,12 @@ def _term(step: Step) -> str:
     return f"{weight}{step.path}@{step.version}"
 
 
-def _kept(compression: "Compression") -> str:
+def _describe_compression(compression: "Compression") -> str:
     least = compression.least
     worst = "" if least is None else f", at least {_percent(least.energy)} of a module's ({least.name})"
     return f"{compression.limit}: {_percent(compression.energy)} of the energy is kept{worst}"
 
 
 def _percent(share: float) -> str:
-    """Never rounded up: only what is whole reads 100 %."""
+    """Format a share rounded down, so that only the whole reads 100 %."""
     return f"{floor(share * 1e4) / 100:g} %"

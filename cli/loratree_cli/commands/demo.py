@@ -14,9 +14,9 @@ from loratree_registry.errors import Unavailable
     type=click.Path(path_type=Path),
     default=Path("demo-out"),
     show_default=True,
-    help="Where it keeps everything.",
+    help="The folder for all files of the demo.",
 )
-@click.option("--fresh", is_flag=True, help="Start over instead of going on from what is there.")
+@click.option("--fresh", is_flag=True, help="Start again instead of continuing from an earlier run.")
 def demo(out: Path, fresh: bool) -> None:
     """Grow a small tree of real adapters: train, publish, resolve, compose, and show what each level adds.
 

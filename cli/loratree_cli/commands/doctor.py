@@ -13,11 +13,11 @@ _WORDS = {True: "ok", None: "warn", False: "fail"}
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Say what the database, the blob store and this machine honour, with a remedy for what they do not.
+    """Check the database, the blob store and this machine, and print a remedy for each problem.
 
-    Migrations, settings, clocks, permissions, conditional writes (raced), checksums, what was left behind; under
-    LORATREE_URL the server's health, release and latency. What is written to try is removed. Exit status 1 where a
-    check fails; a warning is no failure.
+    It checks migrations, settings, clocks, permissions, conditional writes (in a race), checksums and leftover files;
+    with LORATREE_URL, the server's health, release and latency. Test files are removed. Exit status 1 if a check fails;
+    a warning is no failure.
 
     \b
     loratree doctor

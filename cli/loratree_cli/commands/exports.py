@@ -13,10 +13,10 @@ from loratree_registry.settings import Settings
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder, or a new file FILE.tar.")
 @json_option
 def export_(path: str | None, out: Path, as_json: bool) -> None:
-    """Write everything, or what is at PATH and below with all that it was trained on, to a folder or a tar file.
+    """Write everything, or PATH and below with every version they were trained on, to a folder or a tar file.
 
-    Bytes, numbers, pins, aliases, marks, tombstones, notes, times, history, and the base's manifest; its weights where
-    they are stored. Runs where the database is. docs/housekeeping.md describes the format.
+    An export holds bytes, numbers, pins, aliases, marks, tombstones, notes, times, history and the base's manifest, and
+    its weights if they are stored. Runs where the database is. docs/housekeeping.md describes the format.
 
     \b
     loratree export --out ./backup
@@ -25,8 +25,8 @@ def export_(path: str | None, out: Path, as_json: bool) -> None:
     from loratree_registry.embedded.storage import open_storage
     from loratree_registry.housekeeping.exports.exporting import export
 
-    with open_storage(Settings.from_environment()) as storage, progress() as told:
-        exported = export(storage, path, out, progress=told)
+    with open_storage(Settings.from_environment()) as storage, progress() as on_progress:
+        exported = export(storage, path, out, progress=on_progress)
     if as_json:
         print_json(exported)
         return
@@ -41,10 +41,10 @@ def export_(path: str | None, out: Path, as_json: bool) -> None:
 @click.argument("export", type=click.Path(path_type=Path))
 @json_option
 def import_(export: Path, as_json: bool) -> None:
-    """Add what is in EXPORT, a folder or a tar file that `loratree export` wrote, to this registry.
+    """Add EXPORT, a folder or a tar file that `loratree export` wrote, to this registry.
 
-    Every digest is verified before anything can be seen. What is here already with the same digests stays as it is;
-    what contradicts it is listed, and then nothing is imported. The same command again goes on where one was stopped.
+    Every digest is verified before anything becomes visible. A record that is here already with the same digests stays
+    as it is. Contradictions are listed, and then nothing is imported. After an interruption, run the command again.
 
     \b
     LORATREE_HOME=/new/home loratree import ./backup
@@ -53,8 +53,8 @@ def import_(export: Path, as_json: bool) -> None:
     from loratree_registry.embedded.storage import open_storage
     from loratree_registry.housekeeping.exports.importing import import_ as import_export
 
-    with open_storage(Settings.from_environment()) as storage, progress() as told:
-        imported = import_export(storage, export, progress=told)
+    with open_storage(Settings.from_environment()) as storage, progress() as on_progress:
+        imported = import_export(storage, export, progress=on_progress)
     if as_json:
         print_json(imported)
         return

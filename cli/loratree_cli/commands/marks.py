@@ -1,13 +1,13 @@
-"""loratree withdraw and quarantine: marking versions."""
+"""loratree withdraw and quarantine: marks on versions."""
 
 import click
 
 from loratree_cli.output import json_option, print_json, say
-from loratree_cli.registry import registry
+from loratree_registry.connect import connected
 from loratree_registry.core.records import Mark, Version
 
-_reason = click.option("--reason", metavar="TEXT", help="Why, in a line.")
-_undo = click.option("--undo", is_flag=True, help="Take it back.")
+_reason = click.option("--reason", metavar="TEXT", help="Why, in one line.")
+_undo = click.option("--undo", is_flag=True, help="Remove the mark.")
 
 
 @click.command()
@@ -16,17 +16,17 @@ _undo = click.option("--undo", is_flag=True, help="Take it back.")
 @_undo
 @json_option
 def withdraw(ref: str, reason: str | None, undo: bool, as_json: bool) -> None:
-    """Withdraw the version that REF names by its number or digest: it is no head any more.
+    """Withdraw the version that REF names by its number or digest, so that it is no longer a head.
 
-    What was trained on it still resolves, marked with the reason; with --strict it does not. An alias that names it
-    has to be moved first.
+    Versions trained on it still resolve, marked with the reason; with --strict they do not. If an alias names the
+    version, move the alias first.
 
     \b
     loratree withdraw tiny/medicine@2 --reason "diverges on long prompts"
     loratree withdraw tiny/medicine@2 --undo
     """
     _check(reason, undo)
-    with registry() as opened:
+    with connected() as opened:
         version = opened.reinstate(ref) if reason is None else opened.withdraw(ref, reason=reason)
     _print(version, "withdrawn", version.withdrawn, as_json)
 
@@ -39,15 +39,15 @@ def withdraw(ref: str, reason: str | None, undo: bool, as_json: bool) -> None:
 def quarantine(ref: str, reason: str | None, undo: bool, as_json: bool) -> None:
     """Stop every chain through the version that REF names by its number or digest, such as one that leaks data.
 
-    Nothing resolves, composes or downloads through it, and the same content is not published there again. `show` and
-    `lineage` still tell of it.
+    No chain resolves, composes or downloads through it, and the same content cannot be published at this path again.
+    `show` and `lineage` still show it.
 
     \b
     loratree quarantine tiny/medicine@2 --reason "trained on names of patients"
     loratree quarantine tiny/medicine@2 --undo
     """
     _check(reason, undo)
-    with registry() as opened:
+    with connected() as opened:
         version = opened.lift_quarantine(ref) if reason is None else opened.quarantine(ref, reason=reason)
     _print(version, "quarantined", version.quarantined, as_json)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from loratree_cli.output import bytes_text, json_option, pin_text, print_json, progress, say, working
-from loratree_cli.registry import registry
+from loratree_registry.connect import connected
 from loratree_registry.core.paths import LEVELS, Level
 from loratree_registry.settings import Settings
 
@@ -14,10 +14,10 @@ from loratree_registry.settings import Settings
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 @click.argument("path", required=False)
-@click.option("--parent", metavar="REF|base", help="What it was trained on, where no lockfile tells.")
-@click.option("--level", type=click.Choice(LEVELS[1:]), help="By default the next level down.")
-@click.option("--note", help="A line about this version.")
-@click.option("--manifest", type=click.Path(path_type=Path), metavar="FILE", help="Publish what FILE lists instead.")
+@click.option("--parent", metavar="REF|base", help="What it was trained on, if no lockfile says so.")
+@click.option("--level", type=click.Choice(LEVELS[1:]), help="By default, the level below the parent's.")
+@click.option("--note", help="One line about this version.")
+@click.option("--manifest", type=click.Path(path_type=Path), metavar="FILE", help="Publish all adapters in FILE.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="With --manifest: threads.")
 @click.option("--dry-run", is_flag=True, help="With --manifest: check every line and publish none.")
 @json_option
@@ -32,14 +32,14 @@ def publish(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Publish the PEFT adapter in DIRECTORY as the next version at PATH, or all that a manifest lists.
+    """Publish the PEFT adapter in DIRECTORY as the next version at PATH, or all adapters that a manifest lists.
 
-    The version is pinned to what it was trained on: the lockfile beside its base_model_name_or_path tells, else
-    --parent, else, where nothing says it, the nearest ancestor's head.
+    The version is pinned to the version or base that it was trained on: from the lockfile beside its
+    base_model_name_or_path, else --parent, else, if nothing names one, the nearest ancestor's head.
 
-    A manifest has a line for each adapter, JSON or (FILE.csv) comma-separated values: directory and path, and where
-    they are needed parent, level and note. Parents are published before children, what is published already is told as
-    such, and a line that is refused does not stop the others: correct it and run the same command again.
+    A manifest has one line per adapter, JSON or (FILE.csv) comma-separated values: directory and path, and optionally
+    parent, level and note. Parents are published before children. An adapter that is already published is reported, and
+    a refused line does not stop the others: correct it and run the same command again.
 
     \b
     loratree publish ./out/cardiology tiny/medicine/cardiology
@@ -63,8 +63,8 @@ def _publish_many(manifest: Path, jobs: int, dry_run: bool, as_json: bool) -> No
 
     rows = read_rows(manifest)
     home = Settings.from_environment().home
-    with registry() as opened, progress() as told:
-        report = publish_rows(opened, rows, home=home, jobs=jobs, dry_run=dry_run, progress=told)
+    with connected() as opened, progress() as on_progress:
+        report = publish_rows(opened, rows, home=home, jobs=jobs, dry_run=dry_run, progress=on_progress)
     for outcome in report.outcomes:
         if outcome.status == "refused":
             say(f"line {outcome.line}: {outcome.path}: {outcome.says}")
@@ -83,7 +83,7 @@ def _publish_one(
 ) -> None:
     from loratree_registry.workspace.publish import publish_directory
 
-    with registry() as opened, working(f"publishing {directory}"):
+    with connected() as opened, working(f"publishing {directory}"):
         submitted = publish_directory(
             opened,
             directory,
@@ -105,6 +105,6 @@ def _publish_one(
         say(submitted.pin.why)
         say(f"{version.path}@{version.number}: published, {bytes_text(version.size)}")
     else:
-        stored = "its stored bytes were damaged and are put right" if submitted.uploaded_bytes else "nothing stored"
+        stored = "its stored bytes were damaged and are replaced" if submitted.uploaded_bytes else "nothing stored"
         say(f"{version.path}@{version.number}: already published, {stored}; it is pinned to {pin_text(version)}")
     click.echo(version.digest)

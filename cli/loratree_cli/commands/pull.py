@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from loratree_cli.output import say, strict_option, working
-from loratree_cli.registry import registry
+from loratree_registry.connect import connected
 from loratree_registry.settings import Settings
 
 
@@ -21,7 +21,7 @@ def pull(ref: str, out: Path, strict: bool) -> None:
     """
     from loratree_registry.workspace.fetch import pull as pull_version
 
-    with registry() as opened, working(f"pulling {ref}"):
+    with connected() as opened, working(f"pulling {ref}"):
         version = pull_version(opened, Settings.from_environment().home, ref, out, strict=strict)
     say(f"{version.path}@{version.number} is in {out}")
     click.echo(version.digest)

@@ -17,15 +17,15 @@ _SAMPLE = re.compile(r"(?P<count>[1-9]\d{0,8})|(?P<share>\d{1,3}(\.\d{1,6})?)%")
 
 @click.command()
 @click.argument("ref", required=False)
-@click.option("--sample", metavar="N|N%", help="Read so many of the stored files only, picked at random.")
+@click.option("--sample", metavar="N|N%", help="Read only this many of the stored files, picked at random.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed picks another sample.")
 @json_option
 def verify(ref: str | None, sample: str | None, seed: int, as_json: bool) -> None:
-    """Read and hash every stored file, and name each that is damaged or missing with the versions that it touches.
+    """Read and hash every stored file, and list the damaged and missing ones with the versions that need them.
 
-    With a path, the files of the versions there and below; with PATH@SELECTOR, those of one version and of what it was
-    trained on. Digests of versions and bases are made anew, and records that contradict each other are named.
-    Runs where the database is; changes nothing. Exit status 1 where anything is found.
+    With a path, it reads the files of the versions there and below; with PATH@SELECTOR, the files of one version and of
+    its chain. It computes the digests of versions and bases again, and lists records that contradict each other.
+    Runs where the database is; changes nothing. Exit status 1 if it finds a problem.
 
     \b
     loratree verify
@@ -35,24 +35,24 @@ def verify(ref: str | None, sample: str | None, seed: int, as_json: bool) -> Non
     from loratree_registry.embedded.storage import open_storage
     from loratree_registry.housekeeping.verifying import verify as verify_stored
 
-    chosen = None if sample is None else _sample(sample, seed)
-    with open_storage(Settings.from_environment()) as storage, progress() as told:
-        found = verify_stored(storage, ref, sample=chosen, progress=told)
+    chosen = None if sample is None else _parse_sample(sample, seed)
+    with open_storage(Settings.from_environment()) as storage, progress() as on_progress:
+        report = verify_stored(storage, ref, sample=chosen, progress=on_progress)
     if as_json:
-        print_json(found)
+        print_json(report)
     else:
-        for damage in found.damaged:
+        for damage in report.damaged:
             click.echo(f"{damage.sha256} {damage.problem}: it touches {damage.touches}")
-        for problem in found.problems:
+        for problem in report.problems:
             click.echo(problem)
-        files, versions = counted(found.stored, "stored file"), counted(found.versions, "version")
-        what = f"{found.read} of {files}, {bytes_text(found.bytes)}, and {versions}"
-        bad = f"{len(found.damaged)} damaged or missing, {len(found.problems)} records contradict others"
-        say(f"{what}: {'all sound' if found.sound else bad}")
-    sys.exit(0 if found.sound else 1)
+        files, versions = counted(report.stored, "stored file"), counted(report.versions, "version")
+        what = f"{report.read} of {files}, {bytes_text(report.bytes)}, and {versions}"
+        bad = f"{len(report.damaged)} damaged or missing, {len(report.problems)} records contradict others"
+        say(f"{what}: {'all sound' if report.sound else bad}")
+    sys.exit(0 if report.sound else 1)
 
 
-def _sample(text: str, seed: int) -> "Sample":
+def _parse_sample(text: str, seed: int) -> "Sample":
     from loratree_registry.housekeeping.verifying import Sample
 
     match = _SAMPLE.fullmatch(text)

@@ -1,4 +1,4 @@
-"""How far several forms of one composition are apart, and whether that is close enough."""
+"""The differences between several forms of one composition, and the verdict whether they agree."""
 
 import math
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ BOUND: Final = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """For each pair of forms, max |logits − logits'| over the largest |logit| of the reference.
+    """The difference of each pair of forms: max |logits − logits'| over the largest |logit| of the reference.
 
-    `bare` is the same between the merged form and the bare base: what a composition that adds nothing would miss by.
+    `bare` is the difference between the merged form and the bare base, the error of a composition that adds nothing.
     """
 
     pairs: tuple[tuple[str, str, float], ...]
@@ -19,11 +19,11 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """Tells whether every pair is within 1e-5, while the bare base is not; a NaN is not within anything."""
+        """Whether every pair is within 1e-5 while the bare base is not; a NaN is never within 1e-5."""
         return all(difference <= BOUND for _, _, difference in self.pairs) and self.bare > BOUND
 
     def sentence(self) -> str:
-        """The verdict in plain words."""
+        """Write the verdict in plain words."""
         if not self.bare > BOUND:
             return f"this proves nothing: the bare base is as near, {self.bare:.1e} of the largest logit"
         one, other, worst = max(self.pairs, key=lambda pair: (math.isnan(pair[2]), pair[2]))

@@ -1,4 +1,4 @@
-"""What the demo has made so far, each part remembered with what it was made of and checked byte for byte."""
+"""A cache of the parts that the demo has made: each records its inputs and is checked byte for byte."""
 
 import fcntl
 import json
@@ -17,8 +17,8 @@ RECORDS: Final = ".made"
 class Cache:
     """The parts under one folder. A part is a file or a folder; its record is written when the part is whole.
 
-    A part whose inputs changed, whose bytes are not those recorded, or that has no record is made again, so a run that
-    was stopped anywhere goes on where it was. Raises Invalid where the folder holds things that are not the demo's.
+    A part is made again if its inputs or its bytes differ from its record, or if it has no record, so an interrupted
+    run continues where it stopped. Raises Invalid if the folder holds files that are not the demo's.
     """
 
     def __init__(self, root: Path) -> None:
@@ -29,7 +29,7 @@ class Cache:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keeps other runs out of the folder. Raises Conflict where one is at work."""
+        """Lock the folder against other runs. Raises Conflict if another run holds the lock."""
         with (self._records / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -38,12 +38,12 @@ class Cache:
             yield
 
     def clear(self) -> None:
-        """Removes every recorded part."""
+        """Remove every recorded part."""
         for record in sorted(self._records.rglob("*.json")):
             self.drop(record.relative_to(self._records).with_suffix("").as_posix())
 
     def holds(self, name: str, inputs: Any) -> bool:
-        """Tells whether the part `name` is there, whole, and made of `inputs` (any JSON value)."""
+        """Return whether the part `name` exists, is whole, and was made of `inputs` (any JSON value)."""
         try:
             record = json.loads(self._record(name).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
@@ -51,7 +51,7 @@ class Cache:
         return bool(record == {"inputs": digest_json(inputs), "files": self.files(name)})
 
     def make(self, name: str, inputs: Any, build: Callable[[Path], None]) -> bool:
-        """Has `build` write the part `name` unless it is held already; tells whether it did."""
+        """Let `build` write the part `name` unless the cache holds it; return whether `build` ran."""
         if self.holds(name, inputs):
             return False
         self.drop(name)
@@ -62,16 +62,16 @@ class Cache:
         return True
 
     def drop(self, name: str) -> None:
-        """Removes a part and its record, the record first."""
+        """Remove a part and its record, the record first."""
         self._record(name).unlink(missing_ok=True)
         _remove(self.root / name)
 
     def digest(self, name: str) -> str:
-        """The digest of a part's files: what is made of the part takes it as an input."""
+        """Return the digest of a part's files, an input of every part that is made from it."""
         return digest_json(self.files(name))
 
     def files(self, name: str) -> list[list[str]]:
-        """[name, digest] of each file of a part, sorted."""
+        """List [name, digest] of each file of a part, sorted."""
         path = self.root / name
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         return [[file.relative_to(self.root).as_posix(), _digest(file)] for file in files if file.is_file()]

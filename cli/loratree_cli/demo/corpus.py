@@ -1,4 +1,4 @@
-"""Text that the demo writes for itself: everyday prose, then notes that get more special level by level.
+"""Generated text for the demo: everyday prose, then notes that are more special at each level.
 
 A deeper level keeps the form of the level above and adds words, codes and correlations of its own: which dose belongs
 to a drug, which tracing and which code to a disease, how one physician dates and signs.
@@ -10,39 +10,39 @@ from random import Random
 from typing import Final
 
 MAX_BYTES: Final = 319  # a document and its end token fit one training sequence
-REPEATED: Final = 1 / 3  # of a lesson is text of the levels above, so that a level does not unlearn them
+REPEATED: Final = 1 / 3  # of a lesson is text of the levels above, so that a level does not forget them
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """The text of one level. `write` makes a document, which holds all of `marks`; no level above holds any of them."""
+    """The text of one level. `write` makes a document with all of `marks`; no level above writes any mark."""
 
     name: str
     marks: tuple[str, ...]
     write: Callable[[Random], str]
 
     def held_out(self, count: int, *, seed: int, lessons: Set[str]) -> list[str]:
-        """`count` different documents that are in no lesson; the same seed gives the same ones."""
+        """Write `count` different documents that are in no lesson; the same seed gives the same documents."""
         random = Random(f"held-out/{self.name}/{seed}")  # noqa: S311 - text, not a secret
-        found: dict[str, None] = {}
-        while len(found) < count:
+        documents: dict[str, None] = {}
+        while len(documents) < count:
             document = self.write(random)
             if document not in lessons:
-                found[document] = None
-        return list(found)
+                documents[document] = None
+        return list(documents)
 
 
 def lesson(depth: int, size: int, *, seed: int) -> list[str]:
-    """Different documents for the level at `depth`, at least `size` bytes together; a third is of the levels above."""
+    """Write different documents for the level at `depth`, at least `size` bytes; a third is of the levels above."""
     random = Random(f"lesson/{depth}/{seed}")  # noqa: S311 - text, not a secret
-    found: dict[str, None] = {}
+    documents: dict[str, None] = {}
     written = 0
     while written < size:
         repeated = depth > 0 and random.random() < REPEATED
         document = (random.choice(CORPORA[:depth]) if repeated else CORPORA[depth]).write(random)
-        written += 0 if document in found else len(document.encode())
-        found[document] = None
-    return list(found)
+        written += 0 if document in documents else len(document.encode())
+        documents[document] = None
+    return list(documents)
 
 
 # Base: the prose, the ledgers, the letters and the telegrams of a small town
@@ -98,13 +98,13 @@ def _town(random: Random) -> str:
 
 
 def _word(random: Random) -> str:
-    """A made-up name, so that the base learns letters and not only a list of words."""
+    """Make up a name, so that the base learns letters and not only a list of words."""
     syllables = "".join(random.choice(_ONSETS) + random.choice(_VOWELS) for _ in range(random.randint(1, 3)))
     return (syllables + random.choice(_CODAS)).capitalize()
 
 
 def _catalogue(random: Random) -> str:
-    """Entries in any order, so that the base does not take whatever it has not seen for impossible."""
+    """Write entries in any order, so that the base does not learn that unseen text is impossible."""
     return "".join(_entry(random) + random.choice(_SEPARATORS) for _ in range(random.randint(4, 8)))
 
 

@@ -1,4 +1,4 @@
-"""One composition in four forms, and how far their logits are apart; torch."""
+"""One composition in four forms, and the differences between their logits; torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ REFERENCE: Final = "float64 reference"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """Where the forms of one composition come from: `ref` in the registry, and what was written of it."""
+    """The sources of the forms of one composition: `ref` in the registry, and the folders written from it."""
 
     ref: str
     base: Path
@@ -33,7 +33,7 @@ class Places:
 
 @torch.inference_mode()
 def compare(places: Places, registry: Registry, ids: torch.Tensor) -> Agreement:
-    """How far each pair of forms is apart on `ids` [batch, length]."""
+    """Measure how far each pair of forms is apart on `ids` [batch, length]."""
     logits = all_logits(places, registry, ids)
     bare = load_model(places.base)(input_ids=ids).logits
     largest = logits[REFERENCE].abs().max()
@@ -46,7 +46,7 @@ def compare(places: Places, registry: Registry, ids: torch.Tensor) -> Agreement:
 
 
 def all_logits(places: Places, registry: Registry, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Each form's logits [batch, length, vocabulary], in float64 so that comparing them rounds nothing."""
+    """Compute each form's logits [batch, length, vocabulary], in float64 so that the comparison rounds nothing."""
     from peft import PeftModel
 
     merged = load_model(places.merged)
@@ -61,7 +61,7 @@ def all_logits(places: Places, registry: Registry, ids: torch.Tensor) -> dict[st
 
 
 def stacked_logits(places: Places, registry: Registry, ids: torch.Tensor) -> torch.Tensor:
-    """The logits of the base with the chain stacked on it by the Composer, the base's weights untouched."""
+    """Compute the logits of the base with the chain stacked by the Composer, the base's weights unchanged."""
     from loratree_composer.composer import Composer
 
     model = load_model(places.base)

@@ -1,4 +1,4 @@
-"""Growing the tree: train, add, publish, compose, level by level, by the same commands that a user types."""
+"""The growth of the demo's tree: train, add, publish and compose each level, with the commands that a user types."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -28,29 +28,29 @@ BASE_DIGEST = "base-digest.txt"
 
 
 class Growth:
-    """The tree of the demo in `cache`'s folder: what is there and whole is kept, the rest is made."""
+    """The tree of the demo in `cache`'s folder: parts that are whole stay, and the others are made."""
 
     def __init__(self, cache: Cache, recipe: Recipe) -> None:
         self.cache = cache
         self.recipe = recipe
         self.home = (cache.root / HOME).absolute()
         self.shell = Shell(self.home)
-        self.refs = [RUNGS[0].path]  # of each level published so far, PATH@NUMBER
+        self.refs = [RUNGS[0].path]  # PATH@NUMBER of each level published so far
 
     def grow(self) -> None:
-        """Makes every level, each trained on the merged composition of the one above."""
-        self._make(BASE, self._lesson(0), self._train_base)
+        """Make every level, each trained on the merged composition of the level above."""
+        self._make(BASE, self._list_inputs(0), self._train_base)
         self._register()
         self._compose(0)
         for depth in range(1, len(RUNGS)):
-            self._make(adapter(depth), self._lesson(depth), partial(self._train_adapter, depth))
+            self._make(adapter(depth), self._list_inputs(depth), partial(self._train_adapter, depth))
             self._publish(depth)
             self._compose(depth)
         self._flatten()
 
     @contextmanager
     def registry(self) -> Iterator[Registry]:
-        """The demo's own registry, in this process."""
+        """Open the demo's own registry, in this process."""
         opened = open_embedded(Settings.from_environment({"LORATREE_HOME": str(self.home)}))
         try:
             yield opened
@@ -58,7 +58,7 @@ class Growth:
             opened.close()
 
     def path(self, part: str) -> Path:
-        """Where a part is."""
+        """Return the path of a part."""
         return self.cache.root / part
 
     # Training
@@ -77,7 +77,7 @@ class Growth:
         with self._progress(depth) as on_step:
             train_adapter(self.recipe, depth, rank, self.path(composed(depth - 1)).absolute(), path, on_step)
 
-    def _lesson(self, depth: int) -> dict[str, Any]:
+    def _list_inputs(self, depth: int) -> dict[str, Any]:
         inputs: dict[str, Any] = {
             "recipe": asdict(self.recipe),
             "lesson": digest_json(self.recipe.lesson(depth)),
@@ -93,7 +93,7 @@ class Growth:
 
     @contextmanager
     def _progress(self, depth: int) -> Iterator[Callable[[float], None]]:
-        """Shows the steps on stderr, at a terminal; afterwards a line that stays."""
+        """Show the steps on stderr, at a terminal only; afterwards, print a line with the losses."""
         from rich.console import Console
         from rich.progress import Progress
 
@@ -117,9 +117,9 @@ class Growth:
 
     def _register(self) -> None:
         inputs = self.cache.digest(BASE)
-        if not (self.cache.holds(BASE_DIGEST, inputs) and self._home_is_whole()):
+        if not (self.cache.holds(BASE_DIGEST, inputs) and self._is_home_whole()):
             if self.home.exists():
-                click.echo(f"the registry in {self.home} is damaged or holds another base: a new one is begun")
+                click.echo(f"the registry in {self.home} is damaged or holds another base: starting a new one")
             self.cache.drop(HOME)
             self.cache.drop(BASE_DIGEST)
         self._make(BASE_DIGEST, inputs, self._add_base)
@@ -127,15 +127,15 @@ class Growth:
     def _add_base(self, path: Path) -> None:
         path.write_text(self.shell.read("base", "add", RUNGS[0].path, self.path(BASE)))
 
-    def _home_is_whole(self) -> bool:
-        """Tells whether the registry knows our base and gives back every byte that was published below it."""
+    def _is_home_whole(self) -> bool:
+        """Return whether the registry has our base and returns every byte that was published below it."""
         digest = self.path(BASE_DIGEST).read_text().strip()
         try:
             with self.registry() as registry:
-                known = registry.base(RUNGS[0].path).digest
+                recorded = registry.base(RUNGS[0].path).digest
                 for node in registry.descendants(RUNGS[0].path).items:
                     _check_bytes(registry, node.path)
-            return known == digest and base_directory(self.home, digest) == self.path(BASE).resolve()
+            return recorded == digest and base_directory(self.home, digest) == self.path(BASE).resolve()
         except LoratreeError:
             return False
 
@@ -153,10 +153,10 @@ class Growth:
 
     def _compose_as(self, mode: str, depth: int, part: str) -> None:
         ref = self.refs[depth]
-        inputs = [mode, self._composition(ref), code("loratree_composer")]
+        inputs = [mode, self._resolve_digest(ref), code("loratree_composer")]
         self._make(part, inputs, lambda path: self.shell.run("compose", ref, "--mode", mode, "--out", path))
 
-    def _composition(self, ref: str) -> str:
+    def _resolve_digest(self, ref: str) -> str:
         with self.registry() as registry:
             return registry.resolve(ref).composition
 
@@ -166,17 +166,17 @@ class Growth:
 
 
 def adapter(depth: int) -> str:
-    """The part that holds a level's adapter."""
+    """Return the name of the part that holds a level's adapter."""
     return f"adapters/{RUNGS[depth].folder}"
 
 
 def composed(depth: int) -> str:
-    """The part that holds the merged composition down to a level."""
+    """Return the name of the part that holds the merged composition down to a level."""
     return f"composed/{RUNGS[depth].folder}"
 
 
 def code(module: str) -> str:
-    """The digest of a module's or a package's source, found without importing it."""
+    """Return the digest of a module's or a package's source, without importing it."""
     spec = find_spec(module)
     assert spec is not None
     assert spec.origin is not None

@@ -1,4 +1,4 @@
-"""The loss ladder: each level's model on each level's held-out text, and whether each level helps."""
+"""The loss ladder: the loss of each level's model on each level's held-out text, and whether each level helps."""
 
 import math
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether the model of `row` beats that of the row `above` on the text of its own level, `text`.
+    """The verdict whether the model of `row` beats the model of the row `above` on the text of its own level, `text`.
 
-    `gain` is the mean over the documents of (loss above − loss), in nats a byte: the same documents on both sides, so
-    its standard error is that of the paired differences.
+    `gain` is the mean over the documents of (loss above − loss), in nats per byte. Both models read the same documents,
+    so the standard error is that of the paired differences.
     """
 
     row: str
@@ -31,11 +31,11 @@ class Verdict:
 
     @property
     def helps(self) -> bool:
-        """Tells whether the gain is more than three of its standard errors."""
+        """Whether the gain is more than three of its standard errors."""
         return self.gain.value > STANDARD_ERRORS * self.gain.error
 
     def sentence(self) -> str:
-        """The verdict in plain words."""
+        """Write the verdict in plain words."""
         amount = f"{abs(self.gain.value):.3f} ± {self.gain.error:.3f} nats a byte"
         if self.helps:
             return f"{self.row} beats {self.above} on {self.text} text by {amount}{self._times()}"
@@ -51,22 +51,22 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """losses[row][column] holds each held-out document's loss, in nats a byte; row i is the model of level i."""
+    """A table: losses[row][column] holds each held-out document's loss, in nats per byte; row i is level i's model."""
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     losses: tuple[tuple[tuple[float, ...], ...], ...]
 
     def cell(self, row: int, column: int) -> Mean:
-        """The mean loss of one model on one level's text."""
+        """Return the mean loss of one model on one level's text."""
         return mean(self.losses[row][column])
 
     def verdicts(self) -> list[Verdict]:
-        """For each level below the base, whether it beats the row above in its own column."""
+        """Judge for each level below the base whether it beats the row above in its own column."""
         return [self._verdict(level) for level in range(1, len(self.rows))]
 
     def cost(self) -> str:
-        """What the levels cost on the base's own text, in plain words: what they learn is not free above them."""
+        """Write how the loss on the base's own text changes from the first row to the last: the price of the levels."""
         first, last = self.cell(0, 0).value, self.cell(-1, 0).value
         change = "worse" if last > first else "better"
         return f"from {self.rows[0]} to {self.rows[-1]}, {self.columns[0]} text gets {change}: {first:.3f} → {last:.3f}"
@@ -78,7 +78,7 @@ class Ladder:
 
 
 def mean(values: Sequence[float]) -> Mean:
-    """The mean of at least two values and its standard error, from the sample's standard deviation."""
+    """Compute the mean of at least two values, with its standard error from the sample's standard deviation."""
     count = len(values)
     value = math.fsum(values) / count
     variance = math.fsum((each - value) ** 2 for each in values) / (count - 1)

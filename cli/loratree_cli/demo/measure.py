@@ -1,4 +1,4 @@
-"""What the demo measures of the tree that it grew, each measurement kept beside what it was taken of."""
+"""Measurements of the tree that the demo grew; the cache stores each one with its inputs."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -12,19 +12,19 @@ from loratree_registry.core.digests import digest_json
 
 LADDER = "ladder.json"
 FORMS = "forms.json"
-SAMPLES = 4  # documents of each level on which the forms are compared
+SAMPLES = 4  # documents per level on which the forms are compared
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bytes of weights: of a full checkpoint, and of each level's adapter from the domain down."""
+    """Sizes of weights in bytes: of a full checkpoint, and of each level's adapter from the domain down."""
 
     checkpoint: int
     adapters: tuple[int, ...]
 
 
 def measure_ladder(growth: Growth) -> Ladder:
-    """Every level's model on every level's held-out text."""
+    """Measure every level's model on every level's held-out text."""
     models = [growth.cache.digest(composed(depth)) for depth in range(len(RUNGS))]
     inputs = [models, digest_json(growth.recipe.held_out_text()), code("loratree_cli.demo.evaluation")]
     growth.cache.make(LADDER, inputs, lambda path: _write_losses(growth, path))
@@ -34,7 +34,7 @@ def measure_ladder(growth: Growth) -> Ladder:
 
 
 def measure_forms(growth: Growth) -> Agreement:
-    """How far merged, stacked, flattened and the float64 reference are apart at the leaf."""
+    """Measure how far merged, stacked, flattened and the float64 reference are apart at the leaf."""
     parts = [BASE, FLATTENED, composed(len(RUNGS) - 1), *(adapter(depth) for depth in range(1, len(RUNGS)))]
     inputs = [
         [growth.cache.digest(part) for part in parts],
@@ -47,7 +47,7 @@ def measure_forms(growth: Growth) -> Agreement:
 
 
 def measure_sizes(growth: Growth) -> Sizes:
-    """The bytes of the weights that each level stores."""
+    """Measure the bytes of the weights that each level stores."""
     adapters = (_size(growth.path(adapter(depth))) for depth in range(1, len(RUNGS)))
     return Sizes(_size(growth.path(BASE)), tuple(adapters))
 

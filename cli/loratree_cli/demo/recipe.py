@@ -1,4 +1,4 @@
-"""What the demo trains: the sizes, the steps and the five levels of its tree."""
+"""The recipe of the demo: the sizes, the steps and the five levels of its tree."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -8,7 +8,7 @@ from loratree_cli.demo.corpus import CORPORA, Corpus, lesson
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One level of the tree: its name, where it is published, its rank (the base has none) and its text."""
+    """One level of the tree: its name, its path, its rank (None for the base) and its text."""
 
     name: str
     path: str
@@ -17,7 +17,7 @@ class Rung:
 
     @property
     def row(self) -> str:
-        """What the ladder calls the model that ends at this level."""
+        """The ladder's name for the model that ends at this level."""
         return self.name if self.rank is None else f"+{self.name}"
 
     @property
@@ -37,10 +37,10 @@ LEAF: Final = RUNGS[-1]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Sizes, steps and rates: 0.6 million parameters, and about a minute of training on two cores.
+    """Sizes, steps and rates: 0.6 million parameters, about a minute of training on two cores.
 
-    A rate is the peak of the learning rate. `length` is in tokens, which are bytes; `held_out` counts the documents of
-    each level that no training has seen.
+    A rate is the peak of the learning rate. `length` is in tokens, which are bytes. `held_out` is the number of
+    documents per level that no training sees.
     """
 
     hidden: int = 128
@@ -59,14 +59,14 @@ class Recipe:
     seed: int = 0
 
     def steps(self, depth: int) -> int:
-        """The optimiser's steps at a level."""
+        """Return the number of the optimiser's steps at a level."""
         return self.adapter_steps if depth else self.base_steps
 
     def lesson(self, depth: int) -> list[str]:
-        """The documents that a level trains on, each of them once."""
+        """Write the documents that a level trains on, each of them once."""
         return lesson(depth, (self.steps(depth) * self.batch + 1) * self.length, seed=self.seed)
 
     def held_out_text(self) -> list[list[str]]:
-        """For each level, documents that are in no lesson."""
+        """Write, for each level, documents that are in no lesson."""
         lessons = {document for depth in range(len(RUNGS)) for document in self.lesson(depth)}
         return [rung.corpus.held_out(self.held_out, seed=self.seed, lessons=lessons) for rung in RUNGS]

@@ -1,8 +1,8 @@
-"""A Llama in float64, written out, with W + Σ sᵢBᵢAᵢ summed in float64: what every other form is compared with.
+"""A Llama in float64, written out, with W + Σ sᵢBᵢAᵢ summed in float64: the reference for every other form.
 
-It shares no code with the composer, with PEFT or with transformers. The angles of the rotary embedding are computed in
-float32, as every such model is trained and run with: exact ones move the demo's logits by 1.2e-5 of the largest
-(measured), which says nothing about composing, while all forms then stay within about 4e-6.
+It shares no code with the composer, with PEFT or with transformers. It computes the angles of the rotary embedding in
+float32, as in training and use of every such model. Exact angles move the demo's logits by 1.2e-5 of the largest
+(measured), which says nothing about composing; with float32 angles all forms stay within about 4e-6.
 """
 
 import json
@@ -17,7 +17,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def reference_logits(base: Path, adapters: Sequence[Path], ids: torch.Tensor) -> torch.Tensor:
-    """The logits [batch, length, vocabulary] in float64 of the model in `base` with `adapters` summed in.
+    """Compute the float64 logits [batch, length, vocabulary] of the model in `base` with `adapters` added.
 
     ids: [batch, length].
     """
@@ -26,7 +26,7 @@ def reference_logits(base: Path, adapters: Sequence[Path], ids: torch.Tensor) ->
 
 
 def composed(base: Path, adapters: Sequence[Path]) -> Weights:
-    """W + Σ (α/r) B A for each weight, in float64."""
+    """Compute W + Σ (α/r) B A for each weight, in float64."""
     from safetensors.torch import load_file
 
     weights = {name: tensor.double() for name, tensor in load_file(base / "model.safetensors").items()}
@@ -41,7 +41,7 @@ def composed(base: Path, adapters: Sequence[Path]) -> Weights:
 
 
 def forward(weights: Weights, config: dict[str, Any], ids: torch.Tensor) -> torch.Tensor:
-    """Embedding, layers of attention and gated feed-forward on a residual stream, a norm and the head."""
+    """Run the embedding, the layers (attention, gated feed-forward) on a residual stream, a norm and the head."""
     epsilon = config["rms_norm_eps"]
     x = weights["model.embed_tokens.weight"][ids]  # [batch, length, hidden]
     for layer in range(config["num_hidden_layers"]):
@@ -63,9 +63,9 @@ def _feed_forward(own: Weights, x: torch.Tensor) -> torch.Tensor:
 def _attention(own: Weights, config: dict[str, Any], x: torch.Tensor) -> torch.Tensor:
     heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
     theta = config["rope_parameters"]["rope_theta"]
-    query = _rotated(_heads(x @ own["self_attn.q_proj.weight"].T, heads), theta)  # [batch, heads, length, size]
-    key = _rotated(_heads(x @ own["self_attn.k_proj.weight"].T, groups), theta)
-    value = _heads(x @ own["self_attn.v_proj.weight"].T, groups)
+    query = _rotate(_split_heads(x @ own["self_attn.q_proj.weight"].T, heads), theta)  # [batch, heads, length, size]
+    key = _rotate(_split_heads(x @ own["self_attn.k_proj.weight"].T, groups), theta)
+    value = _split_heads(x @ own["self_attn.v_proj.weight"].T, groups)
     key, value = (part.repeat_interleave(heads // groups, dim=1) for part in (key, value))
     scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
     future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
@@ -74,13 +74,13 @@ def _attention(own: Weights, config: dict[str, Any], x: torch.Tensor) -> torch.T
     return joined @ own["self_attn.o_proj.weight"].T
 
 
-def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+def _split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     batch, length, width = x.shape
     return x.reshape(batch, length, heads, width // heads).transpose(1, 2)
 
 
-def _rotated(x: torch.Tensor, theta: float) -> torch.Tensor:
-    """Turns (x₁, x₂), the halves of each head, by the angles position·θ^(−2i/size) (Su et al., RoFormer)."""
+def _rotate(x: torch.Tensor, theta: float) -> torch.Tensor:
+    """Rotate (x₁, x₂), the halves of each head, by the angles position·θ^(−2i/size) (Su et al., RoFormer)."""
     length, size = x.shape[-2:]
     speed = 1.0 / theta ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
     angle = (torch.arange(length, dtype=torch.float32)[:, None] * speed).double()  # [length, size/2]

@@ -14,17 +14,17 @@ from loratree_cli.output import bytes_text
 
 
 def ladder_table(ladder: Ladder) -> Table:
-    """The losses with their standard errors; each level's own text in bold."""
-    table = _table("model", *(f"{column} text" for column in ladder.columns))
+    """Make the table of losses with their standard errors, each level's own text in bold."""
+    table = _new_table("model", *(f"{column} text" for column in ladder.columns))
     for row, name in enumerate(ladder.rows):
-        cells = [_cell(ladder.cell(row, column), own=row == column) for column in range(len(ladder.columns))]
+        cells = [_cell_text(ladder.cell(row, column), own=row == column) for column in range(len(ladder.columns))]
         table.add_row(name, *cells)
     return table
 
 
 def forms_table(agreement: Agreement) -> Table:
-    """The largest difference of each pair of forms."""
-    table = _table("two forms", "difference")
+    """Make the table of the largest difference of each pair of forms."""
+    table = _new_table("two forms", "difference")
     for one, other, difference in agreement.pairs:
         table.add_row(f"{one}, {other}", f"{difference:.1e}")
     table.add_row("for comparison: merged, the bare base", f"{agreement.bare:.1e}")
@@ -32,8 +32,8 @@ def forms_table(agreement: Agreement) -> Table:
 
 
 def bytes_table(sizes: Sizes) -> Table:
-    """What each level stores, against a full checkpoint of its model."""
-    table = _table("level", "rank", "bytes", "of a full checkpoint")
+    """Make the table of the bytes that each level stores, compared with a full checkpoint."""
+    table = _new_table("level", "rank", "bytes", "of a full checkpoint")
     table.add_row(RUNGS[0].path, "", bytes_text(sizes.checkpoint), "100.0 %")
     for rung, size in zip(RUNGS[1:], sizes.adapters, strict=True):
         table.add_row(rung.path, str(rung.rank), bytes_text(size), f"{100 * size / sizes.checkpoint:.1f} %")
@@ -41,7 +41,7 @@ def bytes_table(sizes: Sizes) -> Table:
 
 
 def bytes_sentence(sizes: Sizes) -> str:
-    """What the tree takes against a full checkpoint a level."""
+    """Compare the bytes of the tree with one full checkpoint per level."""
     levels = 1 + len(sizes.adapters)
     tree, full = sizes.checkpoint + sum(sizes.adapters), sizes.checkpoint * levels
     return (
@@ -51,7 +51,7 @@ def bytes_sentence(sizes: Sizes) -> str:
 
 
 def save_picture(ladder: Ladder, path: Path) -> None:
-    """Draws the ladder as a PNG: one line for each held-out text, down the rows."""
+    """Draw the ladder as a PNG: one line per held-out text, down the rows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -74,7 +74,7 @@ def save_picture(ladder: Ladder, path: Path) -> None:
 
 
 def show(title: str, table: Table, *sentences: str) -> None:
-    """Prints a title, a table and what it says, in plain words."""
+    """Print a title, a table and its conclusions in plain words."""
     console = Console()
     console.print(f"\n[bold]{title}[/]")
     console.print(table)
@@ -82,7 +82,7 @@ def show(title: str, table: Table, *sentences: str) -> None:
         click.echo(sentence)
 
 
-def _table(first: str, *columns: str) -> Table:
+def _new_table(first: str, *columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column(first)
     for column in columns:
@@ -90,6 +90,6 @@ def _table(first: str, *columns: str) -> Table:
     return table
 
 
-def _cell(cell: Mean, *, own: bool) -> str:
+def _cell_text(cell: Mean, *, own: bool) -> str:
     text = f"{cell.value:.3f}±{cell.error:.3f}"
     return f"[bold]{text}[/]" if own else text

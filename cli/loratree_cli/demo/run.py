@@ -1,4 +1,4 @@
-"""`loratree demo`: from nothing to a composed model, and what each level adds."""
+"""The run of `loratree demo`: from nothing to a composed model, and what each level adds."""
 
 import os
 import shlex
@@ -16,20 +16,20 @@ from loratree_cli.demo.cache import Cache
 from loratree_cli.demo.grow import HOME, Growth, code
 from loratree_cli.demo.recipe import LEAF, RUNGS, Recipe
 
-INTERRUPTED: Final = 130  # what a shell reports of a program that Ctrl-C stopped
+INTERRUPTED: Final = 130  # the exit status that a shell reports for a program stopped by Ctrl-C
 PICTURE: Final = "ladder.png"
 
 
 def run_demo(out: Path, *, fresh: bool = False, recipe: Recipe | None = None) -> int:
-    """Runs the demo in the folder `out` and returns the exit status: 0 where every level helps and all forms agree.
+    """Run the demo in the folder `out`; return the exit status, 0 if every level helps and all forms agree.
 
-    What an earlier run left there whole is kept, unless `fresh`. Raises LoratreeError where a part cannot be made.
+    Whole parts from an earlier run are used again, unless `fresh`. Raises LoratreeError if a part cannot be made.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: spinning threads starve a busy machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads; spinning threads starve a busy machine
     start, cache = time.monotonic(), Cache(out)
     try:
         with cache.alone(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # PEFT asks for it
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # PEFT reads it
             if fresh:
                 cache.clear()
                 cache.drop(HOME)
@@ -84,7 +84,7 @@ def _show_bytes(growth: Growth) -> None:
 
 
 def _say_what_next(home: Path) -> None:
-    program = shlex.quote(_program())
+    program = shlex.quote(_find_program())
     click.echo(
         f"\nTry next:\n  export LORATREE_HOME={shlex.quote(str(home))}\n  {program} show {LEAF.path}\n"
         f"  {program} lineage {LEAF.path}\n"
@@ -92,7 +92,7 @@ def _say_what_next(home: Path) -> None:
     )
 
 
-def _program() -> str:
-    """`loratree` where the shell finds it, else where it was installed."""
+def _find_program() -> str:
+    """Return `loratree` if the shell finds it, else the path where it was installed."""
     beside = Path(sys.executable).with_name("loratree")
     return "loratree" if shutil.which("loratree") or not beside.exists() else str(beside)

@@ -1,4 +1,4 @@
-"""`loratree`, typed by the demo: each command is shown and then run in a process of its own."""
+"""The commands that the demo types: each one is shown and then run in its own process."""
 
 import os
 import shlex
@@ -12,19 +12,19 @@ from loratree_registry.errors import LoratreeError
 
 
 class Shell:
-    """Runs `loratree` over the demo's own LORATREE_HOME; none of the user's settings reach it."""
+    """A shell that runs `loratree` with the demo's own LORATREE_HOME, without the user's LORATREE settings."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("LORATREE_")}
-        self._environment = kept | {"LORATREE_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("LORATREE_")}
+        self._environment = inherited | {"LORATREE_HOME": str(home), "HF_HUB_OFFLINE": "1"}
 
     def run(self, *arguments: str | Path) -> None:
-        """Shows a command and runs it; what it prints goes where the demo prints. Raises LoratreeError."""
+        """Show a command and run it, with its output on the demo's own stdout. Raises LoratreeError."""
         self._run(arguments, stdout=None)
 
     def read(self, *arguments: str | Path) -> str:
-        """Shows a command, runs it, shows what it prints and returns that too. Raises LoratreeError."""
+        """Show a command, run it, show its output and return the output. Raises LoratreeError."""
         output = self._run(arguments, stdout=subprocess.PIPE)
         click.echo(output, nl=False)
         return output

@@ -1,4 +1,4 @@
-"""A byte-level tokenizer: token id = byte, and one more token that ends a document."""
+"""A byte-level tokenizer: token id = byte, plus one token that ends a document."""
 
 from pathlib import Path
 from typing import Final
@@ -9,14 +9,14 @@ VOCABULARY: Final = 257
 
 
 def tokens(text: str) -> list[int]:
-    """The token ids of `text`: its bytes in UTF-8."""
+    """Return the token ids of `text`: its bytes in UTF-8."""
     return list(text.encode())
 
 
 def byte_symbols() -> list[str]:
-    """The printable character that stands for each byte in GPT-2's byte-level alphabet, by byte.
+    """Return the printable character for each byte in GPT-2's byte-level alphabet, in the order of the bytes.
 
-    Printable Latin-1 stands for itself; the others take the characters from U+0100 on, in order.
+    A printable Latin-1 character stands for its own byte; the other bytes take characters from U+0100 on, in order.
     """
     shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = [byte for byte in range(256) if byte not in shown]
@@ -24,7 +24,7 @@ def byte_symbols() -> list[str]:
 
 
 def save_tokenizer(directory: Path) -> None:
-    """Writes the tokenizer's files, as `AutoTokenizer.from_pretrained(directory)` reads them."""
+    """Write the tokenizer's files, as `AutoTokenizer.from_pretrained(directory)` reads them."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

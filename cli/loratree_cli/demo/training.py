@@ -1,4 +1,4 @@
-"""A plain training loop, for the base from scratch and for a LoRA adapter over a model; torch."""
+"""A plain training loop, for a base from scratch and for a LoRA adapter on a model; torch."""
 
 import math
 from collections.abc import Callable
@@ -18,8 +18,8 @@ CLIP = 1.0
 
 
 def train_base(recipe: Recipe, directory: Path, on_step: Callable[[float], None]) -> None:
-    """Trains the base from scratch and saves it, with its tokenizer, into `directory`."""
-    _settle(recipe, recipe.seed)
+    """Train the base from scratch and save it, with its tokenizer, into `directory`."""
+    _seed(recipe, recipe.seed)
     model = new_model(recipe)
     train(model, batches(recipe, 0), recipe.base_rate, on_step)
     model.save_pretrained(directory)
@@ -29,10 +29,10 @@ def train_base(recipe: Recipe, directory: Path, on_step: Callable[[float], None]
 def train_adapter(
     recipe: Recipe, depth: int, rank: int, parent: Path, directory: Path, on_step: Callable[[float], None]
 ) -> None:
-    """Trains a LoRA adapter of `rank` on all linear layers of the model in `parent`, and saves it into `directory`."""
+    """Train a LoRA adapter of `rank` on all linear layers of the model in `parent`, and save it into `directory`."""
     from peft import LoraConfig, get_peft_model
 
-    _settle(recipe, recipe.seed + depth)
+    _seed(recipe, recipe.seed + depth)
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(load_model(parent), config)
     train(model, batches(recipe, depth), recipe.adapter_rate, on_step)
@@ -40,7 +40,7 @@ def train_adapter(
 
 
 def new_model(recipe: Recipe) -> "LlamaForCausalLM":
-    """A byte-level Llama with random weights."""
+    """Create a byte-level Llama with random weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -59,29 +59,29 @@ def new_model(recipe: Recipe) -> "LlamaForCausalLM":
 
 
 def load_model(directory: Path) -> "LlamaForCausalLM":
-    """The model in `directory`, in float32 and for evaluation."""
+    """Load the model in `directory`, in float32 and in evaluation mode."""
     from transformers import LlamaForCausalLM
 
-    _without_bars()
-    return LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32)  # transformers evaluates by default
+    _hide_bars()
+    return LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32)  # from_pretrained sets evaluation mode
 
 
 def batches(recipe: Recipe, depth: int) -> torch.Tensor:
-    """A level's lesson as token ids, [steps, batch, length]."""
+    """Return a level's lesson as token ids, [steps, batch, length]."""
     rows = pack(recipe.lesson(depth), recipe.length)
     steps = recipe.steps(depth)
     return rows[: steps * recipe.batch].view(steps, recipe.batch, recipe.length)
 
 
 def pack(documents: list[str], length: int) -> torch.Tensor:
-    """The documents one after the other, an end token before each, as rows [rows, length]; what is over is left out."""
+    """Join the documents, an end token before each, and cut them into rows [rows, length] without the remainder."""
     ids = [token for document in documents for token in (END_ID, *tokens(document))]
     rows = len(ids) // length
     return torch.tensor(ids[: rows * length]).view(rows, length)
 
 
 def train(model: torch.nn.Module, rows: torch.Tensor, rate: float, on_step: Callable[[float], None]) -> None:
-    """One AdamW step for each batch of `rows` [steps, batch, length]; `on_step` is told each batch's loss."""
+    """Take one AdamW step per batch of `rows` [steps, batch, length]; `on_step` is called with each batch's loss."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share(step, len(rows)))
@@ -97,20 +97,20 @@ def train(model: torch.nn.Module, rows: torch.Tensor, rate: float, on_step: Call
     model.eval()
 
 
-def _settle(recipe: Recipe, seed: int) -> None:
-    """The same threads and the same seed give the same weights."""
-    _without_bars()
+def _seed(recipe: Recipe, seed: int) -> None:
+    """Set the threads and the seed, which together decide the weights."""
+    _hide_bars()
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(seed)
 
 
-def _without_bars() -> None:
-    """Keeps transformers from drawing a bar for every file that it reads or writes."""
+def _hide_bars() -> None:
+    """Turn off the progress bar that transformers draws for each file it reads or writes."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def share(step: int, steps: int) -> float:
-    """The share of the peak rate: up linearly over the first tenth, and down a cosine to 0."""
+    """Return the share of the peak rate: linear up over the first tenth, and down a cosine to 0."""
     return min(1.0, (step + 1) / (WARM_UP * steps)) * (1 + math.cos(math.pi * step / steps)) / 2

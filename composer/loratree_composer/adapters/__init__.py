@@ -1,1 +1,1 @@
-"""Versions, fetched, verified and read into memory."""
+"""Adapters: published versions, fetched, verified and read into memory."""

@@ -1,4 +1,4 @@
-"""An adapter's parts, read from its file when they are asked for and not kept."""
+"""An adapter's parts, read from its file at each access and never cached."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -14,14 +14,14 @@ from loratree_registry.tensor_files.header import Header
 
 
 class StoredParts(Mapping[str, tuple[AdapterPart, ...]]):
-    """The parts that `spec` names in a safetensors file, by the base's tensor names; Invalid where it cannot be read.
+    """The parts that `spec` names in a safetensors file, by the base's tensor names; Invalid if it cannot be read.
 
-    They are read, never mapped: pages that were mapped and touched count as the process's memory until the unmapping.
+    The file is read, never mapped: the touched pages of a mapping count as the process's memory until it is unmapped.
     """
 
     def __init__(self, file: Path, header: Header, spec: AdapterSpec) -> None:
         self._shard = Shard(file, header)
-        self._specs = _by_tensor(spec)
+        self._specs = _split_by_tensor(spec)
 
     def __getitem__(self, name: str) -> tuple[AdapterPart, ...]:
         return read_parts(self, self._specs[name])[name]
@@ -36,12 +36,12 @@ class StoredParts(Mapping[str, tuple[AdapterPart, ...]]):
         return name in self._specs
 
     def get_tensor(self, name: str) -> Tensor:
-        """One tensor of the file, by its key."""
+        """Read one tensor of the file, by its key."""
         return tensor_of(self._shard.raw(name), self._shard.type(name))
 
 
-def _by_tensor(spec: AdapterSpec) -> dict[str, AdapterSpec]:
-    """The parts of each tensor of the base, by its name, sorted."""
+def _split_by_tensor(spec: AdapterSpec) -> dict[str, AdapterSpec]:
+    """Split a spec into one spec for each tensor of the base, by the tensor's name, sorted."""
     modules: dict[str, list[ModuleSpec]] = defaultdict(list)
     values: dict[str, list[ValueSpec]] = defaultdict(list)
     rows: dict[str, list[RowsSpec]] = defaultdict(list)
@@ -51,8 +51,8 @@ def _by_tensor(spec: AdapterSpec) -> dict[str, AdapterSpec]:
             modules[f"{module.name}.bias"].append(module)
     for value in spec.values:
         values[value.parameter].append(value)
-    for some in spec.rows:
-        rows[some.parameter].append(some)
+    for row in spec.rows:
+        rows[row.parameter].append(row)
     names = sorted({*modules, *values, *rows})
     return {
         name: AdapterSpec(tuple(modules[name]), values=tuple(values[name]), rows=tuple(rows[name])) for name in names

@@ -1,1 +1,1 @@
-"""Pure functions of tensors; needs torch alone."""
+"""Pure functions on tensors. The only library that they need is torch."""

@@ -1,4 +1,7 @@
-"""What one level of a chain does to one tensor of the base, the way round that the tensor is stored."""
+"""Edits: the changes that one level of a chain makes to one tensor of the base, in the tensor's stored layout.
+
+Edits are ordered, root to leaf, because a Rescale depends on the sum so far and a Replace discards that sum.
+"""
 
 import math
 from collections.abc import Sequence
@@ -13,11 +16,11 @@ from loratree_composer.arithmetic.lowrank import LowRank, concat
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Add:
-    """W ← W + B A. A convolution's W [out, in, …] is taken as the matrix [out, in·…]; W of experts is [experts, p, q].
+    """The edit W ← W + B A. A convolution's W [out, in, …] is read as [out, in·…]; W of experts is [experts, p, q].
 
-    `kind` is the kind of layer that the delta was made for. With `groups` > 1, for a grouped convolution, b is
-    [out, rank/groups]: no value of W gives that delta, so it can be stacked and not merged. `bound` is delta.largest()
-    where it is known.
+    `kind` is the kind of layer that the delta was made for. In a grouped convolution `groups` is above 1 and b is
+    [out, rank/groups]: no value of W gives such a delta, so it can be stacked but not merged. `bound` is
+    delta.largest(), or None if it is not computed yet.
     """
 
     delta: LowRank
@@ -26,16 +29,16 @@ class Add:
     bound: float | None = None
 
     def largest(self) -> float:
-        """A number that no |value| of B A exceeds."""
+        """Return a bound on every |value| of B A."""
         return self.delta.largest() if self.bound is None else self.bound
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rescale:
-    """W ← g ⊙ (W + B A), g = magnitude / ‖W + B A‖ (DoRA): the norm of each output of the running sum.
+    """The edit W ← g ⊙ (W + B A) of DoRA, with g = magnitude / ‖W + B A‖, the norm of each output of the sum so far.
 
-    magnitude is [out], and `dim` the dimension of the stored matrix that counts outputs: 0, or 1 where it is kept as
-    [in, out]. Source: DoRA, arXiv:2402.09353, equation 5.
+    magnitude is [out]. `dim` is the dimension of the stored matrix that counts outputs: 0, or 1 if the matrix is
+    stored as [in, out]. Source: DoRA, arXiv:2402.09353, equation 5.
     """
 
     delta: LowRank
@@ -46,21 +49,21 @@ class Rescale:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shift:
-    """b ← b + value, of b's shape: what lora_bias adds."""
+    """The edit b ← b + value, where value has the shape of b: the effect of lora_bias."""
 
     value: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Replace:
-    """W ← value, of W's shape; what lay above no longer counts."""
+    """The edit W ← value, where value has the shape of W. Earlier edits of W no longer count."""
 
     value: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReplaceRows:
-    """W[rows] ← value; rows [n] int64, value [n, …]; what lay above no longer counts in these rows."""
+    """The edit W[rows] ← value: rows [n] int64, value [n, …]. Earlier edits of these rows no longer count."""
 
     rows: Tensor
     value: Tensor
@@ -70,29 +73,29 @@ Edit = Add | Rescale | Shift | Replace | ReplaceRows
 
 
 def joined(edits: Sequence[Edit]) -> tuple[Edit, ...]:
-    """The same edits with neighbouring Adds as one product, and nothing before the last Replace."""
-    found: list[Edit] = []
+    """Join neighbouring Adds into one product, and drop the edits before the last Replace."""
+    result: list[Edit] = []
     adds: list[Add] = []
-    for edit in edits[_last_replace(edits) :]:
+    for edit in edits[_find_last_replace(edits) :]:
         if isinstance(edit, Add) and edit.groups == 1:
             adds.append(edit)
             continue
-        found += _one(adds)
+        result += _concat_adds(adds)
         adds = []
-        found.append(edit)
-    return (*found, *_one(adds))
+        result.append(edit)
+    return (*result, *_concat_adds(adds))
 
 
-def _one(adds: Sequence[Add]) -> list[Edit]:
+def _concat_adds(adds: Sequence[Add]) -> list[Edit]:
     return [Add(concat([add.delta for add in adds]), adds[-1].kind)] if adds else []
 
 
-def _last_replace(edits: Sequence[Edit]) -> int:
+def _find_last_replace(edits: Sequence[Edit]) -> int:
     return max((index for index, edit in enumerate(edits) if isinstance(edit, Replace)), default=0)
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Tells whether two edits, or parts of them, hold the same values."""
+    """Return whether two edits, or two parts of edits, hold the same values."""
     if type(one) is not type(other):
         return False
     if isinstance(one, Tensor):
@@ -105,17 +108,17 @@ def alike(one: Any, other: Any) -> bool:
 
 
 def check_shape(shape: tuple[int, ...], edit: Edit) -> str | None:
-    """What is wrong with an edit for a tensor of `shape`, None where it fits."""
-    expected, given = _shape(shape, edit), _given(edit)
-    if expected != given:
-        return f"has shape {list(shape)} and the adapter's part is {list(given)}, expected {list(expected)}"
+    """Describe why an edit does not fit a tensor of `shape`, or return None if it fits."""
+    expected, actual = _required_shape(shape, edit), _shape_of(edit)
+    if expected != actual:
+        return f"has shape {list(shape)} and the adapter's part is {list(actual)}, expected {list(expected)}"
     if isinstance(edit, Rescale) and tuple(edit.magnitude.shape) != (expected[edit.dim],):
         return f"has shape {list(shape)} and the adapter's magnitudes are {list(edit.magnitude.shape)}"
     return None
 
 
-def _shape(shape: tuple[int, ...], edit: Edit) -> tuple[int, ...]:
-    """The shape that an edit's part must have for a tensor of `shape`."""
+def _required_shape(shape: tuple[int, ...], edit: Edit) -> tuple[int, ...]:
+    """Return the shape that an edit's part must have for a tensor of `shape`."""
     if isinstance(edit, ReplaceRows):
         return len(edit.rows), *shape[1:]
     if not isinstance(edit, Add | Rescale) or (len(shape) == 3 == edit.delta.a.ndim):
@@ -123,7 +126,7 @@ def _shape(shape: tuple[int, ...], edit: Edit) -> tuple[int, ...]:
     return (*shape[:1], math.prod(shape[1:]) * (edit.groups if isinstance(edit, Add) else 1))
 
 
-def _given(edit: Edit) -> tuple[int, ...]:
+def _shape_of(edit: Edit) -> tuple[int, ...]:
     match edit:
         case Add(delta) | Rescale(delta):
             return delta.shape

@@ -1,4 +1,4 @@
-"""A low-rank delta ΔW = B A: pure tensors."""
+"""A low-rank delta ΔW = B A, in pure tensors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRank:
-    """ΔW = B A with a [rank, in], b [out, rank]; every scale is already in b.
+    """A low-rank delta ΔW = B A: a is [rank, in], b is [out, rank], and every scale is already in b.
 
-    With one more dimension in front of both, [experts, …], it is that many deltas of one rank.
+    For experts a is [experts, rank, in] and b is [experts, out, rank]: one delta of this rank for each expert.
     """
 
     a: Tensor
@@ -19,51 +19,51 @@ class LowRank:
 
     @classmethod
     def scaled(cls, a: Tensor, b: Tensor, scale: float) -> "LowRank":
-        """scale · B A, with the scale folded into b in float32 (float64 factors stay float64); both come back so."""
-        return cls(_wide(a), _wide(b) if scale == 1 else _wide(b) * scale)
+        """Return scale · B A with the scale folded into b, both factors in float32; float64 factors stay float64."""
+        return cls(_widen(a), _widen(b) if scale == 1 else _widen(b) * scale)
 
     @property
     def rank(self) -> int:
-        """How many rows a has, and columns b."""
+        """The number of rows of a, and of columns of b."""
         return self.a.shape[-2]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[out, in], or [experts, out, in], the shape of ΔW."""
+        """The shape of ΔW: [out, in] or [experts, out, in]."""
         return (*self.b.shape[:-1], self.a.shape[-1])
 
     def delta(self) -> Tensor:
-        """ΔW = B A, [out, in]."""
+        """Return ΔW = B A, [out, in]."""
         return self.b @ self.a
 
     def transposed(self) -> "LowRank":
-        """ΔWᵀ = Aᵀ Bᵀ, for a layer that keeps its weight as [in, out]."""
+        """Return ΔWᵀ = Aᵀ Bᵀ, for a layer that stores its weight as [in, out]."""
         return LowRank(self.b.mT, self.a.mT)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "LowRank":
-        """The same factors on `device` in `dtype`."""
+        """Return the factors on `device` in `dtype`."""
         return LowRank(self.a.to(device, dtype), self.b.to(device, dtype))
 
     def largest(self) -> float:
-        """A number that no |value| of B A exceeds: rank · max|A| · max|B|."""
-        return self.rank * _largest(self.a) * _largest(self.b)
+        """Return a bound on every |value| of B A: rank · max|A| · max|B|."""
+        return self.rank * _find_largest(self.a) * _find_largest(self.b)
 
 
 def concat(levels: Sequence[LowRank]) -> LowRank:
-    """Σ BᵢAᵢ as one product: A stacked along rank, B along columns, in the order given.
+    """Return Σ BᵢAᵢ as one product: a [Σr, in] stacks the rows of each A, b [out, Σr] the columns of each B.
 
-    The order fixes the bits of what is made of it, so it is always root to leaf. a [Σr, in], b [out, Σr].
+    Rounding depends on the order of the levels, so callers always pass root to leaf and always get the same bits.
     """
     if len(levels) == 1:
         return levels[0]
     return LowRank(torch.cat([level.a for level in levels], dim=-2), torch.cat([level.b for level in levels], dim=-1))
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _widen(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _largest(tensor: Tensor) -> float:
-    # aminmax makes no temporary of the tensor's size.
+def _find_largest(tensor: Tensor) -> float:
+    # abs().max() would allocate a second tensor of this size; aminmax allocates none.
     low, high = torch.aminmax(tensor)
     return max(abs(float(low)), abs(float(high)))

@@ -1,4 +1,4 @@
-"""W' = W + Σ sᵢ BᵢAᵢ: one tensor out of a base's and a chain's edits, summed in float32 and rounded once."""
+"""The merge W' = W + Σ sᵢ BᵢAᵢ: a base's tensor and a chain's edits, summed in float32 and rounded once."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -10,21 +10,21 @@ from loratree_composer.arithmetic.edits import Add, Edit, Replace, ReplaceRows, 
 from loratree_composer.arithmetic.precision import full_float32
 from loratree_registry.errors import Invalid
 
-# A weight is summed by this many rows at a time: the second product then finds them in the cache, and no float32 copy
-# of a 16-bit weight is ever whole. Fewer rows cost more, since each product prepares A anew.
+# A weight is summed this many rows at a time: the second product then finds the rows in the CPU's cache, and a 16-bit
+# weight needs no whole float32 copy. Fewer rows cost more, because each product prepares A again.
 ROWS = 1024
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-# Sums that move a float32 or bfloat16 value by less than this cannot overflow it: half an ulp of the largest is 3e35.
+# A smaller change cannot overflow a float32 or bfloat16 value: half an ulp of their maxima is 1e31 and 7e35.
 _SMALL = 1e30
 
 
 def merged(weight: Tensor, edits: Sequence[Edit], *, name: str) -> Tensor:
-    """W' of W and its edits in order, in W's dtype on W's device: W + B A for an Add.
+    """Return W', which is W with its edits applied in order, in W's dtype on W's device: W + B A for an Add.
 
-    |W' − (W + ΣBA)| ≤ ½ ulp(W') + (Σrank + n + 2)·2⁻²⁴ (|W| + Σ|B||A|) for n Adds, in whatever order the products are
-    added, for ranks up to 4,000 and products that do not underflow. With factors of both signs it was measured within
-    8·2⁻²⁴, of one sign within 16·2⁻²⁴. Float64 weights are summed in float64: 2⁻⁵³. `name` is what the error calls the
-    weight. Raises Invalid where a value is not finite, or a shape or dtype does not fit.
+    |W' − (W + ΣBA)| ≤ ½ ulp(W') + (Σrank + n + 2)·2⁻²⁴ (|W| + Σ|B||A|) for n Adds, in any order of summation, for
+    ranks up to 4,000 and products that do not underflow. Measured: within 8·2⁻²⁴ for factors of both signs, within
+    16·2⁻²⁴ for factors of one sign. Float64 weights are summed in float64: 2⁻⁵³. Errors call the weight `name`. Raises
+    Invalid if a value is not finite, or if a shape or dtype does not fit.
     """
     result = torch.empty_like(weight, memory_format=torch.contiguous_format)
     merge_into(result, weight, edits, name=name)
@@ -32,24 +32,24 @@ def merged(weight: Tensor, edits: Sequence[Edit], *, name: str) -> Tensor:
 
 
 def merge_into(target: Tensor, source: Tensor, edits: Sequence[Edit], *, name: str) -> None:
-    """Writes W' of the W in `source` and its edits into `target`, rounded to its dtype, as `merged` says.
+    """Write W' into `target`, rounded to its dtype: the W in `source` with its edits applied, as in `merged`.
 
-    `source` may be `target` itself, on another device, or wider: a float32 sum of the edits before these. Where Invalid
-    is raised for what the sum holds, `target` is written already.
+    `source` may be `target` itself, on another device, or wider: for example a float32 sum of earlier edits. If Invalid
+    is raised because the sum is not finite, `target` is already written.
     """
     check_mergeable(target, edits, name=name)
     with full_float32(), writing(target):
         if target.is_floating_point() and target.ndim:
             _sum_into(target.detach(), source, edits)
-            if not _stays_small(edits, target.dtype):
+            if not _is_surely_finite(edits, target.dtype):
                 _check_finite(target, name)
         else:
-            target.copy_(_value(edits[-1]))
+            target.copy_(_get_value(edits[-1]))
 
 
 def _sum_into(target: Tensor, source: Tensor, edits: Sequence[Edit]) -> None:
-    placed = [_placed(edit, target) for edit in edits]
-    for rows, accumulator in _accumulators(target, edits):
+    placed = [_move(edit, target) for edit in edits]
+    for rows, accumulator in _yield_accumulators(target, edits):
         accumulator.copy_(source[rows])
         for edit in placed:
             _apply(edit, accumulator, rows.start)
@@ -58,12 +58,12 @@ def _sum_into(target: Tensor, source: Tensor, edits: Sequence[Edit]) -> None:
 
 
 def writing(target: Tensor) -> AbstractContextManager[object]:
-    """The mode to write `target` in: a tensor made under inference mode may be written under it alone."""
+    """Return the mode to write `target` in: a tensor made in inference mode can be written only in that mode."""
     return torch.inference_mode() if target.is_inference() else torch.no_grad()
 
 
 def check_values(target: Tensor, edits: Sequence[Edit], *, name: str) -> None:
-    """Raises Invalid where `target` has no values, or none that deltas can be added to."""
+    """Raise Invalid if `target` has no values, or if deltas cannot be added to its dtype."""
     if target.is_meta:
         raise Invalid(f"{name} holds no values (it is on the meta device): load the whole base first")
     if target.dtype not in FLOATS and not all(isinstance(edit, Replace) for edit in edits):
@@ -71,25 +71,25 @@ def check_values(target: Tensor, edits: Sequence[Edit], *, name: str) -> None:
 
 
 def check_mergeable(target: Tensor, edits: Sequence[Edit], *, name: str) -> None:
-    """Raises Invalid where the edits cannot be summed into a tensor like `target`."""
+    """Raise Invalid if the edits cannot be summed into a tensor like `target`."""
     check_values(target, edits, name=name)
     for edit in edits:
         if isinstance(edit, Add) and edit.groups > 1:
             raise Invalid(
-                f"{name} is of a convolution in {edit.groups} groups, and no value of it gives the adapter's delta, "
+                f"{name} is of a convolution in {edit.groups} groups, and no weight can hold the adapter's delta, "
                 "which crosses groups: stack or flatten the composition instead"
             )
         if problem := check_shape(tuple(target.shape), edit):
-            raise Invalid(f"{name} {problem}: the adapter is of another base")
+            raise Invalid(f"{name} {problem}: the adapter was made for another base")
 
 
-def _accumulators(target: Tensor, edits: Sequence[Edit]) -> Iterator[tuple[slice, Tensor]]:
-    """Some rows of the target at a time, and float32 or wider memory of their shape to sum them in.
+def _yield_accumulators(target: Tensor, edits: Sequence[Edit]) -> Iterator[tuple[slice, Tensor]]:
+    """Yield each block of the target's rows with float32 or wider memory of the same shape to sum it in.
 
-    That is the target's own memory where it is wide already; else memory that each turn reuses.
+    The memory is the target's own if the target is wide and contiguous, else one buffer that every block reuses.
     """
     wide = torch.promote_types(target.dtype, torch.float32)
-    is_wide, step = target.dtype == wide and target.is_contiguous(), _step(target, edits)
+    is_wide, step = target.dtype == wide and target.is_contiguous(), _choose_step(target, edits)
     shape = (0 if is_wide else min(step, len(target)), *target.shape[1:])
     memory = torch.empty(shape, dtype=wide, device=target.device)
     for start in range(0, len(target), step):
@@ -97,17 +97,17 @@ def _accumulators(target: Tensor, edits: Sequence[Edit]) -> Iterator[tuple[slice
         yield rows, target[rows] if is_wide else memory[: rows.stop - start]
 
 
-def _step(target: Tensor, edits: Sequence[Edit]) -> int:
-    """How many rows, or experts, of the target are summed at a time."""
+def _choose_step(target: Tensor, edits: Sequence[Edit]) -> int:
+    """Return how many rows, or experts, of the target to sum at a time."""
     if any(isinstance(edit, Rescale) and edit.dim == 1 for edit in edits):
-        return max(1, len(target))  # each output's norm is over all rows
+        return max(1, len(target))  # an output is a column, and its norm needs all rows
     if any(isinstance(edit, Add) and edit.delta.a.ndim == 3 for edit in edits):
         return max(1, ROWS // target.shape[1])
     return ROWS
 
 
-def _placed(edit: Edit, target: Tensor) -> Edit:
-    """The edit's tensors on the target's device, its factors in the dtype that is summed in."""
+def _move(edit: Edit, target: Tensor) -> Edit:
+    """Return the edit with its tensors on the target's device and its factors in the dtype of the sum."""
     device, wide = target.device, torch.promote_types(target.dtype, torch.float32)
     match edit:
         case Add(delta, kind, groups):
@@ -123,7 +123,7 @@ def _placed(edit: Edit, target: Tensor) -> Edit:
 
 
 def _apply(edit: Edit, rows: Tensor, start: int) -> None:
-    """One edit on the float32 `rows` from row `start` of a tensor."""
+    """Apply one edit to the float32 `rows`, which begin at row `start` of a tensor."""
     here = slice(start, start + len(rows))
     match edit:
         case Add(delta):
@@ -143,7 +143,7 @@ def _apply(edit: Edit, rows: Tensor, start: int) -> None:
 
 
 def _add(rows: Tensor, a: Tensor, b: Tensor, here: slice) -> None:
-    """rows += B A, always by products of the same shapes: the tensor's shape fixes them, and so the sum's bits."""
+    """Add B A to `rows` by products of fixed shapes: the tensor's shape alone then decides the bits of the sum."""
     if a.ndim == 3:
         for expert, (expert_a, expert_b) in enumerate(zip(a[here], b[here], strict=True)):
             rows[expert].addmm_(expert_b, expert_a)
@@ -154,21 +154,21 @@ def _add(rows: Tensor, a: Tensor, b: Tensor, here: slice) -> None:
 
 
 def output_norms(matrix: Tensor, dim: int) -> Tensor:
-    """The norm of each output of a matrix whose dimension `dim` counts them, in float64: squares do not overflow."""
+    """Return the norm of each output of a matrix; `dim` counts outputs. In float64 the squares do not overflow."""
     wide = torch.float64 if matrix.device.type != "mps" else matrix.dtype
     norms: Tensor = torch.linalg.vector_norm(matrix, dim=1 - dim, dtype=wide)
     return norms
 
 
 def gain(magnitude: Tensor, norms: Tensor) -> Tensor:
-    """DoRA's m / ‖W + BA‖, in the dtype of the magnitudes."""
+    """Return DoRA's gain m / ‖W + BA‖, in the dtype of the magnitudes."""
     return (magnitude.to(norms.dtype) / norms).to(magnitude.dtype)
 
 
-def _stays_small(edits: Sequence[Edit], dtype: torch.dtype) -> bool:
-    """Tells whether a finite weight stays finite without a look at it: nothing but small deltas, or values of the file.
+def _is_surely_finite(edits: Sequence[Edit], dtype: torch.dtype) -> bool:
+    """Return whether a finite weight stays finite for certain, because all edits are small deltas.
 
-    Published values are finite; float16 overflows at 65,504, so it is always looked at.
+    float16 overflows at 65,504, so a float16 weight is always checked.
     """
     return dtype != torch.float16 and all(isinstance(edit, Add) and edit.largest() < _SMALL for edit in edits)
 
@@ -176,7 +176,7 @@ def _stays_small(edits: Sequence[Edit], dtype: torch.dtype) -> bool:
 def _check_finite(result: Tensor, name: str) -> None:
     if not result.numel():
         return
-    # aminmax passes a NaN on and makes no temporary the size of the weight.
+    # aminmax propagates a NaN, and allocates no second tensor of this size.
     low, high = torch.aminmax(result)
     if not torch.isfinite(torch.stack((low, high))).all():
         raise Invalid(
@@ -184,6 +184,6 @@ def _check_finite(result: Tensor, name: str) -> None:
         )
 
 
-def _value(edit: Edit) -> Tensor:
+def _get_value(edit: Edit) -> Tensor:
     assert isinstance(edit, Replace)
     return edit.value

@@ -1,4 +1,4 @@
-"""What a chain does to each tensor of the base: its ancestors' edits, then the leaf's."""
+"""A program: the edits that a chain makes to one tensor of the base, the ancestors' edits first, then the leaf's."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from loratree_composer.arithmetic.edits import Add, Edit, joined
 
 Named = tuple[str, float]  # a version's digest and its level weight
-Key = tuple[tuple[Named, ...], Named | None]  # the levels above that edit a tensor, and the last one if it does
+Key = tuple[tuple[Named, ...], Named | None]  # the ancestors that edit a tensor; the last level, if it does too
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChainStep:
-    """One version of a chain with its level weight: its edits by the base's tensor names, made when they are asked for.
+    """One version of a chain with its level weight, and its edits by the base's tensor names, made at each access.
 
-    `digest` names the version; an empty one names nothing, and what is made of it is never taken for known.
+    `digest` names the version. An empty digest names nothing, so no result that depends on this step is reused.
     """
 
     digest: str
@@ -24,11 +24,11 @@ class ChainStep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Program:
-    """The edits of one tensor, in order: those of the ancestors, joined, and those of the chain's last level.
+    """The edits of one tensor, in order: the ancestors' edits, joined, and then the edits of the chain's last level.
 
-    The two are summed one after the other, never as one product, so that a kept sum of the ancestors gives the same
-    bits as a new one. Edits are made of the levels at each access, as they are as large as the factors, unless `made`
-    keeps those above and those of the leaf. The keys tell whether two programs do the same.
+    The ancestors and the last level are summed one after the other, never as one product, so that a cached sum of the
+    ancestors gives the same bits as a new sum. Edits are as large as the factors, so each access makes them again,
+    unless `made` stores the ancestors' edits and the leaf's. Programs with equal keys have equal results on one base.
     """
 
     name: str
@@ -37,8 +37,8 @@ class Program:
     made: tuple[tuple[Edit, ...], tuple[Edit, ...]] | None = None
 
     def ready(self) -> "Program":
-        """The same program with its edits kept: a merge then has nothing to fold and to put side by side."""
-        return replace(self, made=(_bounded(self.above), _bounded(self.leaf)))
+        """Return the program with its edits stored, so that a merge has nothing to fold or concatenate."""
+        return replace(self, made=(_add_bounds(self.above), _add_bounds(self.leaf)))
 
     @property
     def above(self) -> tuple[Edit, ...]:
@@ -56,34 +56,34 @@ class Program:
 
     @property
     def edits(self) -> tuple[Edit, ...]:
-        """All of them, root to leaf."""
+        """All edits, root to leaf."""
         return (*self.above, *self.leaf)
 
     @property
     def above_key(self) -> Key:
-        """What names the ancestors' sum on a given base."""
+        """The name of the ancestors' sum on a given base."""
         return tuple((level.digest, level.weight) for level in self.ancestors), None
 
     @property
     def key(self) -> Key:
-        """What names the outcome on a given base, to the bit: the levels, and which of them is the last."""
+        """The name of the result on a given base, to the bit: the levels, and which level is the last."""
         last = None if self.last is None else (self.last.digest, self.last.weight)
         return self.above_key[0], last
 
 
 def is_known(key: Key) -> bool:
-    """Tells whether a key names an outcome: there are levels, and every one has a digest."""
+    """Return whether a key names a result: the key has levels, and every level has a digest."""
     above, last = key
     levels = above if last is None else (*above, last)
     return bool(levels) and all(digest for digest, _ in levels)
 
 
-def _bounded(edits: Sequence[Edit]) -> tuple[Edit, ...]:
+def _add_bounds(edits: Sequence[Edit]) -> tuple[Edit, ...]:
     return tuple(replace(edit, bound=edit.largest()) if isinstance(edit, Add) else edit for edit in edits)
 
 
 def programs(levels: Sequence[ChainStep]) -> dict[str, Program]:
-    """The program of each edited tensor, by name, of levels from root to leaf."""
+    """Return the program of each edited tensor, by name, for levels from root to leaf."""
     above: dict[str, list[ChainStep]] = defaultdict(list)
     for level in levels[:-1]:
         for name in level.edits:

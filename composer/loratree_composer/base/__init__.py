@@ -1,1 +1,1 @@
-"""What a base is, read from a checkpoint or from a live model."""
+"""Bases: their manifests and tensors, read from a checkpoint or from a live model."""

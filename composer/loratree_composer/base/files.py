@@ -1,4 +1,4 @@
-"""A base's tensors read from its checkpoint on this machine, each one checked against its digest."""
+"""A base's tensors, read from its checkpoint on this machine and checked against their digests."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +21,16 @@ class BaseFiles:
     checkpoint: Checkpoint
 
     def read(self, name: str) -> Tensor:
-        """One tensor, on the CPU, in the dtype of the file. Raises Invalid where the files no longer hold it."""
+        """Read one tensor to the CPU, in the dtype of the file. Raises Invalid if the files no longer hold it."""
         parameters = self.manifest.by_name()
         first = parameters[name].tied_to or name
         names = [first, *(p.name for p in self.manifest.parameters if p.tied_to == first)]
         stored = next((candidate for candidate in names if candidate in self.checkpoint.shard_of), None)
         if stored is None:
             raise Invalid(
-                f"{self.checkpoint.directory} holds no {first}: where it is the base still, transformers renames, "
-                "fuses or computes its tensors as it loads them, and none can be read alone; keep the pristine weights "
-                "in memory, or load the model in the base's own dtype"
+                f"{self.checkpoint.directory} holds no {first}: if it is still the base, transformers renames, "
+                "fuses or computes its tensors when it loads them, and none can be read alone; keep the pristine "
+                "weights in memory, or load the model in the base's own dtype"
             )
         tensor = read_tensor(self.checkpoint, stored)
         if digest_of(tensor) != parameters[first].sha256:
@@ -39,7 +39,7 @@ class BaseFiles:
 
 
 def open_base(base: Base, manifest: BaseManifest, home: Path) -> BaseFiles:
-    """The base's checkpoint that `home` knows. Raises Invalid where it knows none, or no readable one."""
+    """Open the base's checkpoint that `home` records. Raises Invalid if `home` records none, or no readable one."""
     directory = base_locations.base_directory(home, base.digest)
     if directory is None:
         raise Invalid(

@@ -1,4 +1,4 @@
-"""Which of a registry's bases a live model is."""
+"""The search for the base of a live model among the bases of a registry."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,29 +19,29 @@ Candidate = tuple[Base, BaseManifest]
 
 
 def identify(model: nn.Module, registry: Registry, *, name: str | None, verify: bool, home: Path) -> Candidate:
-    """The base that `model` is, and its manifest: the one called `name`, else the one whose tensors it has.
+    """Find the base of `model` and its manifest: the base called `name`, or else the base with the model's tensors.
 
-    With `verify` every tensor's bytes are compared; a tensor in another dtype than the base's is compared with the
-    base's checkpoint, which `home` knows, cast to that dtype. A base that has the model's own dtypes goes before one
-    that had to be cast. Without `verify`, names and shapes alone are compared. Raises Invalid, listing the tensors that
-    differ, or the bases among which the model does not tell.
+    With `verify` every tensor's bytes are compared. If a tensor's dtype is not the base's, the tensor is compared with
+    the base's checkpoint, which `home` records, cast to the tensor's dtype. A base with the model's own dtypes takes
+    precedence over a base that must be cast. Without `verify` only names and shapes are compared. Raises Invalid,
+    listing the tensors that differ, or the bases that the model fits equally well.
     """
-    candidates = _candidates(registry, name)
-    fitting = [candidate for candidate in candidates if not any(_misfits(model, candidate[1]))]
-    alike = _verified(model, fitting, home) if verify else fitting
+    candidates = _list_candidates(registry, name)
+    fitting = [candidate for candidate in candidates if not any(_find_misfits(model, candidate[1]))]
+    alike = _verify(model, fitting, home) if verify else fitting
     if len(alike) == 1:
         return alike[0]
-    raise Invalid(_refusal(model, candidates, fitting, alike, home))
+    raise Invalid(_explain_refusal(model, candidates, fitting, alike, home))
 
 
-def _verified(model: nn.Module, fitting: list[Candidate], home: Path) -> list[Candidate]:
-    """The bases whose values the model has: in its own dtypes, else cast to them. Raises Invalid in doubt."""
+def _verify(model: nn.Module, fitting: list[Candidate], home: Path) -> list[Candidate]:
+    """Return the bases with the model's values, if need be after a cast. Raises Invalid if a checkpoint is missing."""
     exact = [candidate for candidate in fitting if _has_dtypes(model, candidate[1])]
-    alike = [candidate for candidate in exact if not any(_differences(model, candidate, home))]
+    alike = [candidate for candidate in exact if not any(_find_differences(model, candidate, home))]
     doubts: list[Invalid] = []
     for candidate in () if alike else (candidate for candidate in fitting if candidate not in exact):
         try:
-            if not any(_differences(model, candidate, home)):
+            if not any(_find_differences(model, candidate, home)):
                 alike.append(candidate)
         except Invalid as doubt:
             doubts.append(doubt)
@@ -55,13 +55,13 @@ def _has_dtypes(model: nn.Module, manifest: BaseManifest) -> bool:
     return all(type_of(live[parameter.name]).dtype == parameter.dtype for parameter in manifest.parameters)
 
 
-def _candidates(registry: Registry, name: str | None) -> list[Candidate]:
+def _list_candidates(registry: Registry, name: str | None) -> list[Candidate]:
     if name is not None:
         return [(registry.base(name), registry.base_manifest(name))]
-    return [(base, registry.base_manifest(base.name)) for base in _bases(registry)]
+    return [(base, registry.base_manifest(base.name)) for base in _list_bases(registry)]
 
 
-def _bases(registry: Registry) -> Iterator[Base]:
+def _list_bases(registry: Registry) -> Iterator[Base]:
     page = registry.bases()
     yield from page.items
     while page.next is not None:
@@ -69,8 +69,8 @@ def _bases(registry: Registry) -> Iterator[Base]:
         yield from page.items
 
 
-def _misfits(model: nn.Module, manifest: BaseManifest) -> Iterator[str]:
-    """What of the model's names and shapes is not the base's."""
+def _find_misfits(model: nn.Module, manifest: BaseManifest) -> Iterator[str]:
+    """Yield a problem for each name or shape that differs between the model and the base."""
     live, expected = tensors(model), manifest.by_name()
     for name in sorted(live.keys() | expected.keys()):
         if name not in live:
@@ -83,8 +83,8 @@ def _misfits(model: nn.Module, manifest: BaseManifest) -> Iterator[str]:
             yield f"{name} holds no values (it is on the meta device)"
 
 
-def _differences(model: nn.Module, candidate: Candidate, home: Path) -> Iterator[str]:
-    """What of the model's values is not the base's, tensor by tensor."""
+def _find_differences(model: nn.Module, candidate: Candidate, home: Path) -> Iterator[str]:
+    """Yield a problem for each tensor with other values than the base's."""
     base, manifest = candidate
     live, expected = tensors(model), manifest.by_name()
     files: BaseFiles | None = None
@@ -93,37 +93,37 @@ def _differences(model: nn.Module, candidate: Candidate, home: Path) -> Iterator
         if source is not parameter and tensor is live[source.name]:
             continue
         if type_of(tensor).dtype == source.dtype:
-            same = digest_of(tensor) == source.sha256
+            is_same = digest_of(tensor) == source.sha256
         else:
-            files = files or BaseFiles(manifest, _checkpoint(base, home, type_of(tensor).dtype, source.dtype))
-            same = digest_of(files.read(source.name).to(tensor.dtype)) == digest_of(tensor)
-        if not same:
+            files = files or BaseFiles(manifest, _open_checkpoint(base, home, type_of(tensor).dtype, source.dtype))
+            is_same = digest_of(files.read(source.name).to(tensor.dtype)) == digest_of(tensor)
+        if not is_same:
             yield f"{parameter.name} has other values"
 
 
-def _checkpoint(base: Base, home: Path, found: str, expected: str) -> Checkpoint:
+def _open_checkpoint(base: Base, home: Path, actual: str, expected: str) -> Checkpoint:
     directory = base_locations.base_directory(home, base.digest)
     if directory is None:
         raise Invalid(
-            f"the model is held in {found} and the base {base.name} in {expected}, and its checkpoint is not known on "
+            f"the model is held in {actual} and the base {base.name} in {expected}, and its checkpoint is not known on "
             f"this machine to compare with: run loratree base add {base.name} DIR, load the model in {expected}, or "
             "pass verify=False"
         )
     return open_checkpoint(directory)
 
 
-def _refusal(
+def _explain_refusal(
     model: nn.Module, candidates: list[Candidate], fitting: list[Candidate], alike: list[Candidate], home: Path
 ) -> str:
     if len(candidates) == 1:
         base, manifest = candidates[0]
-        problems = list(_misfits(model, manifest)) or list(_differences(model, candidates[0], home))
+        problems = list(_find_misfits(model, manifest)) or list(_find_differences(model, candidates[0], home))
         return f"the model is not the base {base.name}: {listed(problems, limit=5)}; load that base's own checkpoint"
     if len(alike) > 1:
         names = listed([base.name for base, _ in alike])
         return f"the model could be any of several bases ({names}): say which it is with base=NAME"
     if len(fitting) == 1:
-        return _refusal(model, fitting, fitting, alike, home)
+        return _explain_refusal(model, fitting, fitting, alike, home)
     names = listed([base.name for base, _ in candidates]) or "it has none yet"
     return (
         f"the model is none of the registry's bases ({names}): pass base=NAME to see what differs, or record it with "

@@ -1,4 +1,4 @@
-"""What a layer computes, by its class and not by its name."""
+"""The kind of a layer: what the layer computes, decided by its class and not by its name."""
 
 import sys
 from typing import Final
@@ -6,47 +6,47 @@ from typing import Final
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-# Which way round each kind of linear layer keeps its weight: Hugging Face's Conv1D has [in, out].
+# True if a kind of linear layer stores its weight as [in, out], as Hugging Face's Conv1D does.
 TRANSPOSED: Final[dict[str, bool]] = {"Linear": False, "Conv1D": True}
 
 _CONVOLUTIONS: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _KINDS: Final = (nn.Linear, nn.Embedding, *_CONVOLUTIONS, nn.MultiheadAttention)
 _NAMES: Final = frozenset({*TRANSPOSED, *(cls.__name__ for cls in _KINDS), "Experts"})
 
-# Classes with a forward of their own that was read: x Wᵀ + b, and experts that are only ever called.
+# Checked by hand: the forward of _LINEAR computes x Wᵀ + b, and no other code reads the weights of _EXPERTS.
 _LINEAR: Final = ("transformers.models.falcon.modeling_falcon.FalconLinear",)
 _EXPERTS: Final = ("transformers.models.llama4.modeling_llama4.Llama4TextExperts",)
-# All that the forward of transformers' scaled embeddings names, where it is embedding · embed_scale and no more.
+# Every name in the forward of transformers' scaled embeddings that compute only embedding · embed_scale.
 _SCALED: Final = frozenset({"super", "forward", "embed_scale", "to", "weight", "dtype"})
 
 
 def kind_of(layer: nn.Module) -> str:
-    """The name of torch's own class where `layer` is of it, or of a subclass that computes the same; or `Conv1D`.
+    """Return the kind of `layer`: the class of torch, or `Conv1D`, that computes what `layer` computes.
 
-    An Embedding may multiply its rows (embed_scale). A layer whose settings LoRA ignores has them in brackets:
-    `Conv2d(dilation)`, `Embedding(max_norm)`, and `Linear(parametrized)` where torch computes the weight from other
-    tensors, as weight norm does. Transformers' modules of many experts in one tensor are `Experts`, or
-    `Experts(transposed)` where it is [experts, in, out]. Anything else has its class's name, with the module's before
-    it where the bare name would pass for one of these.
+    An Embedding may multiply its rows (embed_scale). Settings that LoRA ignores follow in brackets: `Conv2d(dilation)`,
+    `Embedding(max_norm)`, and `Linear(parametrized)` if torch computes the weight from other tensors, as weight norm
+    does. Transformers' modules with many experts in one tensor are `Experts`, or `Experts(transposed)` if the tensor is
+    [experts, in, out]. Any other layer has the name of its class, with the module's name before it if the bare name
+    would look like one of these kinds.
     """
     cls = type(layer)
     full = f"{cls.__module__}.{cls.__qualname__}"
     if full in _LINEAR:
         return "Linear"
-    if _computes_as(cls, getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)):
-        return "Conv1D" + _ignored(layer)
+    if _is_equivalent(cls, getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)):
+        return "Conv1D" + _format_ignored(layer)
     if _is_experts(layer, full):
         return "Experts(transposed)" if getattr(layer, "is_transposed", False) else "Experts"
-    root = next((root for root in _KINDS if _computes_as(cls, root)), None)
+    root = next((root for root in _KINDS if _is_equivalent(cls, root)), None)
     if root is None and _is_scaled(cls, full):
         root = nn.Embedding
     if root is not None:
-        return root.__name__ + _ignored(layer)
+        return root.__name__ + _format_ignored(layer)
     return full if cls.__name__ in _NAMES else cls.__name__
 
 
-def _computes_as(cls: type[nn.Module], root: type[nn.Module] | None) -> bool:
-    # The layer inside MultiheadAttention is a Linear whose forward is never called: its weight is read.
+def _is_equivalent(cls: type[nn.Module], root: type[nn.Module] | None) -> bool:
+    # MultiheadAttention reads the weight of its inner Linear and never calls the forward.
     if root is None or issubclass(cls, nn.modules.linear.NonDynamicallyQuantizableLinear):
         return False
     return issubclass(cls, root) and cls.forward is root.forward
@@ -59,24 +59,24 @@ def _is_scaled(cls: type[nn.Module], full: str) -> bool:
 
 
 def _is_experts(layer: nn.Module, full: str) -> bool:
-    # What transformers' use_experts_implementation gives each instance.
+    # The use_experts_implementation of transformers sets these attributes on each instance.
     is_marked = all(hasattr(layer, name) for name in ("is_transposed", "has_gate", "is_concatenated"))
     return full in _EXPERTS or (full.startswith("transformers.models.") and is_marked)
 
 
-def _ignored(layer: nn.Module) -> str:
-    """The settings that PEFT's lora_A does not take over, in brackets: its delta is then none of the weight's."""
-    found = []
+def _format_ignored(layer: nn.Module) -> str:
+    """Return, in brackets, the settings that PEFT's lora_A ignores: with these, B A is not a delta of the weight."""
+    settings = []
     if isinstance(layer, _CONVOLUTIONS):
-        found += ["dilation"] if set(layer.dilation) != {1} else []
-        found += ["padding_mode"] if layer.padding_mode != "zeros" else []
+        settings += ["dilation"] if set(layer.dilation) != {1} else []
+        settings += ["padding_mode"] if layer.padding_mode != "zeros" else []
     if isinstance(layer, nn.Embedding) and layer.max_norm is not None:
-        found.append("max_norm")
-    if is_parametrized(layer) or not _owns_weight(layer):
-        found.append("parametrized")
-    return f"({', '.join(found)})" if found else ""
+        settings.append("max_norm")
+    if is_parametrized(layer) or not _has_own_weight(layer):
+        settings.append("parametrized")
+    return f"({', '.join(settings)})" if settings else ""
 
 
-def _owns_weight(layer: nn.Module) -> bool:
+def _has_own_weight(layer: nn.Module) -> bool:
     # The older weight norm computes the weight in a hook, from weight_g and weight_v.
     return isinstance(layer, nn.MultiheadAttention) or "weight" in dict(layer.named_parameters(recurse=False))

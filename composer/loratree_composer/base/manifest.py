@@ -1,4 +1,4 @@
-"""What a base is made of: its manifest, from a checkpoint or from a live model."""
+"""The manifest of a base, made from a checkpoint or from a live model."""
 
 import json
 from collections import defaultdict
@@ -18,22 +18,21 @@ from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.tensor_files.checkpoint import RESAVE, TensorType, open_checkpoint
 from loratree_registry.tensor_files.comparison import TensorSource
 
-# What transformers and the models' own code raise over a config that makes no sense.
+# The errors that transformers and the code of its models raise for a config that makes no sense.
 _UNBUILDABLE = (OSError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, ImportError, RuntimeError)
 
 
 def read_base(directory: Path) -> BaseManifest:
-    """The manifest of a checkpoint that `save_pretrained` wrote; its code is never run, its model only on meta.
+    """Return the manifest of a checkpoint that `save_pretrained` wrote, without running code from its directory.
 
-    Where transformers renames, fuses or computes tensors as it loads a checkpoint (Mixtral, Llava, GPT-NeoX, Marian),
-    the base is the model as it is then, and all of it is loaded into memory to be read.
+    The model is built on the meta device only. If transformers renames, fuses or computes tensors when it loads the
+    checkpoint (Mixtral, Llava, GPT-NeoX, Marian), the base is the loaded model, and all of it is loaded into memory.
 
-    Raises NotFound where there is no such directory, Invalid where it is not a safetensors checkpoint of a model that
-    transformers knows, each in one sentence.
+    Raises NotFound if there is no such directory, Invalid if it holds no safetensors checkpoint of a known model.
     """
     if not directory.is_dir():
         raise NotFound(
-            f"{directory} is not a directory: expected the folder of a downloaded model, names of a hub are not opened"
+            f"{directory} is not a directory: expected the folder of a downloaded model, not a name on a hub"
         )
     model, checkpoint = meta_model(directory), open_checkpoint(directory)
     try:
@@ -45,8 +44,8 @@ def read_base(directory: Path) -> BaseManifest:
 
 
 def meta_model(directory: Path) -> nn.Module:
-    """The model that config.json describes, on the meta device: names and shapes without memory. Raises Invalid."""
-    architecture = _architecture(directory)
+    """Build the model of config.json on the meta device, which has names and shapes but no memory. Raises Invalid."""
+    architecture = _read_architecture(directory)
     import transformers
     from huggingface_hub.errors import StrictDataclassError
 
@@ -65,12 +64,12 @@ def meta_model(directory: Path) -> nn.Module:
 
 
 def manifest_of(module: nn.Module, source: TensorSource) -> BaseManifest:
-    """The manifest of `module`, whose values are in `source`; a tied tensor may be there under any of its names.
+    """Return the manifest of `module` with values from `source`, which may store a tied tensor under any of its names.
 
-    Raises Invalid listing every name that is missing or unexpected, every other shape, and every copy of a tied tensor
-    that differs from the first.
+    Raises Invalid, listing every missing or unexpected name, every other shape, and every copy of a tied tensor that
+    differs from the first copy.
     """
-    expected, types, groups = tensors(module), source.types(), _groups(module)
+    expected, types, groups = tensors(module), source.types(), _group_tied_names(module)
     names = {first: [name for name in group if name in types] for first, group in groups.items()}
     _check_names(module, expected, types, names)
     stored = {first: present[0] for first, present in names.items()}
@@ -92,18 +91,18 @@ def manifest_of(module: nn.Module, source: TensorSource) -> BaseManifest:
         BaseManifest(
             parameters=tuple(sorted(parameters, key=lambda parameter: parameter.name)),
             architecture=type(module).__name__,
-            vocabulary_size=_vocabulary_size(module),
+            vocabulary_size=_read_vocabulary_size(module),
         )
     )
 
 
 def manifest_of_module(module: nn.Module) -> BaseManifest:
-    """The manifest of a live module by its own tensors, hashed one at a time from wherever they are."""
+    """Return the manifest of a live module, hashing one tensor at a time from the device that holds it."""
     return manifest_of(module, _Live(module))
 
 
 class _Live:
-    """A live module as the source of its own tensors."""
+    """A source of tensor types and digests, read from a live module."""
 
     def __init__(self, module: nn.Module) -> None:
         self._tensors = tensors(module)
@@ -120,7 +119,7 @@ class _Live:
         return digest_of(self._tensors[name])
 
 
-def _architecture(directory: Path) -> str:
+def _read_architecture(directory: Path) -> str:
     try:
         config: Any = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -135,7 +134,7 @@ def _architecture(directory: Path) -> str:
     return names[0]
 
 
-def _groups(module: nn.Module) -> dict[str, list[str]]:
+def _group_tied_names(module: nn.Module) -> dict[str, list[str]]:
     groups = defaultdict(list)
     for name, first in ties(module).items():
         groups[first].append(name)
@@ -170,7 +169,7 @@ def _check_copies(source: TensorSource, digests: Mapping[str, str], names: Mappi
         )
 
 
-def _vocabulary_size(module: nn.Module) -> int | None:
+def _read_vocabulary_size(module: nn.Module) -> int | None:
     config: Any = getattr(module, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     size = getattr(text, "vocab_size", None)

@@ -1,4 +1,4 @@
-"""Tensors as safetensors stores them: dtype codes, bytes and their digest."""
+"""Tensors as safetensors stores them: dtype codes, bytes and digests."""
 
 import hashlib
 from typing import Final
@@ -29,31 +29,31 @@ DTYPES: Final = {code: dtype for dtype, code in CODES.items()}
 
 
 def type_of(tensor: Tensor) -> TensorType:
-    """The code and shape under which safetensors stores `tensor`. Raises Invalid where there is no code."""
+    """Return the dtype code and shape of `tensor` in safetensors. Raises Invalid if its dtype has no code."""
     if tensor.dtype not in CODES:
-        raise Invalid(f"{tensor.dtype} has no place in a base: expected one of {', '.join(map(str, CODES))}")
+        raise Invalid(f"{tensor.dtype} is not a dtype of a base: expected one of {', '.join(map(str, CODES))}")
     return TensorType(CODES[tensor.dtype], tuple(tensor.shape))
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The tensor's bytes, little-endian and row-major, wherever it lives."""
+    """Return the tensor's bytes, little-endian and row-major, from any device."""
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data
 
 
 def tensor_of(raw: bytearray, kind: TensorType) -> Tensor:
-    """The tensor whose bytes are `raw`, which it keeps as its memory. Raises Invalid for a dtype torch has not."""
+    """Return a tensor that uses `raw` as its memory. Raises Invalid if `kind` has a dtype that is not in DTYPES."""
     if kind.dtype not in DTYPES:
-        raise Invalid(f"{kind.dtype} is no dtype that tensors are composed in: expected one of {', '.join(DTYPES)}")
+        raise Invalid(f"{kind.dtype} is not a dtype that can be composed: expected one of {', '.join(DTYPES)}")
     return torch.frombuffer(raw, dtype=DTYPES[kind.dtype]).reshape(kind.shape)
 
 
 def read_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
-    """One tensor of a checkpoint, on the CPU. Raises Invalid where it cannot be read."""
+    """Read one tensor of a checkpoint to the CPU. Raises Invalid if it cannot be read."""
     shard = checkpoint.shard_of[name]
     return tensor_of(shard.raw(name), shard.type(name))
 
 
 def digest_of(tensor: Tensor) -> str:
-    """The digest over the tensor's bytes."""
+    """Return the digest of the tensor's bytes."""
     return DIGEST_PREFIX + hashlib.sha256(bytes_of(tensor)).hexdigest()

@@ -1,1 +1,1 @@
-"""A base's checkpoint, written again with deltas merged in."""
+"""A base's checkpoint, written with a chain's deltas merged in."""

@@ -1,4 +1,4 @@
-"""A base's checkpoint written again with deltas merged in, one tensor in memory at a time."""
+"""A base's checkpoint, written with a chain's deltas merged in, with one tensor in memory at a time."""
 
 import hashlib
 import shutil
@@ -21,24 +21,24 @@ from loratree_registry.errors import Invalid, listed
 from loratree_registry.tensor_files.checkpoint import INDEX, Checkpoint, Shard
 from loratree_registry.tensor_files.comparison import misfits
 
-# What may stand beside weights and is no weight, no code and no trainer's state: configs, tokenizers, chat templates.
+# The files to copy beside the weights: configs, tokenizers and chat templates, but no code and no trainer's state.
 BESIDE: Final = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe")
 
 _NOT_BESIDE: Final = ("loratree.json", "adapter_config.json", "trainer_state.json")
 
 
 def write_merged(base: Checkpoint, manifest: BaseManifest, programs: Mapping[str, Program], out: Path) -> None:
-    """Writes what `programs` make of each tensor that they name, and every other tensor as it is, into `out`.
+    """Write the base into `out`, with each program merged into the tensor of its name and all other tensors unchanged.
 
-    The shards keep their names and dtypes, and their headers where no tie is taken apart; a name that the chain changes
-    otherwise than the tensor that it is tied to gets a tensor of its own behind that one, and config.json and the index
-    say so. One tensor is in memory at a time, once. Each tensor's digest is checked against the manifest as it passes.
+    The shards keep their names, their dtypes and, unless a tie is taken apart, their headers. If the chain changes two
+    tied names in different ways, one name gets its own tensor after the shared one, and config.json and the index are
+    updated. Memory holds one copy of one tensor at a time. Each tensor's digest is checked against the manifest.
 
-    A checkpoint that is laid out otherwise than its model, such as Mixtral's, is loaded whole, and written in the same
-    layout, by transformers.
+    If the checkpoint's layout is not the model's, such as Mixtral's, transformers loads the whole model and writes it
+    in the checkpoint's layout.
 
-    Raises Invalid where the checkpoint is not the manifest's base, a program has no tensor to go to, or a tie cannot
-    be taken apart, before any tensor is written; and for values that are not finite.
+    Raises Invalid if the checkpoint is not the manifest's base, a program has no tensor, a tie cannot be taken apart,
+    or a value is not finite. Only the values of tensors are checked after the first write.
     """
     expected = manifest.by_name()
     if unknown := sorted(name for name in programs if name not in expected):
@@ -69,7 +69,7 @@ def _write_shard(
 ) -> None:
     changed = []
     target.write(widened_head(shard, added))
-    for stored in shard.header.tensors:  # in the order of their bytes
+    for stored in shard.header.tensors:  # in the order of their bytes, so that the file is written front to back
         for name in (stored, *added.get(stored, ())):
             program = programs.get(name)
             digest = _copy(shard, stored, target) if program is None else _merge(shard, stored, name, program, target)
@@ -91,18 +91,18 @@ def _merge(shard: Shard, stored: str, name: str, program: Program, target: Binar
     raw = shard.raw(stored)
     digest = hashlib.sha256(raw).hexdigest()
     tensor = tensor_of(raw, shard.type(stored))
-    merge_into(tensor, tensor, program.edits, name=name)  # in the memory of `raw`, so that it is there once
+    merge_into(tensor, tensor, program.edits, name=name)  # writes into the memory of `raw`: no second copy exists
     target.write(raw)
     return DIGEST_PREFIX + digest
 
 
 def _copy_beside(directory: Path, out: Path, *, without: str | None = None) -> None:
-    for path in _beside(directory):
+    for path in _list_beside(directory):
         if path.name != without:
             shutil.copyfile(path, out / path.name)
 
 
-def _beside(directory: Path) -> list[Path]:
+def _list_beside(directory: Path) -> list[Path]:
     return sorted(
         path
         for path in directory.iterdir()
@@ -124,21 +124,20 @@ def _not_the_base(directory: Path, problems: list[str]) -> Invalid:
 def write_merged_model(
     base: Checkpoint, model_class: type[nn.Module], manifest: BaseManifest, programs: Mapping[str, Program], out: Path
 ) -> list[str]:
-    """Loads the model, merges in its memory and lets transformers write it into `out`, laid out as before.
+    """Load the model, merge in its memory and let transformers write it into `out` in the layout of the base.
 
-    It takes the memory of the whole model: the layout on the disk is not the model's, so no tensor can pass alone.
-    Returns what differs from the manifest's base, a clause each; nothing is written then. Raises Invalid where a
-    program has no tensor to go to, changes one that is never saved, or would take a tie apart, and for values that are
-    not finite.
+    The whole model must fit in memory: the layout on disk is not the model's, so tensors cannot be written one by one.
+    Returns a clause for each difference from the manifest's base; if there is any, nothing is written. Raises Invalid
+    if a program changes a tensor that is never saved or would take a tie apart, or if a value is not finite.
     """
     check_tied(manifest, programs)
     model = load_converted(base.directory, model_class)
-    if differences := _differences(manifest_of_module(model), manifest):
+    if differences := _compare_manifests(manifest_of_module(model), manifest):
         return differences
     if lost := sorted(never_saved(model) & programs.keys()):
         raise Invalid(
             f"the chain changes {listed(lost, limit=3)}, which {manifest.architecture} computes itself and "
-            "transformers never saves: put it on a live model with Composer, or flatten it"
+            "transformers never saves: put the chain on a live model with Composer, or flatten it"
         )
     live, first = tensors(model), {p.name for p in manifest.parameters if p.tied_to is None}
     for name in sorted(first & programs.keys()):
@@ -148,8 +147,8 @@ def write_merged_model(
     return []
 
 
-def _differences(found: BaseManifest, expected: BaseManifest) -> list[str]:
-    live, base = found.by_name(), expected.by_name()
+def _compare_manifests(actual: BaseManifest, expected: BaseManifest) -> list[str]:
+    live, base = actual.by_name(), expected.by_name()
     problems = [f"{name} is missing" for name in sorted(base.keys() - live.keys())]
     problems += [f"{name} is unexpected" for name in sorted(live.keys() - base.keys())]
     values = {name: (live[name].dtype, live[name].shape, live[name].sha256) for name in live.keys() & base.keys()}

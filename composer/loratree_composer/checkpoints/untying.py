@@ -1,4 +1,4 @@
-"""A checkpoint's ties, taken apart where a chain changes one name of a tensor otherwise than another."""
+"""A checkpoint's ties (one tensor under several names), taken apart if a chain changes the names differently."""
 
 import inspect
 import json
@@ -27,114 +27,114 @@ _TIE: Final = "tie_word_embeddings"
 def untie(
     base: Checkpoint, manifest: BaseManifest, programs: Mapping[str, Program], directory: Path
 ) -> dict[str, list[str]]:
-    """The names that need a tensor of their own, by the stored tensor whose value they start from; none for no tie.
+    """Return the names that need a tensor of their own, by the stored tensor that they are copied from.
 
-    Where there are some, `directory`/config.json is made to say that word embeddings are not tied, and the model that
-    it then describes is built, without memory, to see that it ties no names which the chain changes differently.
-    Raises Invalid where it does, and where its forward reads that field and so computes something else.
+    If there are such names, set tie_word_embeddings to false in `directory`/config.json, and build the model of that
+    config, without memory. Raises Invalid if the model still ties names that the chain changes in different ways, or
+    if its forward reads tie_word_embeddings, and so would compute something else.
     """
     firsts = {parameter.name: parameter.tied_to or parameter.name for parameter in manifest.parameters}
-    if not (apart := _apart(firsts, programs)):
+    if not (broken := _find_broken_ties(firsts, programs)):
         return {}
-    model = _untied(directory, firsts, programs)
+    model = _build_untied(directory, firsts, programs)
     if model is None:
-        raise _tied(apart, manifest)
+        raise _cannot_untie(broken, manifest)
     if reads_tie(model):
         raise Invalid(
-            f"the base ties {listed(apart, limit=3)}, the chain changes only one name of them or each in another way, "
-            f"and the forward of {manifest.architecture} computes something else where config.json says "
+            f"the base ties {listed(broken, limit=3)}, the chain changes only some of these names or each "
+            f"differently, and the forward of {manifest.architecture} computes something else if config.json says "
             f"{_TIE}: false: put the chain on a live model with Composer, or flatten it"
         )
-    return _added(base, firsts, ties(model))
+    return _find_added(base, firsts, ties(model))
 
 
 def reads_tie(model: nn.Module) -> bool:
-    """Tells whether the forward of the model, or of anything in it, asks whether word embeddings are tied."""
+    """Return whether the forward of the model, or of a module in it, reads tie_word_embeddings."""
     classes = {cls for module in model.modules() for cls in type(module).__mro__}
     forwards = [inspect.unwrap(vars(cls)["forward"]) for cls in classes if "forward" in vars(cls)]
-    return any(_TIE in _words(forward.__code__) for forward in forwards if inspect.isfunction(forward))
+    return any(_TIE in _find_words(forward.__code__) for forward in forwards if inspect.isfunction(forward))
 
 
-def _words(code: CodeType) -> Iterator[object]:
-    """The names and constants of a function and of those inside it."""
+def _find_words(code: CodeType) -> Iterator[object]:
+    """Yield the names and constants in a function's code, and in the functions inside it."""
     yield from code.co_names
     for constant in code.co_consts:
-        yield from _words(constant) if isinstance(constant, CodeType) else (constant,)
+        yield from _find_words(constant) if isinstance(constant, CodeType) else (constant,)
 
 
 def check_tied(manifest: BaseManifest, programs: Mapping[str, Program]) -> None:
-    """Raises Invalid where the chain changes the names of one tied tensor in different ways."""
+    """Raise Invalid if the chain changes the names of one tied tensor in different ways."""
     firsts = {parameter.name: parameter.tied_to or parameter.name for parameter in manifest.parameters}
-    if apart := _apart(firsts, programs):
-        raise _tied(apart, manifest)
+    if broken := _find_broken_ties(firsts, programs):
+        raise _cannot_untie(broken, manifest)
 
 
-def _tied(apart: list[str], manifest: BaseManifest) -> Invalid:
+def _cannot_untie(broken: list[str], manifest: BaseManifest) -> Invalid:
     return Invalid(
-        f"the base ties {listed(apart, limit=3)}, the chain changes only one name of them or each in another way, and "
+        f"the base ties {listed(broken, limit=3)}, the chain changes only some of these names or each differently, and "
         f"{manifest.architecture} cannot be written without that tie: put the chain on a live model with Composer"
     )
 
 
-def _apart(firsts: Mapping[str, str], programs: Mapping[str, Program]) -> list[str]:
-    """The ties, as name and name, that hold names with different edits."""
-    return [" and ".join(group) for group in _groups(firsts) if not _is_alike(group, programs)]
+def _find_broken_ties(firsts: Mapping[str, str], programs: Mapping[str, Program]) -> list[str]:
+    """Return the ties that hold names with different edits, each as 'name and name'."""
+    return [" and ".join(group) for group in _group_names(firsts) if not _are_alike(group, programs)]
 
 
-def _untied(directory: Path, firsts: Mapping[str, str], programs: Mapping[str, Program]) -> nn.Module | None:
-    """The untied model, without values, whose config is then in `directory`; None where none will do."""
+def _build_untied(directory: Path, firsts: Mapping[str, str], programs: Mapping[str, Program]) -> nn.Module | None:
+    """Return the untied model, without values, and leave its config in `directory`; None if no config unties it."""
     path = directory / _CONFIG
-    written = json.loads(path.read_text(encoding="utf-8"))
-    for document in (written | {_TIE: False}, _everywhere(written)):
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for document in (config | {_TIE: False}, _deny_ties(config)):
         path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         try:
             model = meta_model(directory)
         except Invalid:
             continue
-        found = ties(model)
-        if found.keys() == firsts.keys() and not _apart(found, programs):
+        remaining = ties(model)
+        if remaining.keys() == firsts.keys() and not _find_broken_ties(remaining, programs):
             return model
     return None
 
 
-def _everywhere(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with the tie denied in it and in every config inside it."""
+def _deny_ties(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config with tie_word_embeddings false in it and in every config inside it."""
     configs = {name: value for name, value in document.items() if isinstance(value, dict) and "model_type" in value}
-    return {**document, **{name: _everywhere(value) for name, value in configs.items()}, _TIE: False}
+    return {**document, **{name: _deny_ties(value) for name, value in configs.items()}, _TIE: False}
 
 
-def _added(base: Checkpoint, firsts: Mapping[str, str], remaining: Mapping[str, str]) -> dict[str, list[str]]:
-    """One name of each remaining tie that the base stores no tensor for, by the tensor that it stores instead."""
+def _find_added(base: Checkpoint, firsts: Mapping[str, str], remaining: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return one name of each remaining group that has no stored tensor, by the stored tensor that has its value."""
     stored, added = base.shard_of, defaultdict(list)
-    for group in _groups(remaining):
+    for group in _group_names(remaining):
         if stored.keys().isdisjoint(group):
             source = next(name for name in firsts if name in stored and firsts[name] == firsts[group[0]])
             added[source].append(group[0])
     return dict(added)
 
 
-def _groups(firsts: Mapping[str, str]) -> list[list[str]]:
+def _group_names(firsts: Mapping[str, str]) -> list[list[str]]:
     groups = defaultdict(list)
     for name, first in firsts.items():
         groups[first].append(name)
     return list(groups.values())
 
 
-def _is_alike(names: Sequence[str], programs: Mapping[str, Program]) -> bool:
-    """Tells whether each of the names is edited in the same way, or none is."""
+def _are_alike(names: Sequence[str], programs: Mapping[str, Program]) -> bool:
+    """Return whether all the names are edited in the same way, or no name is edited."""
     if len(names) == 1 or programs.keys().isdisjoint(names):
         return True
     edits = [programs[name].edits if name in programs else () for name in names]
     return all(alike(edits[0], other) for other in edits[1:])
 
 
-Added = Mapping[str, list[str]]  # stored tensor → the names behind it
+Added = Mapping[str, list[str]]  # stored tensor → the names that get a copy after it
 
 
 def widened_head(shard: Shard, added: Added) -> bytes:
-    """The shard up to its first tensor: its own header where nothing is added to it.
+    """Return the shard's bytes before its first tensor: unchanged if no tensor is added to the shard.
 
-    An added tensor is as large as the one before it and of its dtype, so whatever follows stays aligned.
+    An added tensor has the size and dtype of the tensor before it, so every later tensor stays aligned.
     """
     tensors = shard.header.tensors
     if added.keys().isdisjoint(tensors):
@@ -152,7 +152,7 @@ def widened_head(shard: Shard, added: Added) -> bytes:
 
 
 def widen_index(path: Path, base: Checkpoint, added: Added) -> None:
-    """Writes the index at `path` again with the added tensors in it, and in its totals."""
+    """Add the new tensors to the index at `path`, and to the totals in it."""
     document = json.loads(path.read_text(encoding="utf-8"))
     totals = document.get("metadata", {})
     for stored, names in added.items():

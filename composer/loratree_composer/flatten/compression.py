@@ -1,4 +1,4 @@
-"""compression.json: what a flattened chain that was truncated has kept of each module."""
+"""compression.json: the rank and the share of each module that truncation left of a flattened chain."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ MAX_COMPRESSION: Final = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A module's rank before and after, the share of ‖ΔW‖² that is kept, and ‖ΔW‖ before."""
+    """A truncated module: its rank before and after, the remaining share of ‖ΔW‖² (energy), and ‖ΔW‖ before (norm)."""
 
     name: str
     rank_before: int
@@ -31,44 +31,44 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """What each module of a chain was truncated to, and what of it is kept."""
+    """The limit that a chain was truncated to, and the result for each module."""
 
     limit: Limit
     modules: tuple[Kept, ...]
 
     @property
     def energy(self) -> float:
-        """The share that is kept of Σ‖ΔW‖² over the modules; 1 where all of them are zero."""
+        """The remaining share of Σ‖ΔW‖² over all modules; 1 if all of them are zero."""
         largest = max((module.norm for module in self.modules), default=0.0)
         if largest == 0:
             return 1.0
         squares = [(module.norm / largest) ** 2 for module in self.modules]
-        kept = fsum(module.energy * square for module, square in zip(self.modules, squares, strict=True))
-        return kept / fsum(squares)
+        remaining = fsum(module.energy * square for module, square in zip(self.modules, squares, strict=True))
+        return remaining / fsum(squares)
 
     @property
     def least(self) -> Kept | None:
-        """The module that keeps the smallest share; None where no module has a delta."""
+        """The module with the smallest remaining share, or None if no module has a delta."""
         return min(self.modules, key=lambda module: (module.energy, module.name), default=None)
 
     def to_json(self) -> dict[str, Any]:
-        """The document as it is written."""
+        """Return the document as it is written."""
         modules = [asdict(module) for module in self.modules]
         return {"limit": asdict(self.limit), "energy": self.energy, "modules": modules}
 
     def write(self, directory: Path) -> None:
-        """Writes compression.json into `directory`."""
+        """Write compression.json into `directory`."""
         text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         (directory / COMPRESSION).write_text(text, encoding="utf-8")
 
 
 def kept(modules: Mapping[str, Compressed]) -> tuple[Kept, ...]:
-    """What is kept of each module, by name."""
+    """Return the record of each truncated module, in the order of names."""
     return tuple(Kept(name, m.rank_before, m.delta.rank, m.energy, m.norm) for name, m in sorted(modules.items()))
 
 
 def read_compression(directory: Path) -> Compression:
-    """Reads `directory`/compression.json. Raises Invalid."""
+    """Read `directory`/compression.json. Raises Invalid."""
     path = directory / COMPRESSION
     content = read_plain(path, limit=MAX_COMPRESSION, remedy=COMPOSE_AGAIN)
     try:
@@ -79,4 +79,4 @@ def read_compression(directory: Path) -> Compression:
         )
         return Compression(Limit(**document["limit"]), modules)
     except (ValueError, TypeError, KeyError, Invalid) as error:
-        raise Invalid(f"{path} does not say what was kept ({error}): {COMPOSE_AGAIN}") from error
+        raise Invalid(f"{path} does not say what truncation left ({error}): {COMPOSE_AGAIN}") from error

@@ -28,14 +28,14 @@ from loratree_registry.peft_format.classify import classify
 from loratree_registry.tensor_files.header import Header
 from loratree_registry.tensor_files.header import Tensor as Stored
 
-DUMMY: Final = "dummy-target-modules"  # PEFT's own word for no module at all
+DUMMY: Final = "dummy-target-modules"  # PEFT's own value for no module at all
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FlatAdapter:
-    """adapter_config.json as a document, the tensors of adapter_model.safetensors, and their one dtype.
+    """A document for adapter_config.json, the tensors of adapter_model.safetensors, and their one dtype.
 
-    `kept` tells what of each module a limit has left; nothing without one.
+    `kept` says what a limit left of each module; it is empty without a limit.
     """
 
     config: dict[str, Any]
@@ -47,34 +47,34 @@ class FlatAdapter:
 def flattened(
     chain: Sequence[tuple[Adapter, float]], manifest: BaseManifest, *, base_model: str, limit: Limit | None = None
 ) -> FlatAdapter:
-    """One PEFT LoRA that does what (adapter, level weight) from root to leaf do, without the base's values.
+    """Return one PEFT LoRA with the effect of all (adapter, level weight) from root to leaf, without the base's values.
 
     It adds Σ wᵢsᵢBᵢAᵢ: α = r, every module padded with zeros to one rank, every scale folded into B in float32. The
-    factors are written in the smallest dtype that holds those of every level, if it holds the folded ones too, bit for
-    bit; else in float32. A module's missing layers, and missing siblings of q, k, v and of gate, up, are filled with
-    zeros: there are engines that drop a layer type otherwise. The task_type is the one that all levels share, else
-    null: PEFT takes it to mean more than it says, such as a trained `score` for SEQ_CLS. `base_model` is what
-    base_model_name_or_path says.
+    factors are written in the smallest dtype that holds the factors of every level, or in float32 if that dtype does
+    not hold the folded factors bit for bit. A module's missing layers, and missing siblings of q, k, v and of gate, up,
+    are filled with zeros, because some engines otherwise drop the layer type. The task_type is the one that all levels
+    share, else null: PEFT infers more from it, such as a trained `score` for SEQ_CLS. `base_model` is written as
+    base_model_name_or_path.
 
-    Deltas of linear layers, in embeddings too, are what engines load. The rest PEFT alone does: convolutions, attention
-    and experts; lora_bias, on all modules or none; the composed values of modules_to_save and of biases, and rows.
+    Engines load deltas of linear layers and of embeddings. PEFT alone loads the rest: convolutions, attention and
+    experts; lora_bias, on all modules or none; the composed values of modules_to_save and of biases, and rows.
 
-    `limit` truncates each module's sum; r is then the highest rank that is left, at most a limit's rank.
+    `limit` truncates each module's sum; r is then the highest remaining rank, at most the limit's rank.
 
-    Raises Invalid for no deltas, for what one adapter cannot hold, DoRA above all, for what does not fit the base, and
-    for values that are not finite.
+    Raises Invalid if there are no deltas, if one adapter cannot hold the chain (as with DoRA), if the chain does not
+    fit the base, or if a value is not finite.
     """
     parts, base = flat_parts(composed(chain)), BaseIndex(manifest)
     if not parts.names:
         raise Invalid(f"there is no adapter to flatten, the composition is the base itself: {REMEDY}")
     places = flat_places(parts, base, nesting(chain))
     deltas = {place.name: place.as_peft(parts.deltas[name]) for name, place in places.items() if name in parts.deltas}
-    cut = _compressed(deltas, places, limit)
+    cut = _compress(deltas, places, limit)
     deltas |= {name: module.delta for name, module in cut.items()}
     overrides = flat_overrides(parts, base, {place.name for place in places.values()})
-    dtype = exact([*_factors(deltas), *parts.shifts.values()], widest(_dtypes(chain)))
-    tensors = _tensors(places, deltas, parts.shifts, _rank(places, deltas), dtype)
-    config = _config(_rank(places, deltas), places, manifest, task_type(chain), base_model)
+    dtype = exact([*_list_factors(deltas), *parts.shifts.values()], widest(_find_dtypes(chain)))
+    tensors = _build_tensors(places, deltas, parts.shifts, _find_rank(places, deltas), dtype)
+    config = _build_config(_find_rank(places, deltas), places, manifest, task_type(chain), base_model)
     config |= ({"lora_bias": True} if parts.shifts else {}) | overrides.config
     flat = FlatAdapter(config, tensors | overrides.tensors, dtype, kept(cut))
     keys = {(name, place.keys[0]) for name, place in places.items()} | overrides.keys.items()
@@ -83,72 +83,72 @@ def flattened(
 
 
 def exact(factors: Collection[Tensor], dtype: torch.dtype) -> torch.dtype:
-    """`dtype` where it holds every factor bit for bit, else the dtype that the factors are summed in."""
+    """Return `dtype` if it holds every factor bit for bit, else the dtype that the factors are summed in."""
     if all(torch.equal(factor.to(dtype).to(factor.dtype), factor) for factor in factors):
         return dtype
     return widest({factor.dtype for factor in factors})
 
 
 def task_type(chain: Sequence[tuple[Adapter, float]]) -> str | None:
-    """The task_type that every level's config has, None where they differ or have none."""
+    """Return the task_type that every level's config has, or None if they differ or have none."""
     tasks = {adapter.task_type for adapter, _ in chain}
     return tasks.pop() if len(tasks) == 1 else None
 
 
 def widest(dtypes: Collection[torch.dtype]) -> torch.dtype:
-    """The smallest dtype that holds every value of all: float16 beside bfloat16 gives float32, and so does none."""
+    """Return the smallest dtype that holds the values of all: float32 for float16 with bfloat16, and for no dtype."""
     return reduce(torch.promote_types, dtypes or {torch.float32})
 
 
-def _dtypes(chain: Sequence[tuple[Adapter, float]]) -> set[torch.dtype]:
-    """The dtypes that the levels' factors are stored in."""
+def _find_dtypes(chain: Sequence[tuple[Adapter, float]]) -> set[torch.dtype]:
+    """Return the dtypes that the levels' factors are stored in."""
     parts = (part for adapter, _ in chain for parts in adapter.parts.values() for part in parts)
-    return {(part.a if isinstance(part, Factors) else part.value).dtype for part in parts if not _replaces(part)}
+    return {(part.a if isinstance(part, Factors) else part.value).dtype for part in parts if not _is_replacement(part)}
 
 
-def _replaces(part: AdapterPart) -> bool:
+def _is_replacement(part: AdapterPart) -> bool:
     return isinstance(part, Value | Rows)
 
 
-def _factors(deltas: Mapping[str, LowRank]) -> list[Tensor]:
+def _list_factors(deltas: Mapping[str, LowRank]) -> list[Tensor]:
     return [factor for delta in deltas.values() for factor in (delta.a, delta.b)]
 
 
-def _compressed(
+def _compress(
     deltas: Mapping[str, LowRank], places: Mapping[str, LoraPlace], limit: Limit | None
 ) -> dict[str, Compressed]:
     grouped = sorted(place.name for place in places.values() if place.groups > 1)
     if limit is not None and grouped:
         raise Invalid(
-            f"{listed(grouped, limit=3)} is a convolution in groups, whose delta is no matrix to truncate: flatten it "
-            "whole"
+            f"{listed(grouped, limit=3)} is a convolution in groups, and its delta is not a matrix that can be "
+            "truncated: flatten without a limit"
         )
     if limit is not None and limit.rank is not None and deltas:
         highest = max(min(delta.shape[-2:]) for delta in deltas.values())
         if limit.rank > highest:
             raise Invalid(
-                f"no layer that the chain changes is of a size for rank {limit.rank}: compress it to a rank of at most "
+                f"no layer that the chain changes is of a size for rank {limit.rank}: compress to a rank of at most "
                 f"{highest}, or leave the limit out"
             )
     return compressed(deltas, limit) if limit is not None else {}
 
 
-def _rank(places: Mapping[str, LoraPlace], deltas: Mapping[str, LowRank]) -> int:
-    """The one rank of all: the highest, and a multiple of every convolution's groups."""
+def _find_rank(places: Mapping[str, LoraPlace], deltas: Mapping[str, LowRank]) -> int:
+    """Return the rank of every module: the highest, rounded up to a multiple of every convolution's groups."""
     highest, groups = max((delta.rank for delta in deltas.values()), default=1), 1
     for place in places.values():
         groups = lcm(groups, place.groups)
     return -(-highest // groups) * groups
 
 
-def _tensors(
+def _build_tensors(
     places: Mapping[str, LoraPlace],
     deltas: Mapping[str, LowRank],
     shifts: Mapping[str, Tensor],
     rank: int,
     dtype: torch.dtype,
 ) -> dict[str, Tensor]:
-    """Every factor and, where there are any, every shift by its key. Raises Invalid for values that are not finite."""
+    """Return every factor, and every shift if there are any, by key. Raises Invalid if a value is not finite."""
     tensors: dict[str, Tensor] = {}
     for _, place in sorted(places.items()):
         tensors |= place.tensors(deltas.get(place.name), rank, dtype)
@@ -166,25 +166,22 @@ def _tensors(
 
 
 def _check_readable(flat: FlatAdapter, manifest: BaseManifest, expected: set[tuple[str, str]]) -> None:
-    """Checks that the adapter, read as one that is published, changes what the chain changes, by the same tensors."""
+    """Check that the adapter, classified as when it is published, has exactly the `expected` (parameter, key) pairs."""
     stored = {key: type_of(tensor) for key, tensor in flat.tensors.items()}
     header = Header({key: Stored(kind.dtype, kind.shape, 0, 0) for key, kind in stored.items()}, {}, 0, 0)
     try:
         spec = classify(flat.config, header, manifest)
     except Invalid as error:
         raise Invalid(f"one adapter cannot hold what the chain does ({error}): {REMEDY}") from error
-    found = {(module.parameter, module.a) for module in spec.modules}
-    found |= {(value.parameter, value.key) for value in spec.values} | {
-        (some.parameter, some.key) for some in spec.rows
-    }
-    if wrong := sorted({name for name, _ in found ^ expected}):
+    actual = {(module.parameter, module.a) for module in spec.modules}
+    actual |= {(value.parameter, value.key) for value in spec.values} | {(row.parameter, row.key) for row in spec.rows}
+    if wrong := sorted({name for name, _ in actual ^ expected}):
         raise Invalid(
-            "one adapter cannot hold what the chain does, as PEFT would change "
-            f"{listed(wrong, limit=3)} otherwise: {REMEDY}"
+            f"one adapter cannot hold the chain, as PEFT would change {listed(wrong, limit=3)} otherwise: {REMEDY}"
         )
 
 
-def _config(
+def _build_config(
     rank: int, places: Mapping[str, LoraPlace], manifest: BaseManifest, task: str | None, base_model: str
 ) -> dict[str, Any]:
     modules = {place.target for place in places.values() if not place.by_parameter}
@@ -194,7 +191,7 @@ def _config(
         "alpha_pattern": {},
         "base_model_name_or_path": base_model,
         "bias": "none",
-        # PEFT goes by each layer's own type; engines that do not read the flag as they find it.
+        # PEFT uses each layer's own type instead; other engines rely on this flag.
         "fan_in_fan_out": any(TRANSPOSED.get(place.kind, False) for place in places.values()),
         "inference_mode": True,
         "init_lora_weights": True,

@@ -1,4 +1,4 @@
-"""The whole values and the rows of a flattened adapter: their keys in PEFT's file, and what its config says of them."""
+"""The whole values and the rows of a flattened adapter: their keys in PEFT's file and their fields in its config."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -14,12 +14,12 @@ from loratree_registry.peft_format.names import LAYER, PREFIX
 from loratree_registry.peft_format.tensors import ROWS
 
 CONTAINERS: Final = ("ParameterList", "ParameterDict")
-PARAMETRIZATIONS: Final = "parametrizations"  # torch's child of a layer that holds what its weight is computed from
+PARAMETRIZATIONS: Final = "parametrizations"  # torch's child of a layer; the layer's weight is computed from it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FlatOverrides:
-    """The tensors by key, the key of each of the base's tensors, and the fields of the config."""
+    """The file's tensors by key, the keys by the base's tensor names, and the fields of the config."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
@@ -27,48 +27,48 @@ class FlatOverrides:
 
 
 def flat_overrides(parts: FlatParts, base: BaseIndex, lora: Collection[str]) -> FlatOverrides:
-    """The values and rows of `parts` beside LoRAs on the modules `lora`. Raises Invalid where PEFT has no place.
+    """Return the values and rows of `parts`, beside LoRAs on the modules `lora`. Raises Invalid if PEFT has no place.
 
-    Whole modules are modules_to_save. Biases beside them are bias="lora_only" where each is of a LoRA's own module,
-    else "all", by which PEFT loads those that the file holds. Rows are trainable_token_indices.
+    Whole modules become modules_to_save. Other biases become bias="lora_only" if every bias is in a module with a LoRA,
+    else bias="all", for which PEFT loads the biases that the file holds. Rows become trainable_token_indices.
     """
-    found = FlatOverrides()
+    overrides = FlatOverrides()
     saved = saved_modules(parts.values, base)
     biases = {name for name in parts.values if not within(name, saved)}
     if saved:
-        found.config["modules_to_save"] = saved
+        overrides.config["modules_to_save"] = saved
     if biases:
-        found.config["bias"] = "lora_only" if all(module_of(name) in lora for name in biases) else "all"
+        overrides.config["bias"] = "lora_only" if all(module_of(name) in lora for name in biases) else "all"
     written: set[int] = set()
     for name in sorted(parts.values):
-        found.keys[name] = PREFIX + (_wrapped(name, lora) if name in biases else name)
+        overrides.keys[name] = PREFIX + (_wrap_name(name, lora) if name in biases else name)
         value = parts.values[name].contiguous()
-        # One tensor of a level's file may be the value of two tied ones; safetensors writes no memory twice.
+        # Two tied names may share one tensor of a level's file, and safetensors refuses to write the same memory twice.
         is_shared = value.data_ptr() in written
         written.add(value.data_ptr())
-        found.tensors[found.keys[name]] = value.clone() if is_shared else value
+        overrides.tensors[overrides.keys[name]] = value.clone() if is_shared else value
     for name in sorted(parts.rows):
-        _add_rows(found, name, parts, base)
-    return found
+        _add_rows(overrides, name, parts, base)
+    return overrides
 
 
 def saved_modules(values: Collection[str], base: BaseIndex) -> list[str]:
-    """The modules that whole values are all of, outermost first; a bias that is replaced alone makes none.
+    """Return the outermost modules that whole values replace; a bias that is replaced alone replaces no module.
 
-    Raises Invalid where a module is replaced in part, or belongs to no layer that PEFT could copy.
+    Raises Invalid if a module is replaced only in part, or if a value is in no layer that PEFT can copy.
     """
-    found = {name: _layer(module_of(name), base) for name in values if not name.endswith(".bias")}
-    if homeless := sorted(name for name, module in found.items() if not module):
+    owners = {name: _find_layer(module_of(name), base) for name in values if not name.endswith(".bias")}
+    if homeless := sorted(name for name, module in owners.items() if not module):
         raise Invalid(f"PEFT copies layers, and {listed(homeless, limit=3)} is of the model itself: {REMEDY}")
-    modules = sorted(set(found.values()))
+    modules = sorted(set(owners.values()))
     missing = [name for name in base.parameters if within(name, modules) and name not in values]
     if missing:
-        raise Invalid(f"PEFT replaces whole modules, and the chain leaves {listed(missing, limit=3)}: {REMEDY}")
+        raise Invalid(f"PEFT replaces whole modules, and the chain leaves out {listed(missing, limit=3)}: {REMEDY}")
     return [module for module in modules if not within(module, modules)]
 
 
-def _layer(module: str, base: BaseIndex) -> str:
-    """The innermost layer at or above `module`: no container, which PEFT takes none of, and nothing inside a weight."""
+def _find_layer(module: str, base: BaseIndex) -> str:
+    """Return the innermost layer at or above `module` that PEFT can copy: no container and no parametrization."""
     path = module.split(".")
     if PARAMETRIZATIONS in path:
         path = path[: path.index(PARAMETRIZATIONS)]
@@ -78,38 +78,38 @@ def _layer(module: str, base: BaseIndex) -> str:
 
 
 def within(name: str, modules: Collection[str]) -> bool:
-    """Tells whether `name` is that of something inside one of the modules."""
+    """Return whether `name` is inside one of the modules."""
     return any(name.startswith(f"{module}.") for module in modules)
 
 
-def _add_rows(found: FlatOverrides, name: str, parts: FlatParts, base: BaseIndex) -> None:
-    """Adds the rows of a tensor; PEFT trains those of an embedding together with all that is tied to it."""
+def _add_rows(overrides: FlatOverrides, name: str, parts: FlatParts, base: BaseIndex) -> None:
+    """Add the rows of a tensor. PEFT trains an embedding and the tensors tied to it on the same rows and values."""
     rows, values = parts.rows[name]
     source = base.source(name).name
     if source != name and source in parts.rows and base.parameters[source].kind == "Embedding":
         ids, others = parts.rows[source]
         if torch.equal(ids, rows) and torch.equal(others, values):
-            found.keys[name] = _row_key(source)
+            overrides.keys[name] = _row_key(source)
             return
         if torch.equal(ids, rows):
-            raise Invalid(f"PEFT ties these rows of {source} and {name}, and the chain has others for each: {REMEDY}")
+            raise Invalid(f"PEFT ties these rows of {source} and {name}, and the chain makes them differ: {REMEDY}")
     if name in parts.deltas:
         raise Invalid(f"PEFT gives no order for rows of {name} that are replaced and a delta that is added: {REMEDY}")
-    found.keys[name] = _row_key(name)
-    found.tensors[found.keys[name]] = values
-    found.config.setdefault("trainable_token_indices", {})[module_of(name)] = rows.tolist()
+    overrides.keys[name] = _row_key(name)
+    overrides.tensors[overrides.keys[name]] = values
+    overrides.config.setdefault("trainable_token_indices", {})[module_of(name)] = rows.tolist()
 
 
 def _row_key(parameter: str) -> str:
     return f"{PREFIX}{module_of(parameter)}{ROWS}"
 
 
-def _wrapped(name: str, lora: Collection[str]) -> str:
-    """The name of a tensor in a model whose modules `lora` are wrapped by PEFT."""
-    found, path = [], ""
+def _wrap_name(name: str, lora: Collection[str]) -> str:
+    """Return the name that a tensor has after PEFT has wrapped the modules `lora`."""
+    segments, path = [], ""
     for segment in name.split("."):
-        found.append(segment)
+        segments.append(segment)
         path = f"{path}.{segment}" if path else segment
         if path in lora:
-            found.append(LAYER)
-    return ".".join(found)
+            segments.append(LAYER)
+    return ".".join(segments)

@@ -1,4 +1,4 @@
-"""What a chain does to each tensor of the base, as parts of one adapter that need no base."""
+"""The effect of a chain on each tensor of the base, as parts of one adapter that need no base values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +19,10 @@ REMEDY = "compose it by merging"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FlatParts:
-    """The parts by the base's tensor names: what is added, and what is put in place of the base's values.
+    """The parts by the base's tensor names: deltas and shifts are added, values and rows replace the base's values.
 
-    A delta is the way round that the tensor is stored. Rows are [n] ids, ascending, and their values [n, …]; a tensor
-    with rows and a delta has the rows replaced first.
+    A delta has the orientation of the stored tensor. Rows are [n] ids, ascending, and their values [n, …]. If a tensor
+    has rows and a delta, the rows are replaced first.
     """
 
     deltas: dict[str, LowRank] = field(default_factory=dict)
@@ -32,22 +32,22 @@ class FlatParts:
 
     @property
     def names(self) -> set[str]:
-        """Every tensor that changes."""
+        """The names of all tensors that change."""
         return {*self.deltas, *self.shifts, *self.values, *self.rows}
 
 
 def flat_parts(programs: Mapping[str, Program]) -> FlatParts:
-    """The parts of what `programs` do, summed in float32. Raises Invalid, naming every tensor that has no such form.
+    """Return the parts of `programs`, summed in float32. Raises Invalid, naming every tensor that has no such form.
 
-    A whole value takes in all that comes after it. A sum that is rescaled is no sum of products, and rows that are
-    replaced behind a delta are none either.
+    A whole value absorbs all later edits. A tensor that is rescaled, or has rows replaced after a delta, has no such
+    form, because the result is not a sum of products.
     """
     parts, ordered, mixed = FlatParts(), [], []
     with full_float32():
         for name, program in programs.items():
             edits = joined(program.edits)
             if isinstance(edits[0], Replace):
-                parts.values[name] = _value(edits[0], edits[1:], name)
+                parts.values[name] = _compute_value(edits[0], edits[1:], name)
             elif any(isinstance(edit, Rescale) for edit in edits):
                 ordered.append(name)
             elif not _add(parts, name, edits):
@@ -60,31 +60,31 @@ def flat_parts(programs: Mapping[str, Program]) -> FlatParts:
 
 
 def _add(parts: FlatParts, name: str, edits: Sequence[Edit]) -> bool:
-    """Adds edits with no whole value among them: rows, then deltas, or shifts; False for any other order."""
+    """Add edits without a whole value to `parts`: rows, then deltas, or shifts. Return False for any other order."""
     rows = [edit for edit in edits if isinstance(edit, ReplaceRows)]
     adds = [edit for edit in edits if isinstance(edit, Add)]
     shifts = [edit.value for edit in edits if isinstance(edit, Shift)]
     if [type(edit) for edit in edits] != [ReplaceRows] * len(rows) + [Add] * len(adds) + [Shift] * len(shifts):
         return False
     if rows:
-        parts.rows[name] = _united(rows)
+        parts.rows[name] = _unite_rows(rows)
     if adds:
         parts.deltas[name] = _concat([add.delta for add in adds], adds[0].groups)
     if shifts:
-        parts.shifts[name] = torch.stack(_alike(shifts)).sum(0)
+        parts.shifts[name] = torch.stack(_cast_alike(shifts)).sum(0)
     return True
 
 
 def _concat(deltas: Sequence[LowRank], groups: int) -> LowRank:
-    """Σ BᵢAᵢ as one product; each group of a convolution has ranks of its own: a [rank, in], b [out, rank/groups]."""
+    """Return Σ BᵢAᵢ as one product; each convolution group has its own ranks: a [rank, in], b [out, rank/groups]."""
     if groups == 1:
         return concat(deltas)
     a = torch.cat([delta.a.reshape(groups, -1, delta.a.shape[-1]) for delta in deltas], dim=1)
     return LowRank(a.flatten(0, 1), torch.cat([delta.b for delta in deltas], dim=-1))
 
 
-def _value(replaced: Replace, edits: Sequence[Edit], name: str) -> Tensor:
-    """The value with what comes after it, in float32 where there is anything."""
+def _compute_value(replaced: Replace, edits: Sequence[Edit], name: str) -> Tensor:
+    """Return the value after the later edits, in float32 or wider if there are any."""
     if not edits:
         return replaced.value
     value = replaced.value.to(torch.promote_types(replaced.value.dtype, torch.float32), copy=True)
@@ -92,18 +92,18 @@ def _value(replaced: Replace, edits: Sequence[Edit], name: str) -> Tensor:
     return value
 
 
-def _united(edits: Sequence[ReplaceRows]) -> tuple[Tensor, Tensor]:
-    """The rows of all, the last value of each."""
+def _unite_rows(edits: Sequence[ReplaceRows]) -> tuple[Tensor, Tensor]:
+    """Return the rows of all edits, each row with its last value."""
     values = dict(
         pair
-        for edit, value in zip(edits, _alike([edit.value for edit in edits]), strict=True)
+        for edit, value in zip(edits, _cast_alike([edit.value for edit in edits]), strict=True)
         for pair in zip(edit.rows.tolist(), value, strict=True)
     )
     rows = sorted(values)
     return torch.tensor(rows), torch.stack([values[row] for row in rows])
 
 
-def _alike(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors in the smallest dtype that holds all of them."""
+def _cast_alike(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the tensors in the smallest dtype that holds all of them."""
     dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
     return [tensor.to(dtype) for tensor in tensors]

@@ -1,4 +1,4 @@
-"""Where PEFT keeps a LoRA on a tensor of the base, and in what shapes."""
+"""The place of a LoRA on a tensor of the base in PEFT's file and config, and the shapes of its factors."""
 
 from dataclasses import dataclass
 from math import prod
@@ -25,8 +25,8 @@ from loratree_registry.peft_format.rules import COMPOSED
 class LoraPlace:
     """A LoRA on the tensor `parameter`, of `shape`, of a layer of `kind`.
 
-    `target` is what the config names: the module or, of experts, the parameter. `layer` is the LoRA's name in the file.
-    PEFT adds its delta `times` over.
+    `target` is the name in the config: the module's or, for experts, the parameter's. `layer` is the LoRA's name in
+    the file. PEFT adds the delta `times` times.
     """
 
     parameter: str
@@ -39,12 +39,12 @@ class LoraPlace:
 
     @property
     def by_parameter(self) -> bool:
-        """Tells whether the config names the parameter and not its module."""
+        """True if the config names the parameter and not its module."""
         return self.kind in EXPERTS
 
     @property
     def name(self) -> str:
-        """The module, or the parameter of experts."""
+        """The module's name, or for experts the parameter's."""
         return self.parameter if self.by_parameter else module_of(self.parameter)
 
     @property
@@ -56,28 +56,28 @@ class LoraPlace:
 
     @property
     def bias(self) -> str:
-        """The key of what lora_bias adds."""
+        """The key of the bias that lora_bias adds."""
         return f"{PREFIX}{self.layer}.lora_B.bias"
 
     def layout(self, rank: int) -> Layout:
-        """The shapes of A and B, which are [rank, in] and [out, rank] in one way or another."""
+        """Return the layout of A [rank, in] and B [out, rank] for this kind of layer."""
         if self.by_parameter:
-            found = parameter_layout(self.kind, self.shape, rank)
+            shapes = parameter_layout(self.kind, self.shape, rank)
         else:
-            found = layer_layout(self.kind, self.shape, rank, (rank, self.groups * self.shape[1]))
-        assert found is not None
-        return found
+            shapes = layer_layout(self.kind, self.shape, rank, (rank, self.groups * self.shape[1]))
+        assert shapes is not None
+        return shapes
 
     def as_peft(self, delta: LowRank) -> LowRank:
-        """A delta that is the way round of the stored tensor as PEFT's B A, row by row in memory."""
-        found = delta.transposed() if self.layout(self.groups).transposed else delta
-        return LowRank(found.a.contiguous(), found.b.contiguous())
+        """Return a delta in the stored tensor's orientation as PEFT's B A, with contiguous rows."""
+        oriented = delta.transposed() if self.layout(self.groups).transposed else delta
+        return LowRank(oriented.a.contiguous(), oriented.b.contiguous())
 
     def tensors(self, delta: LowRank | None, rank: int, dtype: torch.dtype) -> dict[str, Tensor]:
-        """A and B of PEFT's delta by their keys, padded with zeros to `rank`; zeros alone for none.
+        """Return A and B of PEFT's delta by their keys, padded with zeros to `rank`; all zeros if there is no delta.
 
-        Each group of a convolution has ranks of its own: a [groups, rank/groups, in]. The expert's index is slowest in
-        A, fastest in B.
+        Each group of a convolution has its own ranks: a [groups, rank/groups, in]. The expert's index varies slowest in
+        A and fastest in B.
         """
         layout, own = self.layout(rank), rank // self.groups
         a = torch.zeros(layout.experts, self.groups, own, layout.in_features, dtype=dtype)
@@ -90,15 +90,15 @@ class LoraPlace:
 
 
 def place(base: BaseIndex, parameter: str, *, depth: int = 0, inputs: int = 0) -> LoraPlace | None:
-    """Where PEFT keeps a LoRA on `parameter`; None where it has none. `depth` is how deep it nests those of experts.
+    """Return the place of a LoRA on `parameter`, or None if PEFT has none; on experts it has `depth` LoRAs around it.
 
-    `inputs` are a convolution's inputs times its kernel's size as A has them, which takes all whatever the groups.
+    `inputs` is the width of a convolution's A: all its inputs times its kernel's size, not divided by its groups.
     """
-    found = base.parameters.get(parameter)
-    if found is None:
+    tensor = base.parameters.get(parameter)
+    if tensor is None:
         return None
     module, _, leaf = parameter.rpartition(".")
-    kind, target, layer, times, groups = found.kind, module, module, 1, 1
+    kind, target, layer, times, groups = tensor.kind, module, module, 1, 1
     if kind in EXPERTS:
         target, layer = parameter, module + f".{LAYER}" * depth
     elif kind == OUT_PROJ and base.kinds.get(module_of(module)) == ATTENTION:
@@ -107,7 +107,7 @@ def place(base: BaseIndex, parameter: str, *, depth: int = 0, inputs: int = 0) -
     elif kind not in COMPOSED or leaf != ("in_proj_weight" if kind == ATTENTION else "weight"):
         return None
     elif kind in CONVOLUTIONS:
-        groups = max(1, inputs // prod(found.shape[1:]))
+        groups = max(1, inputs // prod(tensor.shape[1:]))
     return LoraPlace(
-        parameter=parameter, kind=kind, shape=found.shape, target=target, layer=layer, groups=groups, times=times
+        parameter=parameter, kind=kind, shape=tensor.shape, target=target, layer=layer, groups=groups, times=times
     )

@@ -1,4 +1,4 @@
-"""Where the deltas of a flattened adapter go, and which layers are filled with zeros beside them."""
+"""The places of a flattened adapter's LoRAs: the deltas, and the layers that are filled with zeros beside them."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -19,24 +19,24 @@ Nesting = Mapping[
 
 
 def flat_places(parts: FlatParts, base: BaseIndex, nested: Nesting) -> dict[str, LoraPlace]:
-    """Where each delta goes, by the base's tensor: what is filled and what a bias alone is added to as well.
+    """Return the place of each LoRA by the base's tensor, with the LoRAs that hold only zeros or only a bias.
 
-    Raises Invalid, listing every delta that the base or PEFT has no place for.
+    Raises Invalid, listing every delta that has no place in the base or in PEFT.
     """
     places, problems = {}, []
-    for name in _wanted(parts, base):
+    for name in _list_tensors(parts, base):
         delta = parts.deltas.get(name)
         inputs = 0 if delta is None else delta.shape[-1]
-        found = place(base, name, depth=_depth(name, parts.deltas, base, nested), inputs=inputs)
-        if found is None:
-            problems.append(f"{name} is no weight of a layer that LoRA is put on")
-        elif delta is not None and (problem := _misfit(found, found.as_peft(delta).shape)):
+        lora = place(base, name, depth=_find_depth(name, parts.deltas, base, nested), inputs=inputs)
+        if lora is None:
+            problems.append(f"{name} is no weight of a layer that PEFT puts a LoRA on")
+        elif delta is not None and (problem := _find_misfit(lora, lora.as_peft(delta).shape)):
             problems.append(f"{name} {problem}")
         else:
-            places[name] = found
+            places[name] = lora
     if problems:
         raise Invalid(f"the chain does not fit the base: {listed(sorted(problems), limit=5)}")
-    if parts.shifts and (without := sorted(place.name for place in places.values() if not _takes_bias(place, base))):
+    if parts.shifts and (without := sorted(place.name for place in places.values() if not _can_take_bias(place, base))):
         raise Invalid(
             "PEFT adds to the biases of all modules of an adapter or of none (lora_bias), and it can add to none of "
             f"{listed(without, limit=3)}: {REMEDY}"
@@ -45,8 +45,8 @@ def flat_places(parts: FlatParts, base: BaseIndex, nested: Nesting) -> dict[str,
 
 
 def nesting(chain: Iterable[tuple[Adapter, float]]) -> Nesting:
-    """How PEFT wrapped the LoRAs on experts in one another, in each level."""
-    found: dict[str, list[list[str]]] = defaultdict(list)
+    """Return the order in which PEFT nested the LoRAs on experts, in each level."""
+    orders: dict[str, list[list[str]]] = defaultdict(list)
     for adapter, _ in chain:
         depths: dict[str, dict[str, int]] = defaultdict(dict)
         for name, parts in adapter.parts.items():
@@ -54,12 +54,12 @@ def nesting(chain: Iterable[tuple[Adapter, float]]) -> Nesting:
                 if isinstance(part, Factors) and part.kind in EXPERTS:
                     depths[module_of(name)][name] = part.depth
         for module, known in depths.items():
-            found[module].append(sorted(known, key=known.__getitem__, reverse=True))
-    return found
+            orders[module].append(sorted(known, key=known.__getitem__, reverse=True))
+    return orders
 
 
-def _wanted(parts: FlatParts, base: BaseIndex) -> list[str]:
-    """The tensors that get factors: those with deltas, what engines want beside them, and those of shifted biases."""
+def _list_tensors(parts: FlatParts, base: BaseIndex) -> list[str]:
+    """Return the tensors that get factors: with a delta, with a shifted bias, or needed by engines beside these."""
     names = parts.deltas.keys() | {f"{module_of(name)}.weight" for name in parts.shifts}
     kinds = {name: base.parameters[name].kind for name in names if name in base.parameters}
     matrices = {module_of(name) for name, kind in kinds.items() if kind in TRANSPOSED}
@@ -81,19 +81,19 @@ def _is_fillable(module: str, parts: FlatParts, base: BaseIndex) -> bool:
     return weight.name not in parts.values and not is_read_past_forward(base, module)
 
 
-def _misfit(found: LoraPlace, shape: tuple[int, ...]) -> str | None:
-    layout = found.layout(found.groups)
+def _find_misfit(lora: LoraPlace, shape: tuple[int, ...]) -> str | None:
+    layout = lora.layout(lora.groups)
     matrix = layout.out_features, layout.in_features
     expected = (layout.experts, *matrix) if len(shape) == 3 else matrix
     return None if shape == expected else f"has a delta {list(shape)}, expected {list(expected)}"
 
 
-def _takes_bias(found: LoraPlace, base: BaseIndex) -> bool:
-    return found.kind in (*TRANSPOSED, *CONVOLUTIONS) and f"{found.name}.bias" in base.parameters
+def _can_take_bias(lora: LoraPlace, base: BaseIndex) -> bool:
+    return lora.kind in (*TRANSPOSED, *CONVOLUTIONS) and f"{lora.name}.bias" in base.parameters
 
 
-def _depth(name: str, deltas: Collection[str], base: BaseIndex, nested: Nesting) -> int:
-    """How many LoRAs PEFT wraps around the one on a parameter of experts."""
+def _find_depth(name: str, deltas: Collection[str], base: BaseIndex, nested: Nesting) -> int:
+    """Return how many LoRAs PEFT wraps around the LoRA on a parameter of experts."""
     module = module_of(name)
     wanted = {other for other in deltas if module_of(other) == module}
     if base.kinds.get(module) not in EXPERTS or len(wanted) < 2:
@@ -103,5 +103,5 @@ def _depth(name: str, deltas: Collection[str], base: BaseIndex, nested: Nesting)
             order = [other for other in known if other in wanted]
             return len(order) - 1 - order.index(name)
     raise Invalid(
-        f"no level of the chain is on all of {listed(sorted(wanted))}, so nothing says how PEFT nests them: {REMEDY}"
+        f"no level of the chain is on all of {listed(sorted(wanted))}, so PEFT's nesting order is not known: {REMEDY}"
     )

@@ -1,4 +1,4 @@
-"""The model itself, without what others have wrapped around it."""
+"""The plain model under a torch.compile wrapper; every other wrapper is refused."""
 
 import sys
 
@@ -10,12 +10,12 @@ from loratree_registry.errors import Conflict, Invalid, listed
 
 
 def bare_model(model: nn.Module) -> nn.Module:
-    """The module that a torch.compile'd one runs, any other itself.
+    """Return the module inside a torch.compile wrapper, or `model` itself if it has no wrapper.
 
-    Raises Invalid where it, or a part of it, is wrapped in something else that gives its tensors other names or values,
-    and Conflict where it carries a stacked composition.
+    Raises Invalid if the model, or a part of it, has another wrapper that changes the names or values of its tensors,
+    and Conflict if the model carries a stacked composition.
     """
-    optimized = _optimized()
+    optimized = _find_wrapper_classes()
     while isinstance(model, optimized):
         inner = model._orig_mod
         assert isinstance(inner, nn.Module)
@@ -27,15 +27,15 @@ def bare_model(model: nn.Module) -> nn.Module:
     ]
     if wrapped:
         raise Invalid(
-            f"the model is not the base itself ({listed(wrapped, limit=3)}): give the inner model, which is .module of "
-            "a parallel one, and compile a part of it with its own compile(), which keeps the names"
+            f"the model is not the base itself ({listed(wrapped, limit=3)}): give the inner model (.module of a "
+            "parallel model), and compile a part of it with the compile() of that part, which keeps the tensors' names"
         )
     _check_plain(model)
     return model
 
 
-def _optimized() -> tuple[type[nn.Module], ...]:
-    """The class that torch.compile wraps a module in; none is loaded before the first."""
+def _find_wrapper_classes() -> tuple[type[nn.Module], ...]:
+    """Return the class of torch.compile's wrappers, or () if torch has not loaded it and so has wrapped no module."""
     module = sys.modules.get("torch._dynamo.eval_frame")
     return (module.OptimizedModule,) if module is not None else ()
 
@@ -44,10 +44,10 @@ def _check_plain(model: nn.Module) -> None:
     peft = sorted({type(layer).__name__ for layer in model.modules() if type(layer).__module__.startswith("peft.")})
     if peft:
         raise Invalid(
-            f"the model carries PEFT's layers ({listed(peft, limit=3)}): give the base model itself, or what its "
-            "unload() returns"
+            f"the model carries PEFT's layers ({listed(peft, limit=3)}): give the base model itself, or the model "
+            "that its unload() returns"
         )
     if is_stacked(model):
         raise Conflict(
-            "the model, or the one that it was copied from, carries a composition: call restore() there first"
+            "the model, or the one that it was copied from, carries a composition: call its Composer's restore() first"
         )

@@ -1,4 +1,4 @@
-"""Which models carry a composition, so that two Composers never add theirs up on one."""
+"""Marks on models that carry a composition, so that two Composers never add their compositions up on one model."""
 
 from weakref import WeakKeyDictionary
 
@@ -10,22 +10,22 @@ _holders: WeakKeyDictionary[nn.Module, object] = WeakKeyDictionary()
 
 
 def claim(model: nn.Module, holder: object) -> None:
-    """Marks `model` and every module in it as carrying the composition of `holder`, an object of its own for each."""
+    """Mark `model` and every module in it as carrying the composition of `holder`, an object unique to a Composer."""
     for module in model.modules():
         _holders[module] = holder
 
 
 def release(model: nn.Module, holder: object) -> None:
-    """Takes the marks of `holder` off."""
+    """Remove the marks of `holder` from `model` and from every module in it."""
     for module in model.modules():
         if _holders.get(module) is holder:
             del _holders[module]
 
 
 def check_unclaimed(model: nn.Module, holder: object) -> None:
-    """Raises Conflict where another than `holder` has a composition on `model`, a part of it, or what it is part of."""
+    """Raise Conflict if another holder has a composition on `model`, on a part of it, or on a model around it."""
     if any(_holders.get(module, holder) is not holder for module in model.modules()):
         raise Conflict(
-            "another Composer has a composition on this model, and the two would add up: call its restore() first, or "
-            "load the model anew"
+            "another Composer has a composition on this model, and the two would add up: call that Composer's "
+            "restore() first, or load the model again"
         )

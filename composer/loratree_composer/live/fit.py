@@ -1,4 +1,4 @@
-"""The tensors of a live module that a chain edits."""
+"""Checks that a chain's edits fit the tensors of a live module."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -12,12 +12,12 @@ from loratree_composer.base.layer_kind import kind_of
 from loratree_composer.base.sharing import tensors
 from loratree_registry.errors import Invalid, listed
 
-# The kinds of layer whose factors say what its class must be; others are told by their tensors' shapes alone.
+# For a delta made for one of these kinds, the layer must be of the same kind; for others, the shape alone must fit.
 LAYERS: Final = ("Linear", "Conv1D", "Embedding", "Conv1d", "Conv2d", "Conv3d")
 
 
 def check_targets(module: nn.Module, programs: Mapping[str, Program]) -> None:
-    """Raises Invalid listing every program whose tensor is missing, of another kind or shape."""
+    """Raise Invalid, listing every tensor of `programs` that is missing or of another kind or shape."""
     live, problems = tensors(module), []
     for name, program in programs.items():
         if name in live:
@@ -28,32 +28,32 @@ def check_targets(module: nn.Module, programs: Mapping[str, Program]) -> None:
 
 
 def fit_problems(module: nn.Module, name: str, tensor: Tensor, edits: Sequence[Edit]) -> list[str]:
-    """What is wrong with edits for the tensor `name` of a live module, a clause each."""
-    return [f"{name} {problem}" for problem in _problems(owner(module, name), tensor, edits)]
+    """Return why the edits do not fit the tensor `name` of a live module, one clause for each problem."""
+    return [f"{name} {problem}" for problem in _find_problems(owner(module, name), tensor, edits)]
 
 
 def shared_layers(module: nn.Module, names: Collection[str]) -> list[str]:
-    """What is wrong where an edited layer is one object under several names: each of them would change."""
+    """Return a clause for each edited layer that has several names: the edit would change it under every name."""
     paths = defaultdict(list)
     for path, layer in module.named_modules(remove_duplicate=False):
         paths[layer].append(path)
     owners = {name.rpartition(".")[0] for name in names}
-    shared = [found for found in paths.values() if len(found) > 1 and owners & set(found)]
-    return [f"{listed(found, limit=3)} are one layer" for found in shared]
+    shared = [group for group in paths.values() if len(group) > 1 and owners & set(group)]
+    return [f"{listed(group, limit=3)} are one layer" for group in shared]
 
 
 def check_fit(problems: list[str]) -> None:
-    """Raises Invalid where there are any."""
+    """Raise Invalid if there are problems."""
     if problems:
         raise Invalid(f"the adapter does not fit the model: {listed(problems, limit=5)}")
 
 
 def owner(module: nn.Module, name: str) -> nn.Module:
-    """The module that holds the tensor `name`."""
+    """Return the module that holds the tensor `name`."""
     return module.get_submodule(name.rpartition(".")[0])
 
 
-def _problems(layer: nn.Module, tensor: Tensor, edits: Sequence[Edit]) -> Iterator[str]:
+def _find_problems(layer: nn.Module, tensor: Tensor, edits: Sequence[Edit]) -> Iterator[str]:
     for edit in edits:
         kind = edit.kind if isinstance(edit, Add | Rescale) else None
         if kind in LAYERS and kind_of(layer) != kind:

@@ -1,4 +1,4 @@
-"""A chain merged into a live module, and taken out again bit for bit: the one place that writes weights in place."""
+"""A chain merged into a live module and removed again bit for bit: the only code to write live weights in place."""
 
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -17,18 +17,18 @@ from loratree_registry.errors import Invalid, listed
 
 
 class MergedWeights:
-    """A module's tensors, the base's or with a chain merged into them, written where they are: addresses stay.
+    """The tensors of a module, into which chains are merged in place: the tensors keep their addresses.
 
-    Every merge starts from the pristine values, and restoring writes them back, so the base is bit-exact however often
-    it is switched. Only what differs from the last merge is computed and written. `pristine` says where the values are
-    kept: `host` and `device` hold a copy of every tensor that was ever merged into, until `release`; `files` reads them
-    from `source` each time. With `prefixes`, the float32 sum of the ancestors is kept on the tensors' device for those
-    that the leaf edits too, 4 bytes a value, from the second merge under the same ancestors on.
+    Every merge starts from the pristine values and every restore writes them back, so the base stays bit-exact after
+    any number of switches. Only tensors that differ from the last merge are computed and written. `pristine` chooses
+    the source of the pristine values: `host` and `device` hold a copy of every tensor that a merge has written, until
+    `release`; `files` reads `source` each time. With `prefixes`, the float32 sum of the ancestors is cached on the
+    tensor's device for each tensor that the leaf edits too, 4 bytes a value, if a second merge has the same ancestors.
 
-    A tensor that other names of the module share, and that the chain edits under one of them, gets memory of its own
-    until it is restored. What a caller writes to a merged tensor is lost at the next merge or restore. After a restore
-    the tensors are the caller's: a write is seen where torch counts it (Tensor._version), so call `release` before any
-    other, through `.data` or by a fused optimizer. Not for several threads.
+    A tensor that the chain edits under one name, while other names share its memory, gets memory of its own until the
+    restore. A caller's write to a merged tensor is lost at the next merge or restore. After a restore a caller may
+    write to the tensors, and the next merge sees every write that torch counts (Tensor._version). Writes through
+    `.data` or by a fused optimizer are not counted: call `release` before them. Not safe for several threads.
     """
 
     def __init__(
@@ -47,18 +47,18 @@ class MergedWeights:
 
     @property
     def names(self) -> list[str]:
-        """The tensors that are merged into now."""
+        """The names of the tensors that a chain is merged into now."""
         return sorted(self._merged)
 
     def merge(self, programs: Mapping[str, Program]) -> None:
-        """Makes every tensor what its program says, by name, and the base's where there is none.
+        """Merge each program into the tensor of its name, and restore the merged tensors that have no program now.
 
-        Raises Invalid where an edit does not fit or a result is not finite. After any failure the whole base is back.
+        Raises Invalid if an edit does not fit or a result is not finite. After any failure the whole base is restored.
         """
         try:
-            _refuse(self._restore(set(self._merged) - set(programs)))
+            _check_restored(self._restore(set(self._merged) - set(programs)))
             check_fit(shared_layers(self._module, programs))
-            targets = self._untied.give(self._tensors(programs), programs)
+            targets = self._untied.give(self._find_tensors(programs), programs)
             if self._prefixes is not None:
                 self._prefixes.begin(programs)
             with full_float32():
@@ -66,24 +66,24 @@ class MergedWeights:
                     self._merge(name, tensor, programs[name])
         except Invalid:
             self.restore()
-            check_targets(self._module, programs)  # lists every one that does not fit
+            check_targets(self._module, programs)  # raises one error that lists every tensor that does not fit
             raise
         except BaseException:
             self.restore()
             raise
 
     def restore(self) -> None:
-        """Writes every pristine value back, bit for bit. The copies stay for the next merge.
+        """Write every pristine value back, bit for bit. The copies stay for the next merge.
 
-        Raises Invalid, listing them, where tensors are gone, have another shape or cannot be read from files, after all
-        others are back. Those in files are tried again by the next call.
+        If tensors are gone, have another shape or cannot be read from files, all others are restored, and then Invalid
+        is raised with a list of these tensors. The next call tries again to read from files.
         """
         problems = self._restore(self._merged)
         self._untied.take_back()
-        _refuse(problems)
+        _check_restored(problems)
 
     def release(self) -> None:
-        """Restores, and frees what is kept for the next merge."""
+        """Restore the base, and free the copies and the cached sums."""
         self.restore()
         self._pristine.forget()
         if self._prefixes is not None:
@@ -93,17 +93,17 @@ class MergedWeights:
         if is_known(program.key) and self._merged.get(name) == (program.key, stamp(tensor)) and stamp(tensor):
             return
         check_values(tensor, (), name=name)
-        origin, pristine = self._origin(name, tensor), partial(self._original, name, tensor)
+        origin, pristine = self._track_origin(name, tensor), partial(self._read_original, name, tensor)
         source = None if self._prefixes is None else self._prefixes.of(name, tensor, pristine, origin, program)
         edits = program.edits if source is None else program.leaf
         check_fit(fit_problems(self._module, name, tensor, edits))
         check_mergeable(tensor, edits, name=name)
-        self._merged[name] = None  # neither is it pristine, nor yet what the program says
+        self._merged[name] = None  # until the write succeeds, the tensor is neither pristine nor merged
         merge_into(tensor, pristine() if source is None else source, edits, name=name)
         self._merged[name] = program.key, stamp(tensor)
 
-    def _origin(self, name: str, tensor: Tensor) -> object:
-        """What is another object when the base's value of a tensor is another, which is kept from here on."""
+    def _track_origin(self, name: str, tensor: Tensor) -> object:
+        """Save the base's value of a tensor if it is new; return an object that stays equal while the value stays."""
         shared = self._untied.original(name)
         if shared is not None:
             return stamp(shared)
@@ -111,8 +111,8 @@ class MergedWeights:
             self._pristine.keep(name, tensor)
         return self._pristine.origin(name)
 
-    def _original(self, name: str, tensor: Tensor) -> Tensor:
-        """The base's value of a tensor, read where it is kept."""
+    def _read_original(self, name: str, tensor: Tensor) -> Tensor:
+        """Return the base's value of a tensor: the shared tensor, a copy, or a read from files."""
         shared = self._untied.original(name)
         pristine = self._pristine.read(name, tensor) if shared is None else shared
         if pristine.shape != tensor.shape:
@@ -120,7 +120,7 @@ class MergedWeights:
         return pristine
 
     def _restore(self, names: Collection[str]) -> list[str]:
-        """Writes back what can be; returns what cannot, a clause each."""
+        """Write back every pristine value that can be, and return one clause for each that cannot."""
         live, problems = tensors(self._module) if names else {}, []
         for name in sorted(names):
             try:
@@ -141,15 +141,15 @@ class MergedWeights:
         del self._merged[name]
         return []
 
-    def _tensors(self, names: Collection[str]) -> dict[str, Tensor]:
+    def _find_tensors(self, names: Collection[str]) -> dict[str, Tensor]:
         live = tensors(self._module) if names else {}
         check_fit([f"{name} is not in the model" for name in names if name not in live])
         return {name: live[name] for name in names}
 
 
-def _refuse(problems: list[str]) -> None:
+def _check_restored(problems: list[str]) -> None:
     if problems:
         raise Invalid(
-            f"not all of the base is back ({listed(problems)}): tensors must stay what they are while something is "
-            "merged into them, so load the model anew"
+            f"not all of the base is back ({listed(problems)}): a tensor must not be replaced or reshaped while a "
+            "chain is merged into it, so load the model again"
         )

@@ -12,18 +12,18 @@ PristinePlace = Literal["host", "device", "files"]
 
 
 class Source(Protocol):
-    """Where a base's tensors can be read again, by name; Invalid where they are not there or changed."""
+    """A reader of a base's tensors by name. Raises Invalid if a tensor is missing or has changed."""
 
     def read(self, name: str) -> Tensor:
-        """The base's tensor, on the CPU, in the dtype that it is stored in."""
+        """Return the base's tensor on the CPU, in the dtype that it is stored in."""
         ...
 
 
 class Pristine:
-    """What each tensor held before it was merged into, so that it comes back bit for bit, however often.
+    """The values of tensors from before the first merge, to restore them bit for bit any number of times.
 
-    `host` and `device` keep a copy, as large as the tensors that were ever merged into, until `forget`; `files` keeps
-    none and reads `source` again, its bytes hashed, for every merge and every restore.
+    `host` and `device` hold a copy of every tensor that a merge has written, until `forget`. `files` holds no copy: it
+    reads `source` again, and hashes the bytes, for every merge and every restore.
     """
 
     def __init__(self, place: PristinePlace, source: Source | None = None) -> None:
@@ -35,7 +35,7 @@ class Pristine:
         self._copies: dict[str, _Copy] = {}
 
     def keep(self, name: str, tensor: Tensor) -> None:
-        """Sees to it that the value which `tensor` has now can be read again, where it is not known already."""
+        """Save the present value of `tensor` for later reads, unless the saved value is still the same."""
         known = self._copies.get(name)
         if known is not None and known.is_of(tensor):
             return
@@ -47,7 +47,7 @@ class Pristine:
             self._copies[name] = _Copy(tensor.detach().to(place, copy=True))
 
     def read(self, name: str, like: Tensor) -> Tensor:
-        """The pristine value of `name` in the dtype of `like`, wherever it is. Raises Invalid for changed files."""
+        """Return the pristine value of `name`, on any device, in `like`'s dtype. Raises Invalid if the file changed."""
         copy = self._copies[name].value
         if copy is not None:
             return copy
@@ -55,15 +55,15 @@ class Pristine:
         return self._source.read(name).to(like.dtype)
 
     def origin(self, name: str) -> object:
-        """An object that is another one when the pristine value of `name` is."""
+        """Return an object that is replaced whenever the pristine value of `name` is."""
         return self._copies[name]
 
     def is_back(self, name: str, tensor: Tensor) -> None:
-        """Notes that `tensor` holds its pristine value again, as long as nobody writes to it."""
+        """Record that `tensor` holds its pristine value again, until someone writes to it."""
         self._copies[name].stamp = stamp(tensor)
 
     def forget(self) -> None:
-        """Frees every copy. Only for tensors that all hold their pristine values."""
+        """Free every copy. Call it only while every tensor holds its pristine value."""
         self._copies.clear()
 
 
@@ -73,12 +73,12 @@ class _Copy:
     stamp: object = None
 
     def is_of(self, tensor: Tensor) -> bool:
-        """Tells whether the tensor was not written to, moved or cast since it held this value."""
+        """Return whether the tensor still holds this value: not written to, moved or cast since then."""
         return self.stamp is not None and self.stamp == stamp(tensor)
 
 
 def stamp(tensor: Tensor) -> object:
-    """What changes when a tensor is replaced, moved, cast or written to; None where torch counts no writes."""
+    """Return a value that changes if the tensor is replaced, moved, cast or written; None if writes are not counted."""
     if tensor.is_inference():
         return None
     return id(tensor), tensor.data_ptr(), tensor.dtype, tensor._version

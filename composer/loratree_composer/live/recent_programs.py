@@ -1,4 +1,4 @@
-"""The programs of the compositions that were put on a model last, ready to be summed."""
+"""A cache of the programs that were put on a model last, ready to be summed."""
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Mapping
@@ -8,16 +8,16 @@ from loratree_composer.arithmetic.edits import Add, Edit, Replace, ReplaceRows, 
 from loratree_composer.arithmetic.program import Program
 
 KEPT: Final = 1 << 28  # bytes of factors
-ASKED: Final = 64  # names of what was asked for last
+ASKED: Final = 64  # keys of the latest requests
 
 Programs = Mapping[str, Program]
 
 
 class RecentPrograms:
-    """Ready programs by what names them; at most `kept` bytes of them stay, least recently used out.
+    """Ready programs by key; if they exceed `kept` bytes, the least recently used are dropped.
 
-    They are what a merge would otherwise make of the adapters each time: float32 factors, scaled and side by side.
-    What is asked for once alone is not kept.
+    Without the cache, each merge would convert the factors to float32, scale them and concatenate them again. The
+    first request for a key is not cached, only the second, so that a single use takes no memory.
     """
 
     def __init__(self, *, kept: int = KEPT) -> None:
@@ -26,29 +26,29 @@ class RecentPrograms:
         self._asked: deque[Hashable] = deque(maxlen=ASKED)
 
     def get(self, key: Hashable, make: Callable[[], Programs]) -> Programs:
-        """The programs that `key` names: those kept, else what `make` gives."""
+        """Return the programs of `key`, from the cache or else from `make`."""
         if key not in self._kept and key not in self._asked:
             self._asked.append(key)
             return make()
-        found, size = self._kept.pop(key) if key in self._kept else _ready(make())
-        self._kept[key] = found, size
+        programs, size = self._kept.pop(key) if key in self._kept else _make_ready(make())
+        self._kept[key] = programs, size
         while len(self._kept) > 1 and sum(size for _, size in self._kept.values()) > self._limit:
             self._kept.popitem(last=False)
-        return found
+        return programs
 
     def clear(self) -> None:
-        """Frees all of them."""
+        """Free every program."""
         self._kept.clear()
 
 
-def _ready(programs: Programs) -> tuple[Programs, int]:
-    """The same programs, ready, and their size in bytes."""
-    found = {name: program.ready() for name, program in programs.items()}
-    return found, sum(edit_size(edit) for program in found.values() for edit in program.edits)
+def _make_ready(programs: Programs) -> tuple[Programs, int]:
+    """Return the programs with their edits made, and the size of these edits in bytes."""
+    made = {name: program.ready() for name, program in programs.items()}
+    return made, sum(edit_size(edit) for program in made.values() for edit in program.edits)
 
 
 def edit_size(edit: Edit) -> int:
-    """The bytes of an edit's tensors."""
+    """Return the size of an edit's tensors in bytes."""
     match edit:
         case Add(delta):
             return delta.a.nbytes + delta.b.nbytes

@@ -1,4 +1,4 @@
-"""A chain beside a live module's layers, which stay untouched: y = G ⊙ (Wx) + B(Ax) + b."""
+"""A chain that runs beside a live module's layers and leaves their weights untouched: y = G ⊙ (Wx) + B(Ax) + b."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,18 +19,18 @@ from loratree_composer.live.untied_tensors import drop_compiled, put, put_back
 class Stack:
     """A chain stacked onto a live module: no tensor of the module is written, and `remove` leaves no trace.
 
-    Deltas and DoRA on Linear, Conv1D, Embedding and convolutions, and replaced rows of the first and third, run beside
-    the layer: one pair of products and one gain a layer, whatever the depth. Their factors are held in the layer's own
-    dtype, on its device. A layer whose weight is read past its forward (a functional call such as linear(x,
-    layer.weight)) never runs them: they are left out, where a merge would have them in. After a forward pass,
-    `unreached` names those.
+    Deltas and DoRA on Linear, Conv1D, Embedding and convolutions run beside the layer, and so do replaced rows of
+    Linear and Embedding. A layer costs one pair of products and one gain at any depth of the chain. The factors have
+    the layer's own dtype and device. If the model reads a layer's weight past the layer's forward (a functional call
+    such as linear(x, layer.weight)), the delta has no effect there, although a merge would include it. After a forward
+    pass, `unreached` names such layers.
 
     Every other tensor that the chain edits (a bias, a whole value, attention's in_proj and out_proj, experts, norms,
-    buffers) is a composed copy, as large as the tensor, in place of the module's own object until `remove`: it is what
-    state_dict() shows, and what an optimizer made before does not know. Compiled code is dropped.
+    buffers) is replaced by a composed copy of the same size until `remove`. state_dict() shows the copy, and an
+    optimizer made earlier does not know it. Compiled code is dropped.
 
-    Raises Invalid where an edit does not fit or a value is not finite; the module is then as it was. The products are
-    the layer's own, so one that overflows its dtype shows in the output, where a merge would have been refused.
+    Raises Invalid if an edit does not fit or a value is not finite; the module is then unchanged. The products run in
+    the layer's dtype, so an overflow shows in the output, although a merge would refuse it.
     """
 
     def __init__(self, module: nn.Module, programs: Mapping[str, Program]) -> None:
@@ -48,21 +48,21 @@ class Stack:
 
     @property
     def unreached(self) -> list[str]:
-        """The layers whose forward has not run since they were stacked: after a pass, those it read past their forward.
+        """The stacked layers with a forward that has not run yet: after a pass, the layers read past their forward.
 
-        What such a pass computes lacks their deltas, as it does with PEFT's active adapter; merged weights have them.
+        The output of the pass lacks their deltas, as it does with PEFT's active adapter; merged weights include them.
         """
         return sorted(name for name, beside in self._beside.items() if not beside.called)
 
     def remove(self) -> None:
-        """Gives every layer its own forward and every name its own tensor back; the module is as it was."""
+        """Give every layer its own forward back and every name its own tensor; the module is then as it was."""
         if self._beside or self._copies:
             drop_compiled()
         for name, beside in self._beside.items():
             beside.stop()
-            held = vars(self._module.get_submodule(name))
-            if held.get("forward") is beside:
-                del held["forward"]
+            attributes = vars(self._module.get_submodule(name))
+            if attributes.get("forward") is beside:
+                del attributes["forward"]
         for name, original in self._originals.items():
             put_back(self._module, name, original)
         self._beside, self._copies, self._originals = {}, {}, {}
@@ -72,7 +72,7 @@ class Stack:
         problems = [f"{name} is not in the model" for name in programs if name not in live]
         problems += shared_layers(self._module, programs)
         for name in (name for name in programs if name in live):
-            edits = programs[name].edits  # made at each access
+            edits = programs[name].edits  # computed at each access
             check_values(live[name], edits, name=name)
             problems += fit_problems(self._module, name, live[name], edits)
             if not problems:
@@ -83,7 +83,7 @@ class Stack:
         layer = owner(self._module, name)
         whole, beside = _split(layer, name, edits)
         if whole:
-            self._copies[name] = tensor = _composed(tensor, whole, name)
+            self._copies[name] = tensor = _compose_copy(tensor, whole, name)
         if beside:
             layer_name = name.rpartition(".")[0]
             self._beside[layer_name] = KINDS[kind_of(layer)](layer_name, layer, normal_form(tensor, beside))
@@ -100,24 +100,24 @@ class Stack:
 
 
 def is_stacked(module: nn.Module) -> bool:
-    """Tells whether any layer of `module` carries a stacked delta."""
+    """Return whether any layer of `module` carries a stacked delta."""
     return any(isinstance(vars(layer).get("forward"), StackedLayer) for layer in module.modules())
 
 
 def _split(layer: nn.Module, name: str, edits: Sequence[Edit]) -> tuple[Sequence[Edit], Sequence[Edit]]:
-    """The edits that a copy of the tensor holds, and those after them that run beside it."""
+    """Split the edits into the first, which a copy of the tensor holds, and the rest, which run beside the layer."""
     if not _has_plain_forward(layer, name):
         return edits, ()
     beside = (Add, Rescale, ReplaceRows) if kind_of(layer) in ("Linear", "Embedding") else (Add, Rescale)
     first = max((index + 1 for index, edit in enumerate(edits) if not isinstance(edit, beside)), default=0)
-    # Where there is a copy anyway, it may as well hold all of it, unless no value of it does.
+    # If there is a copy anyway, it holds every edit, unless a grouped delta follows, which no value of it can give.
     if first and not any(isinstance(edit, Add) and edit.groups > 1 for edit in edits[first:]):
         return edits, ()
     return edits[:first], edits[first:]
 
 
 def _has_plain_forward(layer: nn.Module, name: str) -> bool:
-    """Tells whether the tensor is the weight of a layer whose forward is known and is nobody else's."""
+    """Return whether the tensor is the weight of a layer with a known forward that nobody has replaced."""
     return (
         kind_of(layer) in KINDS
         and name.endswith(".weight")
@@ -126,6 +126,6 @@ def _has_plain_forward(layer: nn.Module, name: str) -> bool:
     )
 
 
-def _composed(tensor: Tensor, edits: Sequence[Edit], name: str) -> Tensor:
+def _compose_copy(tensor: Tensor, edits: Sequence[Edit], name: str) -> Tensor:
     value = merged(tensor, edits, name=name)
     return nn.Parameter(value, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value

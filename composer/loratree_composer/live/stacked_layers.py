@@ -1,4 +1,4 @@
-"""y = G ⊙ (Wx) + B(Ax) + b: the forward of each kind of layer while a chain is stacked on it."""
+"""The forward of each kind of layer while a chain is stacked on it: y = G ⊙ (Wx) + B(Ax) + b."""
 
 from typing import Any, Final
 
@@ -12,10 +12,11 @@ from loratree_registry.errors import Invalid
 
 
 class StackedLayer:
-    """A layer's forward with the chain's normal form beside its weight, which is read where it is and never written.
+    """A layer's forward that runs a chain's normal form beside the weight; it reads the weight and never writes it.
 
-    It takes the place of the layer's own as an attribute of the instance: a forward hook would cost more at one token.
-    It holds the layer's table of parameters and not the layer, so that no cycle keeps a dropped model in memory.
+    The normal form is the whole chain as one gain, replaced rows and one B A: a deeper chain needs no more products.
+    The object is the layer's own `forward` attribute, because a forward hook would cost more at one token. It holds the
+    layer's table of parameters and not the layer, so that no cycle keeps a dropped model in memory.
     """
 
     def __init__(self, name: str, layer: nn.Module, form: NormalForm) -> None:
@@ -25,11 +26,11 @@ class StackedLayer:
         assert weight is not None
         self._dtype, self._device = weight.dtype, weight.device
         self._rank = form.delta.rank
-        self._gain = None if form.gain is None else self._held(form.gain)
-        self._values = self._held(form.values) if len(form.rows) else None
+        self._gain = None if form.gain is None else self._hold(form.gain)
+        self._values = self._hold(form.values) if len(form.rows) else None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The layer's y of its one argument x. Raises Invalid once the layer is cast or moved."""
+        """Return the layer's y for its one argument x. Raises Invalid if the layer was cast or moved after stacking."""
         self.called = True
         weight, bias = self._tensors["weight"], self._tensors.get("bias")
         assert weight is not None
@@ -39,56 +40,56 @@ class StackedLayer:
                 f"{weight.device}: call use() again after the model is cast or moved"
             )
         x = args[0] if args else next(iter(kwargs.values()))
-        return self._bare(x, weight, bias) if self._is_stopped else self._forward(x, weight, bias)
+        return self._run_bare(x, weight, bias) if self._is_stopped else self._run_stacked(x, weight, bias)
 
     def stop(self) -> None:
-        """Makes it the layer's own forward, for whoever has wrapped it in another and still calls it."""
+        """Act as the layer's own forward from now on, for callers that have wrapped this object and still call it."""
         self._is_stopped = True
 
-    def _bare(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _run_bare(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         raise NotImplementedError
 
-    def _forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _run_stacked(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         raise NotImplementedError
 
-    def _held(self, tensor: Tensor) -> Tensor:
-        """A copy in the layer's dtype on its device, which `name` must be able to hold."""
-        held = tensor.to(self._device, self._dtype, copy=True)
-        if held.numel() and not torch.isfinite(torch.stack(torch.aminmax(held))).all():
+    def _hold(self, tensor: Tensor) -> Tensor:
+        """Return a copy in the layer's dtype on its device. Raises Invalid if the copy is not finite."""
+        value = tensor.to(self._device, self._dtype, copy=True)
+        if value.numel() and not torch.isfinite(torch.stack(torch.aminmax(value))).all():
             raise Invalid(
                 f"{self.name} would be given values that are not finite in {self._dtype}: the adapter is broken or "
                 "overflows"
             )
-        return held
+        return value
 
 
 class StackedLinear(StackedLayer):
-    """x [..., in], a [rank, in], b [out, rank], G [out], rows of outputs; y [..., out]."""
+    """A stacked linear layer: x [..., in], a [rank, in], b [out, rank], G [out], rows of outputs; y [..., out]."""
 
     def __init__(self, name: str, layer: nn.Module, form: NormalForm) -> None:
         super().__init__(name, layer, form)
         self._transposed = kind_of(layer) == "Conv1D"
         a, b = (form.delta.b.mT, form.delta.a.mT) if self._transposed else (form.delta.a, form.delta.b)
-        self._a, self._b = self._held(a).contiguous(), _by_rank(self._held(b))
+        self._a, self._b = self._hold(a).contiguous(), _order_by_rank(self._hold(b))
         self._rows = form.rows
         self._is_sum = self._gain is None and self._values is None
 
-    def _bare(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _run_bare(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return functional.linear(x, weight.mT if self._transposed else weight, bias)
 
-    def _forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _run_stacked(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self._transposed:
             weight = weight.mT
         if self._is_sum:
             y = functional.linear(x, weight, bias)
         else:
-            y = self._changed(x, functional.linear(x, weight))
+            y = self._rescale_and_replace(x, functional.linear(x, weight))
             if bias is not None:
                 y = y.add_(bias)
-        # y is this forward's own, and nothing that led to it reads it again.
+        # In place, because y was made here and no operation that made it reads it again.
         return y.add_(functional.linear(functional.linear(x, self._a), self._b)) if self._rank else y
 
-    def _changed(self, x: Tensor, y: Tensor) -> Tensor:
+    def _rescale_and_replace(self, x: Tensor, y: Tensor) -> Tensor:
         if self._gain is not None:
             y = y.mul_(self._gain)
         if self._values is not None:
@@ -97,24 +98,24 @@ class StackedLinear(StackedLayer):
 
 
 class StackedEmbedding(StackedLayer):
-    """x [...] ids, b [vocabulary, rank], a [rank, dim], G [dim], rows of the vocabulary; y [..., dim].
+    """A stacked embedding: x [...] ids, b [vocabulary, rank], a [rank, dim], G [dim], rows of ids; y [..., dim].
 
-    Where the layer multiplies its rows by an embed_scale, all of it is multiplied.
+    If the layer multiplies its rows by an embed_scale, the whole sum is multiplied by it.
     """
 
     def __init__(self, name: str, layer: nn.Module, form: NormalForm) -> None:
         super().__init__(name, layer, form)
         self._how = {key: getattr(layer, key) for key in ("padding_idx", "scale_grad_by_freq", "sparse")}
-        self._scale = _embed_scale(layer, self._dtype)
+        self._scale = _read_embed_scale(layer, self._dtype)
         a = form.delta.a if self._scale is None else form.delta.a * self._scale
-        self._b, self._a = self._held(form.delta.b), self._held(a).mT
-        self._place = _places(form) if self._values is not None else None
+        self._b, self._a = self._hold(form.delta.b), self._hold(a).mT
+        self._place = _index_rows(form) if self._values is not None else None
 
-    def _bare(self, x: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
+    def _run_bare(self, x: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
         y = functional.embedding(x, weight, **self._how)
         return y if self._scale is None else y * self._scale
 
-    def _forward(self, x: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
+    def _run_stacked(self, x: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
         y = functional.embedding(x, weight, **self._how)
         if self._gain is not None:
             y = y.mul_(self._gain)
@@ -127,19 +128,22 @@ class StackedEmbedding(StackedLayer):
 
 
 class StackedConv(StackedLayer):
-    """x [..., in, size…], a [rank, in, kernel…], b [out, rank/groups, 1…], G [out]; y [..., out, size…]."""
+    """A stacked convolution.
+
+    x [..., in, size…], a [rank, in, kernel…], b [out, rank/groups, 1…], G [out]; y [..., out, size…].
+    """
 
     def __init__(self, name: str, layer: nn.Module, form: NormalForm) -> None:
         super().__init__(name, layer, form)
         assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
         ones = (1,) * len(layer.kernel_size)
-        self._a = self._held(form.delta.a).view(-1, layer.in_channels, *layer.kernel_size)
-        self._b = self._held(form.delta.b).view(layer.out_channels, -1, *ones)
+        self._a = self._hold(form.delta.a).view(-1, layer.in_channels, *layer.kernel_size)
+        self._b = self._hold(form.delta.b).view(layer.out_channels, -1, *ones)
         self._gain = None if self._gain is None else self._gain.view(-1, *ones)
         self._dimensions, self._groups = len(ones), layer.groups
         self._how = {"stride": layer.stride, "padding": layer.padding}
 
-    def _bare(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _run_bare(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         y: Tensor = self._conv(x, weight, bias, groups=self._groups, **self._how)
         return y
 
@@ -147,7 +151,7 @@ class StackedConv(StackedLayer):
     def _conv(self) -> Any:
         return (functional.conv1d, functional.conv2d, functional.conv3d)[self._dimensions - 1]
 
-    def _forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _run_stacked(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv = self._conv
         if self._gain is None:
             y = conv(x, weight, bias, groups=self._groups, **self._how)
@@ -156,8 +160,8 @@ class StackedConv(StackedLayer):
             if bias is not None:
                 y = y.add_(bias.view(self._gain.shape))
         delta = conv(conv(x, self._a, **self._how), self._b, groups=self._groups)
-        found: Tensor = y.add_(delta)
-        return found
+        result: Tensor = y.add_(delta)
+        return result
 
 
 KINDS: Final[dict[str, type[StackedLayer]]] = {
@@ -170,23 +174,23 @@ KINDS: Final[dict[str, type[StackedLayer]]] = {
 }
 
 
-def _by_rank(b: Tensor) -> Tensor:
-    """b [out, rank], its columns contiguous where that pays.
+def _order_by_rank(b: Tensor) -> Tensor:
+    """Return b [out, rank] with contiguous columns in float32 and float64, and with contiguous rows otherwise.
 
-    A CPU then takes 4.5 ms instead of 9.3 for one token's products in 84 layers in float32, but 3.5 times as long for
-    64 tokens in float16.
+    With columns a CPU takes 4.5 ms instead of 9.3 for one token's products in 84 layers in float32, but 3.5 times as
+    long for 64 tokens in float16.
     """
     return b.mT.contiguous().mT if b.dtype in (torch.float32, torch.float64) else b.contiguous()
 
 
-def _embed_scale(layer: nn.Module, dtype: torch.dtype) -> Tensor | float | None:
-    """What the layer multiplies its rows by, rounded as the layer itself does."""
+def _read_embed_scale(layer: nn.Module, dtype: torch.dtype) -> Tensor | float | None:
+    """Return the factor of the layer's rows, rounded as the layer rounds it, or None if the layer has no factor."""
     scale: Any = getattr(layer, "embed_scale", None)
     return scale.detach().to(dtype) if isinstance(scale, Tensor) else scale
 
 
-def _places(form: NormalForm) -> Tensor:
-    """Each id's place among the replaced rows, -1 for the others: [vocabulary] int64."""
+def _index_rows(form: NormalForm) -> Tensor:
+    """Return the index of each id among the replaced rows, or -1 if the id is not replaced: [vocabulary] int64."""
     places = torch.full((len(form.delta.b),), -1, device=form.rows.device)
     places[form.rows] = torch.arange(len(form.rows), device=form.rows.device)
     return places

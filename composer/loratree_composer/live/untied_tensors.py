@@ -1,4 +1,4 @@
-"""Tensors that a module shares between several names, given memory of their own while they differ."""
+"""Tensors that several names of a module share, with separate memory for a name while its value differs."""
 
 import sys
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from loratree_composer.live.fit import owner
 
 
 class UntiedTensors:
-    """Unties what a chain edits under one name and not, or otherwise, under another, and ties it again.
+    """The names of a module that are untied from a shared tensor because a chain edits them.
 
-    The shared tensor itself is never written: its name is given a copy, and gets the very same tensor back.
+    The shared tensor is never written: an edited name gets a copy, and later the same tensor object back.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -22,33 +22,33 @@ class UntiedTensors:
         self._shared: dict[str, Tensor] = {}
 
     def give(self, tensors: Mapping[str, Tensor], programs: Mapping[str, Program]) -> dict[str, Tensor]:
-        """The tensors to write to for `programs`: those given, and a copy for each name that shares its memory.
+        """Return the tensors to write for `programs`: the given tensor, or a copy if other names share its memory.
 
-        What was untied before and is so no longer is tied again. A copy holds the shared tensor's value.
+        A name that was untied earlier and has no program now is tied again. A copy holds the shared tensor's value.
         """
         for name in [name for name in self._shared if name not in programs]:
             self._tie(name)
-        found = dict(tensors)
-        shared = {*sharers(self._module, set(tensors)), *overlapping(tensors), *self._originals_of_others(tensors)}
+        targets = dict(tensors)
+        shared = {*sharers(self._module, set(tensors)), *overlapping(tensors), *self._find_users_of_originals(tensors)}
         for name in sorted(shared):
-            self._shared[name] = found[name]
-            found[name] = _copy(found[name])
-            put(self._module, name, found[name])
+            self._shared[name] = targets[name]
+            targets[name] = _copy(targets[name])
+            put(self._module, name, targets[name])
         if shared:
             drop_compiled()
-        return found
+        return targets
 
-    def _originals_of_others(self, tensors: Mapping[str, Tensor]) -> list[str]:
-        """The names whose memory is what another name, untied before, stands for."""
-        kept = {original.untyped_storage()._cdata for original in self._shared.values()}
-        return [name for name, tensor in tensors.items() if tensor.untyped_storage()._cdata in kept]
+    def _find_users_of_originals(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """Return the names in the memory of a shared tensor that another name was untied from earlier."""
+        storages = {original.untyped_storage()._cdata for original in self._shared.values()}
+        return [name for name, tensor in tensors.items() if tensor.untyped_storage()._cdata in storages]
 
     def original(self, name: str) -> Tensor | None:
-        """The shared tensor that `name` stands for, None where it is not untied."""
+        """Return the shared tensor that `name` was untied from, or None if `name` is not untied."""
         return self._shared.get(name)
 
     def take_back(self) -> None:
-        """Gives every name its shared tensor back."""
+        """Give every name its shared tensor back."""
         for name in list(self._shared):
             self._tie(name)
 
@@ -59,22 +59,22 @@ class UntiedTensors:
 
 
 def put(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Makes `tensor` the parameter or buffer `name` of the module, in place of the object that is there."""
-    held, leaf = owner(module, name), name.rpartition(".")[2]
-    registered = held._parameters if leaf in held._parameters else held._buffers
+    """Set the parameter or buffer `name` of the module to the object `tensor`."""
+    holder, leaf = owner(module, name), name.rpartition(".")[2]
+    registered = holder._parameters if leaf in holder._parameters else holder._buffers
     registered[leaf] = tensor  # type: ignore[assignment]
 
 
 def put_back(module: nn.Module, name: str, original: Tensor) -> None:
-    """Puts `original` in place of the tensor that stood for it, cast and moved as the module was in the meantime."""
+    """Put `original` back in place of its replacement, in the dtype and on the device that the replacement has now."""
     try:
-        stood = getattr(owner(module, name), name.rpartition(".")[2])
+        replacement = getattr(owner(module, name), name.rpartition(".")[2])
     except AttributeError:
-        return  # so is its place
-    if (original.dtype, original.device) != (stood.dtype, stood.device):
-        original.data = original.data.to(stood.device, stood.dtype)
+        return  # the module no longer has this name
+    if (original.dtype, original.device) != (replacement.dtype, replacement.device):
+        original.data = original.data.to(replacement.device, replacement.dtype)
     if isinstance(original, nn.Parameter):
-        original.requires_grad_(stood.requires_grad)
+        original.requires_grad_(replacement.requires_grad)
     put(module, name, original)
 
 
@@ -85,12 +85,12 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def drop_compiled() -> None:
-    """Drops what torch.compile holds in memory for this process: each compiled function is traced again when called.
+    """Drop all code that torch.compile holds in memory for this process; each function is compiled again when called.
 
-    Dynamo notices a layer's other forward and compiles anew, but a function at most eight times (recompile_limit):
-    of twelve stacks in turn the last four ran uncompiled, with a warning. Any function may have inlined a model's
-    layers and none of them is known by the model, so there is nothing narrower to drop. Inductor's cache on disk stays
-    and makes the next compilation of the same graph short. It takes microseconds where nothing was compiled.
+    Dynamo notices a layer's new forward and compiles again, but at most eight times a function (recompile_limit): of
+    twelve stacks in turn, the last four ran uncompiled, with a warning. Any function may have inlined a model's layers,
+    and the model does not know these functions, so nothing narrower can be dropped. Inductor's cache on disk stays and
+    makes the next compilation of the same graph short. Dropping takes microseconds if nothing was compiled.
     """
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()

@@ -13,7 +13,7 @@ LEVELS = "'base', 'domain', 'subdomain', 'task', 'user'"
 
 
 def is_sha256(table: str, column: str) -> sa.CheckConstraint:
-    """Checks `sha256:` and 64 lower-case hexadecimal digits."""
+    """Require `sha256:` and 64 lower-case hexadecimal digits."""
     return check(
         table,
         f"{column}_is_sha256",
@@ -23,34 +23,34 @@ def is_sha256(table: str, column: str) -> sa.CheckConstraint:
 
 
 def check(table: str, name: str, condition: str) -> sa.CheckConstraint:
-    """Names a check as the naming convention does."""
+    """Make a check, named by the naming convention."""
     return sa.CheckConstraint(condition, name=op.f(f"ck_{table}_{name}"))
 
 
 def key(table: str, *columns: str) -> sa.PrimaryKeyConstraint:
-    """Names a primary key as the naming convention does."""
+    """Make a primary key, named by the naming convention."""
     return sa.PrimaryKeyConstraint(*columns, name=op.f(f"pk_{table}"))
 
 
 def unique(table: str, *columns: str) -> sa.UniqueConstraint:
-    """Names a unique constraint as the naming convention does."""
+    """Make a unique constraint, named by the naming convention."""
     return sa.UniqueConstraint(*columns, name=op.f(f"uq_{table}_{'_'.join(columns)}"))
 
 
 def refers(table: str, columns: list[str], to: list[str]) -> sa.ForeignKeyConstraint:
-    """Names a foreign key as the naming convention does."""
+    """Make a foreign key, named by the naming convention."""
     return sa.ForeignKeyConstraint(columns, to, name=op.f(f"fk_{table}_{'_'.join(columns)}"))
 
 
 def index(table: str, *columns: str, where: str | None = None) -> None:
-    """Creates an index, of the rows `where` a condition holds, named as the naming convention does."""
+    """Create an index of all rows, or of the rows that match `where`, named by the naming convention."""
     rows = None if where is None else sa.text(where)
     name = op.f(f"ix_{table}_{'_'.join(columns)}")
     op.create_index(name, table, list(columns), sqlite_where=rows, postgresql_where=rows)
 
 
 def upgrade() -> None:
-    """Creates every table."""
+    """Create every table."""
     create_bases()
     create_nodes()
     create_blobs()
@@ -61,7 +61,7 @@ def upgrade() -> None:
 
 
 def create_bases() -> None:
-    """Base models."""
+    """Create the table of base models."""
     op.create_table(
         "bases",
         sa.Column("id", ID, nullable=False),
@@ -80,7 +80,7 @@ def create_bases() -> None:
 
 
 def create_nodes() -> None:
-    """Places in the tree."""
+    """Create the table of places in the tree."""
     op.create_table(
         "nodes",
         sa.Column("id", ID, nullable=False),
@@ -103,7 +103,7 @@ def create_nodes() -> None:
 
 
 def create_blobs() -> None:
-    """Bytes that are stored and verified."""
+    """Create the table of stored and verified bytes."""
     op.create_table(
         "blobs",
         sa.Column("sha256", sa.Text, nullable=False),
@@ -116,7 +116,7 @@ def create_blobs() -> None:
 
 
 def create_versions() -> None:
-    """Published adapters, each with the version that it was trained on."""
+    """Create the table of published adapters, each with the version that it was trained on."""
     op.create_table(
         "versions",
         sa.Column("id", ID, nullable=False),
@@ -152,7 +152,7 @@ def create_versions() -> None:
 
 
 def create_version_files() -> None:
-    """The files of a version, whose bytes are stored before it is."""
+    """Create the table of the files of versions; a file's bytes must be stored before its version is inserted."""
     op.create_table(
         "version_files",
         sa.Column("version_id", ID, nullable=False),
@@ -168,7 +168,7 @@ def create_version_files() -> None:
 
 
 def create_aliases() -> None:
-    """Movable names, each of a version at its own node."""
+    """Create the table of movable names; each names a version at its own node."""
     op.create_table(
         "aliases",
         sa.Column("node_id", ID, nullable=False),
@@ -182,7 +182,7 @@ def create_aliases() -> None:
 
 
 def create_events() -> None:
-    """What happened at a node, seen from it and from every node above it."""
+    """Create the tables of events, and of the nodes that show an event: its own node and every node above."""
     op.create_table(
         "events",
         sa.Column("id", ID, nullable=False),
@@ -204,7 +204,7 @@ def create_events() -> None:
 
 
 def downgrade() -> None:
-    """Drops every table."""
+    """Drop every table."""
     for table in (
         "event_views",
         "events",

@@ -12,7 +12,7 @@ TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Adds columns and tables; no table is copied, whatever its size."""
+    """Add columns and tables. No existing table is copied, however large it is."""
     mark_versions()
     lease_blobs()
     create_base_files()
@@ -21,7 +21,7 @@ def upgrade() -> None:
 
 
 def mark_versions() -> None:
-    """When and why a version was withdrawn or quarantined, and an index of those that were not withdrawn."""
+    """Add when and why a version was withdrawn or quarantined, and an index of the versions that are not withdrawn."""
     for mark in ("withdrawn", "quarantined"):
         both = check("versions", f"{mark}_reason_has_its_time", f"({mark}_reason IS NULL) = ({mark}_at IS NULL)")
         op.add_column("versions", sa.Column(f"{mark}_at", TIME))
@@ -33,7 +33,7 @@ def mark_versions() -> None:
 
 
 def lease_blobs() -> None:
-    """A blob's state, and when something last had to do with it."""
+    """Add a blob's state and lease, and rename `stored_at` to `touched_at`, the time of its last use."""
     known = check("blobs", "state_is_known", "state IN ('expected', 'stored', 'condemned')")
     rename("blobs", "stored_at", "touched_at")
     op.add_column("blobs", sa.Column("state", sa.Text, known, nullable=False, server_default="stored"))
@@ -43,7 +43,7 @@ def lease_blobs() -> None:
 
 
 def create_base_files() -> None:
-    """The files of a base's checkpoint, where its weights are stored."""
+    """Create the table of the files of bases' checkpoints, for bases with stored weights."""
     op.create_table(
         "base_files",
         sa.Column("base_id", ID, nullable=False),
@@ -59,7 +59,7 @@ def create_base_files() -> None:
 
 
 def create_uploads() -> None:
-    """Bytes on their way to a store that clients send to themselves."""
+    """Create the table of uploads that clients send directly to the store."""
     op.create_table(
         "uploads",
         sa.Column("id", sa.Text, nullable=False),
@@ -75,7 +75,7 @@ def create_uploads() -> None:
 
 
 def create_tombstones() -> None:
-    """What is left of deleted versions."""
+    """Create the table of tombstones, one for each deleted version."""
     op.create_table(
         "tombstones",
         sa.Column("node_id", ID, nullable=False),
@@ -96,7 +96,7 @@ def create_tombstones() -> None:
 
 
 def lost() -> list[str]:
-    """What is there that schema 0001 cannot tell."""
+    """Return the kinds of rows in this database that schema 0001 cannot hold."""
     kept = {
         "quarantined versions": "versions WHERE quarantined_at IS NOT NULL",
         "withdrawn versions": "versions WHERE withdrawn_at IS NOT NULL",
@@ -108,7 +108,7 @@ def lost() -> list[str]:
 
 
 def rename(table: str, column: str, to: str) -> None:
-    """Renames a column that is never null, and what PostgreSQL has called that since its release 18."""
+    """Rename a column that is never null, and the constraint that PostgreSQL names after it since release 18."""
     op.execute(f"ALTER TABLE {table} RENAME COLUMN {column} TO {to}")
     dialect = op.get_bind().dialect
     if dialect.name == "postgresql" and (dialect.server_version_info or (0,)) >= (18,):
@@ -116,12 +116,12 @@ def rename(table: str, column: str, to: str) -> None:
 
 
 def check(table: str, name: str, condition: str) -> sa.CheckConstraint:
-    """Names a check as the naming convention does."""
+    """Make a check, named by the naming convention."""
     return sa.CheckConstraint(condition, name=op.f(f"ck_{table}_{name}"))
 
 
 def is_sha256(table: str, column: str) -> sa.CheckConstraint:
-    """Checks `sha256:` and 64 lower-case hexadecimal digits."""
+    """Require `sha256:` and 64 lower-case hexadecimal digits."""
     return check(
         table,
         f"{column}_is_sha256",
@@ -131,25 +131,25 @@ def is_sha256(table: str, column: str) -> sa.CheckConstraint:
 
 
 def key(table: str, *columns: str) -> sa.PrimaryKeyConstraint:
-    """Names a primary key as the naming convention does."""
+    """Make a primary key, named by the naming convention."""
     return sa.PrimaryKeyConstraint(*columns, name=op.f(f"pk_{table}"))
 
 
 def refers(table: str, column: str, to: str) -> sa.ForeignKeyConstraint:
-    """Names a foreign key as the naming convention does."""
+    """Make a foreign key, named by the naming convention."""
     return sa.ForeignKeyConstraint([column], [to], name=op.f(f"fk_{table}_{column}"))
 
 
 def index(table: str, *columns: str) -> None:
-    """Creates an index, named as the naming convention does."""
+    """Create an index, named by the naming convention."""
     op.create_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table, list(columns))
 
 
 def downgrade() -> None:
-    """Drops what was added. Refused where that would make a promise false: see `lost`."""
+    """Drop the added columns and tables. Raises ValueError if data would be lost: see `lost`."""
     if found := lost():
         raise ValueError(f"schema 0001 has no room for {', '.join(found)}: keep this one, or export first")
-    op.execute("DELETE FROM blobs WHERE state <> 'stored'")  # 0001 takes every row for bytes that are there
+    op.execute("DELETE FROM blobs WHERE state <> 'stored'")  # in 0001 every row means stored bytes
     for table in ("tombstones", "uploads", "base_files"):
         op.drop_table(table)
     op.drop_index(op.f("ix_blobs_condemned"), "blobs")

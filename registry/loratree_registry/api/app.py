@@ -22,10 +22,10 @@ NOUNS: Final = (health, bases, nodes, versions, marks, tombstones, aliases, uplo
 
 
 def create_app(registry: EmbeddedRegistry, *, staging: Path, hosts: Collection[str] = LOOPBACK) -> FastAPI:
-    """Serves `registry`, and closes it when the server stops.
+    """Create the application that serves `registry`, and closes it when the server stops.
 
-    `staging` is the folder for uploads on their way in, the same for every worker. `hosts` are the Host headers that
-    are answered to. A registry's methods commit before they return, so every reply comes after its commit.
+    `staging` is the folder for unfinished uploads, shared by every worker. `hosts` are the accepted Host headers.
+    A registry's methods commit before they return, so every reply comes after its commit.
     """
 
     @asynccontextmanager
@@ -52,7 +52,7 @@ def create_app(registry: EmbeddedRegistry, *, staging: Path, hosts: Collection[s
 
 
 def create_app_from_settings() -> FastAPI:
-    """The application over the embedded registry of the environment, for `uvicorn --factory` and its workers."""
+    """Create the application over the environment's embedded registry, for `uvicorn --factory` and its workers."""
     from loratree_registry.embedded.registry import open_embedded
     from loratree_registry.settings import Settings
 
@@ -65,7 +65,7 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def _complete_document(app: FastAPI) -> None:
-    """Adds the problem document to the OpenAPI document, where every route refers to it, and the examples' nulls."""
+    """Add to the OpenAPI document the schema of Problem, which every route refers to, and the examples' nulls."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -74,4 +74,4 @@ def _complete_document(app: FastAPI) -> None:
             app.openapi_schema["components"]["schemas"]["Problem"] = TypeAdapter(Problem).json_schema()
         return app.openapi_schema
 
-    app.openapi = openapi  # type: ignore[method-assign] # the framework's own way to extend the document
+    app.openapi = openapi  # type: ignore[method-assign] # FastAPI documents this way to extend the document

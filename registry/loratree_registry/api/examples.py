@@ -1,4 +1,4 @@
-"""One small tree, from which every example in the OpenAPI document is taken."""
+"""One small tree: the source of every example in the OpenAPI document."""
 
 from dataclasses import asdict, replace
 from typing import Any, Final
@@ -43,7 +43,7 @@ from loratree_registry.wire.bodies import (
 
 PATH: Final = "llama-3.1-8b/medicine/cardiology"
 REF: Final = f"{PATH}@stable"
-NULL: Final = "\0"  # the framework leaves null out of its document, so the application puts it back there
+NULL: Final = "\0"  # FastAPI drops null from its document, so the application replaces this mark by null
 WHEN: Final = "2026-01-31T09:30:00Z"
 
 
@@ -218,19 +218,19 @@ MOVE = Move(version=2, expected=1)
 
 
 def one_page(item: Any, after: str) -> Page[Any]:
-    """A page that holds `item`, and another behind it; `after` is the item's own place in the listing."""
+    """Return a page that holds `item` and has a next page; `after` is the item's key in the listing."""
     return Page(items=[item], next=after)
 
 
 def as_json(value: Any) -> Any:
-    """A record, or a list of them, as the JSON that stands for it, its nulls as NULL."""
+    """Convert a record, or a list of records, to JSON with NULL in place of every null."""
     return replaced([asdict(item) for item in value] if isinstance(value, list) else asdict(value), None, NULL)
 
 
 def replaced(value: Any, old: Any, new: Any) -> Any:
-    """JSON with one leaf put in place of another."""
+    """Return the JSON `value` with every leaf `old` replaced by `new`."""
     if isinstance(value, dict):
-        return {name: replaced(held, old, new) for name, held in value.items()}
+        return {name: replaced(item, old, new) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [replaced(held, old, new) for held in value]
+        return [replaced(item, old, new) for item in value]
     return new if value == old else value

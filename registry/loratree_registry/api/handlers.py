@@ -1,4 +1,4 @@
-"""Every failure, ours or the framework's, answered as a problem document."""
+"""Error handlers: every failure, ours or the framework's, becomes a problem document."""
 
 from collections.abc import Mapping
 
@@ -14,37 +14,37 @@ _JSON = TypeAdapter(Problem)
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Registers a handler for each kind of failure, the unforeseen ones included."""
-    app.add_exception_handler(LoratreeError, _loratree_error)
-    app.add_exception_handler(RequestValidationError, _invalid_request)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _bug)
+    """Register a handler for each kind of failure, unexpected exceptions included."""
+    app.add_exception_handler(LoratreeError, _answer_loratree_error)
+    app.add_exception_handler(RequestValidationError, _answer_invalid_request)
+    app.add_exception_handler(HTTPException, _answer_http_error)
+    app.add_exception_handler(Exception, _answer_bug)
 
 
 def respond(document: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """A response that holds a problem document."""
+    """Return a response that holds a problem document."""
     return Response(_JSON.dump_json(document, exclude_none=True), document.status, headers, MEDIA_TYPE)
 
 
 def path_of(request: Request) -> str:
-    """The path as the client wrote it, percent-encoded."""
+    """Return the request's path as the client wrote it, percent-encoded."""
     raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
     return raw.decode("ascii", "replace")
 
 
-def _loratree_error(request: Request, error: Exception) -> Response:
+def _answer_loratree_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, LoratreeError)
     return respond(problem_of(error, path_of(request)))
 
 
-def _invalid_request(request: Request, error: Exception) -> Response:
+def _answer_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    reasons = [_reason(found["loc"], found["type"], found["msg"], found.get("ctx", {})) for found in error.errors()]
+    reasons = [_describe(fault["loc"], fault["type"], fault["msg"], fault.get("ctx", {})) for fault in error.errors()]
     sentence = f"the request is not what {request.method} {path_of(request)} takes: {listed(reasons)}"
     return respond(problem_of(Invalid(sentence), path_of(request)))
 
 
-def _reason(place: tuple[str | int, ...], kind: str, message: str, context: dict[str, object]) -> str:
+def _describe(place: tuple[str | int, ...], kind: str, message: str, context: dict[str, object]) -> str:
     name = ".".join(str(part) for part in place[1:]) or f"the {place[0]}"
     if kind == "json_invalid":
         return f"its body is not JSON ({context.get('error')})"
@@ -53,10 +53,10 @@ def _reason(place: tuple[str | int, ...], kind: str, message: str, context: dict
     return f"{name}: {message}"
 
 
-def _http_error(request: Request, error: Exception) -> Response:
+def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return respond(refused(error.status_code, request.method, path_of(request), str(error.detail)), error.headers)
 
 
-def _bug(request: Request, _: Exception) -> Response:
+def _answer_bug(request: Request, _: Exception) -> Response:
     return respond(internal(path_of(request)))

@@ -1,4 +1,4 @@
-"""Which hosts the server answers to, and whose pages may write."""
+"""A guard against web pages: it checks the Host header and the origin of every write."""
 
 import re
 from collections.abc import Collection
@@ -16,10 +16,10 @@ LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 class HostGuard:
-    """Refuses requests for another host name, and writes that another site's page sends.
+    """A middleware that refuses requests for another host name, and writes from another site's page.
 
-    A web page may point its own name at 127.0.0.1 (DNS rebinding), or send a form there as it is. There is no access
-    control yet, so this is what keeps a page in the owner's browser from reading the registry or writing to it.
+    A web page can point its own name at 127.0.0.1 (DNS rebinding), or send a form to 127.0.0.1 directly. There is no
+    access control yet, so only this guard keeps a page in the owner's browser from reading or writing the registry.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
@@ -27,24 +27,24 @@ class HostGuard:
         self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or answers 421 by itself."""
+        """Pass the request on, or answer it with 421 or 403."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = self._refusal(Request(scope))
+        refusal = self._check(Request(scope))
         await (self.app if refusal is None else respond(refusal))(scope, receive, send)
 
-    def _refusal(self, request: Request) -> Problem | None:
+    def _check(self, request: Request) -> Problem | None:
         host = request.headers.get("host", "")
-        if len(request.headers.getlist("host")) != 1 or _name(host) not in self.hosts:
+        if len(request.headers.getlist("host")) != 1 or _host_name(host) not in self.hosts:
             return misdirected(host, ", ".join(sorted(self.hosts)), path_of(request))
-        if request.method not in _READS and (origin := _other_site(request, host)) is not None:
+        if request.method not in _READS and (origin := _find_other_site(request, host)) is not None:
             return cross_site(origin, path_of(request))
         return None
 
 
-def _other_site(request: Request, host: str) -> str | None:
-    """Where the page came from that sent a request, if from elsewhere: browsers say it and pages cannot change it."""
+def _find_other_site(request: Request, host: str) -> str | None:
+    """Return the other site that sent the request, or None. Browsers set these headers and pages cannot change them."""
     for origin in request.headers.getlist("origin"):
         if origin.lower().partition("://")[2] != host.lower():
             return origin
@@ -54,7 +54,7 @@ def _other_site(request: Request, host: str) -> str | None:
     return None
 
 
-def _name(host: str) -> str | None:
-    """The host without its port; an IPv6 address keeps its brackets. None where it is not a host."""
+def _host_name(host: str) -> str | None:
+    """Return the host without its port, or None if it is not a host; an IPv6 address keeps its brackets."""
     match = _HOST.fullmatch(host)
     return match[1].lower() if match else None

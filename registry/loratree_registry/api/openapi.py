@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of routes: parameters, examples, and the problems that may answer."""
+"""Declarations for the OpenAPI document: parameters, examples, and the problems that a route may answer with."""
 
 from typing import Annotated, Any
 
@@ -28,51 +28,51 @@ _SENTENCES: dict[str, LoratreeError] = {
     ),
 }
 _TITLES = {
-    "404": "Nothing of that name",
-    "403": "A version that it needs is quarantined",
-    "409": "It contradicts what the registry holds",
-    "410": "It was deleted",
+    "404": "Nothing has this name",
+    "403": "A version that the request needs is quarantined",
+    "409": "The request contradicts what the registry holds",
+    "410": "The version was deleted",
     "422": "The request itself is wrong",
     "500": "Stored bytes are damaged, or the server failed",
-    "503": "A part that the request needs is not there",
+    "503": "A part that the request needs is unavailable",
     "default": "Any other refusal",
 }
 
 
-async def _registry(request: Request) -> Registry:
+async def _get_registry(request: Request) -> Registry:
     registry: Registry = request.app.state.registry
     return registry
 
 
-Catalog = Annotated[Registry, Depends(_registry)]
+Catalog = Annotated[Registry, Depends(_get_registry)]
 NodePath = Annotated[str, Path(description="base/segment/…", examples=[PATH])]
 RefPath = Annotated[str, Path(description="PATH or PATH@SELECTOR: a number, an alias or a digest", examples=[REF])]
-After = Annotated[str | None, Query(description="The `next` of the page before")]
-# The registry checks the limit itself, so that its sentence is the same in process and over HTTP.
+After = Annotated[str | None, Query(description="The `next` of the previous page")]
+# The registry checks the limit, so the error is the same in process and over HTTP.
 PageLimit = Annotated[
-    int, Query(description="At most so many items", json_schema_extra={"minimum": 1, "maximum": MAX_PAGE})
+    int, Query(description="Return at most this many items", json_schema_extra={"minimum": 1, "maximum": MAX_PAGE})
 ]
 PAGE_LIMIT = PAGE
 
 
 def body(value: Any) -> Any:
-    """Declares a request's body, with `value` as its example."""
+    """Declare a request's body, with `value` as its example."""
     return Body(openapi_examples={"usual": {"summary": "A usual request", "value": as_json(value)}})
 
 
 def answers(value: Any, *problems: int, status: int = 200, says: str = "Done") -> dict[int | str, dict[str, Any]]:
-    """Declares an answer, with `value` as its example, and the problems that may come instead."""
+    """Declare an answer, with `value` as its example, and the problems that may come instead."""
     content = {} if value is None else {"content": {"application/json": {"example": as_json(value)}}}
     return {status: {"description": says, **content}} | refusals(*problems)
 
 
 def refusals(*problems: int) -> dict[int | str, dict[str, Any]]:
-    """Declares the problems that may answer; every route may answer 422, 500, 503 and what the framework refuses."""
+    """Declare the problems of a route; every route may also answer 422, 500, 503 and the framework's own refusals."""
     codes: list[int | str] = [*sorted({*problems, 422, 500, 503}), "default"]
-    return {code: _refusal(str(code)) for code in codes}
+    return {code: _describe_refusal(str(code)) for code in codes}
 
 
-def _refusal(code: str) -> dict[str, Any]:
+def _describe_refusal(code: str) -> dict[str, Any]:
     place = f"/v1/nodes/{PATH}"
     problem = refused(405, "PATCH", place, "") if code == "default" else problem_of(_SENTENCES[code], place)
     example = as_json(problem)

@@ -1,4 +1,4 @@
-"""`loratree serve`."""
+"""The server process of `loratree serve`."""
 
 import ipaddress
 import socket
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 def serve(
     settings: Settings, host: str, port: int, *, workers: int = 1, announce: Callable[[str], object] = print
 ) -> None:
-    """Serves the embedded registry of `settings` until it is interrupted or terminated; port 0 takes a free one.
+    """Serve the embedded registry of `settings` until interrupted or terminated; port 0 takes a free port.
 
-    Several `workers` are processes behind one port; one that dies is replaced. `announce` is told the URL once the port
-    is taken. Raises Invalid for a host that is not loopback, as there is no access control yet, and Unavailable where
-    the port is taken or a worker cannot start.
+    `workers` processes share the port; one that dies is replaced. `announce` is called with the URL once the port is
+    open. Raises Invalid for a host that is not loopback, since there is no access control yet, and Unavailable if the
+    port is in use or a worker cannot start.
     """
-    name = _loopback(host)
+    name = _check_loopback(host)
     try:
         import uvicorn
 
@@ -33,9 +33,9 @@ def serve(
     from loratree_registry.embedded.registry import open_embedded
 
     with listen(host, port) as listening:
-        open_embedded(settings).close()  # migrates SQLite, and says here what no worker could open
+        open_embedded(settings).close()  # migrates SQLite, and raises here if no worker could open it
         config = uvicorn.Config(
-            partial(_app, settings, LOOPBACK | {name}),  # called by each worker
+            partial(_create_app, settings, LOOPBACK | {name}),  # each worker calls this
             factory=True,
             workers=workers,
             log_level="warning",
@@ -43,7 +43,7 @@ def serve(
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=30,
-            timeout_worker_healthcheck=60,  # a busy machine is slow to start one
+            timeout_worker_healthcheck=60,  # seconds: a busy machine starts a worker slowly
         )
         announce(f"http://{name}:{listening.getsockname()[1]}")
         if workers > 1:
@@ -55,7 +55,7 @@ def serve(
             return
 
 
-def _app(settings: Settings, hosts: Collection[str]) -> "FastAPI":
+def _create_app(settings: Settings, hosts: Collection[str]) -> "FastAPI":
     from loratree_registry.api.app import create_app
     from loratree_registry.embedded.registry import open_embedded
 
@@ -69,11 +69,11 @@ def _serve_by_many(config: "Config", listening: socket.socket) -> None:
     supervisor = Multiprocess(config, sockets=[listening])
     supervisor.run()
     if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
-        raise Unavailable("a worker could not start, so the server stopped: its own message tells why")
+        raise Unavailable("a worker could not start, so the server stopped: see the worker's own message above")
 
 
-def _loopback(host: str) -> str:
-    """The host as it stands in a URL, checked to be this machine alone."""
+def _check_loopback(host: str) -> str:
+    """Check that `host` is a loopback address, and return it as a URL writes it. Raises Invalid."""
     try:
         address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError as error:
@@ -87,7 +87,7 @@ def _loopback(host: str) -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises Unavailable where the port is taken."""
+    """Open a listening socket; port 0 takes a free port. Raises Unavailable if the port is in use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family)

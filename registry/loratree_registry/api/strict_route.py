@@ -1,4 +1,4 @@
-"""What every route does: read bounded JSON, answer with a validator."""
+"""The route class behind every route: it reads bounded, strict JSON, and answers with an ETag."""
 
 import functools
 import hashlib
@@ -24,16 +24,16 @@ IMMUTABLE: Final = "private, max-age=31536000, immutable"
 
 
 class Text(Convertor[str]):
-    """Any text in a path, line breaks too; with the framework's own `path`, `tiny%0A` would be asked for as `tiny`."""
+    """A converter for any text in a path, line breaks too; the framework's `path` would read `tiny%0A` as `tiny`."""
 
     regex = "(?s:.*)"
 
     def convert(self, value: str) -> str:
-        """The text as it is."""
+        """Return the text unchanged."""
         return value
 
     def to_string(self, value: str) -> str:
-        """The text as it is."""
+        """Return the text unchanged."""
         return value
 
 
@@ -41,60 +41,60 @@ register_url_convertor("text", Text())
 
 
 class Route(APIRoute):
-    """A route that reads at most `max_body` bytes of JSON, 200 levels deep, and whose GET answers carry an ETag."""
+    """A route that reads at most `max_body` bytes of JSON, 200 levels deep, and adds an ETag to its GET answers."""
 
     max_body: ClassVar[int] = 1024 * 1024
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         reads = set(options.get("methods") or ()) == {"GET"}
-        super().__init__(path, _written(endpoint) if reads else endpoint, **options)
+        super().__init__(path, _wrap_endpoint(endpoint) if reads else endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The framework's handler, between a bounded request and a conditional answer."""
+        """Wrap the framework's handler: read the body within the limit first, answer If-None-Match last."""
         handler = super().get_route_handler()
         kind = self.body_field.field_info.annotation if self.body_field else None
-        record = None if kind is None else TypeAdapter[Any](kind)
+        schema = None if kind is None else TypeAdapter[Any](kind)
 
         async def answer(request: Request) -> Response:
-            read = _RecordRequest(request, None if record is None else await _record(request, record, self.max_body))
-            response = await handler(read)
+            parsed = _RecordRequest(request, None if schema is None else await _parse(request, schema, self.max_body))
+            response = await handler(parsed)
             if request.method == "GET" and response.status_code == 200 and "etag" not in response.headers:
-                return _conditional(request, response)
+                return _answer_conditionally(request, response)
             return response
 
         return answer
 
 
-def _written(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    """The endpoint, whose record is written as JSON in the thread that made it.
+def _wrap_endpoint(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap the endpoint so that it writes its record as JSON in its own thread.
 
-    The framework would first check in another thread what is a record already: a third of an answer's time.
+    The framework would validate the record again in another thread, which takes a third of an answer's time.
     """
     kind = inspect.signature(endpoint).return_annotation
     if kind is Response:
         return endpoint
-    record = TypeAdapter[Any](kind)
+    schema = TypeAdapter[Any](kind)
 
     @functools.wraps(endpoint)
-    def written(**given: Any) -> Response:
-        found = endpoint(**given)
-        return found if isinstance(found, Response) else Response(record.dump_json(found), media_type=_JSON)
+    def write(**arguments: Any) -> Response:
+        answer = endpoint(**arguments)
+        return answer if isinstance(answer, Response) else Response(schema.dump_json(answer), media_type=_JSON)
 
-    return written
+    return write
 
 
 def unchanged(request: Request, etag: str) -> bool:
-    """Tells whether If-None-Match says that the client holds this representation already."""
-    held = [value.strip().removeprefix("W/") for value in request.headers.get("if-none-match", "").split(",")]
-    return etag in held or "*" in held
+    """Return whether If-None-Match says that the client already holds this representation."""
+    etags = [value.strip().removeprefix("W/") for value in request.headers.get("if-none-match", "").split(",")]
+    return etag in etags or "*" in etags
 
 
 def validators(etag: str, cache: str) -> dict[str, str]:
-    """The headers that let a client keep an answer, for itself alone."""
+    """Return the headers that let a client cache an answer, for its own use only."""
     return {"ETag": etag, "Cache-Control": cache}
 
 
-def _conditional(request: Request, response: Response) -> Response:
+def _answer_conditionally(request: Request, response: Response) -> Response:
     etag = f'"{hashlib.sha256(response.body).hexdigest()}"'
     headers = validators(etag, REVALIDATE)
     if unchanged(request, etag):
@@ -104,27 +104,27 @@ def _conditional(request: Request, response: Response) -> Response:
 
 
 class _RecordRequest(Request):
-    """A request whose JSON is the record that it stands for, as the framework's own reading is laxer."""
+    """A request with its body already parsed to a record, because the framework's own parsing is less strict."""
 
     def __init__(self, request: Request, record: object) -> None:
         super().__init__(request.scope, request.receive)
         self._record = record
 
     async def body(self) -> bytes:
-        """Something where there is a record, which the framework then asks for."""
+        """Return any text if there is a record, so that the framework calls `json`."""
         return b"" if self._record is None else b"{}"
 
     async def json(self) -> Any:
-        """The record."""
+        """Return the record."""
         return self._record
 
 
-async def _record(request: Request, kind: TypeAdapter[Any], limit: int) -> object:
-    """The request's JSON as a record, strictly typed; None where there is no body.
+async def _parse(request: Request, kind: TypeAdapter[Any], limit: int) -> object:
+    """Parse the request's JSON into a record, strictly typed; return None if there is no body.
 
-    Only application/json is read: a web page may send any other type, or none, to this machine without being asked.
+    Only application/json is read: without the user's consent, a web page can send any other type here, or none.
     """
-    body = await _bounded(request, limit)
+    body = await _read_bounded(request, limit)
     if not body:
         return None
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _JSON:
@@ -132,17 +132,17 @@ async def _record(request: Request, kind: TypeAdapter[Any], limit: int) -> objec
             f"the body of {request.method} {path_of(request)} is not JSON: send a JSON object as application/json"
         )
     try:
-        found: object = kind.validate_json(body, strict=True)
-        parse_json(body)  # the framework's reader takes a key twice: the last one wins
+        record: object = kind.validate_json(body, strict=True)
+        parse_json(body)  # pydantic accepts a key given twice and takes the last; parse_json refuses it
     except ValidationError as error:
-        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in error.errors()]) from error
+        raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]) from error
     except ValueError as error:
         raise Invalid(f"the body of {request.method} {path_of(request)} may be read in two ways: {error}") from error
-    return found
+    return record
 
 
-async def _bounded(request: Request, limit: int) -> bytes:
-    """The body, never more than the limit in memory; more, or more announced, raises 413."""
+async def _read_bounded(request: Request, limit: int) -> bytes:
+    """Read the body, never more than `limit` bytes into memory. Raises HTTPException 413 for a larger body."""
     if int(request.headers.get("content-length", 0)) > limit:
         raise HTTPException(413)
     received = bytearray()

@@ -1,1 +1,1 @@
-"""Bytes, stored and found by their digest."""
+"""Bytes, stored and read by their digest."""

@@ -1,4 +1,4 @@
-"""A stream that is hashed as it is read."""
+"""Streams that are hashed while they are read."""
 
 import hashlib
 import io
@@ -13,44 +13,44 @@ _CHUNK = 1024 * 1024
 
 
 class Hashed:
-    """What is read forward from a stream, with the digest and the count of the bytes so far."""
+    """A stream that counts and hashes the bytes that are read from it."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream, self._hasher, self.count = stream, hashlib.sha256(), 0
 
     def read(self, count: int = -1) -> bytes:
-        """Reads as the stream does."""
+        """Read up to `count` bytes, as the stream itself does."""
         chunk = self._stream.read(count)
         self._hasher.update(chunk)
         self.count += len(chunk)
         return chunk
 
     def drain(self) -> None:
-        """Reads to the end."""
+        """Read to the end of the stream."""
         while self.read(_CHUNK):
             pass
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of what was read."""
+        """The SHA-256 of the bytes that were read so far."""
         return DIGEST_PREFIX + self._hasher.hexdigest()
 
 
 @contextmanager
 def hashing(stream: BinaryIO) -> Iterator["Hashing"]:
-    """Hashes what is read of `stream` in a thread of its own."""
+    """Yield a reader of `stream` that hashes in a second thread."""
     with ThreadPoolExecutor(1) as thread:
         yield Hashing(stream, thread)
 
 
 class Hashing(io.RawIOBase):
-    """A stream whose chunks are hashed in a thread while the next ones are read, by way of `stream`."""
+    """A stream that hashes each chunk in a thread while it reads the next one; callers read its attribute `stream`."""
 
     def __init__(self, stream: BinaryIO, thread: ThreadPoolExecutor) -> None:
         self._stream, self._thread = stream, thread
         self._hasher, self._size = hashlib.sha256(), 0
         self._hashing: Future[None] | None = None
-        self.stream = cast("BinaryIO", io.BufferedReader(self, _CHUNK))  # many small reads are hashed at once
+        self.stream = cast("BinaryIO", io.BufferedReader(self, _CHUNK))  # joins small reads into large chunks
 
     def readable(self) -> bool:
         """See io.RawIOBase."""
@@ -58,19 +58,19 @@ class Hashing(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """See io.RawIOBase."""
-        chunk = self._next(len(buffer))
+        chunk = self._read_next(len(buffer))
         buffer[: len(chunk)] = chunk
         return len(chunk)
 
     def finish(self) -> tuple[str, int]:
-        """Reads what is left, and returns the digest and the size of everything."""
-        while self._next(_CHUNK):
+        """Read the rest, and return the digest and the size of the whole stream."""
+        while self._read_next(_CHUNK):
             pass
         if self._hashing:
             self._hashing.result()
         return DIGEST_PREFIX + self._hasher.hexdigest(), self._size
 
-    def _next(self, count: int) -> bytes:
+    def _read_next(self, count: int) -> bytes:
         chunk = self._stream.read(count)
         if self._hashing:
             self._hashing.result()

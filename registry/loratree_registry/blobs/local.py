@@ -1,4 +1,4 @@
-"""Blobs in a folder: root/sha256/ab/<64 hexadecimal digits>."""
+"""Blobs in a folder, each one in root/sha256/ab/<64 hexadecimal digits>."""
 
 import os
 import tempfile
@@ -21,18 +21,18 @@ SETTING = "LORATREE_BLOBS"
 
 
 class LocalBlobStore(BlobStore):
-    """A blob store in the folder `root`, private to its owner (files 0600, folders 0700); made when first written."""
+    """A blob store in the folder `root`, private to its owner (files 0600, folders 0700). The first put creates it."""
 
     def __init__(self, root: Path, *, setting: str = SETTING) -> None:
-        """`setting` is what a message names as the way to move `root` elsewhere."""
+        """`setting` is the name of the setting that moves `root`, for error messages."""
         self.root, self.setting = root, setting
 
     @override
     def put(self, digest: str, size: int, stream: BinaryIO, *, read_back: ReadBack | None = None) -> None:
-        """Stores `stream`: temporary file, fsync, read back, rename, fsync of the folder. See BlobStore.put."""
+        """Store `stream`: write a temporary file, fsync, read back, rename, fsync the folder. See BlobStore.put."""
         check_announced(digest, size)
         with disk_errors(self.root, self.setting, needs=size):
-            if self._holds(digest, size, read_back):
+            if self._has_intact(digest, size, read_back):
                 drain(verified(stream, digest, size))
             else:
                 self._store(digest, size, stream, read_back)
@@ -40,7 +40,7 @@ class LocalBlobStore(BlobStore):
     @override
     @contextmanager
     def open(self, digest: str) -> Iterator[BinaryIO]:
-        """Opens a blob for reading, as stored. Raises NotFound, Unavailable."""
+        """Open a blob for reading, as stored. Raises NotFound, Unavailable."""
         try:
             stream = self.path(digest).open("rb")
         except FileNotFoundError as error:
@@ -52,7 +52,7 @@ class LocalBlobStore(BlobStore):
 
     @override
     def size(self, digest: str) -> int | None:
-        """The stored size in bytes, None where there is no such blob. Raises Unavailable."""
+        """Return the stored size in bytes, or None if there is no such blob. Raises Unavailable."""
         with disk_errors(self.root, self.setting):
             try:
                 return self.path(digest).stat().st_size
@@ -61,45 +61,45 @@ class LocalBlobStore(BlobStore):
 
     @override
     def delete(self, digest: str) -> None:
-        """Removes a blob; one that is not there is no error. Raises Unavailable."""
+        """Remove a blob; a missing blob is no error. Raises Unavailable."""
         with disk_errors(self.root, self.setting):
             self.path(digest).unlink(missing_ok=True)
 
     @override
     def list_blobs(self, *, after: str | None = None) -> Iterator[StoredBlob]:
-        """Every blob, one of the 256 folders read at a time. See BlobStore.list_blobs."""
+        """Yield every blob; of the 256 folders, read one at a time. See BlobStore.list_blobs."""
         first = (after or "").removeprefix(DIGEST_PREFIX)
-        for folder in self._sorted(self.root / "sha256"):
+        for folder in self._list(self.root / "sha256"):
             if folder.name >= first[:2]:
-                yield from (held for path in self._sorted(folder) if path.name > first if (held := self._stored(path)))
+                yield from (blob for path in self._list(folder) if path.name > first if (blob := self._stat(path)))
 
     @override
     def sweep(self, *, before: datetime, keep: Collection[str] = (), dry_run: bool = False) -> list[str]:
-        """Removes the temporary files that killed writers left; who still writes changes its file's time."""
+        """Remove the temporary files of killed writers; a file that is still being written has a recent time."""
         with disk_errors(self.root, self.setting):
-            left = [path for path in self._sorted(self.root / "tmp") if _modified(path, before) < before]
-            left = [path for path in left if f"tmp/{path.name}" not in keep]
-            for path in left:
+            old = [path for path in self._list(self.root / "tmp") if _read_modified(path, before) < before]
+            old = [path for path in old if f"tmp/{path.name}" not in keep]
+            for path in old:
                 if not dry_run:
                     path.unlink(missing_ok=True)
-        return [f"tmp/{path.name}" for path in left]
+        return [f"tmp/{path.name}" for path in old]
 
     @override
     def close(self) -> None:
-        """Holds nothing open."""
+        """Do nothing: a folder needs no connection."""
 
     def path(self, digest: str) -> Path:
-        """Where a blob lies, or would."""
+        """Return the path of a blob, also if the blob does not exist."""
         check_announced(digest, 0)
         name = digest.removeprefix(DIGEST_PREFIX)
         return self.root / "sha256" / name[:2] / name
 
-    def _sorted(self, folder: Path) -> list[Path]:
+    def _list(self, folder: Path) -> list[Path]:
         with disk_errors(self.root, self.setting):
             return sorted(folder.iterdir()) if folder.is_dir() else []
 
-    def _stored(self, path: Path) -> StoredBlob | None:
-        """What is known of a blob; None for another file, and where it went while the folder was read."""
+    def _stat(self, path: Path) -> StoredBlob | None:
+        """Return the blob at `path`, or None if the file is no blob or was removed while its folder was read."""
         digest = DIGEST_PREFIX + path.name
         with disk_errors(self.root, self.setting), suppress(FileNotFoundError):
             status = path.stat()
@@ -107,8 +107,8 @@ class LocalBlobStore(BlobStore):
                 return StoredBlob(digest, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
         return None
 
-    def _holds(self, digest: str, size: int, read_back: ReadBack | None) -> bool:
-        """Tells whether the blob is there and intact: a name alone proves nothing."""
+    def _has_intact(self, digest: str, size: int, read_back: ReadBack | None) -> bool:
+        """Return whether the blob is stored and intact; its name alone proves nothing."""
         path = self.path(digest)
         try:
             with path.open("rb") as stream:
@@ -117,21 +117,21 @@ class LocalBlobStore(BlobStore):
             return False
 
     def _store(self, digest: str, size: int, stream: BinaryIO, read_back: ReadBack | None) -> None:
-        with self._temporary() as temporary:
+        with self._create_temporary() as temporary:
             with temporary.open("wb") as file:
                 for chunk in verified(stream, digest, size):
                     file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())
             with temporary.open("rb") as file:
-                right = intact(file, digest, size, read_back)
-            if not right:
+                is_intact = intact(file, digest, size, read_back)
+            if not is_intact:
                 raise Unavailable(f"the disk of {self.root} gave back other bytes than were written: check the disk")
             self._reveal(temporary, self.path(digest))
 
     @contextmanager
-    def _temporary(self) -> Iterator[Path]:
-        """A new file in root/tmp, so that renaming it stays within one file system; gone afterwards."""
+    def _create_temporary(self) -> Iterator[Path]:
+        """Create a file in root/tmp, so that renaming it stays within one file system; remove it after the block."""
         folder = self.root / "tmp"
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -150,8 +150,8 @@ class LocalBlobStore(BlobStore):
             sync(folder)
 
 
-def _modified(path: Path, gone: datetime) -> datetime:
-    """When a file was last written; `gone` where it went while the folder was read."""
+def _read_modified(path: Path, gone: datetime) -> datetime:
+    """Return when a file was last written, or `gone` if it was removed while its folder was read."""
     try:
         return datetime.fromtimestamp(path.stat().st_mtime, UTC)
     except FileNotFoundError:

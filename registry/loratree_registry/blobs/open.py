@@ -1,4 +1,4 @@
-"""From LORATREE_BLOBS to a blob store."""
+"""The blob store that LORATREE_BLOBS names."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from loratree_registry.errors import Invalid
 
 
 def open_blobs(location: str, *, endpoint: str | None = None, public_endpoint: str | None = None) -> BlobStore:
-    """The store at `location`: a folder, or s3://bucket/prefix by way of `endpoint`. Connects to nothing yet.
+    """Return the store at `location`: a folder, or s3://bucket/prefix at the server `endpoint`. Opens no connection.
 
-    `public_endpoint` is where clients reach that server, where it is not `endpoint`.
-    Raises Invalid where the location is neither.
+    `public_endpoint` is the address at which clients reach that server, if it is not `endpoint`.
+    Raises Invalid if the location is neither a folder nor a bucket.
     """
     scheme, separator, rest = location.partition("://")
     if not separator and location:

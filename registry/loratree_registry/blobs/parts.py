@@ -1,4 +1,4 @@
-"""What is sent in parts that can be read again, so that a request can be sent again."""
+"""Streams that are sent in parts; a part can be read again, so that a failed request can be retried."""
 
 import io
 import tempfile
@@ -13,24 +13,24 @@ from loratree_registry.disk.disk_errors import disk_errors
 
 
 class Sending(Protocol):
-    """A stream on its way out."""
+    """A stream that is being sent."""
 
     def parts(self) -> Iterator[IO[bytes]]:
-        """Files of about PART bytes, to be read in turn; the last one only where it is certain that all are needed."""
+        """Yield files of about PART bytes, in order. Raises Invalid before the last one if the size is wrong."""
         ...
 
     def check(self) -> None:
-        """Raises Invalid where the stream holds other bytes than were announced."""
+        """Raise Invalid if the stream holds other bytes than were announced."""
         ...
 
 
 def sending(stream: BinaryIO, digest: str, size: int) -> Sending:
-    """How to send `stream`: from where it lies if it can seek, else by way of a temporary file."""
+    """Return a way to send `stream`: directly if it can seek, else through a temporary file."""
     return _Seekable(stream, digest, size) if stream.seekable() else _Forward(stream, digest, size)
 
 
 class _Seekable:
-    """A stream that is sent as it lies there and hashed only where what arrived is not what was announced."""
+    """A stream that is sent directly, and hashed only if other bytes arrived than were announced."""
 
     def __init__(self, stream: BinaryIO, digest: str, size: int) -> None:
         self._stream, self._digest, self._size = stream, digest, size
@@ -50,7 +50,7 @@ class _Seekable:
 
 
 class _Forward:
-    """A stream that is read once: hashed on its way into a temporary file, one for each part."""
+    """A stream that can be read only once: it is hashed while each part is written to a temporary file."""
 
     def __init__(self, stream: BinaryIO, digest: str, size: int) -> None:
         self._chunks, self._left = verified(stream, digest, size), size
@@ -66,10 +66,10 @@ class _Forward:
                 return
 
     def check(self) -> None:
-        """What was sent was hashed on the way."""
+        """Do nothing: the bytes were hashed while they were read."""
 
     def _fill(self, part: IO[bytes]) -> None:
-        """Fills a part; the last one until the stream has ended, which is where the stream is found right."""
+        """Fill a part. The last part reads the stream to its end, where size and digest are checked."""
         for chunk in self._chunks:
             part.write(chunk)
             self._left -= len(chunk)
@@ -79,7 +79,7 @@ class _Forward:
 
 
 class _PartFile(io.RawIOBase):
-    """`length` bytes of a stream from `start`, as a file of their own."""
+    """A file that shows `length` bytes of a stream, from `start`."""
 
     def __init__(self, stream: BinaryIO, start: int, length: int, digest: str) -> None:
         self._stream, self._start, self._length, self._digest = stream, start, length, digest
@@ -96,9 +96,9 @@ class _PartFile(io.RawIOBase):
         return True
 
     def read(self, count: int = -1) -> bytes:
-        left = self._length - self._at
-        chunk = read(self._stream, self._digest, left if count < 0 else min(count, left))
-        if left and count and not chunk:
+        remaining = self._length - self._at
+        chunk = read(self._stream, self._digest, remaining if count < 0 else min(count, remaining))
+        if remaining and count and not chunk:
             raise changed(self._digest, self._length, str(self._at))
         self._at += len(chunk)
         return chunk

@@ -1,4 +1,4 @@
-"""What a blob store honours, found out by trying; everything that is written for that is removed."""
+"""Trials of what a blob store can do; everything that a trial writes is removed."""
 
 import shutil
 import stat
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was tried, whether the store does it (None: that cannot be told), and a sentence about it."""
+    """A trial of a store: `ok` is whether the store passed it (None: unknown), `says` is one sentence about it."""
 
     name: str
     ok: bool | None
@@ -33,20 +33,20 @@ class Check:
 
 
 def probe(store: BlobStore) -> list[Check]:
-    """Tries everything that the store is asked to do; where it cannot be written to, that is the only check.
+    """Try every operation that loratree needs of a store; if writing fails, that check is the only one.
 
-    Raises Invalid for a store of another kind than the two that there are.
+    Raises Invalid if the store is neither a folder nor a bucket.
     """
     if isinstance(store, LocalBlobStore):
-        with _trial(store.root, store.setting) as folder:
-            return _asked(_LOCAL_QUESTIONS, folder)
+        with _begin_trial(store.root, store.setting) as folder:
+            return _run(_LOCAL_QUESTIONS, folder)
     if isinstance(store, S3BlobStore):
         with s3_trial(store.bucket) as bucket:
-            return _asked(S3_QUESTIONS, bucket)
-    raise Invalid(f"{store} is no folder and no bucket: nothing is known of what to try")
+            return _run(S3_QUESTIONS, bucket)
+    raise Invalid(f"{store} cannot be checked: expected a folder or an S3 bucket")
 
 
-def _asked(questions: Mapping[str, Callable[[T], tuple[bool | None, str]]], tried: T) -> list[Check]:
+def _run(questions: Mapping[str, Callable[[T], tuple[bool | None, str]]], tried: T) -> list[Check]:
     checks: list[Check] = []
     for name, question in questions.items():
         try:
@@ -61,7 +61,7 @@ def _asked(questions: Mapping[str, Callable[[T], tuple[bool | None, str]]], trie
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A store's folder, one inside it that is there for the time of the trial, and what moves the store elsewhere."""
+    """A store's folder `root`, a folder `inside` it during the trial, and the setting that moves the store."""
 
     root: Path
     inside: Path
@@ -69,8 +69,8 @@ class Trial:
 
 
 @contextmanager
-def _trial(root: Path, setting: str) -> Iterator[Trial]:
-    """Removes at the end whatever was made."""
+def _begin_trial(root: Path, setting: str) -> Iterator[Trial]:
+    """Yield a trial of `root`, and remove everything that it created."""
     absent = [path for path in (root, *root.absolute().parents) if not path.exists()]
     tried = Trial(root, root / "probe", setting)
     try:
@@ -82,7 +82,7 @@ def _trial(root: Path, setting: str) -> Iterator[Trial]:
                 path.rmdir()
 
 
-def _writable(tried: Trial) -> tuple[bool | None, str]:
+def _check_writable(tried: Trial) -> tuple[bool | None, str]:
     with disk_errors(tried.root, tried.setting):
         tried.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         tried.inside.mkdir(mode=0o700, exist_ok=True)
@@ -91,21 +91,21 @@ def _writable(tried: Trial) -> tuple[bool | None, str]:
     return same, f"{tried.root} {'gives back what is written' if same else 'gives back other bytes: check the disk'}"
 
 
-def _private(tried: Trial) -> tuple[bool | None, str]:
+def _check_private(tried: Trial) -> tuple[bool | None, str]:
     mode = stat.S_IMODE(tried.root.stat().st_mode)
     if mode & 0o077:
         return False, f"{tried.root} has mode {mode:04o}, so others may read it: chmod 700 {tried.root}"
     return True, f"{tried.root} has mode {mode:04o}, its owner's alone"
 
 
-def _synced(tried: Trial) -> tuple[bool | None, str]:
+def _check_fsync(tried: Trial) -> tuple[bool | None, str]:
     with disk_errors(tried.root, tried.setting):
         sync(tried.inside / "file")
         sync(tried.inside)
     return True, "the disk takes fsync for files and folders"
 
 
-def _renamed(tried: Trial) -> tuple[bool | None, str]:
+def _check_rename(tried: Trial) -> tuple[bool | None, str]:
     folders = [tried.inside, *(path for name in ("tmp", "sha256") if (path := tried.root / name).exists())]
     if len({path.stat().st_dev for path in folders}) > 1:
         return False, f"tmp and sha256 in {tried.root} are on two file systems, so no rename is atomic: mount one"
@@ -114,7 +114,7 @@ def _renamed(tried: Trial) -> tuple[bool | None, str]:
     return True, "a rename is atomic: temporary files and blobs are on one file system"
 
 
-def _room(tried: Trial) -> tuple[bool | None, str]:
+def _check_free_space(tried: Trial) -> tuple[bool | None, str]:
     free = shutil.disk_usage(tried.root).free
     if free < _ROOM:
         return False, f"{free / 1e9:.1f} GB are free in {tried.root}: free some space or set {tried.setting}"
@@ -122,9 +122,9 @@ def _room(tried: Trial) -> tuple[bool | None, str]:
 
 
 _LOCAL_QUESTIONS: Final[Mapping[str, Callable[[Trial], tuple[bool | None, str]]]] = {
-    "writable": _writable,
-    "private": _private,
-    "fsync": _synced,
-    "rename": _renamed,
-    "free space": _room,
+    "writable": _check_writable,
+    "private": _check_private,
+    "fsync": _check_fsync,
+    "rename": _check_rename,
+    "free space": _check_free_space,
 }

@@ -1,4 +1,4 @@
-"""Sending bytes in parts to whoever takes them; what has arrived is not sent again."""
+"""Uploads in parts: a part that has arrived is not sent again."""
 
 import time
 from typing import IO, BinaryIO
@@ -13,19 +13,19 @@ _PAUSE_S = 0.2
 
 
 def send(uploads: ClientUploads, stream: BinaryIO, *, sha256: str, size: int) -> None:
-    """Sends `stream` from where it lies, as far as it has not arrived, and completes the upload.
+    """Send the parts of `stream` that have not arrived, and complete the upload.
 
-    Another client may have sent parts of it, wrong ones even, or ended it meanwhile: then it is begun anew, once.
-    Raises Invalid where the stream holds other bytes, Unavailable.
+    Another client may have sent wrong parts or ended the upload; then this client begins it again, once.
+    Raises Invalid if the stream holds other bytes than announced, Unavailable.
     """
-    source, again = sending(stream, sha256, size), stream.seekable()
+    source, can_retry = sending(stream, sha256, size), stream.seekable()
     upload = uploads.begin(sha256, size)
     try:
         _send(uploads, source, upload)
     except (Invalid, NotFound) as error:
         if isinstance(error, Invalid):
-            source.check()  # tells whose fault it is
-        if not again or (isinstance(error, Invalid) and not upload.arrived):
+            source.check()  # raises if the fault is in the stream, not in parts of another client
+        if not can_retry or (isinstance(error, Invalid) and not upload.arrived):
             raise
         _send(uploads, source, uploads.begin(sha256, size))
 
@@ -38,7 +38,7 @@ def _send(uploads: ClientUploads, source: Sending, upload: Upload) -> None:
 
 
 def _put(uploads: ClientUploads, upload: Upload, number: int, part: IO[bytes]) -> None:
-    """Sends one part, again where that failed; each time to a new URL, as they run out."""
+    """Send one part, with retries; each retry gets a new URL, because URLs expire."""
     target = upload.next if upload.next and upload.next.number == number else uploads.part(upload.id, number)
     for attempt in range(1, _TRIES):
         try:

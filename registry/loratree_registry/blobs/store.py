@@ -1,4 +1,4 @@
-"""The BlobStore protocol: bytes named by their SHA-256; and what a store adds that clients reach themselves."""
+"""The BlobStore protocol: bytes named by their SHA-256; and DirectStore, a store that clients reach directly."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import IO, BinaryIO, Final, Protocol, runtime_checkable
 
-PART: Final = 64 * 1024**2  # bytes a part of an upload: a 35 MB adapter is one, 640 GB are S3's 10,000
-LINK_S: Final = 900  # how long a presigned URL is good for
+PART: Final = 64 * 1024**2  # bytes in a part of an upload: a 35 MB adapter is one part, 640 GB are 10,000, S3's limit
+LINK_S: Final = 900  # how long a presigned URL is valid
 
-# Is given the stored bytes as they are read back, to look at them on the way; what it leaves unread is read after it.
-# Where a damaged blob is replaced it is given both, the damaged bytes first, so it starts anew each time.
+# A function that inspects stored bytes while they are read back; it need not read them all. If a damaged blob is
+# replaced, the function is called twice, first with the damaged bytes, so each call must start from nothing.
 ReadBack = Callable[[BinaryIO], object]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredBlob:
-    """A blob that a store holds: its size in bytes, and when it was written."""
+    """A blob in a store: its size in bytes, and when it was written."""
 
     digest: str
     size: int
@@ -24,52 +24,49 @@ class StoredBlob:
 
 
 class BlobStore(Protocol):
-    """Bytes by digest (`sha256:` and 64 hexadecimal digits). A blob that is visible is whole and verified."""
+    """A store of bytes by digest (`sha256:` and 64 hexadecimal digits). A visible blob is complete and verified."""
 
     def put(self, digest: str, size: int, stream: BinaryIO, *, read_back: ReadBack | None = None) -> None:
-        """Stores `stream` under `digest` and reads back and hashes what was stored, which `read_back` may look at.
+        """Store `stream` under `digest`, then read back and hash the stored bytes, which `read_back` may inspect.
 
-        What `read_back` raises is raised, as long as the bytes are the right ones; then nothing new is visible.
-        Raises Invalid where the stream has another digest or size, Unavailable where the store cannot take it (full,
-        unreachable, forbidden); then nothing is visible. A blob that is there already and intact is kept.
+        An error of `read_back` is raised if the bytes are right. Raises Invalid if the stream has another digest or
+        size, Unavailable if the store cannot take it (full, unreachable, forbidden). After an error nothing new is
+        visible. A blob that is already stored and intact is not replaced.
         """
         ...
 
     def open(self, digest: str) -> AbstractContextManager[BinaryIO]:
-        """Opens a blob for reading, as stored. Raises NotFound, Unavailable."""
+        """Open a blob for reading, as stored. Raises NotFound, Unavailable."""
         ...
 
     def size(self, digest: str) -> int | None:
-        """The stored size in bytes, None where there is no such blob. Raises Unavailable."""
+        """Return the stored size in bytes, or None if there is no such blob. Raises Unavailable."""
         ...
 
     def delete(self, digest: str) -> None:
-        """Removes a blob; one that is not there is no error. Raises Unavailable."""
+        """Remove a blob; a missing blob is no error. Raises Unavailable."""
         ...
 
     def list_blobs(self, *, after: str | None = None) -> Iterator[StoredBlob]:
-        """Every blob there is, in the order of digests, a page at a time; `after` starts behind one.
-
-        Raises Unavailable.
-        """
+        """Yield every blob after the digest `after`, in order of digest, a page at a time. Raises Unavailable."""
         ...
 
     def sweep(self, *, before: datetime, keep: Collection[str] = (), dry_run: bool = False) -> list[str]:
-        """Removes what puts and uploads that never ended left behind before a moment, and returns its names.
+        """Remove the remains of unfinished puts and uploads from before a moment, and return their names.
 
-        Temporary files, staged objects, incomplete multipart uploads; never a blob. What `keep` names is left: a
-        server may date what was made of parts from its beginning. Raises Unavailable.
+        The remains are temporary files, staged objects and incomplete multipart uploads, never a blob. Names in `keep`
+        stay: a server may date an object from the beginning of its multipart upload. Raises Unavailable.
         """
         ...
 
     def close(self) -> None:
-        """Releases connections."""
+        """Close the connections."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """Bytes on their way into a store, in parts of PART bytes; `multipart` is the store's own name for it, if any.
+    """An upload into a store, in parts of PART bytes; `multipart` is the store's id of a multipart upload.
 
     `id` names the staged object `uploads/ID`: 32 hexadecimal digits.
     """
@@ -81,32 +78,36 @@ class Transfer:
 
     @property
     def parts(self) -> int:
-        """How many parts there are; at least one, which may be empty."""
+        """The number of parts: at least one, which may be empty."""
         return max(1, -(-self.size // PART))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where to PUT one part, and the headers that must be sent exactly so."""
+    """The URL to PUT one part to, and the headers to send unchanged."""
 
-    url: str = field(repr=False)  # whoever reads it may write
+    url: str = field(repr=False)  # anyone who reads it can write with it
     headers: Mapping[str, str]
 
 
 @runtime_checkable
 class DirectStore(BlobStore, Protocol):
-    """A store that clients send to and read from themselves, by presigned URLs that are good for LINK_S seconds."""
+    """A store that clients write to and read from directly, by presigned URLs that are valid for LINK_S seconds.
+
+    A client may send anything, so it writes only to a staged object; `accept` verifies the bytes and copies them to
+    a blob, which no client can write to.
+    """
 
     def begin(self, id: str, digest: str, size: int) -> Transfer:  # noqa: A002 - the field's name
-        """Begins a transfer to the staged object `uploads/ID`; multipart where it has more than one part."""
+        """Begin a transfer to the staged object `uploads/ID`, by a multipart upload if it has several parts."""
         ...
 
     def arrived(self, transfer: Transfer) -> set[int]:
-        """The numbers, from 1, of the parts that are there whole. Raises NotFound where it was given up."""
+        """Return the numbers, from 1, of the parts that arrived whole. Raises NotFound if the transfer was given up."""
         ...
 
     def target(self, transfer: Transfer, number: int) -> Target:
-        """Where to send part `number`, from 1, of the size that the transfer says."""
+        """Return where to send part `number`, from 1; the URL accepts only the length that the part must have."""
         ...
 
     def put_part(self, transfer: Transfer, number: int, content: IO[bytes]) -> None:
@@ -114,17 +115,17 @@ class DirectStore(BlobStore, Protocol):
         ...
 
     def accept(self, transfer: Transfer, *, read_back: ReadBack | None = None) -> None:
-        """Hashes what arrived and makes it the blob of its digest by a copy inside the store; the staged object goes.
+        """Hash the bytes that arrived, copy them inside the store to their blob, and remove the staged object.
 
-        What a client sends meanwhile changes nothing. Raises Conflict where parts are missing, Invalid where it holds
-        other bytes (then it is gone), Unavailable.
+        Bytes that a client sends during this call change nothing. Raises Conflict if parts are missing, Invalid if
+        other bytes arrived (the staged object is removed), Unavailable.
         """
         ...
 
     def give_up(self, transfer: Transfer) -> None:
-        """Removes what arrived; a transfer that is not there is no error."""
+        """Remove the bytes that arrived; a missing transfer is no error."""
         ...
 
     def link(self, digest: str) -> str:
-        """A presigned URL that reads a blob."""
+        """Return a presigned URL that reads a blob."""
         ...

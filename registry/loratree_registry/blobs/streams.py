@@ -1,4 +1,4 @@
-"""The body of an HTTP answer as a stream."""
+"""The body of an HTTP response as a stream."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ _CHUNK: Final = 256 * 1024
 
 
 def opened(chunks: Iterator[bytes], failures: Callable[[], AbstractContextManager[None]]) -> BinaryIO:
-    """A stream of `chunks` that cannot seek; each one is waited for inside `failures()`."""
+    """Return a stream of `chunks` that cannot seek; each chunk is read inside `failures()`."""
     return io.BufferedReader(_Body(chunks, failures), _CHUNK)
 
 

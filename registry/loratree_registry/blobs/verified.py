@@ -1,4 +1,4 @@
-"""Streams that must hold exactly the bytes that were announced."""
+"""Streams that must hold exactly the announced bytes."""
 
 import hashlib
 import io
@@ -15,7 +15,7 @@ CHUNK = 1024 * 1024
 
 
 def check_announced(digest: str, size: int) -> None:
-    """Checks the form of what is announced before any byte is read. Raises Invalid."""
+    """Check the form of an announced digest and size, before any byte is read. Raises Invalid."""
     if not is_digest(digest):
         raise Invalid(f"{digest!r} is not a digest: expected sha256: and 64 hexadecimal digits")
     if size < 0:
@@ -23,10 +23,10 @@ def check_announced(digest: str, size: int) -> None:
 
 
 def verified(stream: BinaryIO, digest: str, size: int) -> Iterator[bytes]:
-    """Yields `stream` chunk by chunk, never more than `size` bytes.
+    """Yield `stream` chunk by chunk, never more than `size` bytes.
 
-    Raises Invalid as soon as the stream is longer than announced, and at its end where it is shorter or has another
-    digest; so what was made of the chunks counts only once the iteration has ended.
+    Raises Invalid as soon as the stream is longer than announced, and at its end if it is shorter or has another
+    digest. So a caller must not use the chunks for anything final before the iteration has ended.
     """
     hasher, count = hashlib.sha256(), 0
     while chunk := read(stream, digest, min(CHUNK, size + 1 - count)):
@@ -37,13 +37,13 @@ def verified(stream: BinaryIO, digest: str, size: int) -> Iterator[bytes]:
         yield chunk
     if count < size:
         raise changed(digest, size, str(count))
-    found = DIGEST_PREFIX + hasher.hexdigest()
-    if found != digest:
-        raise Invalid(f"the bytes sent as {digest} are others: found {found}; hash the file again and send it again")
+    actual = DIGEST_PREFIX + hasher.hexdigest()
+    if actual != digest:
+        raise Invalid(f"the bytes sent as {digest} are others: got {actual}; hash the file again and send it again")
 
 
 def skip(stream: BinaryIO, count: int) -> None:
-    """Moves `count` bytes on from where a stream stands, one that cannot seek too."""
+    """Move `count` bytes forward in a stream, also in one that cannot seek."""
     if stream.seekable():
         stream.seek(count, io.SEEK_CUR)
         return
@@ -52,13 +52,13 @@ def skip(stream: BinaryIO, count: int) -> None:
 
 
 def drain(chunks: Iterator[bytes]) -> None:
-    """Reads to the end, for the sake of what is raised on the way."""
+    """Read to the end, only for the errors that this may raise."""
     for _ in chunks:
         pass
 
 
 def read(stream: BinaryIO, digest: str, count: int) -> bytes:
-    """Reads from what is to be sent as `digest`. Raises Invalid where that fails."""
+    """Read from a stream that is sent as `digest`. Raises Invalid if the read fails."""
     try:
         return stream.read(count)
     except OSError as error:
@@ -66,7 +66,7 @@ def read(stream: BinaryIO, digest: str, count: int) -> bytes:
 
 
 def changed(digest: str, size: int, found: str) -> Invalid:
-    """The error of a stream that has another size than was announced."""
+    """Return the error for a stream that has another size than was announced."""
     return Invalid(
         f"the bytes sent as {digest} are not the ones announced: expected {size} bytes, got {found}; "
         "the file changed while it was sent or was cut off: hash it again and send it again"
@@ -74,9 +74,9 @@ def changed(digest: str, size: int, found: str) -> Invalid:
 
 
 def intact(stream: BinaryIO, digest: str, size: int, read_back: ReadBack | None = None) -> bool:
-    """Reads `stream` to its end, first through `read_back`, and tells whether it holds the bytes of `digest`.
+    """Read `stream` to its end, first through `read_back`, and return whether it holds the bytes of `digest`.
 
-    Raises what `read_back` raises, unless the bytes are others: then that says nothing about the right ones.
+    Raises the error of `read_back` only if the bytes are right: an error about wrong bytes says nothing.
     """
     with hashing(stream) as hashed:
         try:
@@ -90,9 +90,9 @@ def intact(stream: BinaryIO, digest: str, size: int, read_back: ReadBack | None 
 
 
 def holds(store: BlobStore, digest: str, size: int, read_back: ReadBack | None = None) -> bool:
-    """Reads a blob and tells whether it is there and intact: a name alone proves nothing.
+    """Read a blob and return whether it is stored and intact; its name alone proves nothing.
 
-    Raises what `intact` raises, and Unavailable where the store cannot be asked.
+    Raises the errors of `intact`, and Unavailable if the store does not answer.
     """
     try:
         with store.open(digest) as stream:

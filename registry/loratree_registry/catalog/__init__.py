@@ -1,1 +1,1 @@
-"""The use cases, one each: they take a connection and never commit."""
+"""The registry's use cases, one file each. A use case takes a connection and never commits."""

@@ -1,4 +1,4 @@
-"""Aliases: movable names of versions, moved by compare-and-swap."""
+"""Aliases: movable names of versions, moved by compare-and-swap so that no caller overwrites an unseen move."""
 
 from sqlalchemy import Connection
 
@@ -13,9 +13,9 @@ from loratree_registry.errors import Conflict, Invalid
 
 
 def set_alias(connection: Connection, path: str, name: str, *, version: int, expected: int | None) -> Alias:
-    """Moves an alias to `version` if it is at `expected` now (None: not set); else Conflict with where it is."""
-    node = _checked(connection, path, name, version, expected)
-    # Nobody withdraws the version meanwhile, and a conflict tells where the alias was when it was refused.
+    """Move an alias to `version` if it is at `expected` (None: not set). Raises Conflict with its current version."""
+    node = _check_and_find(connection, path, name, version, expected)
+    # The lock keeps the version from being withdrawn now, and a Conflict reports where the alias really is.
     queries.nodes.lock_node(connection, node.id)
     target = queries.versions.find_version(connection, node.id, version)
     if target is None:
@@ -30,27 +30,27 @@ def set_alias(connection: Connection, path: str, name: str, *, version: int, exp
     else:
         swapped = queries.aliases.move_alias(connection, node.id, name, target.id, expected=expected)
     if not swapped:
-        raise _conflict(connection, node, name, expected)
-    if version != expected:  # a command that is sent again, after its answer was lost, tells of nothing new
+        raise _conflict_of(connection, node, name, expected)
+    if version != expected:  # a client that lost the answer repeats its request, which changes nothing
         queries.events.insert_event(connection, path, "alias-set", alias=name, version=version, previous=expected)
-    return next(alias for alias in _records(connection, node) if alias.name == name)
+    return next(alias for alias in _to_records(connection, node) if alias.name == name)
 
 
 def delete_alias(connection: Connection, path: str, name: str, *, expected: int) -> None:
-    """Removes an alias if it is at `expected` now; else Conflict with where it is."""
-    node = _checked(connection, path, name, expected, None)
-    queries.nodes.lock_node(connection, node.id)  # so that a conflict tells where the alias was when it was refused
+    """Delete an alias if it is at `expected`. Raises Conflict with its current version."""
+    node = _check_and_find(connection, path, name, expected, None)
+    queries.nodes.lock_node(connection, node.id)  # so that a Conflict reports where the alias really is
     if not queries.aliases.delete_alias(connection, node.id, name, expected=expected):
-        raise _conflict(connection, node, name, expected)
+        raise _conflict_of(connection, node, name, expected)
     queries.events.insert_event(connection, path, "alias-deleted", alias=name, previous=expected)
 
 
 def list_aliases(connection: Connection, path: str) -> list[Alias]:
-    """The aliases at `path`, by name."""
-    return _records(connection, find_node(connection, path))
+    """Return the aliases at `path`, by name."""
+    return _to_records(connection, find_node(connection, path))
 
 
-def _checked(connection: Connection, path: str, name: str, version: int, expected: int | None) -> NodeRow:
+def _check_and_find(connection: Connection, path: str, name: str, version: int, expected: int | None) -> NodeRow:
     parse_alias(name)
     for number in (version, expected):
         if number is not None and not 1 <= number <= MAX_NUMBER:
@@ -58,17 +58,17 @@ def _checked(connection: Connection, path: str, name: str, version: int, expecte
     return find_node(connection, path)
 
 
-def _conflict(connection: Connection, node: NodeRow, name: str, expected: int | None) -> Conflict:
+def _conflict_of(connection: Connection, node: NodeRow, name: str, expected: int | None) -> Conflict:
     now = [row.number for row in queries.aliases.list_aliases(connection, [node.id]) if row.name == name]
-    found = f"at version {now[0]}" if now else "not set"
+    got = f"at version {now[0]}" if now else "not set"
     wanted = "not to be set" if expected is None else f"at version {expected}"
-    sentence = f"the alias {name} of {node.path} is {found}, expected {wanted}: look again, then decide"
+    sentence = f"the alias {name} of {node.path} is {got}, expected {wanted}: look again, then decide"
     return Conflict(sentence, current=now[0] if now else 0)
 
 
-def _records(connection: Connection, node: NodeRow) -> list[Alias]:
-    return [_record(node, row) for row in queries.aliases.list_aliases(connection, [node.id])]
+def _to_records(connection: Connection, node: NodeRow) -> list[Alias]:
+    return [_to_record(node, row) for row in queries.aliases.list_aliases(connection, [node.id])]
 
 
-def _record(node: NodeRow, row: AliasRow) -> Alias:
+def _to_record(node: NodeRow, row: AliasRow) -> Alias:
     return Alias(path=node.path, name=row.name, version=row.number, updated_at=rfc3339(row.updated_at))

@@ -1,4 +1,4 @@
-"""A base's weights in the registry: stored once, on request, and the base's own tensor by tensor."""
+"""The weights of a base: stored once, on request, after each tensor was compared with the base's manifest."""
 
 import hashlib
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _CHUNK = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor of a stored file."""
+    """A tensor in a stored file: its type and the digest of its bytes."""
 
     file: str
     type: TensorType
@@ -35,24 +35,21 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True)
 class StoredCheckpoint:
-    """Every tensor of a checkpoint in the blob store, each read once."""
+    """A checkpoint in the blob store: its tensors by name, each read once."""
 
     tensors: dict[str, StoredTensor]
 
     def types(self) -> dict[str, TensorType]:
-        """Every tensor's dtype code and shape."""
+        """Return every tensor's dtype code and shape, by name."""
         return {name: tensor.type for name, tensor in self.tensors.items()}
 
     def sha256(self, name: str) -> str:
-        """The digest over one tensor's bytes."""
+        """Return the digest of one tensor's bytes."""
         return self.tensors[name].sha256
 
 
 def check_storable(connection: Connection, name: str, files: list[FileDigest]) -> bool:
-    """Checks what needs no byte to be read; False where these files are stored already.
-
-    Raises Invalid, NotFound, Conflict.
-    """
+    """Check the files without their bytes. Return False if the base has them. Raises Invalid, NotFound, Conflict."""
     known = list_files(connection, name)
     check_names(files)
     _check_same(name, known, files)
@@ -61,16 +58,16 @@ def check_storable(connection: Connection, name: str, files: list[FileDigest]) -
 
 
 def check_weights(blobs: BlobStore, files: list[FileDigest], manifest: BaseManifest) -> None:
-    """Reads the stored files and checks that they hold the base's tensors and no others.
+    """Read the stored files and check that they hold the base's tensors and no others.
 
-    Raises Invalid, which names every tensor that is not the base's, and Corrupt where the store gave back other bytes.
+    Raises Invalid, naming the tensors that differ from the base, and Corrupt if the store returns damaged bytes.
     """
-    found = [tensor for file in files if file.name.endswith(SHARD) for tensor in _read_shard(blobs, file)]
-    places = {(name, tensor.file) for name, tensor in found}
-    expected = _places(blobs, files) or {(name, WEIGHTS) for name, _ in found}
+    tensors = [tensor for file in files if file.name.endswith(SHARD) for tensor in _read_shard(blobs, file)]
+    places = {(name, tensor.file) for name, tensor in tensors}
+    expected = _read_index(blobs, files) or {(name, WEIGHTS) for name, _ in tensors}
     if wrong := sorted(f"{name} in {file}" for name, file in places ^ expected):
         raise Invalid(f"{INDEX} and the files disagree over {listed(wrong, limit=5)}: save the model again")
-    checkpoint = StoredCheckpoint(dict(found))
+    checkpoint = StoredCheckpoint(dict(tensors))
     problems = misfits(checkpoint, manifest)
     problems = problems or [f"{name} has other values" for name in differences(checkpoint, manifest)]
     if problems:
@@ -78,7 +75,7 @@ def check_weights(blobs: BlobStore, files: list[FileDigest], manifest: BaseManif
 
 
 def missing(connection: Connection, name: str, files: list[FileDigest]) -> list[FileDigest]:
-    """Those of the files that have to be sent yet; the others are kept from being collected for a grace."""
+    """Return the files that must still be uploaded. The other files' blobs start a new grace period."""
     find_base(connection, name)
     check_digests(files)
     sizes = queries.blobs.hold_blobs(connection, sorted(file.sha256 for file in files))
@@ -86,10 +83,10 @@ def missing(connection: Connection, name: str, files: list[FileDigest]) -> list[
 
 
 def record(connection: Connection, name: str, files: list[FileDigest]) -> Base:
-    """Records checked files as the base's weights; the same ones again change nothing. Raises Conflict."""
+    """Record checked files as the base's weights; recording the same files again changes nothing. Raises Conflict."""
     base = find_base(connection, name)
     root = queries.nodes.nodes_on_path(connection, name)[0]
-    queries.nodes.lock_node(connection, root.id)  # before looking: two who push the same at once have stored it once
+    queries.nodes.lock_node(connection, root.id)  # before the read, so that two pushes at the same time record one copy
     known = queries.bases.files_of_base(connection, base.id)
     _check_same(name, known, files)
     if known:
@@ -103,46 +100,46 @@ def record(connection: Connection, name: str, files: list[FileDigest]) -> Base:
 
 
 def list_files(connection: Connection, name: str) -> list[FileDigest]:
-    """The files of a base's weights, by name; none where they are not stored. Raises NotFound."""
+    """Return the files of a base's weights, by name; the list is empty if they are not stored. Raises NotFound."""
     return queries.bases.files_of_base(connection, find_base(connection, name).id)
 
 
 def find_file(connection: Connection, name: str, file: str) -> FileDigest:
-    """One file of a base's weights. Raises NotFound."""
-    found = {known.name: known for known in list_files(connection, name)}
-    if not found:
+    """Return one file of a base's weights. Raises NotFound."""
+    files = {known.name: known for known in list_files(connection, name)}
+    if not files:
         raise NotFound(
             f"the weights of the base {name} are not stored: store them with `loratree base push {name} DIR`"
         )
-    if file not in found:
-        raise NotFound(f"the base {name} has no file {file!r}: it has {listed(sorted(found))}")
-    return found[file]
+    if file not in files:
+        raise NotFound(f"the base {name} has no file {file!r}: it has {listed(sorted(files))}")
+    return files[file]
 
 
 def _check_same(name: str, known: list[FileDigest], files: list[FileDigest]) -> None:
-    """Checks that the files are those that are stored, if any are. Raises Conflict."""
+    """Check that the files equal the stored files, if any are stored. Raises Conflict."""
     others = sorted({file.name for file in set(known) ^ set(files)})
     if known and others:
         raise Conflict(f"the base {name} is stored already and as other files: {listed(others, limit=5)}")
 
 
 def _read_shard(blobs: BlobStore, file: FileDigest) -> list[tuple[str, StoredTensor]]:
-    found: list[tuple[str, StoredTensor]] = []
+    tensors: list[tuple[str, StoredTensor]] = []
 
-    def look(stream: BinaryIO) -> None:
-        found.clear()
+    def read_tensors(stream: BinaryIO) -> None:
+        tensors.clear()
         for name, tensor in read_header(stream, file.size, name=file.name).tensors.items():
-            digest = _digest(stream, tensor.end - tensor.start)
-            found.append((name, StoredTensor(file.name, TensorType(tensor.dtype, tensor.shape), digest)))
+            digest = _hash(stream, tensor.end - tensor.start)
+            tensors.append((name, StoredTensor(file.name, TensorType(tensor.dtype, tensor.shape), digest)))
 
     with open_stored(blobs, file) as stream:
-        if not intact(stream, file.sha256, file.size, look):
-            raise _damaged(file)
-    return found
+        if not intact(stream, file.sha256, file.size, read_tensors):
+            raise _damage_of(file)
+    return tensors
 
 
-def _places(blobs: BlobStore, files: list[FileDigest]) -> set[tuple[str, str]]:
-    """Each tensor and its file, as the index says; none where there is no index."""
+def _read_index(blobs: BlobStore, files: list[FileDigest]) -> set[tuple[str, str]]:
+    """Return the tensors and their files as the index lists them; the set is empty if there is no index."""
     index = next((file for file in files if file.name == INDEX), None)
     if index is None:
         return set()
@@ -154,13 +151,13 @@ def _places(blobs: BlobStore, files: list[FileDigest]) -> set[tuple[str, str]]:
         raise Invalid(f"{INDEX} is not an index of safetensors files ({error}): save the model again") from error
 
 
-def _digest(stream: BinaryIO, left: int) -> str:
+def _hash(stream: BinaryIO, size: int) -> str:
     hasher = hashlib.sha256()
-    while left and (chunk := stream.read(min(left, _CHUNK))):
+    while size and (chunk := stream.read(min(size, _CHUNK))):
         hasher.update(chunk)
-        left -= len(chunk)
+        size -= len(chunk)
     return DIGEST_PREFIX + hasher.hexdigest()
 
 
-def _damaged(file: FileDigest) -> Corrupt:
+def _damage_of(file: FileDigest) -> Corrupt:
     return Corrupt(f"the blob {file.sha256} ({file.name}) is damaged where it is stored: send the file again")

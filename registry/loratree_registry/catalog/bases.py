@@ -15,17 +15,17 @@ from loratree_registry.database import queries
 from loratree_registry.database.rows import BaseRow
 from loratree_registry.errors import Conflict, Invalid, NotFound, listed
 
-_MAX_COUNT = 2**53 - 1  # what a JSON number holds exactly
+_MAX_COUNT = 2**53 - 1  # up to here a JSON number is exact
 
 
 def add_base(connection: Connection, name: str, manifest: BaseManifest, *, source: str | None) -> Base:
-    """Records a base and the root of its tree; the same name and digest again is the same base. Raises Conflict."""
+    """Record a base and the root of its tree; the same name and digest again change nothing. Raises Conflict."""
     digest = check_base(name, manifest, source)
     base_id = queries.bases.insert_base(connection, name=name, digest=digest, source=source, **base_values(manifest))
     base = find_base(connection, name)
     if base_id is not None:
         root = queries.nodes.insert_node(connection, base_id=base_id, parent_id=None, path=name, level="base")
-        assert root is not None  # a path of one segment belongs to its base
+        assert root is not None  # only a base has a path of one segment, and this one is new
         queries.events.insert_event(connection, name, "base-added", digest=digest)
     elif base.digest != digest:
         raise Conflict(
@@ -36,7 +36,7 @@ def add_base(connection: Connection, name: str, manifest: BaseManifest, *, sourc
 
 
 def find_base(connection: Connection, name: str) -> BaseRow:
-    """One base. Raises NotFound."""
+    """Return one base's row. Raises NotFound."""
     base = queries.bases.find_base(connection, parse_path(name))
     if base is None:
         raise unknown_base(name)
@@ -44,14 +44,14 @@ def find_base(connection: Connection, name: str) -> BaseRow:
 
 
 def list_bases(connection: Connection, *, after: str | None, limit: int) -> Page[Base]:
-    """The bases, by name."""
+    """Return a page of the bases, by name."""
     after = None if after is None else parse_path(after)
     rows = queries.bases.list_bases(connection, after=after, limit=check_limit(limit) + 1)
     return page(rows, limit, key=lambda row: row.name, records=lambda shown: [row.record() for row in shown])
 
 
 def base_manifest(connection: Connection, name: str) -> BaseManifest:
-    """Every tensor of a base. Raises NotFound."""
+    """Return the manifest of a base, which lists every tensor. Raises NotFound."""
     document = queries.bases.find_manifest(connection, parse_path(name))
     if document is None:
         raise unknown_base(name)
@@ -59,24 +59,24 @@ def base_manifest(connection: Connection, name: str) -> BaseManifest:
 
 
 def unknown_base(name: str) -> NotFound:
-    """The sentence for a base that is not there."""
+    """Return the error for a base that does not exist."""
     if parent_of(name) is not None:
         return NotFound(f"{name} is no base: name one alone, such as {base_of(name)}; `loratree base ls` lists them")
     return NotFound(f"the base {name} is not known: add it with `loratree base add {name} DIR`")
 
 
 def base_values(manifest: BaseManifest) -> dict[str, Any]:
-    """What a base's row holds of its manifest."""
+    """Return the columns of a base's row that come from its manifest."""
     return {
         "architecture": manifest.architecture,
         "vocabulary_size": manifest.vocabulary_size,
-        "parameters": _count(manifest),
+        "parameters": _count_values(manifest),
         "manifest": asdict(manifest),
     }
 
 
 def check_base(name: str, manifest: BaseManifest, source: str | None) -> str:
-    """Checks all that the client says of a base and returns its digest. Raises Invalid."""
+    """Check everything that the client says about a base, and return its digest. Raises Invalid."""
     if "/" in parse_path(name):
         raise Invalid(f"the base's name {name!r} has a slash: a base is one segment, such as {name.split('/')[0]!r}")
     check_text("source", source, limit=1000)
@@ -85,7 +85,7 @@ def check_base(name: str, manifest: BaseManifest, source: str | None) -> str:
     problems = [f"{p.name} has {p.sha256!r}" for p in manifest.parameters if p.sha256 and not is_digest(p.sha256)]
     if problems:
         raise Invalid(f"a tensor's digest is sha256: and 64 hexadecimal digits: {listed(problems)}")
-    if any(size < 0 for p in manifest.parameters for size in p.shape) or _count(manifest) > _MAX_COUNT:
+    if any(size < 0 for p in manifest.parameters for size in p.shape) or _count_values(manifest) > _MAX_COUNT:
         raise Invalid(f"the base's tensors have shapes that no model has: expected at most {_MAX_COUNT} values in all")
     if not 0 <= (manifest.vocabulary_size or 0) <= _MAX_COUNT:
         raise Invalid(f"the base's vocabulary size is {manifest.vocabulary_size}: expected 0 to {_MAX_COUNT}")
@@ -95,5 +95,5 @@ def check_base(name: str, manifest: BaseManifest, source: str | None) -> str:
         raise Invalid(f"the base's manifest has no canonical form: {error}") from error
 
 
-def _count(manifest: BaseManifest) -> int:
+def _count_values(manifest: BaseManifest) -> int:
     return sum(math.prod(parameter.shape) for parameter in manifest.parameters if parameter.tied_to is None)

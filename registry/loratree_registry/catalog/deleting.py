@@ -1,4 +1,4 @@
-"""Deleting: a version goes, a tombstone stays."""
+"""Deleting: the version goes, and a tombstone stays so that its number is never used again."""
 
 from sqlalchemy import Connection
 
@@ -17,30 +17,30 @@ _SHOWN = 5
 
 
 def delete(connection: Connection, ref: str, *, reason: str) -> Tombstone:
-    """Deletes a version; its number is never used again, and its bytes are collected once nothing else needs them.
+    """Delete a version. Its bytes are collected later, unless another version or a base uses them.
 
-    Raises NotFound, Gone where it was deleted already, Invalid, and Conflict while an alias names it or a version is
-    pinned to it.
+    Raises NotFound, Invalid, Gone if the version was deleted already, and Conflict while an alias names the version or
+    another version is pinned to it.
     """
     check_reason(reason)
     row = lock_version(connection, ref)
     check_unnamed(connection, row, "delete it")
     _check_unpinned(connection, row)
     bury(connection, row.path, [(row.id, row.number)], reason)
-    left = queries.tombstones.find_tombstone(connection, row.node_id, row.number)
-    assert left is not None
-    return left.record()
+    tombstone = queries.tombstones.find_tombstone(connection, row.node_id, row.number)
+    assert tombstone is not None
+    return tombstone.record()
 
 
 def bury(connection: Connection, path: str, found: list[tuple[int, int]], reason: str) -> None:
-    """Deletes versions of one node, each a key and a number, that nothing refers to."""
+    """Delete versions of one node, each a key and a number. No alias or pin may name one of them."""
     queries.tombstones.bury_versions(connection, [key for key, _ in found], reason)
     for _, number in found:
         queries.events.insert_event(connection, path, "version-deleted", version=number, reason=reason)
 
 
 def tombstones(connection: Connection, path: str, *, after: str | None, limit: int) -> Page[Tombstone]:
-    """What is left of the versions that were deleted at `path`, newest first."""
+    """Return a page of the tombstones at `path`, newest first."""
     node, before = find_node(connection, path), number_after(after, digits=9)
     rows = queries.tombstones.list_tombstones(connection, node.id, before=before, limit=check_limit(limit) + 1)
     return page(rows, limit, key=lambda row: str(row.number), records=lambda shown: [row.record() for row in shown])
@@ -62,7 +62,7 @@ _AT_ONCE = 500  # versions that one statement deletes
 
 
 def retain(connection: Connection, path: str, *, keep: int, dry_run: bool) -> Retained:
-    """Deletes all versions at `path` but the newest `keep`, the head, and what an alias names or a pin.
+    """Delete the versions at `path`, except the newest `keep`, the head, and each version that an alias or a pin names.
 
     Raises NotFound, Invalid.
     """
@@ -70,12 +70,12 @@ def retain(connection: Connection, path: str, *, keep: int, dry_run: bool) -> Re
         raise Invalid(f"retention keeps 1 to {MAX_NUMBER} versions of a node, got {keep}")
     node = find_node(connection, path)
     queries.nodes.lock_node(connection, node.id)
-    found = queries.tombstones.expendable_versions(connection, node.id, keep=keep)
+    surplus = queries.tombstones.expendable_versions(connection, node.id, keep=keep)
     if not dry_run:
-        for start in range(0, len(found), _AT_ONCE):
-            some = [(key, number) for key, number, _ in found[start : start + _AT_ONCE]]
-            bury(connection, node.path, some, f"retention kept the newest {keep}")
-    left = queries.versions.count_versions(connection, node.id) - (len(found) if dry_run else 0)
+        for start in range(0, len(surplus), _AT_ONCE):
+            batch = [(key, number) for key, number, _ in surplus[start : start + _AT_ONCE]]
+            bury(connection, node.path, batch, f"retention kept the newest {keep}")
+    kept = queries.versions.count_versions(connection, node.id) - (len(surplus) if dry_run else 0)
     return Retained(
-        path=node.path, kept=left, deleted=[number for _, number, _ in found], bytes=sum(size for *_, size in found)
+        path=node.path, kept=kept, deleted=[number for _, number, _ in surplus], bytes=sum(size for *_, size in surplus)
     )

@@ -1,4 +1,4 @@
-"""What one pass over an adapter's weights tells of them, kept for the publish that follows an upload."""
+"""The results of one pass over an adapter's weights, cached for the publish that follows an upload."""
 
 import threading
 import time
@@ -22,24 +22,24 @@ KEPT_S: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """The header of a safetensors file, every value of which is finite, and digests as check_finite gives them."""
+    """The header of a safetensors file in which every value is finite, and the digests that check_finite returns."""
 
     header: Header
     digests: dict[str, str]
 
 
 def inspect(stream: BinaryIO, size: int, name: str) -> Inspection:
-    """Reads a safetensors file of `size` bytes forward to its end. Raises Invalid."""
-    from loratree_registry.tensor_files.finite import check_finite  # numpy, which a listing does without
+    """Read a safetensors file of `size` bytes forward to its end. Raises Invalid."""
+    from loratree_registry.tensor_files.finite import check_finite  # imports numpy, which a listing does not need
 
     header = read_header(stream, size, name=name)
     return Inspection(header, check_finite(stream, header, undigested=FACTORS, name=name))
 
 
 class Inspections:
-    """The inspections of bytes that were read back lately, by digest, so that publishing need not read them again.
+    """A cache of inspections by digest: an upload reads the bytes back, so publishing need not read them again.
 
-    At most KEPT of them, each for KEPT_S seconds; for many threads at once.
+    It holds at most KEPT inspections, each for KEPT_S seconds; it is thread-safe.
     """
 
     def __init__(self) -> None:
@@ -48,9 +48,9 @@ class Inspections:
 
     @contextmanager
     def keeping(self, digest: str, size: int) -> Iterator[ReadBack]:
-        """Inspects what is read back as `digest`, and keeps what it saw last where the block ends well.
+        """Yield a function that inspects the bytes of `digest`, and cache its last result if the block succeeds.
 
-        Only then have those bytes that digest. What is no adapter is left for publishing to refuse.
+        A block that fails does not prove that the bytes have this digest. Publishing refuses a file that is no adapter.
         """
         seen: list[Inspection] = []
 
@@ -64,17 +64,17 @@ class Inspections:
             self._keep(digest, inspection)
 
     def kept(self, file: FileDigest) -> Inspection | None:
-        """What the file held when it was read back, None where that is long ago."""
+        """Return the cached inspection of a file, or None if there is none or it is too old."""
         with self._lock:
-            read_at, found = self._kept.get(file.sha256, (-KEPT_S, None))
-        return found if time.monotonic() - read_at < KEPT_S else None
+            read_at, inspection = self._kept.get(file.sha256, (-KEPT_S, None))
+        return inspection if time.monotonic() - read_at < KEPT_S else None
 
     def read(self, blobs: BlobStore, file: FileDigest) -> Inspection:
-        """What the file holds, read now and hashed. Raises Invalid, Corrupt."""
+        """Read, inspect and hash a stored file now. Raises Invalid, Corrupt."""
         with open_stored(blobs, file) as stream, hashing(stream) as hashed:
             inspection = inspect(hashed.stream, file.size, file.name)
-            found = hashed.finish()
-        if found != (file.sha256, file.size):
+            actual = hashed.finish()
+        if actual != (file.sha256, file.size):
             raise Corrupt(f"the blob {file.sha256} is damaged where it is stored: upload the file again")
         return inspection
 

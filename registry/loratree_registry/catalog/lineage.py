@@ -1,4 +1,4 @@
-"""Lineage: what a version was trained on, and what was trained on it."""
+"""Lineage: the versions that a version was trained on, and the versions that were trained on it."""
 
 from sqlalchemy import Connection
 
@@ -12,19 +12,19 @@ from loratree_registry.database.rows import NodeRow, VersionRow
 
 
 def lineage(connection: Connection, ref: str) -> Lineage:
-    """The edges from the version that `ref` names up to its base; a base has none. Raises NotFound."""
-    parsed, node, chain = _pinned(connection, ref)
-    edges = [_edge(row) for row in reversed(chain)]
+    """Return the edges from the version that `ref` names up to its base; a base has no edges. Raises NotFound."""
+    parsed, node, chain = _find_chain(connection, ref)
+    edges = [_to_edge(row) for row in reversed(chain)]
     return Lineage(ref=str(parsed), base=node.base_ref(), edges=edges, stale=any(edge.stale for edge in edges))
 
 
 def ancestry(connection: Connection, ref: str) -> list[Version]:
-    """The version that `ref` names, last, and what it was trained on before it: three queries whatever the depth."""
-    return records(connection, _pinned(connection, ref)[2])
+    """Return the pinned chain of the version that `ref` names, root to leaf: three queries at any depth."""
+    return records(connection, _find_chain(connection, ref)[2])
 
 
 def dependents(connection: Connection, ref: str, *, after: str | None, limit: int) -> Page[Version]:
-    """The versions trained directly on the one that `ref` names, or on the base, in the order of publishing."""
+    """Return a page of the versions trained directly on `ref`, a version or a base, in the order of publishing."""
     parsed = parse_ref(ref)
     node = find_node(connection, parsed.path)
     pin_id = None if _is_base(node, parsed) else find_version(connection, ref).id
@@ -34,7 +34,7 @@ def dependents(connection: Connection, ref: str, *, after: str | None, limit: in
     return page(rows, limit, key=lambda row: str(row.id), records=lambda shown: records(connection, shown))
 
 
-def _pinned(connection: Connection, ref: str) -> tuple[Ref, NodeRow, list[VersionRow]]:
+def _find_chain(connection: Connection, ref: str) -> tuple[Ref, NodeRow, list[VersionRow]]:
     parsed = parse_ref(ref)
     node = find_node(connection, parsed.path)
     chain = queries.versions.pinned_chain(connection, node.id, parsed.selector)
@@ -44,11 +44,11 @@ def _pinned(connection: Connection, ref: str) -> tuple[Ref, NodeRow, list[Versio
 
 
 def _is_base(node: NodeRow, ref: Ref) -> bool:
-    """Whether `ref` names a base itself, which is no version but what versions may be trained on."""
+    """Return whether `ref` names a base. A base is not a version, but versions can be trained on it."""
     return node.level == "base" and ref.selector is None
 
 
-def _edge(row: VersionRow) -> Edge:
+def _to_edge(row: VersionRow) -> Edge:
     return Edge(
         child=row.ref,
         child_digest=row.digest,

@@ -1,4 +1,4 @@
-"""Withdrawing: a version that should not be used any more stays for what was trained on it."""
+"""Withdrawn and quarantined versions: they stay stored, because other versions may be trained on them."""
 
 from collections.abc import Iterable
 
@@ -13,10 +13,10 @@ from loratree_registry.errors import Conflict, Quarantined, listed
 
 
 def withdraw(connection: Connection, ref: str, *, reason: str) -> Version:
-    """Takes a version from the heads; it resolves by number, digest or pin, marked with the reason.
+    """Withdraw a version: it is no longer a head, and still resolves by number, digest or pin, with the reason shown.
 
-    The same again changes nothing, another reason replaces the first. Raises NotFound, Invalid, and Conflict while an
-    alias names it.
+    The same reason again changes nothing; another reason replaces the first. Raises NotFound, Invalid, and Conflict
+    while an alias names the version.
     """
     check_reason(reason)
     row = lock_version(connection, ref)
@@ -28,7 +28,7 @@ def withdraw(connection: Connection, ref: str, *, reason: str) -> Version:
 
 
 def reinstate(connection: Connection, ref: str) -> Version:
-    """Undoes a withdrawal; a version that is not withdrawn is answered as it is. Raises NotFound, Invalid."""
+    """Undo a withdrawal; a version that is not withdrawn stays as it is. Raises NotFound, Invalid."""
     row = lock_version(connection, ref)
     if row.withdrawn_reason is not None:
         queries.versions.mark_version(connection, row.id, "withdrawn", None)
@@ -37,22 +37,22 @@ def reinstate(connection: Connection, ref: str) -> Version:
 
 
 def check_strict(ref: str, chain: list[VersionRow]) -> None:
-    """Raises Conflict naming every withdrawn version of a chain."""
-    found = [f"{row.ref} ({row.withdrawn_reason})" for row in chain if row.withdrawn_reason is not None]
-    if found:
+    """Raise Conflict if a chain holds withdrawn versions, and name each of them."""
+    withdrawn = [f"{row.ref} ({row.withdrawn_reason})" for row in chain if row.withdrawn_reason is not None]
+    if withdrawn:
         raise Conflict(
-            f"the chain of {ref} holds withdrawn versions: {'; '.join(found)}; name another version, "
+            f"the chain of {ref} holds withdrawn versions: {'; '.join(withdrawn)}; name another version, "
             "or leave strict out to take it as it is"
         )
 
 
 def quarantine(connection: Connection, ref: str, *, reason: str) -> Version:
-    """Stops every chain through a version; what is known of it stays to be seen.
+    """Quarantine a version: every chain through it stops, and its record can still be read.
 
-    The same again changes nothing, another reason replaces the first. Raises NotFound, Invalid.
+    The same reason again changes nothing; another reason replaces the first. Raises NotFound, Invalid.
     """
     check_reason(reason)
-    row = lock_version(connection, ref)  # publishing the same content looks under the same lock
+    row = lock_version(connection, ref)  # publishing takes this lock too, before it checks for quarantined content
     if row.quarantined_reason != reason:
         queries.versions.mark_version(connection, row.id, "quarantined", reason)
         queries.events.insert_event(connection, row.path, "version-quarantined", version=row.number, reason=reason)
@@ -60,7 +60,7 @@ def quarantine(connection: Connection, ref: str, *, reason: str) -> Version:
 
 
 def lift_quarantine(connection: Connection, ref: str) -> Version:
-    """Ends a quarantine; a version that is not quarantined is answered as it is. Raises NotFound, Invalid."""
+    """End a quarantine; a version that is not quarantined stays as it is. Raises NotFound, Invalid."""
     row = lock_version(connection, ref)
     if row.quarantined_reason is not None:
         queries.versions.mark_version(connection, row.id, "quarantined", None)
@@ -69,25 +69,25 @@ def lift_quarantine(connection: Connection, ref: str) -> Version:
 
 
 def check_chain(ref: str, chain: Iterable[VersionRow]) -> None:
-    """Raises Quarantined naming every quarantined version of a chain, which is all of it."""
-    found = sorted({(row.ref, row.quarantined_reason) for row in chain if row.quarantined_reason is not None})
-    if not found:
+    """Raise Quarantined if versions of a chain are quarantined, and name each of them."""
+    quarantined = sorted({(row.ref, row.quarantined_reason) for row in chain if row.quarantined_reason is not None})
+    if not quarantined:
         return
-    told = listed([f"{name} is quarantined ({reason})" for name, reason in found])
+    reasons = listed([f"{name} is quarantined ({reason})" for name, reason in quarantined])
     raise Quarantined(
-        f"{ref} cannot be used: {told}; name another version, "
-        f"or once it is safe end it by `loratree quarantine {found[0][0]} --undo`"
+        f"{ref} cannot be used: {reasons}; name another version, "
+        f"or once it is safe end it by `loratree quarantine {quarantined[0][0]} --undo`"
     )
 
 
 def check_above(connection: Connection, ref: str, rows: Iterable[VersionRow]) -> None:
-    """Raises Quarantined where one of the versions, or what it was trained on, is quarantined."""
+    """Raise Quarantined if a version among `rows`, or a version above it in its pinned chain, is quarantined."""
     if keys := [row.id for row in rows]:
         check_chain(ref, queries.versions.quarantined_above(connection, keys))
 
 
 def check_content(path: str, same: Iterable[SameContent]) -> None:
-    """Raises Quarantined where the same content was quarantined at the node, also where it was deleted since."""
+    """Raise Quarantined if the node has a quarantined version with the same content, or has deleted such a version."""
     for row in same:
         if row.quarantined_reason is not None:
             raise Quarantined(same_quarantined(f"{path}@{row.number}", row.quarantined_reason))

@@ -18,34 +18,34 @@ _SUBDOMAIN = LEVELS.index("subdomain")
 
 
 def ensure_trail(connection: Connection, path: str, *, level: Level | None) -> list[NodeRow]:
-    """The nodes from the base to `path`, the missing ones created, as groupings but for the last.
+    """Create the missing nodes on the way to `path`, and return all nodes from the base to `path`.
 
-    Concurrent callers end with the same nodes. Raises NotFound without the base, Conflict where the node has another
-    level, Invalid where levels do not fit.
+    Concurrent callers get the same nodes. Raises NotFound if the base does not exist, Conflict if the node has another
+    level, Invalid if the levels do not fit.
     """
     if level is not None and level not in LEVELS:
         raise Invalid(f"level {level[:80]!r} is not known: expected one of {', '.join(LEVELS)}")
-    found = queries.nodes.nodes_on_path(connection, parse_path(path))
-    if not found:
+    nodes = queries.nodes.nodes_on_path(connection, parse_path(path))
+    if not nodes:
         raise unknown_base(base_of(path))
-    missing = [*ancestors_of(path), path][len(found) :]
+    missing = [*ancestors_of(path), path][len(nodes) :]
     for below, step in zip(range(len(missing) - 1, -1, -1), missing, strict=True):
-        found.append(_create(connection, found[-1], step, planned_level(step, found[-1], below=below, leaf=level)))
-    if level is not None and found[-1].level != level:
-        raise Conflict(f"{path} is a {found[-1].level} and cannot become a {level}: levels never change")
-    return found
+        nodes.append(_create(connection, nodes[-1], step, planned_level(step, nodes[-1], below=below, leaf=level)))
+    if level is not None and nodes[-1].level != level:
+        raise Conflict(f"{path} is a {nodes[-1].level} and cannot become a {level}: levels never change")
+    return nodes
 
 
 def planned_level(path: str, parent: NodeRow, *, below: int, leaf: Level | None) -> Level:
-    """The level of a node to be created with `below` missing nodes under it, the last of level `leaf`.
+    """Return the level for a new node that has `below` missing nodes under it, the last one of level `leaf`.
 
-    A leaf takes the level asked for, or the next one down from its parent. A grouping on the way takes the next level
-    down where that leaves room for the rest, else sub-domain, which may repeat. Raises Invalid where neither does.
+    The last node takes `leaf`, or the next level down from its parent. A grouping on the way takes the next level down
+    if that leaves a level for each node below, else sub-domain, which may repeat. Raises Invalid if neither fits.
     """
     if below == 0:
         return check_level(leaf or default_level(parent.level), parent.level, path)
     lowest = LEVELS.index(leaf or "user")
-    for level in _choices(parent.level):
+    for level in _list_choices(parent.level):
         index = LEVELS.index(level)
         if index + below <= lowest or index <= _SUBDOMAIN <= lowest:
             return level
@@ -56,77 +56,77 @@ def planned_level(path: str, parent: NodeRow, *, below: int, leaf: Level | None)
 
 
 def create_node(connection: Connection, path: str, *, level: Level | None) -> Node:
-    """Creates a grouping and its missing ancestors; an existing node of that level is answered as it is."""
-    return _records(connection, [ensure_trail(connection, path, level=level)[-1]])[0]
+    """Create a grouping and its missing ancestors, or return the existing node as it is if it has the same level."""
+    return _to_records(connection, [ensure_trail(connection, path, level=level)[-1]])[0]
 
 
 def trail(connection: Connection, path: str) -> list[NodeRow]:
-    """The nodes from the base to `path`, which is the last. Raises NotFound."""
-    found = queries.nodes.nodes_on_path(connection, parse_path(path))
-    if not found:
+    """Return the nodes from the base to `path`, the base first. Raises NotFound."""
+    nodes = queries.nodes.nodes_on_path(connection, parse_path(path))
+    if not nodes:
         raise unknown_base(base_of(path))
-    if found[-1].path != path:
+    if nodes[-1].path != path:
         raise NotFound(
-            f"{path} is not known: the nearest node above it is {found[-1].path}, "
-            f"see `loratree ls {found[-1].path}` for what it holds"
+            f"{path} is not known: the nearest node above it is {nodes[-1].path}, "
+            f"see `loratree ls {nodes[-1].path}` for what it holds"
         )
-    return found
+    return nodes
 
 
 def find_node(connection: Connection, path: str) -> NodeRow:
-    """One node's row. Raises NotFound."""
+    """Return one node's row. Raises NotFound."""
     return trail(connection, path)[-1]
 
 
 def node(connection: Connection, path: str) -> Node:
-    """One node. Raises NotFound."""
-    return _records(connection, [find_node(connection, path)])[0]
+    """Return one node. Raises NotFound."""
+    return _to_records(connection, [find_node(connection, path)])[0]
 
 
 def children(connection: Connection, path: str, *, after: str | None, limit: int) -> Page[Node]:
-    """The nodes directly below `path`, by path."""
+    """Return a page of the nodes directly below `path`, by path."""
     parent = find_node(connection, path)
-    rows = queries.nodes.list_children(connection, parent.id, after=_after(after), limit=check_limit(limit) + 1)
-    return _page(connection, rows, limit)
+    rows = queries.nodes.list_children(connection, parent.id, after=_parse_after(after), limit=check_limit(limit) + 1)
+    return _make_page(connection, rows, limit)
 
 
 def descendants(connection: Connection, path: str, *, after: str | None, limit: int) -> Page[Node]:
-    """Every node below `path`, in byte order of their paths."""
+    """Return a page of all nodes below `path`, in byte order of their paths."""
     find_node(connection, path)
-    rows = queries.nodes.list_descendants(connection, path, after=_after(after), limit=check_limit(limit) + 1)
-    return _page(connection, rows, limit)
+    rows = queries.nodes.list_descendants(connection, path, after=_parse_after(after), limit=check_limit(limit) + 1)
+    return _make_page(connection, rows, limit)
 
 
 def count(connection: Connection, path: str) -> Count:
-    """How many nodes lie below `path`, counted to MAX_COUNT. Raises NotFound."""
+    """Count the nodes below `path`, up to MAX_COUNT. Raises NotFound."""
     find_node(connection, path)
-    found = queries.nodes.count_descendants(connection, path, limit=MAX_COUNT + 1)
-    return Count(path=path, descendants=min(found, MAX_COUNT), more=found > MAX_COUNT)
+    number = queries.nodes.count_descendants(connection, path, limit=MAX_COUNT + 1)
+    return Count(path=path, descendants=min(number, MAX_COUNT), more=number > MAX_COUNT)
 
 
-def _choices(parent: Level) -> list[Level]:
+def _list_choices(parent: Level) -> list[Level]:
     choices: list[Level] = [] if parent == "user" else [default_level(parent)]
     return [*choices, "subdomain"] if LEVELS.index(parent) <= _SUBDOMAIN else choices
 
 
 def _create(connection: Connection, parent: NodeRow, path: str, level: Level) -> NodeRow:
-    """Creates a node, or finds the one that another writer has created meanwhile, whatever its level."""
+    """Create a node. If another writer created it first, return the other writer's node, at whatever level."""
     created = queries.nodes.insert_node(connection, base_id=parent.base_id, parent_id=parent.id, path=path, level=level)
     if created is not None:
         queries.events.insert_event(connection, path, "node-created", level=level)
     return queries.nodes.nodes_on_path(connection, path)[-1]
 
 
-def _after(after: str | None) -> str | None:
+def _parse_after(after: str | None) -> str | None:
     return None if after is None else parse_path(after)
 
 
-def _page(connection: Connection, rows: list[NodeRow], limit: int) -> Page[Node]:
-    return page(rows, limit, key=lambda row: row.path, records=lambda shown: _records(connection, shown))
+def _make_page(connection: Connection, rows: list[NodeRow], limit: int) -> Page[Node]:
+    return page(rows, limit, key=lambda row: row.path, records=lambda shown: _to_records(connection, shown))
 
 
-def _records(connection: Connection, rows: list[NodeRow]) -> list[Node]:
-    """The nodes as they are given out, with their aliases: two queries for a whole page."""
+def _to_records(connection: Connection, rows: list[NodeRow]) -> list[Node]:
+    """Return the public records of nodes, with their aliases: two queries for a whole page."""
     aliases: dict[int, dict[str, int]] = defaultdict(dict)
     parents = queries.nodes.nodes_with_children(connection, [row.id for row in rows])
     for alias in queries.aliases.list_aliases(connection, [row.id for row in rows]):

@@ -1,4 +1,4 @@
-"""Pages by key: each names the key behind which the next one begins."""
+"""Pages of a listing, by key: each page names the key after which the next page begins."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -12,7 +12,7 @@ Record = TypeVar("Record")
 
 
 def check_limit(limit: int) -> int:
-    """Checks that a page holds at least one item and at most MAX_PAGE. Raises Invalid."""
+    """Check that a page holds at least one item and at most MAX_PAGE. Raises Invalid."""
     if not 1 <= limit <= MAX_PAGE:
         raise Invalid(f"a page holds 1 to {MAX_PAGE} items, got a limit of {limit}")
     return limit
@@ -21,15 +21,15 @@ def check_limit(limit: int) -> int:
 def page(
     rows: list[Row], limit: int, *, key: Callable[[Row], str], records: Callable[[list[Row]], list[Record]]
 ) -> Page[Record]:
-    """Makes a page of `limit` rows where one more was asked for: that one tells whether there is a next page."""
+    """Make a page of `limit` rows. The caller reads one row more, which shows that there is a next page."""
     shown = rows[:limit]
     return Page(items=records(shown), next=key(shown[-1]) if len(rows) > limit else None)
 
 
 def number_after(after: str | None, *, digits: int = 18) -> int | None:
-    """Reads an `after` that is a number of so many digits at most, as the column holds. Raises Invalid."""
+    """Read `after` as a number of at most `digits` digits, so that its column can hold it. Raises Invalid."""
     if after is None:
         return None
     if not (after.isascii() and after.isdecimal() and len(after) <= digits):
-        raise Invalid(f"after={after[:80]!r} is not a place in this listing: pass a page's `next` as it came")
+        raise Invalid(f"after={after[:80]!r} is not a place in this listing: pass the `next` of a page unchanged")
     return int(after)

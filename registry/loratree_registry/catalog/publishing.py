@@ -1,7 +1,7 @@
 """Publishing: uploaded files become a version, whole or not at all.
 
-Two parts, because the first reads the files and may take long, and the second holds the database's write lock:
-`examine` without a database, `publish` in one transaction.
+There are two functions: `examine` checks the adapter without a database and may take long; `publish` holds the
+database's write lock, for one transaction.
 """
 
 from dataclasses import asdict, dataclass
@@ -39,7 +39,7 @@ from loratree_registry.peft_format.spec import AdapterSpec
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A submission whose files were read and found good: its canonical config and what the adapter holds."""
+    """A checked submission: its canonical config, the adapter's contents, and the content digest."""
 
     config: dict[str, Any]
     spec: AdapterSpec
@@ -47,7 +47,7 @@ class Examined:
 
 
 def check_submission(path: str, submission: Submission) -> None:
-    """Checks all that needs no database and no file. Raises Invalid."""
+    """Check everything that needs no database and no file. Raises Invalid."""
     if "/" not in parse_path(path):
         raise Invalid(versionless(path))
     names = [file.name for file in submission.files]
@@ -66,7 +66,7 @@ def check_submission(path: str, submission: Submission) -> None:
 
 
 def examine(inspection: Inspection, manifest: BaseManifest, path: str, submission: Submission) -> Examined:
-    """Checks an adapter whose weights were read against its base. Raises Invalid."""
+    """Check an adapter, after its weights were read, against its base. Raises Invalid."""
     try:
         config = canonical_config(submission.config)
         content = content_digest(config, submission.files)
@@ -78,38 +78,38 @@ def examine(inspection: Inspection, manifest: BaseManifest, path: str, submissio
 
 
 def publish(connection: Connection, path: str, submission: Submission, examined: Examined) -> Published:
-    """Makes the examined files a version at `path`, or answers with the version that holds them already."""
+    """Make the examined files a version at `path`, or return the version that already holds them."""
     trail = ensure_trail(connection, path, level=submission.level)
-    node, above = trail[-1], _pinned(connection, trail, submission)
+    node, above = trail[-1], _read_parents(connection, trail, submission)
     pin = above[-1] if above else None
-    digest = _digest(node, pin, submission, examined)
-    taken = queries.nodes.lock_node(connection, node.id)  # before looking: two of one content must become one version
+    digest = _compute_digest(node, pin, submission, examined)
+    taken = queries.nodes.lock_node(connection, node.id)  # first, so that two publishes of one content make one version
     same = queries.publishing.same_content(connection, node.id, examined.content)
     check_content(path, same)
     if submission.found == "assumed" and same:
-        # Where nothing says what the adapter was trained on, its newest version of the same content does.
-        return _known(connection, path, same[0])
+        # The submission names no parent, so the newest version of the same content gives the parent.
+        return _return_existing(connection, path, same[0])
     check_chain(path, above)
     if known := [row for row in same if row.digest == digest]:
-        return _known(connection, path, known[0])
-    hold_uploaded(connection, submission.files)  # collecting may have been at them since they were looked at
-    created = _insert(connection, node, pin, _next_number(path, taken), digest, submission, examined)
-    return Published(version=created, created=True, warnings=_warnings(examined, pin))
+        return _return_existing(connection, path, known[0])
+    hold_uploaded(connection, submission.files)  # a collection may have removed them since the first check
+    created = _insert(connection, node, pin, _choose_number(path, taken), digest, submission, examined)
+    return Published(version=created, created=True, warnings=_list_warnings(examined, pin))
 
 
-def _next_number(path: str, taken: int) -> int:
-    """The number after the last one that was given out. Raises Conflict where no ref could name it."""
+def _choose_number(path: str, taken: int) -> int:
+    """Return the number after the last used number. Raises Conflict if no ref could name it."""
     if taken >= MAX_NUMBER:
         raise Conflict(f"{path} has given out every number to {MAX_NUMBER}: publish at another path")
     return taken + 1
 
 
-def _known(connection: Connection, path: str, row: SameContent) -> Published:
+def _return_existing(connection: Connection, path: str, row: SameContent) -> Published:
     return Published.already(version(connection, f"{path}@{row.number}"))
 
 
-def _pinned(connection: Connection, trail: list[NodeRow], submission: Submission) -> list[VersionRow]:
-    """The version that the adapter was trained on, last, and what that was trained on; none is the base.
+def _read_parents(connection: Connection, trail: list[NodeRow], submission: Submission) -> list[VersionRow]:
+    """Return the chain that the adapter was trained on, root to leaf; an empty chain means the base.
 
     Raises NotFound, Invalid.
     """
@@ -130,7 +130,7 @@ def _pinned(connection: Connection, trail: list[NodeRow], submission: Submission
     return chain
 
 
-def _digest(node: NodeRow, pin: VersionRow | None, submission: Submission, examined: Examined) -> str:
+def _compute_digest(node: NodeRow, pin: VersionRow | None, submission: Submission, examined: Examined) -> str:
     return version_digest(
         base_digest=node.base_digest,
         pin_digest=pin.digest if pin else None,
@@ -175,7 +175,7 @@ def _insert(
         content=examined.content,
         base=node.base,
         base_digest=node.base_digest,
-        pin=_pin(pin, submission),
+        pin=_to_pin(pin, submission),
         summary=summary,
         config=examined.config,
         files=submission.files,
@@ -187,18 +187,18 @@ def _insert(
     )
 
 
-def _pin(pin: VersionRow | None, submission: Submission) -> Pin:
+def _to_pin(pin: VersionRow | None, submission: Submission) -> Pin:
     if pin is None:
         return Pin(path=None, version=None, digest=None, found=submission.found)
     return Pin(path=pin.path, version=pin.number, digest=pin.digest, found=submission.found)
 
 
-def _warnings(examined: Examined, pin: VersionRow | None) -> list[str]:
-    found = warnings(examined.config, examined.spec, on_base=pin is None)
+def _list_warnings(examined: Examined, pin: VersionRow | None) -> list[str]:
+    texts = warnings(examined.config, examined.spec, on_base=pin is None)
     if pin and pin.withdrawn_reason is not None:
-        found.append(f"{pin.ref}, which it was trained on, was withdrawn ({pin.withdrawn_reason})")
+        texts.append(f"{pin.ref}, which it was trained on, was withdrawn ({pin.withdrawn_reason})")
     rank = max(examined.spec.summary().ranks)
     above = max(pin.adapter().ranks) if pin else rank
     if rank > above and pin:
-        found.append(f"its rank {rank} is above the rank {above} of {pin.ref}, which it was trained on")
-    return found
+        texts.append(f"its rank {rank} is above the rank {above} of {pin.ref}, which it was trained on")
+    return texts

@@ -23,36 +23,36 @@ ChosenVersion = tuple[VersionRow, Followed | None]
 def resolve(
     connection: Connection, ref: str, *, follow: str | None, weights: Mapping[str, float] | None, strict: bool = False
 ) -> Resolution:
-    """The chain of `ref`: what the leaf was trained on, or each ancestor at the alias `follow` where that is set.
+    """Return the chain of `ref` by its pins, or with each ancestor at the alias `follow` if the alias is set there.
 
-    Three queries whatever the depth, one more with `follow`, and another where that leads away from the pins. Raises
-    NotFound, Invalid, Quarantined, and with `strict` Conflict where a version of it was withdrawn.
+    Three queries at any depth, one more with `follow`, and another if `follow` leads away from the pins. Raises
+    NotFound, Invalid, Quarantined, and with `strict` Conflict if a version of the chain was withdrawn.
     """
-    parsed, alias = parse_ref(ref), _alias(follow)
+    parsed, alias = parse_ref(ref), _parse_follow(follow)
     nodes = trail(connection, parsed.path)
-    pinned = _pinned(connection, nodes, parsed)
-    found: list[ChosenVersion] = [(row, None) for row in pinned]
+    pinned = _find_pinned(connection, nodes, parsed)
+    chosen: list[ChosenVersion] = [(row, None) for row in pinned]
     if follow is not None and pinned:
-        found = _followed(connection, nodes, pinned, alias)
+        chosen = _follow_alias(connection, nodes, pinned, alias)
         known = {row.id for row in pinned}
-        # What the followed ones were trained on too; what the leaf was trained on is at hand.
-        check_above(connection, str(parsed), [row for row, how in found if how == "alias" and row.id not in known])
+        # A version at an alias has pins of its own, which `pinned` does not hold.
+        check_above(connection, str(parsed), [row for row, how in chosen if how == "alias" and row.id not in known])
     check_chain(str(parsed), pinned)
     if strict:
-        check_strict(str(parsed), [row for row, _ in found])
-    weighted = level_weights(str(parsed), [row for row, _ in found], weights)
-    files = queries.versions.files_of(connection, [row.id for row, _ in found])
-    links = [_link(row, how, weight, files[row.id]) for (row, how), weight in zip(found, weighted, strict=True)]
-    return _resolution(str(parsed), nodes[0], links)
+        check_strict(str(parsed), [row for row, _ in chosen])
+    weighted = level_weights(str(parsed), [row for row, _ in chosen], weights)
+    files = queries.versions.files_of(connection, [row.id for row, _ in chosen])
+    links = [_to_link(row, how, weight, files[row.id]) for (row, how), weight in zip(chosen, weighted, strict=True)]
+    return _to_resolution(str(parsed), nodes[0], links)
 
 
-def _alias(follow: str | None) -> str | None:
-    """The alias to follow; None is the head."""
+def _parse_follow(follow: str | None) -> str | None:
+    """Return the alias to follow, or None for the head."""
     return None if follow in (None, HEAD) else parse_alias(follow)
 
 
-def _pinned(connection: Connection, nodes: list[NodeRow], ref: Ref) -> list[VersionRow]:
-    """The leaf's chain by its pins. A grouping, which adds nothing, stands for its nearest ancestor with a version."""
+def _find_pinned(connection: Connection, nodes: list[NodeRow], ref: Ref) -> list[VersionRow]:
+    """Return the leaf's chain by its pins. A grouping adds nothing, so its nearest ancestor with a head is the leaf."""
     node = nodes[-1]
     if ref.selector is None:
         versioned = [node for node in nodes if node.head is not None]
@@ -65,21 +65,21 @@ def _pinned(connection: Connection, nodes: list[NodeRow], ref: Ref) -> list[Vers
     return chain
 
 
-def _followed(
+def _follow_alias(
     connection: Connection, nodes: list[NodeRow], pinned: list[VersionRow], alias: str | None
 ) -> list[ChosenVersion]:
-    """The leaf as it is; above it each node at the alias, else at its pin; one with neither adds nothing."""
+    """Return each ancestor at the alias, else at its pin, and then the leaf. An ancestor with neither adds nothing."""
     leaf = pinned[-1]
     above = [node.id for node in nodes if len(node.path) < len(leaf.path)]
     by_alias: dict[int, ChosenVersion] = {
         row.node_id: (row, "alias") for row in queries.versions.versions_at_alias(connection, above, alias)
     }
     by_pin: dict[int, ChosenVersion] = {row.node_id: (row, "pin") for row in pinned[:-1]}
-    chosen = by_pin | by_alias
-    return [*(chosen[node_id] for node_id in above if node_id in chosen), (leaf, None)]
+    ancestors = by_pin | by_alias
+    return [*(ancestors[node_id] for node_id in above if node_id in ancestors), (leaf, None)]
 
 
-def _link(row: VersionRow, followed: Followed | None, weight: float, files: list[FileDigest]) -> Link:
+def _to_link(row: VersionRow, followed: Followed | None, weight: float, files: list[FileDigest]) -> Link:
     summary = row.adapter()
     return Link(
         path=row.path,
@@ -98,7 +98,7 @@ def _link(row: VersionRow, followed: Followed | None, weight: float, files: list
     )
 
 
-def _resolution(ref: str, root: NodeRow, links: list[Link]) -> Resolution:
+def _to_resolution(ref: str, root: NodeRow, links: list[Link]) -> Resolution:
     steps = tuple(Step(link.path, link.version, link.digest, link.weight) for link in links)
     return Resolution(
         ref=ref,

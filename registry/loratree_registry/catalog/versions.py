@@ -14,22 +14,22 @@ from loratree_registry.errors import Conflict, Gone, Invalid, NotFound, listed
 
 
 def find_version(connection: Connection, ref: str) -> VersionRow:
-    """The version's row that `ref` names. Raises NotFound, naming what there is."""
+    """Return the row of the version that `ref` names. Raises NotFound, with the selectors that would work."""
     parsed = parse_ref(ref)
     node = find_node(connection, parsed.path)
-    found = queries.versions.find_version(connection, node.id, parsed.selector)
-    if found is None:
+    row = queries.versions.find_version(connection, node.id, parsed.selector)
+    if row is None:
         raise no_version(connection, node, parsed.selector)
-    return found
+    return row
 
 
 def version(connection: Connection, ref: str) -> Version:
-    """The version that `ref` names. Raises NotFound."""
+    """Return the version that `ref` names. Raises NotFound."""
     return records(connection, [find_version(connection, ref)])[0]
 
 
 def versions(connection: Connection, path: str, *, content: str | None, after: str | None, limit: int) -> Page[Version]:
-    """The versions at `path`, newest first; `content` keeps those of one content digest."""
+    """Return a page of the versions at `path`, newest first; `content` selects versions by their content digest."""
     if content is not None and not is_digest(content):
         raise Invalid(f"content is {content[:80]!r}: expected sha256: and 64 hexadecimal digits")
     node, before = find_node(connection, path), number_after(after, digits=9)
@@ -40,15 +40,15 @@ def versions(connection: Connection, path: str, *, content: str | None, after: s
 
 
 def records(connection: Connection, rows: list[VersionRow]) -> list[Version]:
-    """The versions as they are given out: one query for all their files."""
+    """Return the public records of versions, with one query for all their files."""
     files = queries.versions.files_of(connection, [row.id for row in rows])
     return [row.record(files[row.id]) for row in rows]
 
 
 def lock_version(connection: Connection, ref: str) -> VersionRow:
-    """One version by its number or digest, and its node held until the transaction ends. Raises NotFound, Invalid.
+    """Return one version by number or digest, with its node locked for the transaction. Raises NotFound, Invalid.
 
-    A head or an alias may stand for another version by the time that the same request is sent again.
+    A head or an alias is refused, because it may name another version when a client repeats the request.
     """
     parsed = parse_ref(ref)
     if parent_of(parsed.path) is None:
@@ -57,14 +57,14 @@ def lock_version(connection: Connection, ref: str) -> VersionRow:
         raise Invalid(f"{ref} may name another version at any time: give its number or digest, as {parsed.path}@1 does")
     node = find_node(connection, parsed.path)
     queries.nodes.lock_node(connection, node.id)
-    found = queries.versions.find_version(connection, node.id, parsed.selector)
-    if found is None:
+    row = queries.versions.find_version(connection, node.id, parsed.selector)
+    if row is None:
         raise no_version(connection, node, parsed.selector)
-    return found
+    return row
 
 
 def check_unnamed(connection: Connection, row: VersionRow, purpose: str) -> None:
-    """Raises Conflict while an alias names a version."""
+    """Raise Conflict if an alias names a version."""
     names = queries.aliases.aliases_of(connection, row.id)
     if names:
         raise Conflict(
@@ -74,14 +74,14 @@ def check_unnamed(connection: Connection, row: VersionRow, purpose: str) -> None
 
 
 def no_version(connection: Connection, node: NodeRow, selector: Selector) -> NotFound:
-    """The sentence for a selector that nothing at the node answers to, with what there is."""
+    """Return the error for a selector that selects no version at the node, with the selectors that would work."""
     if node.level == "base":
         return NotFound(versionless(node.path))
-    left = None if selector is None else queries.tombstones.find_tombstone(connection, node.id, selector)
-    if left is not None:
+    deleted = None if selector is None else queries.tombstones.find_tombstone(connection, node.id, selector)
+    if deleted is not None:
         return Gone(
-            f"{left.path}@{left.number} was deleted on {rfc3339(left.deleted_at)[:10]} ({left.reason}): "
-            f"name another version, see `loratree show {left.path}`"
+            f"{deleted.path}@{deleted.number} was deleted on {rfc3339(deleted.deleted_at)[:10]} ({deleted.reason}): "
+            f"name another version, see `loratree show {deleted.path}`"
         )
     newest = queries.versions.list_versions(connection, node.id, content=None, before=None, limit=1)
     if node.head is None and newest:

@@ -1,4 +1,4 @@
-"""What a flattened chain is compressed to; standard library only."""
+"""Chains, their digests, and the limit that a flattened chain is compressed to; standard library only."""
 
 import math
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from loratree_registry.errors import Invalid
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What each module of a chain is truncated to: a rank, or the least rank that keeps a share of its energy, ‖ΔW‖².
+    """The limit that each module of a chain is truncated to: a rank, or a share of its energy, ‖ΔW‖².
 
-    One of the two. Raises Invalid.
+    An energy gives each module the lowest rank that keeps this share. Raises Invalid unless exactly one is given.
     """
 
     rank: int | None = None
@@ -47,7 +47,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The versions from the root to a leaf, over one base. No step at all is the base itself."""
+    """The versions from the root to a leaf, over one base. A chain without steps is the base itself."""
 
     base: str
     base_digest: str
@@ -55,18 +55,18 @@ class Chain:
 
     @property
     def digest(self) -> str:
-        """The composition digest: it names the sum W + Σ wᵢ sᵢ BᵢAᵢ, whatever dtype or form is made of it."""
+        """The composition digest, which names the sum W + Σ wᵢ sᵢ BᵢAᵢ, whatever its dtype and form."""
         steps = [[step.digest, weight_number(step.weight)] for step in self.steps]
         return digest_json({"schema": COMPOSITION_SCHEMA, "base": self.base_digest, "chain": steps})
 
 
 def form(mode: Mode, limit: Limit | None) -> str:
-    """A mode and a limit for people: `merge`, `flatten`, `flatten to rank 32`."""
+    """Return a mode and a limit as text for people: `merge`, `flatten`, `flatten to rank 32`."""
     return mode if limit is None else f"{mode} to {limit}"
 
 
 def weight_number(weight: float) -> float | int:
-    """Return a level weight as canonical JSON has it: a whole number without a fraction. Raises Invalid."""
+    """Return a level weight as canonical JSON writes it: 1.0 becomes 1. Raises Invalid if it is not finite."""
     if not math.isfinite(weight):
         raise Invalid(f"a level weight is a finite number, got {weight}")
     return int(weight) if weight == int(weight) and abs(weight) < 2**53 else float(weight)

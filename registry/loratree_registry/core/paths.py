@@ -1,4 +1,4 @@
-"""The grammar of paths, refs and levels; standard library only."""
+"""Grammar of paths, refs and levels; standard library only."""
 
 import re
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ Level = Literal["base", "domain", "subdomain", "task", "user"]
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 MAX_DEPTH: Final = 32
 HEAD: Final = "latest"
-BASE: Final = "base"  # in place of a ref: what was trained on the plain base is pinned to it
-MAX_NUMBER: Final = 999_999_999  # of a version: nine digits
+BASE: Final = "base"  # stands in place of a ref for an adapter that was trained on the plain base
+MAX_NUMBER: Final = 999_999_999  # the highest version number: nine digits
 
 _SEGMENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,63}")
@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A path and what selects the version there: a number, an alias, a digest, or nothing for the head."""
+    """A path and the selector of a version at it: a number, an alias, a digest, or None for the head."""
 
     path: str
     selector: int | str | None = None
@@ -32,12 +32,12 @@ class Ref:
 
 
 def parse_path(text: str) -> str:
-    """Checks `base/segment/…` and returns it unchanged; raises Invalid."""
+    """Check a path, `base/segment/…`, and return it unchanged. Raises Invalid."""
     segments = text.split("/")
     for segment in segments:
         if not _SEGMENT.fullmatch(segment):
             raise Invalid(
-                f"path {shortened(text, 80)!r} has the segment {shortened(segment, 80)!r}: {_segment_remedy(segment)}"
+                f"path {shortened(text, 80)!r} has the segment {shortened(segment, 80)!r}: {_explain_segment(segment)}"
             )
     if len(segments) > MAX_DEPTH:
         raise Invalid(f"path {shortened(text, 80)!r} has {len(segments)} segments, at most {MAX_DEPTH} are allowed")
@@ -45,7 +45,7 @@ def parse_path(text: str) -> str:
 
 
 def parse_ref(text: str) -> Ref:
-    """Reads `PATH` or `PATH@SELECTOR`; `@latest` is the head. Raises Invalid."""
+    """Parse `PATH` or `PATH@SELECTOR`; `@latest` selects the head. Raises Invalid."""
     path, at, selector = text.partition("@")
     parse_path(path)
     if not at or selector == HEAD:
@@ -61,7 +61,7 @@ def parse_ref(text: str) -> Ref:
 
 
 def parse_alias(text: str) -> str:
-    """Checks an alias's name; `latest` is taken by the head. Raises Invalid."""
+    """Check an alias's name and return it; `latest` is reserved for the head. Raises Invalid."""
     if text == HEAD:
         raise Invalid(f"alias {HEAD!r} always names the head and cannot be set: choose another name")
     if not _ALIAS.fullmatch(text):
@@ -73,38 +73,38 @@ def parse_alias(text: str) -> str:
 
 
 def is_digest(text: object) -> bool:
-    """Tells whether `text` is `sha256:` and 64 lower-case hexadecimal digits."""
+    """Return whether `text` is `sha256:` and 64 lower-case hexadecimal digits."""
     return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
 
 
 def base_of(path: str) -> str:
-    """The first segment, which names the base."""
+    """Return the first segment of `path`, which names the base."""
     return path.partition("/")[0]
 
 
 def parent_of(path: str) -> str | None:
-    """The path without its last segment; None above the base."""
+    """Return `path` without its last segment, or None if `path` is a base."""
     return path.rpartition("/")[0] or None
 
 
 def ancestors_of(path: str) -> list[str]:
-    """Every proper prefix, the base first: `a/b/c` gives `a`, `a/b`."""
+    """Return every ancestor of `path`, the base first: `a/b/c` gives `a`, `a/b`."""
     segments = path.split("/")
     return ["/".join(segments[:count]) for count in range(1, len(segments))]
 
 
 def is_ancestor(upper: str, lower: str) -> bool:
-    """Tells whether `upper` is a proper ancestor of `lower`, by whole segments."""
+    """Return whether `upper` is a proper ancestor of `lower`, by whole segments."""
     return lower.startswith(upper + "/")
 
 
 def descendant_range(path: str) -> tuple[str, str]:
-    """The half-open range of byte-ordered paths that holds exactly the descendants of `path`."""
+    """Return the half-open range of byte-ordered paths that holds exactly the descendants of `path`."""
     return f"{path}/", f"{path}0"  # '0' is the byte after '/'
 
 
 def default_level(parent: Level) -> Level:
-    """The next level down. Raises Invalid below a user, where the tree ends."""
+    """Return the next level below `parent`. Raises Invalid if `parent` is a user, the lowest level."""
     if parent == "user":
         raise Invalid(
             "a user is the lowest level, so nothing can be published below it: publish at the user's own path"
@@ -113,7 +113,7 @@ def default_level(parent: Level) -> Level:
 
 
 def check_level(child: Level, parent: Level, path: str) -> Level:
-    """Checks that `child` is deeper than `parent`; a sub-domain may sit under a sub-domain. Raises Invalid."""
+    """Return `child` if it is deeper than `parent`, or if both are sub-domains. Raises Invalid otherwise."""
     deeper = LEVELS.index(child) > LEVELS.index(parent)
     if deeper or child == parent == "subdomain":
         return child
@@ -122,11 +122,11 @@ def check_level(child: Level, parent: Level, path: str) -> Level:
 
 
 def versionless(base: str) -> str:
-    """The sentence for a base where a version's node is meant."""
+    """Return the error message for a base that was given in place of a node with versions."""
     return f"{base} is a base, which has no versions: name a node below it, such as {base}/DOMAIN"
 
 
-def _segment_remedy(segment: str) -> str:
+def _explain_segment(segment: str) -> str:
     if len(segment) > 128:
         return f"it has {len(segment)} characters, at most 128 are allowed"
     if segment != segment.lower():

@@ -1,7 +1,7 @@
-"""The records that a registry answers with and is asked with: the same in this process and over HTTP.
+"""Records in a registry's requests and answers; the embedded and the remote registry use the same ones.
 
-Plain dataclasses, so that reading them needs no framework; FastAPI and pydantic take their JSON schema from the same
-definitions. Field order is the order of the JSON. Times are UTC, RFC 3339.
+They are plain dataclasses, so that reading them needs no framework; FastAPI and pydantic derive the JSON schema from
+them. The order of the fields is the order in the JSON. Times are UTC, RFC 3339.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ PinSource = Literal["lockfile", "explicit", "assumed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page(Generic[T]):
-    """One page of a listing; `next` is the `after` that gives the page behind it, or null at the end."""
+    """One page of a listing; `next` is the `after` that gives the next page, or null on the last page."""
 
     items: list[T]
     next: str | None = None
@@ -26,9 +26,9 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """A base model: the root of one tree. `source` is where it came from, in words; nothing opens it.
+    """A base model: the root of one tree. `source` says in words where the model came from; nothing opens it.
 
-    `stored` tells whether the registry holds its weights too.
+    `stored` is true if the registry also holds the base's weights.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Base:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A place in the tree. `head` is its highest version, null for a grouping; `aliases` maps names to versions."""
+    """A place in the tree. `head` is its head version, null if it has none; `aliases` maps names to versions."""
 
     path: str
     level: Level
@@ -55,7 +55,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
-    """How many nodes lie below `path`; with `more`, at least one beyond those counted."""
+    """The number of nodes below `path`; if `more` is true, the count stopped early and there are more."""
 
     path: str
     descendants: int
@@ -64,10 +64,10 @@ class Count:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
-    """What a version was trained on: a version above it, or the base (all three null), and how that was found.
+    """The version that another was trained on, or the base (all three null), and how publish found it.
 
-    `found` is `lockfile` (a verified loratree.json beside base_model_name_or_path), `explicit` (said by --parent, or
-    the adapter's own config names the base) or `assumed` (nothing said it: the nearest ancestor's head).
+    `found` is `lockfile` (a verified loratree.json beside base_model_name_or_path), `explicit` (given by --parent, or
+    the adapter's own config names the base) or `assumed` (nothing named it, so it is the nearest ancestor's head).
     """
 
     path: str | None
@@ -78,7 +78,7 @@ class Pin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterSummary:
-    """What an adapter holds, without its tensors: the distinct ranks and scales, and how many of what."""
+    """A summary of an adapter: its distinct ranks, scales and dtypes, and how many modules and parameters it has."""
 
     ranks: list[int]
     scales: list[float]
@@ -90,7 +90,7 @@ class AdapterSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """Why a version was withdrawn or quarantined, and when."""
+    """The reason why a version was withdrawn or quarantined, and the time."""
 
     reason: str
     at: str
@@ -98,10 +98,10 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """One immutable adapter at a node. `size` is the bytes of its files together.
+    """One immutable adapter at a node. `size` is the total size of its files in bytes.
 
-    A version that is `withdrawn` is no head and still resolves by number, digest or pin; one that is `quarantined`
-    stops every chain through it.
+    A withdrawn version is never the head, but it still resolves by number, digest or pin. A quarantined version stops
+    every chain that contains it.
     """
 
     path: str
@@ -122,7 +122,7 @@ class Version:
     quarantined: Mark | None
 
     def problems(self) -> list[str]:
-        """What of it is not as its own digests say, a clause each; none where all is well."""
+        """Return one clause for each part that does not match this version's own digests."""
         return digest_problems(
             f"{self.path}@{self.number}",
             digest=self.digest,
@@ -136,7 +136,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tombstone:
-    """What is left of a deleted version. With `quarantined`, its reason, the same content is never published again."""
+    """The record of a deleted version. If `quarantined`, a reason, is set, its content cannot be published again."""
 
     path: str
     number: int
@@ -150,9 +150,9 @@ class Tombstone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retained:
-    """What retention left at a node: how many versions it kept, and the numbers of those that it deleted.
+    """The result of retention at a node: how many versions it kept, and the numbers of the deleted versions.
 
-    On a dry run, of those that it would delete. `bytes` are their files' together, other versions' too perhaps.
+    A dry run lists the versions that it would delete. `bytes` is the size of their files, shared files included.
     """
 
     path: str
@@ -163,11 +163,11 @@ class Retained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """One version of a resolved chain, and the edge to what it was trained on.
+    """One version of a resolved chain, and its pin.
 
-    `head` is the node's head now, null where all its versions are withdrawn. `stale` tells that the pinned version is
-    no longer its node's head. `follow` is null where the chain follows pins, `alias` where this version came from the
-    followed alias, `pin` where the alias is not set here and the pin was taken instead.
+    `head` is the node's head now, null if all its versions are withdrawn. `stale` is true if the pinned version is no
+    longer its node's head. `follow` is null if the chain follows pins, `alias` if the followed alias gave this version,
+    and `pin` if the alias is not set at this node, so that the pin gave this version.
     """
 
     path: str
@@ -195,7 +195,7 @@ class BaseRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
-    """What a ref resolves to: the chain, root to leaf, and the digest that names the composition."""
+    """The chain that a ref resolves to, root to leaf, and the digest that names the composition."""
 
     ref: str
     base: BaseRef
@@ -204,16 +204,16 @@ class Resolution:
     composition: str
 
     def to_chain(self) -> Chain:
-        """The chain alone, as digests and lockfiles use it."""
+        """Return the chain alone, as digests and lockfiles use it."""
         steps = tuple(Step(link.path, link.version, link.digest, link.weight) for link in self.chain)
         return Chain(self.base.name, self.base.digest, steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edge:
-    """A lineage edge: `child` was trained on `parent`, null for the base; `stale` if the parent is not its head now.
+    """A lineage edge: `child` was trained on `parent`, null for the base.
 
-    `withdrawn` and `quarantined` are the child's marks.
+    `stale` is true if the parent is no longer its node's head. `withdrawn` and `quarantined` are the child's marks.
     """
 
     child: str
@@ -228,7 +228,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
-    """Where a version comes from: its edges, leaf to base. Versions are written PATH@NUMBER."""
+    """The lineage of a version: its edges, leaf to base. Versions are written PATH@NUMBER."""
 
     ref: str
     base: BaseRef
@@ -248,10 +248,10 @@ class Alias:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened at a node.
+    """Something that happened at a node. `kind` is one of:
 
-    base-added, node-created, version-published, alias-set, alias-deleted, version-withdrawn, version-reinstated,
-    version-quarantined, quarantine-lifted, version-deleted.
+    base-added, base-stored, node-created, version-published, version-imported, alias-set, alias-deleted,
+    version-withdrawn, version-reinstated, version-quarantined, quarantine-lifted, version-deleted.
     """
 
     id: int
@@ -263,10 +263,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """A request to publish: the adapter's config as PEFT wrote it, its uploaded files, and what it was trained on.
+    """A request to publish: the adapter's config as PEFT wrote it, its uploaded files, and its parent.
 
-    `parent` is a ref, or `base`; with `found` = `assumed` it is null and the registry takes the nearest ancestor's
-    head in the same transaction. `level` is needed only where the default, the next level down, is not meant.
+    `parent`, a ref or `base`, is what the adapter was trained on. It is null if `found` is `assumed`: then the registry
+    pins the nearest ancestor's head in the same transaction. `level` defaults to the next level down.
     """
 
     config: dict[str, Any]
@@ -279,7 +279,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """The answer to a submission; `created` is false where the node already held the same version."""
+    """The answer to a submission; `created` is false if the node already held the same version."""
 
     version: Version
     created: bool
@@ -287,10 +287,10 @@ class Published:
 
     @classmethod
     def already(cls, version: Version) -> "Published":
-        """The answer where the node holds the same version, which may have been withdrawn."""
+        """Return the answer for a node that already holds the same version, with a warning if it was withdrawn."""
         name, mark = f"{version.path}@{version.number}", version.withdrawn
         warning = f"{name} holds the same and was withdrawn ({mark.reason}): " if mark else ""
-        undo = f"take that back by `loratree withdraw {name} --undo`, or publish another"
+        undo = f"take that back by `loratree withdraw {name} --undo`, or publish another adapter"
         return cls(version=version, created=False, warnings=[warning + undo] if warning else [])
 
 

@@ -1,4 +1,4 @@
-"""Free text that callers may add, and how messages show values, paths and addresses."""
+"""Checks of free text from callers, and the form of values, paths and addresses in messages."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Final
 
 from loratree_registry.errors import Invalid
 
-# What is told while something long runs: what is being done, how much of it is done, and of how much.
+# Called while a long task runs, with the name of the task, how much is done, and how much there is to do.
 Progress = Callable[[str, int, int], object]
 
 _REST: Final = re.compile(r"[?#]")
@@ -16,9 +16,9 @@ _TURNS: Final = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 def check_text(what: str, text: str | None, *, limit: int) -> str | None:
-    """Checks `text`'s length in characters, and for control characters and line breaks. Raises Invalid.
+    """Check that `text` is not too long and holds no control characters or line breaks, and return it. Raises Invalid.
 
-    Those that turn the direction of what follows are refused too: a line could be made to read as another.
+    Characters that change the writing direction are refused too, because they can make a line read as another line.
     """
     if text is None:
         return None
@@ -31,32 +31,32 @@ def check_text(what: str, text: str | None, *, limit: int) -> str | None:
 
 
 def check_reason(reason: str) -> None:
-    """Checks why something is done to a version: some words, in one line. Raises Invalid."""
+    """Check that the reason for changing a version is one line that is not empty. Raises Invalid."""
     if not reason.strip():
         raise Invalid("the reason is empty: say in a line why")
     check_text("reason", reason, limit=1000)
 
 
 def same_quarantined(ref: str, reason: str) -> str:
-    """The sentence that refuses content which was quarantined."""
+    """Return the error message for content that equals the content of a quarantined version."""
     return (
         f"{ref} holds or held the same content and is quarantined ({reason}): "
-        "train without what it was quarantined for, and publish that"
+        "train without the quarantined data, and publish the new adapter"
     )
 
 
 def one_line(text: str) -> str:
-    """The text as a terminal may be given it: a space for all that breaks the line or moves the cursor."""
+    """Return `text` with a space for each character that breaks the line or moves a terminal's cursor."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def shortened(text: str, most: int = 100) -> str:
-    """Return `text` cut to `most` characters, the last three of which are then dots."""
+    """Return `text` cut to `most` characters; a cut text ends with three dots."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def weight_text(weight: object) -> str:
-    """A weight as JSON, a float by the fewest digits that give it back; what JSON has no form for, as a text."""
+    """Return a weight as JSON, a float with the fewest digits; a value that JSON cannot express becomes a string."""
     try:
         return json.dumps(weight, default=ascii)
     except (TypeError, ValueError, RecursionError):
@@ -64,15 +64,15 @@ def weight_text(weight: object) -> str:
 
 
 def path_text(path: object) -> str:
-    """A path as it is; what is none, as a text that is no path either."""
+    """Return a path unchanged, and any other value as its ASCII representation."""
     return path if isinstance(path, str) else ascii(path)
 
 
 def without_secrets(address: str) -> str:
-    """The address without its user, its password and its query, which may hold secrets.
+    """Return an address without its user, password and query, which may hold secrets.
 
-    `postgresql://u:sekret@host/x?password=sekret` gives `postgresql://host/x`. Where an @ behind the query's beginning
-    leaves open what is a password, only the scheme is left.
+    `postgresql://u:sekret@host/x?password=sekret` gives `postgresql://host/x`. If an @ follows the first ? or #, the
+    text before the @ may be a password, so only the scheme is returned.
     """
     scheme, separator, rest = address.partition("://")
     if not separator:

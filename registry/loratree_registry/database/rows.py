@@ -1,4 +1,4 @@
-"""What the repository reads: rows with the keys that the records given out do not show."""
+"""The rows that the queries read, with the database keys that the public records leave out."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,7 +25,7 @@ class BaseRow:
     stored: bool
 
     def record(self) -> Base:
-        """The base as it is given out."""
+        """Return the public record of the base."""
         return Base(
             name=self.name,
             digest=self.digest,
@@ -52,13 +52,13 @@ class NodeRow:
     created_at: datetime
 
     def base_ref(self) -> BaseRef:
-        """The base of its tree."""
+        """Return the base of the node's tree."""
         return BaseRef(name=self.base, digest=self.base_digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionRow:
-    """A version, where it is, what it was trained on, and the heads of both nodes now."""
+    """A version with its node, its pin, and the present heads of both its own node and the pin's node."""
 
     id: int
     node_id: int
@@ -87,29 +87,29 @@ class VersionRow:
 
     @property
     def stale(self) -> bool:
-        """Whether the version that it was trained on is no longer its node's head."""
+        """True if the pin is no longer the head of its node."""
         return self.pin_number != self.pin_head
 
     @property
     def ref(self) -> str:
-        """PATH@NUMBER."""
+        """The ref of the version, PATH@NUMBER."""
         return f"{self.path}@{self.number}"
 
     @property
     def pin_ref(self) -> str | None:
-        """PATH@NUMBER of the version that it was trained on, None for the base."""
+        """The ref of the pin, PATH@NUMBER, or None for the base."""
         return None if self.pin_path is None else f"{self.pin_path}@{self.pin_number}"
 
     def pin(self) -> Pin:
-        """What it was trained on."""
+        """Return the pin: the version or the base that this version was trained on."""
         return Pin(path=self.pin_path, version=self.pin_number, digest=self.pin_digest, found=self.pin_found)
 
     def adapter(self) -> AdapterSummary:
-        """What the adapter holds."""
+        """Return the summary of the adapter."""
         return AdapterSummary(**self.summary)
 
     def record(self, files: list[FileDigest]) -> Version:
-        """The version as it is given out."""
+        """Return the public record of the version."""
         return Version(
             path=self.path,
             level=self.level,
@@ -130,17 +130,17 @@ class VersionRow:
         )
 
     def withdrawn(self) -> Mark | None:
-        """Why and when it was withdrawn."""
-        return _mark(self.withdrawn_reason, self.withdrawn_at)
+        """Return when and why the version was withdrawn, or None."""
+        return _to_mark(self.withdrawn_reason, self.withdrawn_at)
 
     def quarantined(self) -> Mark | None:
-        """Why and when it was quarantined."""
-        return _mark(self.quarantined_reason, self.quarantined_at)
+        """Return when and why the version was quarantined, or None."""
+        return _to_mark(self.quarantined_reason, self.quarantined_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TombstoneRow:
-    """What is left of a deleted version, and where it was."""
+    """A tombstone of a deleted version, with the path of its node."""
 
     path: str
     number: int
@@ -152,7 +152,7 @@ class TombstoneRow:
     deleted_at: datetime
 
     def record(self) -> Tombstone:
-        """The tombstone as it is given out."""
+        """Return the public record of the tombstone."""
         return Tombstone(
             path=self.path,
             number=self.number,
@@ -167,7 +167,7 @@ class TombstoneRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SameContent:
-    """A version that holds a content, or a deleted and quarantined one that did."""
+    """A version with a given content, or the tombstone of a quarantined version with it."""
 
     number: int
     digest: str
@@ -176,7 +176,7 @@ class SameContent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AliasRow:
-    """An alias and the number of the version that it is at."""
+    """An alias and the number of the version that it names."""
 
     node_id: int
     name: str
@@ -186,7 +186,7 @@ class AliasRow:
 
 @dataclass(frozen=True, slots=True)
 class BlobRow:
-    """Bytes by their digest, and their size."""
+    """A blob: the digest and the size of its bytes."""
 
     sha256: str
     size: int
@@ -203,5 +203,5 @@ class EventRow:
     created_at: datetime
 
 
-def _mark(reason: str | None, at: datetime | None) -> Mark | None:
+def _to_mark(reason: str | None, at: datetime | None) -> Mark | None:
     return None if reason is None or at is None else Mark(reason=reason, at=rfc3339(at))

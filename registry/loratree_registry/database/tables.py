@@ -1,4 +1,4 @@
-"""The tables, with the invariants as constraints.
+"""The tables of the catalog, with its invariants as constraints.
 
 Paths and names compare by bytes on every database (collation "C" on PostgreSQL, SQLite's BINARY), so that the half-open
 range `p/` to `p0` holds exactly the descendants of `p`.
@@ -44,30 +44,30 @@ metadata = MetaData(
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """A moment in UTC, to the microsecond; SQLite keeps it without its zone."""
+    """A moment in UTC, to the microsecond; SQLite stores it without the zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Turns any aware time into UTC."""
+        """Turn any aware time into UTC."""
         utc = None if value is None else value.astimezone(UTC)
         return utc.replace(tzinfo=None) if utc and dialect.name == "sqlite" else utc
 
     def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
-        """Gives the zone back; PostgreSQL answers in its session's."""
+        """Return the time in UTC: SQLite leaves the zone out, and PostgreSQL answers in the zone of the session."""
         if value is None:
             return None
         return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
-_Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only where the type is INTEGER
+_Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite makes keys only for the type INTEGER
 
 _Name = Text().with_variant(Text(collation="C"), "postgresql")
 
 
-def _digest(column: str) -> CheckConstraint:
-    """`sha256:` and 64 lower-case hexadecimal digits, in words that both databases have."""
+def _check_digest(column: str) -> CheckConstraint:
+    """Require `sha256:` and 64 lower-case hexadecimal digits, by functions that both databases have."""
     return CheckConstraint(
         f"length({column}) = 71 AND substr({column}, 1, 7) = 'sha256:' "
         f"AND ltrim(substr({column}, 8), '0123456789abcdef') = ''",
@@ -75,12 +75,12 @@ def _digest(column: str) -> CheckConstraint:
     )
 
 
-def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+def _check_one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({', '.join(map(repr, values))})", name=f"{column}_is_known")
 
 
-def _both(column: str, other: str) -> CheckConstraint:
-    """Either both columns hold something, or neither does."""
+def _check_both(column: str, other: str) -> CheckConstraint:
+    """Require a value in both columns or in neither."""
     return CheckConstraint(f"({column} IS NULL) = ({other} IS NULL)", name=f"{column}_has_its_time")
 
 
@@ -96,7 +96,7 @@ bases = Table(
     Column("source", Text),
     Column("manifest", JSON, nullable=False),
     Column("created_at", UtcTime, nullable=False, default=now),
-    _digest("digest"),
+    _check_digest("digest"),
 )
 
 nodes = Table(
@@ -109,24 +109,24 @@ nodes = Table(
     Column("level", Text, nullable=False),
     Column("last_number", Integer, nullable=False, default=0),
     Column("created_at", UtcTime, nullable=False, default=now),
-    UniqueConstraint("id", "base_id"),  # what a version refers to
+    UniqueConstraint("id", "base_id"),  # the target of a version's foreign key
     Index(None, "parent_id", "path"),
-    _one_of("level", LEVELS),
+    _check_one_of("level", LEVELS),
     CheckConstraint("(parent_id IS NULL) = (level = 'base')", name="base_is_root"),
     CheckConstraint("last_number >= 0", name="last_number_counts"),
 )
 
-# Bytes are `expected` while on their way, `stored` once they are verified, `condemned` while they are collected.
-# `touched_at` is the last moment at which an upload, a version or a deletion had to do with them: a grace starts there.
+# A blob is `expected` during its upload, `stored` once its bytes are verified, and `condemned` while it is collected.
+# `touched_at` is when an upload, a version or a deletion last used the blob: its grace period starts there.
 blobs = Table(
     "blobs",
     metadata,
     Column("sha256", Text, primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("touched_at", UtcTime, nullable=False, default=now),
-    Column("state", Text, _one_of("state", BLOB_STATES), nullable=False, server_default="stored"),
-    Column("lease", Text, nullable=False, server_default=""),  # another one once they were condemned
-    _digest("sha256"),
+    Column("state", Text, _check_one_of("state", BLOB_STATES), nullable=False, server_default="stored"),
+    Column("lease", Text, nullable=False, server_default=""),  # an upload of a condemned blob gets a new one
+    _check_digest("sha256"),
     CheckConstraint("size >= 0", name="size_counts"),
 )
 
@@ -134,19 +134,19 @@ _condemned = blobs.c.state == "condemned"
 
 Index("ix_blobs_condemned", blobs.c.sha256, sqlite_where=_condemned, postgresql_where=_condemned)
 
-# The files of a base's checkpoint, where its weights are stored.
+# The files of a base's checkpoint, if its weights are stored.
 base_files = Table(
     "base_files",
     metadata,
     Column("base_id", ForeignKey(bases.c.id), nullable=False),
     Column("name", _Name, nullable=False),
     Column("size", BigInteger, nullable=False),
-    Column("sha256", ForeignKey(blobs.c.sha256), nullable=False, index=True),  # bytes first
+    Column("sha256", ForeignKey(blobs.c.sha256), nullable=False, index=True),  # the blob must be recorded first
     PrimaryKeyConstraint("base_id", "name"),
     CheckConstraint("size >= 0", name="size_counts"),
 )
 
-# Bytes on their way to a store that clients send to themselves: known to every worker, resumed and given up by any.
+# Uploads that clients send directly to the store. They are recorded here so that any worker can resume or end them.
 uploads = Table(
     "uploads",
     metadata,
@@ -155,7 +155,7 @@ uploads = Table(
     Column("size", BigInteger, nullable=False),
     Column("multipart", Text),
     Column("touched_at", UtcTime, nullable=False, default=now),
-    _digest("sha256"),
+    _check_digest("sha256"),
     CheckConstraint("size >= 0", name="size_counts"),
 )
 
@@ -164,7 +164,7 @@ versions = Table(
     metadata,
     Column("id", _Id, primary_key=True),
     Column("node_id", _Id, nullable=False),
-    Column("base_id", _Id, nullable=False),  # its node's, so that what was trained on a base itself is one index
+    Column("base_id", _Id, nullable=False),  # the node's, repeated so that one index lists a base's dependents
     Column("number", Integer, nullable=False),
     Column("digest", Text, nullable=False, index=True),
     Column("content", Text, nullable=False),
@@ -176,18 +176,18 @@ versions = Table(
     Column("note", Text),
     Column("created_at", UtcTime, nullable=False, default=now),
     Column("withdrawn_at", UtcTime),
-    Column("withdrawn_reason", Text, _both("withdrawn_reason", "withdrawn_at")),
+    Column("withdrawn_reason", Text, _check_both("withdrawn_reason", "withdrawn_at")),
     Column("quarantined_at", UtcTime),
-    Column("quarantined_reason", Text, _both("quarantined_reason", "quarantined_at")),
+    Column("quarantined_reason", Text, _check_both("quarantined_reason", "quarantined_at")),
     UniqueConstraint("node_id", "number"),
     UniqueConstraint("node_id", "digest"),
-    UniqueConstraint("node_id", "id"),  # what an alias refers to
+    UniqueConstraint("node_id", "id"),  # the target of an alias's foreign key
     Index(None, "node_id", "content"),
     Index(None, "pin_id", "id"),
     ForeignKeyConstraint(["node_id", "base_id"], [nodes.c.id, nodes.c.base_id]),
-    _digest("digest"),
-    _digest("content"),
-    _one_of("pin_found", get_args(PinSource)),
+    _check_digest("digest"),
+    _check_digest("content"),
+    _check_one_of("pin_found", get_args(PinSource)),
     CheckConstraint("number >= 1", name="number_counts"),
     CheckConstraint("size >= 0", name="size_counts"),
     CheckConstraint("pin_id < id", name="pin_is_older"),  # so lineage has no cycle
@@ -201,8 +201,8 @@ _live = versions.c.withdrawn_at.is_(None)
 
 Index("ix_versions_live", versions.c.node_id, versions.c.number, sqlite_where=_live, postgresql_where=_live)
 
-# What is left of a deleted version, so that its number is never reused and its name tells what became of it. One that
-# was quarantined keeps its content from coming back.
+# A tombstone stays for each deleted version, so that its number is never reused and its ref reports the deletion. The
+# tombstone of a quarantined version keeps the same content from being published again.
 tombstones = Table(
     "tombstones",
     metadata,
@@ -217,8 +217,8 @@ tombstones = Table(
     PrimaryKeyConstraint("node_id", "number"),
     Index(None, "node_id", "digest"),
     Index(None, "node_id", "content"),
-    _digest("digest"),
-    _digest("content"),
+    _check_digest("digest"),
+    _check_digest("content"),
 )
 
 version_files = Table(
@@ -227,7 +227,7 @@ version_files = Table(
     Column("version_id", ForeignKey(versions.c.id), nullable=False),
     Column("name", _Name, nullable=False),
     Column("size", BigInteger, nullable=False),
-    Column("sha256", ForeignKey(blobs.c.sha256), nullable=False, index=True),  # bytes first
+    Column("sha256", ForeignKey(blobs.c.sha256), nullable=False, index=True),  # the blob must be recorded first
     PrimaryKeyConstraint("version_id", "name"),
     CheckConstraint("size >= 0", name="size_counts"),
 )
@@ -240,7 +240,7 @@ aliases = Table(
     Column("version_id", _Id, nullable=False, index=True),
     Column("updated_at", UtcTime, nullable=False, default=now, onupdate=now),
     PrimaryKeyConstraint("node_id", "name"),
-    ForeignKeyConstraint(["node_id", "version_id"], [versions.c.node_id, versions.c.id]),  # a version of this node
+    ForeignKeyConstraint(["node_id", "version_id"], [versions.c.node_id, versions.c.id]),  # a version of the same node
 )
 
 events = Table(
@@ -253,8 +253,8 @@ events = Table(
     Column("created_at", UtcTime, nullable=False, default=now),
 )
 
-# An event is seen from its node and from every node above it, so that a page of a subtree's events costs what it shows:
-# nodes never move. (By the paths' range, the root's page came to 91 ms at 100,000 events on SQLite.)
+# An event has a row here for its node and for every node above it, so that a page of a subtree's events reads only its
+# own rows. Nodes never move. (A query by path range took 91 ms for the root's page, at 100,000 events on SQLite.)
 event_views = Table(
     "event_views",
     metadata,

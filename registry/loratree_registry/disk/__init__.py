@@ -1,1 +1,1 @@
-"""Files and folders of this machine, none of them trusted."""
+"""Files and folders of this machine; no file is trusted."""

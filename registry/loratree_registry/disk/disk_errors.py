@@ -1,4 +1,4 @@
-"""What a disk refuses, said in one sentence."""
+"""Errors of a disk, each as one sentence with a remedy."""
 
 import errno
 import os
@@ -14,18 +14,18 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def disk_errors(folder: Path, setting: str, *, needs: int = 0) -> Iterator[None]:
-    """Turns an OSError inside the block into Unavailable; `setting` is what moves `folder` elsewhere.
+    """Turn an OSError inside the block into Unavailable; the message names `setting`, which moves `folder` elsewhere.
 
-    `needs` is how many bytes are to be written, 0 where that is not known.
+    `needs` is the number of bytes that the block writes, 0 if the number is not known.
     """
     try:
         yield
     except OSError as error:
-        raise Unavailable(_sentence(folder, setting, needs, error)) from error
+        raise Unavailable(_describe(folder, setting, needs, error)) from error
 
 
 def sync(path: Path) -> None:
-    """Waits until a file's bytes are on the disk, or a folder's names: a rename survives a power cut only then."""
+    """Wait until a file's bytes or a folder's names are on the disk; only then a rename survives a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -33,13 +33,13 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _sentence(folder: Path, setting: str, needs: int, error: OSError) -> str:
+def _describe(folder: Path, setting: str, needs: int, error: OSError) -> str:
     if error.errno in _FULL:
-        free = shutil.disk_usage(_existing(folder)).free
+        free = shutil.disk_usage(_find_existing(folder)).free
         wanted = f"needs {needs} bytes, {free} are free" if needs else f"{free} bytes are free"
         return f"the disk of {folder} is full: {wanted}; free some space or set {setting}"
-    return f"{folder} cannot be used: {error.strerror or error}; give it back its permissions or set {setting}"
+    return f"{folder} cannot be used: {error.strerror or error}; restore its permissions or set {setting}"
 
 
-def _existing(folder: Path) -> Path:
+def _find_existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -1,4 +1,4 @@
-"""Reading a file that lies where anyone may have put something; standard library only."""
+"""Safe reading of a file that anyone may have put there; standard library only."""
 
 import os
 import stat
@@ -9,10 +9,10 @@ from loratree_registry.errors import Invalid
 
 
 def open_plain(path: Path, *, remedy: str) -> BinaryIO:
-    """Opens a plain file, following links to one; never waits on a pipe. Raises Invalid."""
+    """Open a plain file or a link to one; never wait for a pipe. Raises Invalid."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except (OSError, ValueError) as error:  # ValueError: a name that no file system has
+    except (OSError, ValueError) as error:  # ValueError: no file system allows the name
         raise Invalid(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
@@ -21,7 +21,7 @@ def open_plain(path: Path, *, remedy: str) -> BinaryIO:
 
 
 def read_plain(path: Path, *, limit: int, remedy: str) -> bytes:
-    """Reads a plain file of at most `limit` bytes. Raises Invalid."""
+    """Read a plain file of at most `limit` bytes. Raises Invalid."""
     try:
         with open_plain(path, remedy=remedy) as stream:
             content = stream.read(limit + 1)

@@ -1,4 +1,4 @@
-"""A folder that is there whole or not at all."""
+"""Atomic creation of a folder: it appears whole or not at all."""
 
 import contextlib
 import errno
@@ -18,19 +18,19 @@ _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 @contextlib.contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """Gives an empty folder that becomes `out` when the block ends well, and is removed when it does not.
+    """Yield an empty folder that becomes `out` if the block succeeds, and is removed if the block fails.
 
-    It lies in a hidden sibling of `out`, on the same file system, so that one rename does it; what a killed process
-    left there is removed by the next. Everything is on the disk before the name is. `out` must be absent or empty; a
-    link to such a folder stays one. Raises Conflict where it was filled in the meantime or is where this process
-    stands, Unavailable where the disk refuses.
+    The folder lies in a hidden sibling of `out`, on the same file system, so that one rename moves it into place. All
+    files are on the disk before the rename. The next call removes the folder of a killed process. `out` must be absent
+    or empty; a link to an empty folder stays a link. Raises Conflict if another program filled `out` in the meantime or
+    this process runs in it, Unavailable if the disk refuses.
     """
     try:
-        out = _destination(out)
+        out = _resolve_target(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         _sweep(out)
-        with _locked(Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))) as shelter:
-            stage = shelter / "out"  # mkdtemp's own mode is for its owner alone; this one has the user's
+        with _lock(Path(tempfile.mkdtemp(prefix=_prefix_of(out), dir=out.parent))) as shelter:
+            stage = shelter / "out"  # mkdtemp's folder is private to its owner; this folder has the user's usual mode
             stage.mkdir()
             yield stage
             for path in (*stage.iterdir(), stage):
@@ -39,17 +39,17 @@ def whole_folder(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise Unavailable(
             f"{error.filename or out} cannot be written ({error.strerror or error}): "
-            "see to the disk's space and permissions, or choose another folder"
+            "check the disk's space and permissions, or choose another folder"
         ) from error
 
 
-def _destination(out: Path) -> Path:
-    """Where `out` leads to; never the working directory, whose name would then be another folder's."""
-    found = out.resolve()
+def _resolve_target(out: Path) -> Path:
+    """Return the real path of `out`. Raises Conflict if the rename would replace the working directory."""
+    target = out.resolve()
     here = Path.cwd()
-    if found == here or found in here.parents:
+    if target == here or target in here.parents:
         raise Conflict(f"{out} is the folder that this command runs in: give a new folder, such as {out / 'out'}")
-    return found
+    return target
 
 
 def _reveal(stage: Path, out: Path) -> None:
@@ -63,8 +63,8 @@ def _reveal(stage: Path, out: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(shelter: Path) -> Iterator[Path]:
-    """Holds `shelter` locked, so that no other process sweeps it, and removes it in the end."""
+def _lock(shelter: Path) -> Iterator[Path]:
+    """Lock `shelter` during the block, so that no other process sweeps it, and then remove it."""
     try:
         handle = os.open(shelter, os.O_RDONLY)
         try:
@@ -77,7 +77,7 @@ def _locked(shelter: Path) -> Iterator[Path]:
 
 
 def _sweep(out: Path) -> None:
-    for shelter in out.parent.glob(f"{glob.escape(_prefix(out))}*"):
+    for shelter in out.parent.glob(f"{glob.escape(_prefix_of(out))}*"):
         with contextlib.suppress(OSError):
             handle = os.open(shelter, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -87,5 +87,5 @@ def _sweep(out: Path) -> None:
                 os.close(handle)
 
 
-def _prefix(out: Path) -> str:
+def _prefix_of(out: Path) -> str:
     return f".{out.name}.loratree-"

@@ -1,1 +1,1 @@
-"""The registry in this process: transactions open and end here."""
+"""The registry in this process: transactions begin and end here."""

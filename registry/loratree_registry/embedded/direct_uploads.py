@@ -1,4 +1,4 @@
-"""Bytes that clients send to the store and read from it themselves: the edge where their transactions open and end."""
+"""Uploads and downloads that go from a client directly to the store; their transactions begin and end here."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -19,12 +19,12 @@ from loratree_registry.database import queries
 from loratree_registry.database.engine import reading, writing
 from loratree_registry.errors import Invalid, NotFound
 
-# Gives what looks at the bytes of a digest and a size as they are read back, and keeps it where the block ends well.
+# A block for the bytes of a digest and a size: it gives their ReadBack, and keeps the result if it ends without error.
 Looking = Callable[[str, int], AbstractContextManager[ReadBack]]
 
 
 class DirectUploads(ClientUploads):
-    """Uploads to a store by presigned URLs, known to every worker by the database, and downloads from it."""
+    """Uploads to a store by presigned URLs, which every worker finds in the database, and downloads from it."""
 
     def __init__(self, engine: Engine, store: DirectStore, looking: Looking) -> None:
         self._engine, self._store, self._looking = engine, store, looking
@@ -32,29 +32,29 @@ class DirectUploads(ClientUploads):
     @override
     def begin(self, sha256: str, size: int) -> Upload:
         check_announced(sha256, size)
-        if size > PART and (known := self._resumed(sha256, size)):
+        if size > PART and (known := self._resume(sha256, size)):
             return known
         transfer = self._store.begin(uuid4().hex, sha256, size)
         with writing(self._engine) as connection:
             queries.uploads.insert_upload(connection, transfer)
-        return self._told(transfer, set())
+        return self._describe(transfer, set())
 
     @override
     def find(self, id: str) -> Upload:
-        transfer = self._transfer(id)
-        return self._told(transfer, self._store.arrived(transfer))
+        transfer = self._find_transfer(id)
+        return self._describe(transfer, self._store.arrived(transfer))
 
     @override
     def part(self, id: str, number: int) -> Part:
-        return self._part(self._touched(id), number)
+        return self._sign_part(self._touch(id), number)
 
     @override
     def put(self, id: str, part: Part, content: IO[bytes]) -> None:
-        self._store.put_part(self._transfer(id), part.number, content)
+        self._store.put_part(self._find_transfer(id), part.number, content)
 
     @override
     def complete(self, upload: Upload) -> None:
-        transfer = self._touched(upload.id)
+        transfer = self._touch(upload.id)
         with writing(self._engine) as connection:
             lease = queries.blobs.lease_blob(connection, transfer.digest, transfer.size)
         try:
@@ -63,43 +63,43 @@ class DirectUploads(ClientUploads):
         except Invalid:
             self._forget(upload.id)
             raise
-        # The bytes before what says that they are stored: the database is never ahead of them.
+        # The bytes come before the row that records them: the database is never ahead of the store.
         with writing(self._engine) as connection:
             files.record_stored(connection, transfer.digest, transfer.size, lease)
             queries.uploads.delete_upload(connection, upload.id)
 
     @override
     def give_up(self, id: str) -> None:
-        self._store.give_up(self._transfer(id))
+        self._store.give_up(self._find_transfer(id))
         self._forget(id)
 
     def link(self, file: FileDigest) -> str:
-        """A presigned URL that reads a file. Raises Corrupt where the store has lost or cut it."""
+        """Return a presigned URL that reads a file. Raises Corrupt if the store has lost the file or a part of it."""
         files.check_held(self._store, file)
         return self._store.link(file.sha256)
 
-    def _resumed(self, sha256: str, size: int) -> Upload | None:
-        """The upload of those bytes that goes on; None where there is none, or the store has given it up."""
+    def _resume(self, sha256: str, size: int) -> Upload | None:
+        """Resume an upload of these bytes, or return None if there is no upload or the store has dropped it."""
         since = now() - timedelta(seconds=LIFETIME_S)
         with reading(self._engine) as connection:
             transfer = queries.uploads.find_resumable(connection, sha256, size, since=since)
         if transfer is None:
             return None
         try:
-            return self._told(self._touched(transfer.id), self._store.arrived(transfer))
+            return self._describe(self._touch(transfer.id), self._store.arrived(transfer))
         except NotFound:
             self._forget(transfer.id)
             return None
 
-    def _transfer(self, id: str) -> Transfer:  # noqa: A002 - the field's name
+    def _find_transfer(self, id: str) -> Transfer:  # noqa: A002 - the field's name
         with reading(self._engine) as connection:
             transfer = queries.uploads.find_upload(connection, id)
         if transfer is None:
             raise unknown_upload(id)
         return transfer
 
-    def _touched(self, id: str) -> Transfer:  # noqa: A002 - the field's name
-        """The same, where somebody goes on with it: it is not collected then."""
+    def _touch(self, id: str) -> Transfer:  # noqa: A002 - the field's name
+        """Find a transfer and renew its time, so that an upload in use is not collected."""
         with writing(self._engine) as connection:
             transfer = queries.uploads.touch_upload(connection, id)
         if transfer is None:
@@ -110,8 +110,8 @@ class DirectUploads(ClientUploads):
         with writing(self._engine) as connection:
             queries.uploads.delete_upload(connection, id)
 
-    def _told(self, transfer: Transfer, arrived: set[int]) -> Upload:
-        left = next((number for number in range(1, transfer.parts + 1) if number not in arrived), None)
+    def _describe(self, transfer: Transfer, arrived: set[int]) -> Upload:
+        missing = next((number for number in range(1, transfer.parts + 1) if number not in arrived), None)
         return Upload(
             id=transfer.id,
             sha256=transfer.digest,
@@ -119,9 +119,9 @@ class DirectUploads(ClientUploads):
             part_size=PART,
             parts=transfer.parts,
             arrived=sorted(arrived),
-            next=self._part(transfer, left) if left else None,
+            next=self._sign_part(transfer, missing) if missing else None,
         )
 
-    def _part(self, transfer: Transfer, number: int) -> Part:
+    def _sign_part(self, transfer: Transfer, number: int) -> Part:
         target = self._store.target(transfer, number)
         return Part(number=number, url=target.url, headers=dict(target.headers))

@@ -1,4 +1,4 @@
-"""The Registry over a database and a blob store in this process: the edge, where transactions open and end."""
+"""The Registry over a database and a blob store in this process; transactions begin and end here."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -53,23 +53,23 @@ from loratree_registry.embedded.storage import open_prepared
 from loratree_registry.errors import Corrupt
 from loratree_registry.settings import Settings
 
-_MANIFESTS: Final = 8  # that are kept parsed, up to tens of megabytes each
+_MANIFESTS: Final = 8  # parsed manifests in memory, up to tens of megabytes each
 
 
 def open_embedded(settings: Settings) -> "EmbeddedRegistry":
-    """Opens the registry that `settings` name: makes HOME, migrates SQLite by itself. Raises Unavailable, Invalid."""
+    """Open the registry that `settings` name: create HOME and migrate SQLite. Raises Unavailable, Invalid."""
     storage = open_prepared(settings)
     return EmbeddedRegistry(storage.engine, storage.blobs, direct=settings.direct)
 
 
 class EmbeddedRegistry(Registry):
-    """A Registry over a SQLAlchemy engine, whose schema is at HEAD, and a blob store; for many threads at once."""
+    """A Registry over a SQLAlchemy engine, at this release's schema, and a blob store; it is thread-safe."""
 
     def __init__(self, engine: Engine, blobs: BlobStore, *, direct: bool = True) -> None:
-        """`direct` is whether clients may send to the store and read from it themselves, where it can do that."""
+        """`direct` allows clients to write to the store and read from it directly, if the store can do that."""
         self._engine, self._blobs = engine, blobs
         self._inspections = Inspections()
-        self._manifest = lru_cache(_MANIFESTS)(self._read_manifest)  # a base never changes, and none is removed
+        self._manifest = lru_cache(_MANIFESTS)(self._read_manifest)  # a base never changes and is never removed
         self.direct = (
             DirectUploads(engine, blobs, self._inspections.keeping)
             if direct and isinstance(blobs, DirectStore)
@@ -123,9 +123,9 @@ class EmbeddedRegistry(Registry):
     @override
     def damaged_files(self, ref: str) -> list[FileDigest]:
         with reading(self._engine) as connection:
-            stored = base_weights.list_files if _is_base(ref) else files.list_files
-            found = stored(connection, ref)
-        return [file for file in found if not holds(self._blobs, file.sha256, file.size)]
+            list_files = base_weights.list_files if _is_base(ref) else files.list_files
+            listed = list_files(connection, ref)
+        return [file for file in listed if not holds(self._blobs, file.sha256, file.size)]
 
     @override
     def create_node(self, path: str, *, level: Level | None = None) -> Node:
@@ -195,11 +195,11 @@ class EmbeddedRegistry(Registry):
     def upload(self, stream: BinaryIO, *, sha256: str, size: int) -> None:
         check_announced(sha256, size)
         if self.direct and size > PART:
-            send(self.direct, stream, sha256=sha256, size=size)  # a killed upload goes on from what has arrived
+            send(self.direct, stream, sha256=sha256, size=size)  # a killed upload resumes with the missing parts
             return
         with writing(self._engine) as connection:
             lease = queries.blobs.lease_blob(connection, sha256, size)
-        # The bytes before what says that they are stored: the database is never ahead of them.
+        # The bytes come before the row that records them: the database is never ahead of the store.
         with self._inspections.keeping(sha256, size) as look:
             self._blobs.put(sha256, size, stream, read_back=look)
         with writing(self._engine) as connection:
@@ -207,24 +207,24 @@ class EmbeddedRegistry(Registry):
 
     @override
     def publish(self, path: str, submission: Submission) -> Published:
-        from loratree_registry.catalog import publishing  # it brings the adapter format, which a listing does without
+        from loratree_registry.catalog import publishing  # slow to import, and only publishing needs it
 
         publishing.check_submission(path, submission)
-        manifest, inspection = self.base_manifest(base_of(path)), self._inspected(submission.files)
+        manifest, inspection = self.base_manifest(base_of(path)), self._inspect(submission.files)
         examined = publishing.examine(inspection, manifest, path, submission)
         with writing(self._engine) as connection:
             return publishing.publish(connection, path, submission, examined)
 
-    def _inspected(self, submitted: list[FileDigest]) -> Inspection:
-        if kept := self._inspections.kept(submitted[0]):
-            return kept  # whether the bytes are still there is asked when they are referred to
+    def _inspect(self, submitted: list[FileDigest]) -> Inspection:
+        if cached := self._inspections.kept(submitted[0]):
+            return cached  # publishing.publish checks that the bytes are still stored
         with reading(self._engine) as connection:
             files.check_uploaded(connection, submitted)
         try:
             return self._inspections.read(self._blobs, submitted[0])
         except Corrupt:
             with reading(self._engine) as connection:
-                files.check_uploaded(connection, submitted)  # they may have been collected since: then it says so
+                files.check_uploaded(connection, submitted)  # raises NotUploaded if they were collected since
             raise
 
     @override
@@ -283,7 +283,7 @@ class EmbeddedRegistry(Registry):
             return events.events(connection, path, after=after, limit=limit)
 
     def file(self, ref: str, name: str) -> FileDigest:
-        """What open_file opens. Raises NotFound."""
+        """Return the digest of the file that open_file opens. Raises NotFound."""
         with reading(self._engine) as connection:
             if _is_base(ref):
                 return base_weights.find_file(connection, ref, name)
@@ -291,7 +291,7 @@ class EmbeddedRegistry(Registry):
 
     @contextmanager
     def open_stored(self, file: FileDigest, *, start: int = 0) -> Iterator[BinaryIO]:
-        """Opens a file that was found, from byte `start`. Raises Corrupt where the blob store has lost or cut it."""
+        """Open a file from byte `start`. Raises Corrupt if the blob store has lost the file or a part of it."""
         with files.open_stored(self._blobs, file) as stream:
             skip(stream, start)
             yield stream
@@ -315,5 +315,5 @@ class EmbeddedRegistry(Registry):
 
 
 def _is_base(ref: str) -> bool:
-    """Whether `ref` is a base's name alone, and so stands for its weights."""
+    """Return whether `ref` is a base's name alone, and so stands for the base's weights."""
     return parse_ref(ref) == Ref(base_of(ref))

@@ -1,4 +1,4 @@
-"""Bytes on their way in through the service: a folder an upload, a file a part, shared by a server's workers."""
+"""Uploads through the service: one folder for each upload, one file for each part, shared by a server's workers."""
 
 import fcntl
 import io
@@ -22,25 +22,25 @@ from loratree_registry.core.uploads import LIFETIME_S, Part, Upload, Uploads, un
 from loratree_registry.disk.disk_errors import disk_errors
 from loratree_registry.errors import Conflict, Invalid, listed
 
-MAX_PARTS: Final = 10_000  # as S3 has it
+MAX_PARTS: Final = 10_000  # S3's limit
 _ID = re.compile(r"[0-9a-f]{32}")
 _ANNOUNCED = "announced"
 
 
 class Store(Protocol):
-    """What takes an upload that is whole: Registry.upload."""
+    """A function that stores a complete upload: Registry.upload."""
 
     def __call__(self, stream: BinaryIO, *, sha256: str, size: int) -> None:
-        """Verifies and stores a stream."""
+        """Verify and store a stream."""
         ...
 
 
 class StagedUploads(Uploads):
-    """Uploads in the folder `root`, which are stored by `store` once they are whole.
+    """Uploads in the folder `root`; `store` stores an upload when it is complete.
 
-    An upload is a folder: `announced` from its beginning, `part-N` for each part that is there whole. A part arrives
-    under a name of its own and is renamed, the last one sent counts; whoever completes the upload holds `announced`,
-    which is never replaced, locked, which a killed worker does no longer. So workers need nothing else between them.
+    An upload is a folder: the file `announced` from its beginning, and `part-N` for each part that arrived whole. A
+    part arrives under a temporary name and is then renamed, so the last one sent counts. The worker that completes the
+    upload locks `announced`, which is never replaced; a kill releases the lock. So workers share only the folder.
     """
 
     def __init__(self, root: Path, store: Store) -> None:
@@ -48,33 +48,33 @@ class StagedUploads(Uploads):
 
     @override
     def begin(self, sha256: str, size: int) -> Upload:
-        """See Uploads.begin. Drops the uploads that were left a day ago."""
+        """Begin or resume an upload, and drop uploads that were idle for a day. See Uploads.begin."""
         check_announced(sha256, size)
         if size > PART * MAX_PARTS:
             raise Invalid(f"an upload holds at most {PART * MAX_PARTS} bytes, {sha256} has {size}")
-        name = secrets.token_hex(16) if size <= PART else _name_of(sha256, size)
-        with self._disk(size):
+        name = secrets.token_hex(16) if size <= PART else _choose_name(sha256, size)
+        with self._catch_disk_errors(size):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             expire(self.root, before=datetime.now(UTC) - timedelta(seconds=LIFETIME_S))
             folder = self.root / name
             folder.mkdir(mode=0o700, exist_ok=True)
-            with suppress(FileExistsError), _written(folder / _ANNOUNCED, replace=False) as file:
+            with suppress(FileExistsError), _write_whole(folder / _ANNOUNCED, replace=False) as file:
                 file.write(json.dumps([sha256, size]).encode())
         return self.find(name)
 
     @override
     def find(self, id: str) -> Upload:
-        transfer = self._transfer(id)
-        there = {number for number in range(1, transfer.parts + 1) if self._part(id, number).exists()}
-        left = next((number for number in range(1, transfer.parts + 1) if number not in there), None)
+        transfer = self._read_transfer(id)
+        arrived = {number for number in range(1, transfer.parts + 1) if self._path_of(id, number).exists()}
+        missing = next((number for number in range(1, transfer.parts + 1) if number not in arrived), None)
         return Upload(
             id=id,
             sha256=transfer.digest,
             size=transfer.size,
             part_size=PART,
             parts=transfer.parts,
-            arrived=sorted(there),
-            next=self.part(id, left) if left else None,
+            arrived=sorted(arrived),
+            next=self.part(id, missing) if missing else None,
         )
 
     @override
@@ -83,17 +83,17 @@ class StagedUploads(Uploads):
         return Part(number=number, url=f"/v1/uploads/{id}/parts/{number}", headers={"Content-Length": str(length)})
 
     def length(self, id: str, number: int) -> int:  # noqa: A002 - the field's name
-        """How many bytes a part has. Raises NotFound, Invalid."""
-        transfer = self._transfer(id)
+        """Return the size of a part in bytes. Raises NotFound, Invalid."""
+        transfer = self._read_transfer(id)
         if not 1 <= number <= transfer.parts:
             raise Invalid(f"upload {id} has no part {number}: expected 1 to {transfer.parts}")
         return min(PART, transfer.size - PART * (number - 1))
 
     @contextmanager
     def receive(self, id: str, number: int) -> Iterator["Arriving"]:  # noqa: A002 - the field's name
-        """Takes a part's bytes; on any failure, or where they are too few, nothing of them is kept."""
+        """Receive a part's bytes; after a failure, or if bytes are missing, the part is discarded."""
         length = self.length(id, number)
-        with self._disk(length), _written(self._part(id, number)) as file:
+        with self._catch_disk_errors(length), _write_whole(self._path_of(id, number)) as file:
             yield Arriving(file, length)
             if file.tell() < length:
                 raise Invalid(
@@ -102,92 +102,92 @@ class StagedUploads(Uploads):
 
     @override
     def complete(self, upload: Upload) -> None:
-        """See Uploads.complete. Where the store cannot take it now, it is kept and can be completed later."""
-        with self._locked(upload.id) as transfer:
-            paths = [self._part(upload.id, number) for number in range(1, transfer.parts + 1)]
+        """Store an upload; if the store cannot take it now, it can be completed later. See Uploads.complete."""
+        with self._lock_upload(upload.id) as transfer:
+            paths = [self._path_of(upload.id, number) for number in range(1, transfer.parts + 1)]
             if missing := [str(number) for number, path in enumerate(paths, 1) if not path.exists()]:
                 raise Conflict(f"upload {upload.id} misses the parts {listed(missing)}: send them, then complete it")
             try:
                 with io.BufferedReader(_Joined(paths)) as stream:
                     self._store(stream, sha256=transfer.digest, size=transfer.size)
             except Invalid:
-                _remove(self._folder(upload.id))
+                _remove(self._folder_of(upload.id))
                 raise
-            _remove(self._folder(upload.id))
+            _remove(self._folder_of(upload.id))
 
     @override
     def give_up(self, id: str) -> None:
-        with self._locked(id):
-            _remove(self._folder(id))
+        with self._lock_upload(id):
+            _remove(self._folder_of(id))
 
-    def _transfer(self, id: str) -> Transfer:  # noqa: A002 - the field's name
+    def _read_transfer(self, id: str) -> Transfer:  # noqa: A002 - the field's name
         try:
-            sha256, size = json.loads((self._folder(id) / _ANNOUNCED).read_text())
+            sha256, size = json.loads((self._folder_of(id) / _ANNOUNCED).read_text())
         except (FileNotFoundError, ValueError) as error:
             raise unknown_upload(id) from error
         return Transfer(id=id, digest=sha256, size=size)
 
     @contextmanager
-    def _locked(self, id: str) -> Iterator[Transfer]:  # noqa: A002 - the field's name
-        """Holds an upload for the one caller that ends it. Raises Conflict where another does."""
-        transfer = self._transfer(id)
+    def _lock_upload(self, id: str) -> Iterator[Transfer]:  # noqa: A002 - the field's name
+        """Lock an upload for the one caller that ends it. Raises Conflict if another caller has the lock."""
+        transfer = self._read_transfer(id)
         try:
-            with _lock(self._folder(id)):
+            with _lock(self._folder_of(id)):
                 yield transfer
         except FileNotFoundError as error:
             raise unknown_upload(id) from error
         except BlockingIOError as error:
             raise Conflict(f"upload {id} is being completed by another request: wait") from error
 
-    def _folder(self, id: str) -> Path:  # noqa: A002 - the field's name
+    def _folder_of(self, id: str) -> Path:  # noqa: A002 - the field's name
         if not _ID.fullmatch(id):
             raise unknown_upload(id)
         return self.root / id
 
-    def _part(self, id: str, number: int) -> Path:  # noqa: A002 - the field's name
-        return self._folder(id) / f"part-{number}"
+    def _path_of(self, id: str, number: int) -> Path:  # noqa: A002 - the field's name
+        return self._folder_of(id) / f"part-{number}"
 
-    def _disk(self, needs: int) -> AbstractContextManager[None]:
+    def _catch_disk_errors(self, needs: int) -> AbstractContextManager[None]:
         return disk_errors(self.root, "LORATREE_HOME", needs=needs)
 
 
 def expire(root: Path, *, before: datetime, dry_run: bool = False) -> list[str]:
-    """Removes the uploads that began, or got a part, before a moment, and returns their names."""
-    found = []
+    """Remove the uploads that got nothing since `before`, and return their names."""
+    expired = []
     with disk_errors(root, "LORATREE_HOME"):
         for folder in sorted(root.iterdir()) if root.is_dir() else []:
-            with suppress(FileNotFoundError):  # another worker was first
-                if folder.stat().st_mtime < before.timestamp() and not _completing(folder):
-                    found.append(folder.name)
+            with suppress(FileNotFoundError):  # another worker removed it
+                if folder.stat().st_mtime < before.timestamp() and not _is_completing(folder):
+                    expired.append(folder.name)
                     if not dry_run:
                         shutil.rmtree(folder)
-    return found
+    return expired
 
 
-def _completing(folder: Path) -> bool:
+def _is_completing(folder: Path) -> bool:
     try:
         with suppress(FileNotFoundError), _lock(folder):
             return False
     except BlockingIOError:
         return True
-    return False  # a kill left it without what was announced
+    return False  # a kill left the folder without `announced`
 
 
 class Arriving:
-    """A part while it is received."""
+    """A part that is being received."""
 
     def __init__(self, file: BinaryIO, length: int) -> None:
         self._file, self._length = file, length
 
     def write(self, chunk: bytes) -> None:
-        """Appends `chunk`. Raises Invalid where that would be more than was announced."""
+        """Append `chunk`. Raises Invalid if the part would be longer than announced."""
         if self._file.tell() + len(chunk) > self._length:
             raise Invalid(f"the content sent is longer than the {self._length} bytes announced: announce its size")
         self._file.write(chunk)
 
 
 class _Joined(io.RawIOBase):
-    """The bytes of several files, one behind the other."""
+    """The bytes of several files, one after another."""
 
     def __init__(self, paths: list[Path]) -> None:
         self._paths = iter(paths)
@@ -209,28 +209,28 @@ class _Joined(io.RawIOBase):
 
 
 def _remove(folder: Path) -> None:
-    """Removes an upload; what another client is sending of it at this moment is left, and expires."""
+    """Remove an upload; a part that another client is sending now may stay, and expires."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _name_of(sha256: str, size: int) -> str:
-    """The id of an upload of several parts: the same for whoever sends the same bytes, so that it can be resumed."""
+def _choose_name(sha256: str, size: int) -> str:
+    """Return the id of an upload of several parts: equal bytes have equal ids, so that any client can resume it."""
     return digest_json([sha256, size])[-32:]
 
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Holds an upload's lock. Raises FileNotFoundError where it has ended, BlockingIOError where another holds it."""
+    """Lock an upload. Raises FileNotFoundError if the upload has ended, BlockingIOError if it is locked."""
     with (folder / _ANNOUNCED).open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.path.samestat(os.fstat(file.fileno()), (folder / _ANNOUNCED).stat()):
-            raise FileNotFoundError(f"{folder} ended, and was begun anew, before it was locked")
+            raise FileNotFoundError(f"{folder} was ended and begun again before it was locked")
         yield
 
 
 @contextmanager
-def _written(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
-    """A file that is at `path` once it is whole, and nowhere on any failure, of which FileExistsError may be one."""
+def _write_whole(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
+    """Yield a file that appears at `path` only after the block succeeds. Without `replace` raises FileExistsError."""
     temporary = path.with_name(f"arriving-{secrets.token_hex(8)}")
     try:
         with temporary.open("xb") as file:

@@ -1,4 +1,4 @@
-"""Open the database and the blob store, once for all who need both."""
+"""The database and the blob store, opened together."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from loratree_registry.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """An engine whose schema is at this release's, and the blobs that its rows name."""
+    """An engine at this release's schema, and the blobs that the database's rows name."""
 
     engine: Engine
     blobs: BlobStore
@@ -28,11 +28,11 @@ class Storage:
 
 @contextmanager
 def open_storage(settings: Settings) -> Iterator[Storage]:
-    """Opens what `settings` name and closes it in the end. Raises Invalid under LORATREE_URL, Unavailable."""
+    """Open the storage that `settings` name, for one block. Raises Invalid if LORATREE_URL is set, Unavailable."""
     if settings.url is not None:
         raise Invalid(
-            "LORATREE_URL names a registry that is served, whose database and blobs this command cannot reach: "
-            "unset it, and run this where LORATREE_DATABASE and LORATREE_BLOBS are that server's"
+            "LORATREE_URL names a registry that is served, and this command cannot reach its database and blobs: "
+            "unset it, and run the command with the server's LORATREE_DATABASE and LORATREE_BLOBS"
         )
     storage = open_prepared(settings)
     try:
@@ -57,7 +57,7 @@ def open_prepared(settings: Settings) -> Storage:
 
 
 def open_store(settings: Settings) -> BlobStore:
-    """Open the blob store that `settings` name; connects to nothing yet. Raises Invalid."""
+    """Open the blob store that `settings` name, without a connection yet. Raises Invalid."""
     return open_blobs(settings.blobs, endpoint=settings.s3_endpoint, public_endpoint=settings.s3_public_endpoint)
 
 

@@ -1,1 +1,1 @@
-"""Care of what is stored, where the database and the blob store are."""
+"""Care of the stored data, on the machine that opens the database and the blob store."""

@@ -1,6 +1,7 @@
-"""Collecting: bytes that nothing needs are removed, while others publish; docs/decisions/0010 tells why it is safe.
+"""Garbage collection of blobs and unfinished uploads, safe while others publish; docs/decisions/0010 says why.
 
-Each step has its own short transactions, so that a kill at any point leaves what the next run goes on with.
+First a transaction condemns the row of each unused blob, so that no new version can refer to the blob. Then another
+transaction locks the row, removes the bytes and last the row. After a kill at any point, the next run continues.
 """
 
 from collections.abc import Iterator
@@ -23,12 +24,12 @@ from loratree_registry.embedded.storage import Storage
 from loratree_registry.errors import Unavailable, listed
 
 PAGE: Final = 500
-UPLOAD: Final = timedelta(hours=1)  # what is on its way in has no lease in the store, so it is left for this long
+UPLOAD: Final = timedelta(hours=1)  # an unfinished upload has no lease in the store, so this age protects it
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """Something that was removed, or would be: bytes by their digest and size, or what an upload left by its name."""
+    """A removal, done or only planned by a dry run: a blob by digest and size, or an upload's leftover by name."""
 
     kind: Literal["blob", "upload"]
     name: str
@@ -36,81 +37,81 @@ class Collected:
 
 
 def collect(storage: Storage, uploads: Path, *, grace: timedelta, dry_run: bool = False) -> Iterator[Collected]:
-    """Removes bytes that nothing refers to and nothing had to do with for `grace`, and uploads that ended nowhere.
+    """Remove blobs that nothing refers to and nobody used for `grace`, and uploads that were abandoned.
 
-    `uploads` is the folder of uploads on their way in. Yields what it removes as it goes; a dry run removes nothing.
-    Several may run at once. Raises Unavailable, at the end where something could not be removed: the rest was.
+    `uploads` is the folder of staged uploads. Yields each removed thing as it goes; a dry run removes nothing. Several
+    runs may overlap. Raises Unavailable; if only some things could not be removed, it does so at the end.
     """
     engine, blobs, before = storage.engine, storage.blobs, now() - grace
     failures = _Failures()
-    yield from _give_up(storage, uploads, failures, before=now() - max(grace, UPLOAD), dry_run=dry_run)
+    yield from _remove_leftovers(storage, uploads, failures, before=now() - max(grace, UPLOAD), dry_run=dry_run)
     if dry_run:
-        yield from _would_go(engine, blobs, before)
+        yield from _list_removable(engine, blobs, before)
     else:
-        yield from _go(engine, blobs, before, failures)
-    failures.tell()
+        yield from _remove_blobs(engine, blobs, before, failures)
+    failures.raise_any()
 
 
 class _Failures:
-    """What could not be removed, so that it does not keep the rest from being removed."""
+    """The failed removals, collected so that one failure does not stop the other removals."""
 
     def __init__(self) -> None:
-        self._said: dict[str, str] = {}
+        self._reasons: dict[str, str] = {}
 
     @contextmanager
     def noting(self, name: str) -> Iterator[None]:
-        """Notes that the block raised Unavailable, and goes on."""
+        """Note an Unavailable that the block raises, and continue after the block."""
         try:
             yield
         except Unavailable as error:
             self.note(name, error)
 
     def note(self, name: str, error: Unavailable) -> None:
-        """Notes that something could not be removed, and why."""
-        self._said[name] = str(error)
+        """Note that `name` could not be removed, and why."""
+        self._reasons[name] = str(error)
 
-    def tell(self) -> None:
-        """Raises Unavailable where there are any, with the first one's reason."""
-        if self._said:
-            reason = next(iter(self._said.values()))
-            raise Unavailable(f"these could not be removed, and all else was: {listed(list(self._said))}; {reason}")
+    def raise_any(self) -> None:
+        """Raise Unavailable with the first reason if anything was noted."""
+        if self._reasons:
+            reason = next(iter(self._reasons.values()))
+            raise Unavailable(f"these could not be removed, all others were: {listed(list(self._reasons))}; {reason}")
 
 
-def _go(engine: Engine, blobs: BlobStore, before: datetime, failures: _Failures) -> Iterator[Collected]:
+def _remove_blobs(engine: Engine, blobs: BlobStore, before: datetime, failures: _Failures) -> Iterator[Collected]:
     _condemn_idle(engine, before)
     _condemn_orphans(engine, blobs, before)
-    for blob in _condemned(engine):
+    for blob in _list_condemned(engine):
         try:
             if _remove(engine, blobs, blob.sha256):
                 yield Collected("blob", blob.sha256, blob.size)
         except Unavailable as error:
             failures.note(blob.sha256, error)
-            blobs.size(blob.sha256)  # where the store does not answer at all, the others need not be tried
+            blobs.size(blob.sha256)  # raises if the store does not answer at all, so the other blobs are not tried
 
 
-def _would_go(engine: Engine, blobs: BlobStore, before: datetime) -> Iterator[Collected]:
-    for page in _idle(engine, before):
+def _list_removable(engine: Engine, blobs: BlobStore, before: datetime) -> Iterator[Collected]:
+    for page in _list_idle(engine, before):
         yield from (Collected("blob", blob.sha256, blob.size) for blob in page)
-    for orphans in _orphans(engine, blobs, before):
+    for orphans in _list_orphans(engine, blobs, before):
         yield from (Collected("blob", orphan.digest, orphan.size) for orphan in orphans)
-    yield from (Collected("blob", blob.sha256, blob.size) for blob in _condemned(engine))
+    yield from (Collected("blob", blob.sha256, blob.size) for blob in _list_condemned(engine))
 
 
 def _condemn_idle(engine: Engine, before: datetime) -> None:
-    for page in _idle(engine, before):
+    for page in _list_idle(engine, before):
         with writing(engine) as connection:
             queries.collecting.condemn(connection, [blob.sha256 for blob in page], before=before)
 
 
 def _condemn_orphans(engine: Engine, blobs: BlobStore, before: datetime) -> None:
-    """Gives objects without a row a condemned one, so that there is something to lock."""
-    for orphans in _orphans(engine, blobs, before):
+    """Insert a condemned row for each object without a row, so that there is a row to lock."""
+    for orphans in _list_orphans(engine, blobs, before):
         with writing(engine) as connection:
             queries.collecting.condemn_orphans(connection, orphans)
 
 
 def _remove(engine: Engine, blobs: BlobStore, sha256: str) -> bool:
-    """Removes condemned bytes and then their row, holding the row; False where a lease has saved them."""
+    """Remove condemned bytes and then their row, with the row locked; return False if a new lease has saved them."""
     with writing(engine) as connection:
         if not queries.collecting.hold_condemned(connection, sha256):
             return False
@@ -119,7 +120,7 @@ def _remove(engine: Engine, blobs: BlobStore, sha256: str) -> bool:
     return True
 
 
-def _idle(engine: Engine, before: datetime) -> Iterator[list[BlobRow]]:
+def _list_idle(engine: Engine, before: datetime) -> Iterator[list[BlobRow]]:
     after = ""
     while True:
         with reading(engine) as connection:
@@ -130,7 +131,7 @@ def _idle(engine: Engine, before: datetime) -> Iterator[list[BlobRow]]:
         after = page[-1].sha256
 
 
-def _condemned(engine: Engine) -> Iterator[BlobRow]:
+def _list_condemned(engine: Engine) -> Iterator[BlobRow]:
     after = ""
     while True:
         with reading(engine) as connection:
@@ -141,36 +142,36 @@ def _condemned(engine: Engine) -> Iterator[BlobRow]:
         after = page[-1].sha256
 
 
-def _orphans(engine: Engine, blobs: BlobStore, before: datetime) -> Iterator[list[StoredBlob]]:
-    old = (held for held in blobs.list_blobs() if held.modified < before)
+def _list_orphans(engine: Engine, blobs: BlobStore, before: datetime) -> Iterator[list[StoredBlob]]:
+    old = (blob for blob in blobs.list_blobs() if blob.modified < before)
     while page := list(islice(old, PAGE)):
         with reading(engine) as connection:
             orphans = queries.collecting.without_row(connection, page)
         yield orphans
 
 
-def _give_up(
+def _remove_leftovers(
     storage: Storage, uploads: Path, failures: _Failures, *, before: datetime, dry_run: bool
 ) -> Iterator[Collected]:
-    """What uploads left that nobody went on with since a moment."""
-    names = _transfers(storage, failures, before=before, dry_run=dry_run)
+    """Remove the leftovers of uploads that nobody continued since `before`."""
+    names = _end_transfers(storage, failures, before=before, dry_run=dry_run)
     names |= {f"uploads/{name}" for name in expire(uploads, before=before, dry_run=dry_run)}
     with reading(storage.engine) as connection:
-        going_on = {f"uploads/{name}" for name in queries.uploads.upload_ids(connection)}
-    with failures.noting("what uploads left in the blob store"):
-        names |= set(storage.blobs.sweep(before=before, keep=going_on, dry_run=dry_run))
+        unfinished = {f"uploads/{name}" for name in queries.uploads.upload_ids(connection)}
+    with failures.noting("leftovers of uploads in the blob store"):
+        names |= set(storage.blobs.sweep(before=before, keep=unfinished, dry_run=dry_run))
     yield from (Collected("upload", name) for name in sorted(names))
 
 
-def _transfers(storage: Storage, failures: _Failures, *, before: datetime, dry_run: bool) -> set[str]:
-    """The uploads that clients send to the store themselves; each ends in the database before its bytes go."""
+def _end_transfers(storage: Storage, failures: _Failures, *, before: datetime, dry_run: bool) -> set[str]:
+    """End idle uploads that clients send to the store themselves, each in the database first; return their names."""
     with reading(storage.engine) as connection:
-        found = queries.uploads.list_uploads(connection, before=before)
-    return {f"uploads/{transfer.id}" for transfer in found if dry_run or _end(storage, failures, transfer, before)}
+        idle = queries.uploads.list_uploads(connection, before=before)
+    return {f"uploads/{upload.id}" for upload in idle if dry_run or _end_transfer(storage, failures, upload, before)}
 
 
-def _end(storage: Storage, failures: _Failures, transfer: Transfer, before: datetime) -> bool:
-    """Ends an upload, whose bytes the next sweep takes where they stay; False where somebody has gone on with it."""
+def _end_transfer(storage: Storage, failures: _Failures, transfer: Transfer, before: datetime) -> bool:
+    """End an upload; return False if a client has continued it. The next sweep removes any bytes that stay."""
     with writing(storage.engine) as connection:
         ended = queries.uploads.end_upload(connection, transfer.id, before=before)
     if ended and isinstance(storage.blobs, DirectStore):

@@ -1,4 +1,4 @@
-"""Doctor: what the database, the blob store and this machine honour, a sentence a check; nothing written stays."""
+"""Doctor: checks of the database, the blob store and this machine, one sentence each; nothing written stays."""
 
 import os
 import shutil
@@ -23,40 +23,40 @@ from loratree_registry.embedded.storage import open_store
 from loratree_registry.errors import LoratreeError
 from loratree_registry.settings import Settings
 
-ROOM: Final = 1024**3  # bytes that should be free under HOME: some thirty adapters of 35 MB
+ROOM: Final = 1024**3  # bytes that should be free under HOME: about thirty adapters of 35 MB
 SKEW_S: Final = 5.0
 STALE: Final = timedelta(days=1)
 _TOLERATED: Final = ("conditional writes", "checksums")
-_NEEDED: Final = ("reachable", "writable", "listing")  # without which leftovers cannot be looked for
+_NEEDED: Final = ("reachable", "writable", "listing")  # the search for leftovers needs these
 _PINGS: Final = 5
 _PARTS: Final = {"composer": "torch", "server": "fastapi", "s3": "boto3", "postgres": "psycopg", "demo": "peft"}
 
 
 def examine(settings: Settings) -> Iterator[Check]:
-    """Checks what `settings` name, one after the other; a check that fails stops none but those that rest on it."""
-    yield _release()
-    yield from (_part(extra, package) for extra, package in _PARTS.items())
-    yield from _home(settings.home)
+    """Check everything that `settings` name, in order; a failed check skips only the checks that depend on it."""
+    yield _check_release()
+    yield from (_check_part(extra, package) for extra, package in _PARTS.items())
+    yield from _check_home(settings.home)
     if settings.url is not None:
-        yield from _server(settings.url)
+        yield from _check_server(settings.url)
         return
-    yield from _database(settings)
-    yield from _blobs(settings)
+    yield from _check_database(settings)
+    yield from _check_blobs(settings)
 
 
-def _release() -> Check:
+def _check_release() -> Check:
     python = ".".join(map(str, sys.version_info[:3]))
     return Check("release", True, f"loratree {version('loratree')} on Python {python}, schema {HEAD}")
 
 
-def _part(extra: str, package: str) -> Check:
+def _check_part(extra: str, package: str) -> Check:
     try:
         return Check(f"part {extra}", True, f"{package} {version(package)}")
     except PackageNotFoundError:
-        return Check(f"part {extra}", True, f"not installed; where it is needed: pip install 'loratree[{extra}]'")
+        return Check(f"part {extra}", True, f"not installed; if you need it: pip install 'loratree[{extra}]'")
 
 
-def _home(home: Path) -> Iterator[Check]:
+def _check_home(home: Path) -> Iterator[Check]:
     if home.exists() and not home.is_dir():
         yield Check("home", False, f"{home} is not a folder: set LORATREE_HOME to one")
         return
@@ -65,11 +65,11 @@ def _home(home: Path) -> Iterator[Check]:
         if not _is_usable(above):
             yield Check("home", False, f"{home} cannot be made in {above}: set LORATREE_HOME to a folder that can")
             return
-        yield Check("home", None, f"{home} is not there yet: the first command that needs it makes it")
+        yield Check("home", None, f"{home} does not exist yet: the first command that needs it creates it")
         return
     mode = stat.S_IMODE(home.stat().st_mode)
     private = not mode & 0o077
-    remedy = "" if private else f", so others may come in: chmod 700 {home}"
+    remedy = "" if private else f", so other users may enter it: chmod 700 {home}"
     yield Check("home", True if private else None, f"{home} has mode {mode:04o}{remedy}")
     free = shutil.disk_usage(home).free
     remedy = "" if free >= ROOM else ": free some, or set LORATREE_HOME elsewhere"
@@ -77,11 +77,11 @@ def _home(home: Path) -> Iterator[Check]:
 
 
 def _is_usable(folder: Path) -> bool:
-    """Whether a file or a folder may be made in it."""
+    """Return whether this process may create a file in `folder`."""
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
-def _server(url: str) -> Iterator[Check]:
+def _check_server(url: str) -> Iterator[Check]:
     from loratree_registry.remote.http import HttpClient
     from loratree_registry.wire.bodies import Health
 
@@ -101,29 +101,29 @@ def _server(url: str) -> Iterator[Check]:
         return
     yield Check("server", True, f"{wire.url} answers in {1000 * statistics.median(seconds):.1f} ms")
     ours = version("loratree")
-    remedy = "" if theirs == ours else f", this is {ours}: install the same one where a request is not known"
+    remedy = "" if theirs == ours else f", this is {ours}: install the same release if a request is refused as unknown"
     yield Check("server's release", True if theirs == ours else None, f"loratree {theirs}{remedy}")
 
 
-def _database(settings: Settings) -> Iterator[Check]:
-    file = _file(settings)
+def _check_database(settings: Settings) -> Iterator[Check]:
+    file = _find_sqlite_file(settings)
     if file is not None and not file.exists():
-        made = _is_usable(file.parent) or (file.parent == settings.home and not file.parent.exists())
-        remedy = "the first command that needs it makes it"
-        if not made:
+        creatable = _is_usable(file.parent) or (file.parent == settings.home and not file.parent.exists())
+        remedy = "the first command that needs it creates it"
+        if not creatable:
             remedy = f"it cannot be made in {file.parent}, make that folder or set LORATREE_DATABASE to another file"
-        yield Check("database", None if made else False, f"{file} is not there yet: {remedy}")
+        yield Check("database", None if creatable else False, f"{file} does not exist yet: {remedy}")
         return
     try:
         engine = open_engine(settings.database)
         try:
             with reading(engine) as connection:
                 revision = current(connection)
-                yield _migrations(engine, revision)
+                yield _check_migrations(engine, revision)
                 yield from _SETTINGS[engine.dialect.name](connection)
                 if revision == HEAD:
-                    yield _leftovers(connection)
-            with trying(engine) as connection:  # takes the write lock of SQLite, and gives it back
+                    yield _check_leftovers(connection)
+            with trying(engine) as connection:  # takes the write lock of SQLite, and releases it
                 current(connection)
             yield Check("database is writable", True, "a transaction that writes can begin")
         finally:
@@ -132,78 +132,76 @@ def _database(settings: Settings) -> Iterator[Check]:
         yield Check("database", False, str(error))
 
 
-def _file(settings: Settings) -> Path | None:
-    """SQLite's file."""
+def _find_sqlite_file(settings: Settings) -> Path | None:
+    """Return the file of an SQLite database, or None for another database."""
     if isinstance(settings.database, Path):
         return settings.database
     name = settings.database.removeprefix("sqlite:///")
     return Path(make_url(settings.database).database or name) if name != settings.database else None
 
 
-def _migrations(engine: Engine, revision: str | None) -> Check:
+def _check_migrations(engine: Engine, revision: str | None) -> Check:
     if revision == HEAD:
         return Check("migrations", True, f"the schema is at {revision}, this release's")
     if revision is not None and revision > HEAD:
-        return Check(
-            "migrations", False, f"the schema is at {revision}, this release knows {HEAD}: install a newer one"
-        )
-    by_itself = engine.dialect.name == "sqlite"
-    remedy = "the next command brings it there" if by_itself else "run `loratree db upgrade`"
+        return Check("migrations", False, f"the schema is at {revision}, this release knows {HEAD}: upgrade loratree")
+    automatic = engine.dialect.name == "sqlite"
+    remedy = "the next command upgrades it" if automatic else "run `loratree db upgrade`"
     return Check(
-        "migrations", None if by_itself else False, f"the schema is at {revision or 'none'}, expected {HEAD}: {remedy}"
+        "migrations", None if automatic else False, f"the schema is at {revision or 'none'}, expected {HEAD}: {remedy}"
     )
 
 
-def _sqlite(connection: Connection) -> Iterator[Check]:
-    found = queries.diagnostics.sqlite_settings(connection)
-    says = f"SQLite {found.pop('release')}, {', '.join(f'{name} {value}' for name, value in found.items())}"
-    right = found["journal_mode"] == "wal" and found["synchronous"] == "FULL" and found["foreign_keys"] == "1"
+def _check_sqlite(connection: Connection) -> Iterator[Check]:
+    values = queries.diagnostics.sqlite_settings(connection)
+    says = f"SQLite {values.pop('release')}, {', '.join(f'{name} {value}' for name, value in values.items())}"
+    right = values["journal_mode"] == "wal" and values["synchronous"] == "FULL" and values["foreign_keys"] == "1"
     remedy = "" if right else ": expected wal, FULL and 1; move the file to a local disk, which SQLite's WAL needs"
     yield Check("database", right, says + remedy)
 
 
-def _postgresql(connection: Connection) -> Iterator[Check]:
-    found = queries.diagnostics.postgresql_settings(connection)
-    safe = found["fsync"] == "on" and found["synchronous_commit"] != "off"
-    says = f"PostgreSQL {found.pop('server_version')}, {', '.join(f'{name} {value}' for name, value in found.items())}"
-    remedy = "" if safe else ": a power cut can lose what was committed, set fsync and synchronous_commit on"
+def _check_postgresql(connection: Connection) -> Iterator[Check]:
+    values = queries.diagnostics.postgresql_settings(connection)
+    safe = values["fsync"] == "on" and values["synchronous_commit"] != "off"
+    says = f"PostgreSQL {values.pop('server_version')}, {', '.join(f'{key} {value}' for key, value in values.items())}"
+    remedy = "" if safe else ": a power cut can lose committed data, set fsync and synchronous_commit on"
     yield Check("database", True if safe else None, says + remedy)
     if current(connection) != HEAD:
         return
     collation = queries.diagnostics.path_collation(connection)
     says = f"paths are ordered by the collation {collation or 'of the database'}"
     yield Check("path order", collation == "C", says if collation == "C" else f"{says}, expected C: restore the schema")
-    yield _clock(connection)
-    lacking = queries.diagnostics.missing_rights(connection)
-    says = f"this user may not {', '.join(lacking[:5])}: GRANT it" if lacking else "this user may read and write"
-    yield Check("database permissions", not lacking, says)
+    yield _check_clock(connection)
+    missing = queries.diagnostics.missing_rights(connection)
+    says = f"this user may not {', '.join(missing[:5])}: GRANT it" if missing else "this user may read and write"
+    yield Check("database permissions", not missing, says)
 
 
-def _clock(connection: Connection) -> Check:
+def _check_clock(connection: Connection) -> Check:
     before = now()
     theirs = queries.diagnostics.database_time(connection)
     skew = (theirs - before - (now() - before) / 2).total_seconds()
     right = abs(skew) <= SKEW_S
-    remedy = "" if right else ": set both by NTP, or grace periods and expiry go by the wrong time"
+    remedy = "" if right else ": set both by NTP, otherwise grace periods and expiry use a wrong time"
     return Check("database clock", right, f"{skew:+.2f} s against this machine's{remedy}")
 
 
-def _leftovers(connection: Connection) -> Check:
-    found = queries.diagnostics.leftovers(connection, before=now() - STALE)
+def _check_leftovers(connection: Connection) -> Check:
+    counts = queries.diagnostics.leftovers(connection, before=now() - STALE)
     says = (
-        f"{found.expected} blobs on their way for a day or more, {found.condemned} condemned, "
-        f"{found.uploads} uploads open as long"
+        f"{counts.expected} blobs expected for a day or more, {counts.condemned} condemned, "
+        f"{counts.uploads} uploads open for a day or more"
     )
-    clean = not (found.expected or found.condemned or found.uploads)
+    clean = not (counts.expected or counts.condemned or counts.uploads)
     return Check("leftovers", True if clean else None, says if clean else f"{says}: run `loratree gc`")
 
 
 def _is_tolerated(check: Check) -> bool:
-    """Whether a store does without: loratree does not rely on it, and says so."""
+    """Return whether `check` failed for a feature that loratree works without."""
     return check.ok is False and check.name in _TOLERATED
 
 
-def _blobs(settings: Settings) -> Iterator[Check]:
+def _check_blobs(settings: Settings) -> Iterator[Check]:
     try:
         store = open_store(settings)
         try:
@@ -212,13 +210,16 @@ def _blobs(settings: Settings) -> Iterator[Check]:
                 yield Check(f"blobs: {check.name}", None if _is_tolerated(check) else check.ok, check.says)
             if any(check.ok is False and check.name in _NEEDED for check in checks):
                 return
-            left = store.sweep(before=now() - STALE, dry_run=True)
-            says = f"{len(left)} unfinished files older than a day"
-            yield Check("blobs: leftovers", None if left else True, f"{says}: run `loratree gc`" if left else says)
+            files = store.sweep(before=now() - STALE, dry_run=True)
+            says = f"{len(files)} unfinished files older than a day"
+            yield Check("blobs: leftovers", None if files else True, f"{says}: run `loratree gc`" if files else says)
         finally:
             store.close()
     except LoratreeError as error:
         yield Check("blobs", False, str(error))
 
 
-_SETTINGS: Final[dict[str, Callable[[Connection], Iterator[Check]]]] = {"sqlite": _sqlite, "postgresql": _postgresql}
+_SETTINGS: Final[dict[str, Callable[[Connection], Iterator[Check]]]] = {
+    "sqlite": _check_sqlite,
+    "postgresql": _check_postgresql,
+}

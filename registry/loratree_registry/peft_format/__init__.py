@@ -1,1 +1,1 @@
-"""What the files of a PEFT adapter say, checked against a base."""
+"""The files of a PEFT adapter, read and checked against a base."""

@@ -1,4 +1,4 @@
-"""A base's manifest, looked up by name: its parameters, the kinds of its modules, its ties; standard library only."""
+"""An index of a base's manifest by name: parameters, kinds of modules, ties; standard library only."""
 
 from collections import defaultdict
 
@@ -6,7 +6,7 @@ from loratree_registry.core.manifest import BaseManifest, Parameter
 
 
 class BaseIndex:
-    """What a reader of an adapter asks of the base; a module is one that owns parameters itself."""
+    """An index of a base, for checking an adapter. It lists only the modules that own parameters directly."""
 
     def __init__(self, manifest: BaseManifest) -> None:
         self.parameters = manifest.by_name()
@@ -21,19 +21,19 @@ class BaseIndex:
             self._ties[parameter.tied_to or parameter.name].append(parameter.name)
 
     def owned(self, module: str) -> list[Parameter]:
-        """The parameters of `module` itself."""
+        """Return the parameters that `module` owns directly, not through a submodule."""
         return self._owned.get(module, [])
 
     def source(self, name: str) -> Parameter:
-        """The tensor that holds the values of the parameter `name`: its own, where it is untied."""
+        """Return the tensor that stores the values of the parameter `name`: its own, or the one that it is tied to."""
         parameter = self.parameters[name]
         return parameter if parameter.tied_to is None else self.parameters[parameter.tied_to]
 
     def tied(self, name: str) -> list[str]:
-        """Every name of the tensor that `name` is one of, itself as well."""
+        """Return every name that shares a tensor with `name`, including `name`."""
         return self._ties[self.source(name).name]
 
 
 def module_of(name: str) -> str:
-    """The module that owns the parameter `name`."""
+    """Return the module that owns the parameter `name`."""
     return name.rpartition(".")[0]

@@ -1,7 +1,7 @@
-"""A PEFT LoRA adapter's config and safetensors header → AdapterSpec, every part classified; standard library only.
+"""The step from a PEFT LoRA adapter's config and safetensors header to an AdapterSpec; standard library only.
 
-Read from PEFT 0.21.2. What is composed and what is refused is the table in peft_rules. Nothing is dropped: a tensor is
-a part, a copy that nothing reads, or named in the error.
+It follows the source of PEFT 0.21.2. The table in rules.py says what is composed and what is refused. No tensor is
+dropped: each is a part of the spec, a copy that nothing reads, or named in the error.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from loratree_registry.tensor_files.header import Header
 
 __all__ = ["canonical_config", "classify", "warnings"]
 
-TIED_TARGETS: Final = ("embed_tokens", "lm_head")  # the only names that PEFT looks at before it ties two LoRAs
+TIED_TARGETS: Final = ("embed_tokens", "lm_head")  # PEFT checks only these names before it ties two LoRAs
 
 
 def classify(
@@ -38,13 +38,13 @@ def classify(
     digests: Mapping[str, str] | None = None,
     on_base: bool = True,
 ) -> AdapterSpec:
-    """Checks an adapter against its base and says what each of its parts is.
+    """Check an adapter against its base and classify every part of it.
 
-    `config` is adapter_config.json as PEFT wrote it, or its canonical form. `digests` are those of the tensors' bytes:
-    PEFT saves the base's own lm_head beside a LoRA on it, and only the very same bytes are no problem; without them,
-    for an adapter that was published, they were compared then. Where the adapter was not trained `on_base` but on a
-    composed model, the lm_head that is saved is that model's, and may be any. Raises Invalid, listing every problem at
-    once: refused features, unknown fields and tensors, lone factors, and shapes as what, expected and found.
+    `config` is adapter_config.json as PEFT wrote it, or its canonical form. `digests` are the digests of the tensors'
+    bytes. PEFT saves the base's lm_head beside a LoRA on lm_head, and this copy is accepted only if its bytes are the
+    base's. A published adapter needs no digests, because publishing compared its copies. If the adapter was trained on
+    a composed model (`on_base` is false), the copy is the composed model's lm_head, and any values are accepted.
+    Raises Invalid, listing every problem: refused features, unknown fields and tensors, A without B, wrong shapes.
     """
     if config.get("peft_type") != "LORA":
         raise Invalid(f"the adapter cannot be published: its peft_type is {shown(config.get('peft_type'))}, not LORA")
@@ -68,44 +68,44 @@ def classify(
 
 
 def warnings(config: Mapping[str, Any], spec: AdapterSpec, *, on_base: bool = True) -> list[str]:
-    """What a person should look at although the adapter is valid: copies of the base, pattern keys that disagree."""
-    found = []
+    """Return what a person should check in a valid adapter, such as copies of the base or pattern keys in conflict."""
+    messages = []
     if spec.copies:
-        whose = (
+        source = (
             "the base, which nothing reads" if on_base else "what it was trained on, which nothing reads or compares"
         )
-        found.append(
-            f"it repeats weights of {whose} ({listed(list(spec.copies), limit=3)}): "
+        messages.append(
+            f"it repeats weights of {source} ({listed(list(spec.copies), limit=3)}): "
             "save_pretrained(…, save_embedding_layers=False) leaves them out"
         )
     if above := [m for m in spec.modules if m.groups == 1 and m.rank > min(m.in_features, m.out_features)]:
         first, sizes = above[0], [min(m.in_features, m.out_features) for m in above]
         more = f", and {len(above) - 1} more have one above theirs" if len(above) > 1 else ""
-        found.append(
+        messages.append(
             f"{first.name} has rank {first.rank}, above its size, {first.out_features} × {first.in_features}{more}: it "
             f"is composed exactly, and a rank of {max(sizes)} would do the same in less memory"
         )
     targets = TargetModules(config)
     left_out(targets, {module.name: module.kind for module in spec.modules})
-    found += targets.unchecked
+    messages += targets.unchecked
     if config.get("target_modules") is None and not config.get("target_parameters"):
-        found.append("its config names no target_modules, so PEFT takes those that it knows for the architecture")
+        messages.append("its config names no target_modules, so PEFT uses its own list for the architecture")
     for field in ("rank_pattern", "alpha_pattern"):
         patterns = ModulePatterns(field, config.get(field) or {})
         for module in spec.modules:
             name = module.parameter if module.kind in EXPERTS else module.name
             keys = patterns.matching(name)
             if len({patterns.values[key] for key in keys}) > 1:
-                found.append(
+                messages.append(
                     f"{field} has keys that disagree on {name}: {listed([repr(key) for key in keys], limit=4)}; "
                     f"PEFT sorts them when it saves and takes the first, {keys[0]!r}, whichever was first in training"
                 )
                 break
-    return found
+    return messages
 
 
 def _read_config(saved: SavedAdapter) -> Scaling | None:
-    """Reads ranks and scales, and notes what the config says that is not composed."""
+    """Read ranks and scales; record each setting that is not composed."""
     config, findings = saved.config, saved.findings
     for field, refusal in REFUSED_FIELDS.items():
         if field in config and differs(field, config[field]):
@@ -128,19 +128,19 @@ def _read_config(saved: SavedAdapter) -> Scaling | None:
 
 
 def _check_targets(saved: SavedAdapter, modules: list[str]) -> None:
-    """Notes the modules on which PEFT would make no LoRA from this config."""
+    """Record the modules on which PEFT would make no LoRA from this config."""
     try:
         targets = TargetModules(saved.config)
     except Invalid as error:
         saved.findings.add(str(error))
         return
-    alone = [module for module in modules if not _follows_tie(saved, targets, module)]
-    if clause := left_out(targets, {module: saved.base.kinds[module] for module in alone}):
+    checked = [module for module in modules if not _is_tied_to_target(saved, targets, module)]
+    if clause := left_out(targets, {module: saved.base.kinds[module] for module in checked}):
         saved.findings.add(clause)
 
 
-def _follows_tie(saved: SavedAdapter, targets: TargetModules, module: str) -> bool:
-    """Tells whether PEFT puts a LoRA on `module` because it is tied to an embedding that has one."""
+def _is_tied_to_target(saved: SavedAdapter, targets: TargetModules, module: str) -> bool:
+    """Return whether PEFT puts a LoRA on `module` because `module` is tied to an embedding that has a LoRA."""
     if not saved.says("ensure_weight_tying") or f"{module}.weight" not in saved.base.parameters:
         return False
     tied = [module_of(name) for name in saved.base.tied(f"{module}.weight")]

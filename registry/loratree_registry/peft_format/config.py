@@ -1,4 +1,4 @@
-"""Every field of PEFT's LoraConfig, its default, and the form of a config that digests use; standard library only."""
+"""The fields and defaults of PEFT's LoraConfig, and the form of a config that digests cover; standard library only."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -6,7 +6,7 @@ from typing import Any, Final
 from loratree_registry.core.digests import canonical_json
 from loratree_registry.errors import Invalid, listed
 
-PEFT_VERSION: Final = "0.21.2"  # the version that DEFAULTS lists; a test compares them
+PEFT_VERSION: Final = "0.21.2"  # DEFAULTS lists the fields of this version; a test compares them
 MAX_CONFIG: Final = 1024 * 1024
 
 DEFAULTS: Final[dict[str, Any]] = {
@@ -54,58 +54,59 @@ DEFAULTS: Final[dict[str, Any]] = {
     "velora_config": None,
 }
 
-# What names a place or a session, not the adapter.
+# These fields describe a place or a session, not the adapter.
 _SESSION: Final = frozenset(
     {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "runtime_config"}
 )
-# What PEFT only asks "is it in there?", and saves in another order from run to run.
+# PEFT only tests membership in these lists, and the order in which it saves them changes from run to run.
 _SETS: Final = frozenset(
     {"target_modules", "target_parameters", "exclude_modules", "modules_to_save", "layers_to_transform"}
 )
 
 
 def canonical_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a PEFT config that belongs to the adapter: fields that differ from PEFT's defaults, sorted by name.
+    """Return the settings that belong to the adapter: the fields that differ from PEFT's defaults, sorted by name.
 
-    What names a place or a session is dropped, and lists that PEFT uses as sets are sorted, so that saving again
-    changes nothing. Raises Invalid for what is not a JSON object of at most 1 MiB that RFC 8785 can write.
+    Fields that describe a place or a session are dropped, and lists that PEFT uses as sets are sorted, so that saving
+    again changes nothing. Raises Invalid unless `config` is a JSON object that RFC 8785 can write in at most 1 MiB.
     """
     if not isinstance(config, Mapping) or not all(isinstance(key, str) for key in config):
         raise Invalid("adapter_config.json is not a JSON object: save the adapter again with save_pretrained")
-    kept = {key: _set(key, config[key]) for key in sorted(config) if key not in _SESSION and differs(key, config[key])}
+    own = {key: _sort(key, config[key]) for key in sorted(config) if key not in _SESSION and differs(key, config[key])}
     try:
-        size = len(canonical_json(kept))
+        size = len(canonical_json(own))
     except (ValueError, RecursionError) as error:
         raise Invalid(f"adapter_config.json holds a value that JSON has no exact form for: {error}") from error
     if size > MAX_CONFIG:
         raise Invalid(f"adapter_config.json has {size} bytes of settings, at most {MAX_CONFIG} are allowed")
-    return kept
+    return own
 
 
 def full_config(config: Mapping[str, Any], *, base_model: str) -> dict[str, Any]:
-    """An adapter_config.json with every field that PEFT writes, from a canonical config.
+    """Return an adapter_config.json with every field that PEFT writes, from a canonical config.
 
-    Readers other than PEFT ask for r and lora_alpha even where they are the defaults.
+    Readers other than PEFT need r and lora_alpha even if the values are PEFT's defaults.
     """
     written = {field: default for field, default in DEFAULTS.items() if field not in ("peft_version", "runtime_config")}
     return {**written, **config, "base_model_name_or_path": base_model, "inference_mode": True}
 
 
 def differs(field: str, value: object) -> bool:
-    """Tells whether `value` says more than PEFT's default: null, false and an empty list or object say nothing new."""
+    """Return whether `value` differs from PEFT's default. Null, false, [] and {} all equal an empty default."""
     default = DEFAULTS.get(field)
-    nothing = value is None or value is False or value in ([], {})
-    if nothing and default in (None, False, {}):
+    is_empty = value is None or value is False or value in ([], {})
+    if is_empty and default in (None, False, {}):
         return False
     return value != default or isinstance(value, bool) != isinstance(default, bool)
 
 
 def unknown_fields(config: Mapping[str, Any]) -> list[str]:
-    """The fields of `config` that PEFT's LoraConfig does not have and that are set, sorted."""
+    """Return the fields of `config` that PEFT's LoraConfig does not have and that have a value, sorted."""
     return sorted(field for field in config if field not in DEFAULTS and differs(field, config[field]))
 
 
-def _set(field: str, value: Any) -> Any:
+def _sort(field: str, value: Any) -> Any:
+    """Sort a list that PEFT uses as a set; return any other value unchanged."""
     if field not in _SETS or not isinstance(value, list):
         return value
     kinds = {type(item) for item in value}

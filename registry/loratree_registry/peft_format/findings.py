@@ -1,4 +1,4 @@
-"""What is wrong with an adapter, collected until all of it is known; standard library only."""
+"""The problems of an adapter, collected so that one error lists them all; standard library only."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from loratree_registry.errors import Invalid, listed
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Something PEFT can write that is not composed: its name, why, and what to do instead.
+    """A feature that PEFT can write and that is not composed. `why` gives the reason and the remedy.
 
-    `reshapes` tells that A and B then have other shapes or modules, so that checking those would only add noise.
+    `reshapes` is true if the feature changes the shapes or the modules of A and B: their checks would only add noise.
     """
 
     name: str
@@ -19,27 +19,27 @@ class Refusal:
 
 
 class Findings:
-    """The refused features with the places where they show, and every other problem, a clause each."""
+    """The refused features of an adapter, each with its places, and every other problem as one clause."""
 
     def __init__(self) -> None:
         self._refused: dict[Refusal, list[str]] = defaultdict(list)
         self._problems: list[str] = []
 
     def refuse(self, refusal: Refusal, where: str) -> None:
-        """Notes a place at which a refused feature shows."""
+        """Record a place that uses a refused feature."""
         self._refused[refusal].append(where)
 
     def add(self, problem: str) -> None:
-        """Notes a problem."""
+        """Record a problem."""
         self._problems.append(problem)
 
     @property
     def reshaped(self) -> bool:
-        """Tells whether a refused feature changes what the factors look like."""
+        """True if a refused feature changes the shapes or the modules of A and B."""
         return any(refusal.reshapes for refusal in self._refused)
 
     def check(self) -> None:
-        """Raises Invalid, listing the refused features and then every other problem; nothing where there are none."""
+        """Raise Invalid if there is any problem, listing the refused features first."""
         refused = [
             f"{refusal.name} is not composed ({listed(where, limit=3)}): {refusal.why}"
             for refusal, where in self._refused.items()

@@ -6,7 +6,7 @@ from typing import Final
 
 CONVOLUTIONS: Final = ("Conv1d", "Conv2d", "Conv3d")
 ATTENTION: Final = "MultiheadAttention"
-OUT_PROJ: Final = "NonDynamicallyQuantizableLinear"  # the layer of an attention that is read and never called
+OUT_PROJ: Final = "NonDynamicallyQuantizableLinear"  # an attention reads this layer's weight and never calls it
 TRANSPOSED_EXPERTS: Final = "Experts(transposed)"  # [experts, in, out]
 EXPERTS: Final = ("Experts", TRANSPOSED_EXPERTS)
 
@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """What A, B, a magnitude and a bias look like for one tensor of the base; the fields are ModuleSpec's."""
+    """The shapes of A, B and the magnitude for one tensor of the base. The other fields are ModuleSpec's."""
 
     in_features: int
     out_features: int
@@ -28,23 +28,23 @@ class Layout:
 
 
 def layer_layout(kind: str, weight: Shape, rank: int, a: Shape) -> Layout | None:
-    """The layout of LoRA on a layer of `kind`; None for a weight of other dimensions. `a` gives a convolution's groups.
+    """Return the layout of LoRA on a layer of `kind`, or None if the weight has the wrong number of dimensions.
 
-    PEFT's A of a convolution takes every input, whatever the groups; its B is grouped.
+    `a` is A's shape. It gives a convolution's groups: PEFT's A takes the inputs of all groups, and its B is grouped.
     """
     if kind in CONVOLUTIONS:
-        return _convolution(weight, rank, a) if len(weight) == CONVOLUTIONS.index(kind) + 3 else None
+        return _lay_out_convolution(weight, rank, a) if len(weight) == CONVOLUTIONS.index(kind) + 3 else None
     if len(weight) != 2:
         return None
     if kind in ("Conv1D", "Embedding"):
-        return _matrix(weight[1], weight[0], rank, transposed=True)
-    return _matrix(*weight, rank)
+        return _lay_out_matrix(weight[1], weight[0], rank, transposed=True)
+    return _lay_out_matrix(*weight, rank)
 
 
 def parameter_layout(kind: str, weight: Shape, rank: int) -> Layout | None:
-    """The layout of LoRA on a parameter by its name: a matrix, or experts; None for any other number of dimensions."""
+    """Return the layout of LoRA on a matrix or on experts, or None if the weight has another number of dimensions."""
     if len(weight) == 2:
-        return _matrix(*weight, rank)
+        return _lay_out_matrix(*weight, rank)
     if len(weight) != 3:
         return None
     transposed = kind == TRANSPOSED_EXPERTS
@@ -61,7 +61,7 @@ def parameter_layout(kind: str, weight: Shape, rank: int) -> Layout | None:
     )
 
 
-def _matrix(outputs: int, inputs: int, rank: int, *, transposed: bool = False) -> Layout:
+def _lay_out_matrix(outputs: int, inputs: int, rank: int, *, transposed: bool = False) -> Layout:
     return Layout(
         in_features=inputs,
         out_features=outputs,
@@ -72,9 +72,9 @@ def _matrix(outputs: int, inputs: int, rank: int, *, transposed: bool = False) -
     )
 
 
-def _convolution(weight: Shape, rank: int, a: Shape) -> Layout:
+def _lay_out_convolution(weight: Shape, rank: int, a: Shape) -> Layout:
     outputs, per_group, *kernel = weight
-    groups = _groups(per_group, a)
+    groups = _count_groups(per_group, a)
     ones = (1,) * len(kernel)
     return Layout(
         in_features=groups * per_group * prod(kernel),
@@ -86,6 +86,6 @@ def _convolution(weight: Shape, rank: int, a: Shape) -> Layout:
     )
 
 
-def _groups(per_group: int, a: Shape) -> int:
+def _count_groups(per_group: int, a: Shape) -> int:
     fits = len(a) > 1 and per_group > 0 and a[1] % per_group == 0
     return max(1, a[1] // per_group) if fits else 1

@@ -1,4 +1,4 @@
-"""One LoRA of an adapter: its tensors against what its place in the base asks for; standard library only."""
+"""The LoRAs of an adapter, checked against the parameters that they change; standard library only."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,12 +37,12 @@ from loratree_registry.peft_format.spec import ModuleSpec
 from loratree_registry.peft_format.targets import TargetParameters
 from loratree_registry.peft_format.tensors import BIAS, EMBEDDING_A, EMBEDDING_B, MAGNITUDE, A, AdapterTensors, B
 
-LARGEST: Final = 3.4028234663852886e38  # what float32, in which deltas are summed, can hold
+LARGEST: Final = 3.4028234663852886e38  # the largest float32; deltas are summed in float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LowRankPart:
-    """A LoRA on one parameter: the module that it belongs to, and its tensors' keys by their endings."""
+    """A LoRA on one parameter of a module. `keys` maps the ending of each tensor's name to its key in the file."""
 
     module: str
     parameter: str
@@ -51,28 +51,28 @@ class LowRankPart:
 
     @property
     def a(self) -> str:
-        """How A's name ends."""
+        """The ending of A's name."""
         return EMBEDDING_A if self.kind == "Embedding" else A
 
     @property
     def b(self) -> str:
-        """How B's name ends."""
+        """The ending of B's name."""
         return EMBEDDING_B if self.kind == "Embedding" else B
 
     def is_complete(self, saved: SavedAdapter) -> bool:
-        """Tells whether the file holds the tensors that PEFT writes for it, and no others; notes what is wrong."""
-        problems = list(self._missing(saved))
+        """Return whether the file holds exactly the tensors that PEFT writes for this LoRA; record each problem."""
+        problems = list(self._check_keys(saved))
         for problem in problems:
             saved.findings.add(problem)
         return not problems
 
     def fits(self, saved: SavedAdapter, layout: Layout) -> bool:
-        """Tells whether A and B have the shapes of `layout`."""
-        return all(saved.tensors[self.keys[ending]].shape == shape for ending, shape in self._factors(layout))
+        """Return whether A and B have the shapes of `layout`."""
+        return all(saved.tensors[self.keys[ending]].shape == shape for ending, shape in self._shapes_of_factors(layout))
 
     def spec(self, saved: SavedAdapter, layout: Layout, rank: int, scale: float) -> ModuleSpec | None:
-        """The part's spec, or None after noting what is wrong with it."""
-        problems = [*self._shapes(saved, layout, rank), *self._numbers(saved, scale)]
+        """Return the LoRA's spec, or None after recording what is wrong with it."""
+        problems = [*self._check_shapes(saved, layout, rank), *self._check_numbers(saved, scale)]
         for problem in problems:
             saved.findings.add(problem)
         if problems or self._is_refused(saved, layout):
@@ -97,7 +97,7 @@ class LowRankPart:
             bias=self.keys.get(BIAS),
         )
 
-    def _missing(self, saved: SavedAdapter) -> Iterator[str]:
+    def _check_keys(self, saved: SavedAdapter) -> Iterator[str]:
         for ending in self.keys.keys() - {self.a, self.b, MAGNITUDE, BIAS}:
             yield f"tensor {self.keys[ending]} is no part of LoRA on a {self.kind}"
         for letter, ending in (("A", self.a), ("B", self.b)):
@@ -109,21 +109,21 @@ class LowRankPart:
             elif not saved.says(field) and ending in self.keys:
                 yield f"tensor {self.keys[ending]} would not be loaded, as its config does not say {field}"
 
-    def _factors(self, layout: Layout) -> list[tuple[str, Shape]]:
+    def _shapes_of_factors(self, layout: Layout) -> list[tuple[str, Shape]]:
         return [(self.a, layout.a), (self.b, layout.b)]
 
-    def _shapes(self, saved: SavedAdapter, layout: Layout, rank: int) -> Iterator[str]:
+    def _check_shapes(self, saved: SavedAdapter, layout: Layout, rank: int) -> Iterator[str]:
         ranks = f"rank {rank}" if layout.experts == 1 else f"{layout.experts} experts of rank {rank}"
         inputs, outputs = f"{layout.in_features} inputs", f"{layout.out_features} outputs"
         meanings = {self.a: f"{ranks} by {inputs}", self.b: f"{outputs} by {ranks}"}
         others = [(MAGNITUDE, layout.magnitude), (BIAS, (layout.out_features,))]
-        for ending, shape in (*self._factors(layout), *others):
+        for ending, shape in (*self._shapes_of_factors(layout), *others):
             key = self.keys.get(ending)
             if key is not None and saved.tensors[key].shape != shape:
-                found, meaning = list(saved.tensors[key].shape), meanings.get(ending, outputs)
-                yield f"tensor {key} has shape {found}, expected {list(shape)}: {meaning}"
+                actual, meaning = list(saved.tensors[key].shape), meanings.get(ending, outputs)
+                yield f"tensor {key} has shape {actual}, expected {list(shape)}: {meaning}"
 
-    def _numbers(self, saved: SavedAdapter, scale: float) -> Iterator[str]:
+    def _check_numbers(self, saved: SavedAdapter, scale: float) -> Iterator[str]:
         a, b = (saved.tensors[self.keys[ending]].dtype for ending in (self.a, self.b))
         if a != b or a not in FLOATS:
             yield f"module {self.module} has A in {a} and B in {b}, expected one of {', '.join(FLOATS)}"
@@ -143,14 +143,14 @@ class LowRankPart:
         return False
 
 
-MAX_NESTED: Final = 6  # parameters of one module: every order of them is tried
+MAX_NESTED: Final = 6  # LoRAs of one module; every order of their parameters is tried, and 6 have 720 orders
 
 Stacks = Mapping[str, Sequence[Mapping[str, str]]]
 
 
 @dataclass(frozen=True, slots=True)
 class LowRankParts:
-    """The LoRAs on each module of the base, the outermost first, as PEFT wraps one in the next."""
+    """The LoRAs of an adapter. `stacks` lists those on one module from the outermost: PEFT wraps one in the next."""
 
     saved: SavedAdapter
     parameters: TargetParameters
@@ -158,21 +158,21 @@ class LowRankParts:
 
     @classmethod
     def of(cls, saved: SavedAdapter, tensors: AdapterTensors) -> "LowRankParts":
-        """Gathers the file's LoRAs by the base's modules; notes those at a place that PEFT would not read."""
+        """Group the file's LoRAs by the base's modules; record each LoRA at a place that PEFT would not read."""
         layers: dict[str, list[str]] = defaultdict(list)
         for layer in sorted(tensors.layers, key=lambda name: name.count(".")):
             known = base_name(layer, saved.base.kinds)
             layers[layer if known is None else known.name].append(layer)
-        stacks = {module: [tensors.layers[layer] for layer in found] for module, found in layers.items()}
+        stacks = {module: [tensors.layers[layer] for layer in names] for module, names in layers.items()}
         parts = cls(saved, TargetParameters(saved), stacks)
-        for module, found in layers.items():
+        for module, names in layers.items():
             first = f"{module_of(module)}.{LAYER}.out_proj" if parts._is_out_proj(module) else module
-            if found != [first + f".{LAYER}" * depth for depth in range(len(found))]:
-                saved.findings.add(f"LoRA stands at {', '.join(found)}, where PEFT reads none of the base's {module}")
+            if names != [first + f".{LAYER}" * depth for depth in range(len(names))]:
+                saved.findings.add(f"LoRA stands at {', '.join(names)}, where PEFT reads none for the base's {module}")
         return parts
 
     def target_modules(self) -> list[str]:
-        """The modules that target_modules must have chosen for PEFT to load their LoRAs, sorted."""
+        """Return the modules that target_modules must choose so that PEFT loads their LoRAs, sorted."""
         kinds = self.saved.base.kinds
         chosen = {
             module_of(module) if self._is_out_proj(module) else module
@@ -182,16 +182,16 @@ class LowRankParts:
         return sorted(chosen)
 
     def specs(self, scaling: Scaling) -> tuple[ModuleSpec, ...]:
-        """Every LoRA as a spec, sorted by its parameter, after noting what is wrong with any."""
-        found: list[ModuleSpec] = []
+        """Return the spec of every valid LoRA, sorted by parameter; record what is wrong with the others."""
+        specs: list[ModuleSpec] = []
         for module in sorted(self.stacks):
             try:
-                found += self._module(module, scaling)
-            except Invalid as error:  # a pattern that gives a rank or a scale
+                specs += self._read_module(module, scaling)
+            except Invalid as error:  # from a pattern that gives a rank or a scale
                 self.saved.findings.add(str(error))
-        return tuple(sorted(found, key=lambda spec: spec.parameter))
+        return tuple(sorted(specs, key=lambda spec: spec.parameter))
 
-    def _module(self, module: str, scaling: Scaling) -> Iterator[ModuleSpec]:
+    def _read_module(self, module: str, scaling: Scaling) -> Iterator[ModuleSpec]:
         kind = self.saved.base.kinds.get(module)
         if kind is None:
             self.saved.findings.add(
@@ -200,9 +200,9 @@ class LowRankParts:
         elif self._is_read_past_forward(module, kind):
             self.saved.findings.refuse(PAST_FORWARD, module)
         elif self._is_by_parameter(module):
-            yield from self._by_parameter(module, kind, scaling)
+            yield from self._read_parameters(module, kind, scaling)
         else:
-            yield from self._by_layer(module, kind, scaling)
+            yield from self._read_layer(module, kind, scaling)
 
     def _is_by_parameter(self, module: str) -> bool:
         nested = len(self.stacks[module]) > 1 or self.saved.base.kinds.get(module) in EXPERTS
@@ -217,8 +217,8 @@ class LowRankParts:
             return not self._is_out_proj(module)
         return is_read_past_forward(self.saved.base, module)
 
-    def _by_layer(self, module: str, kind: str, scaling: Scaling) -> Iterator[ModuleSpec]:
-        """A LoRA on a layer. PEFT adds that of an attention's out_proj twice in each forward, so it counts twice."""
+    def _read_layer(self, module: str, kind: str, scaling: Scaling) -> Iterator[ModuleSpec]:
+        """Yield the spec of a LoRA on a layer. PEFT adds out_proj's delta twice in each forward: its scale doubles."""
         findings, times, named = self.saved.findings, 1, module
         leaf = "in_proj_weight" if kind == ATTENTION else "weight"
         if kind == OUT_PROJ:
@@ -237,10 +237,10 @@ class LowRankParts:
         elif part.is_complete(self.saved):
             rank, scale = scaling.rank(named), times * scaling.scale(named)
             layout = layer_layout(kind, weight.shape, rank, self.saved.tensors[keys[part.a]].shape)
-            yield from self._spec(part, layout, rank, scale)
+            yield from self._make_spec(part, layout, rank, scale)
 
-    def _by_parameter(self, module: str, kind: str, scaling: Scaling) -> Iterator[ModuleSpec]:
-        """The LoRAs on parameters of `module` by their own names, told apart by their shapes alone."""
+    def _read_parameters(self, module: str, kind: str, scaling: Scaling) -> Iterator[ModuleSpec]:
+        """Yield the specs of LoRAs on parameters of `module`. Only shapes tell which LoRA is on which parameter."""
         findings, stack, chosen = self.saved.findings, self.stacks[module], self.parameters.of(module)
         parts = [LowRankPart(module=module, parameter="", kind="Linear", keys=keys) for keys in stack]
         complete = [part.is_complete(self.saved) for part in parts]
@@ -250,13 +250,13 @@ class LowRankParts:
             names = ", ".join(parameter.name for parameter in chosen) or "no parameter"
             findings.add(f"module {module} has {len(stack)} LoRAs, and target_parameters chooses {names}")
         elif all(complete):
-            yield from self._in_order(kind, parts, chosen, scaling)
+            yield from self._match_by_shape(kind, parts, chosen, scaling)
 
-    def _in_order(
+    def _match_by_shape(
         self, kind: str, parts: Sequence[LowRankPart], chosen: Sequence[Parameter], scaling: Scaling
     ) -> Iterator[ModuleSpec]:
         layouts = {p.name: parameter_layout(kind, p.shape, scaling.rank(p.name)) for p in chosen}
-        orders = list(islice((o for o in permutations(chosen) if self._fits(parts, o, layouts)), 2))
+        orders = list(islice((o for o in permutations(chosen) if self._are_fitting(parts, o, layouts)), 2))
         if len(orders) > 1:
             self.saved.findings.refuse(AMBIGUOUS, ", ".join(parameter.name for parameter in chosen))
             return
@@ -269,20 +269,20 @@ class LowRankParts:
             if len(parameter.shape) == 3 and parameter.shape[0] == 1:
                 self.saved.findings.refuse(SINGLE_EXPERT, name)
                 continue
-            found = LowRankPart(module=part.module, parameter=name, kind=kind, keys=part.keys)
-            yield from self._spec(found, layout, scaling.rank(name), scaling.scale(name))
+            matched = LowRankPart(module=part.module, parameter=name, kind=kind, keys=part.keys)
+            yield from self._make_spec(matched, layout, scaling.rank(name), scaling.scale(name))
 
-    def _fits(
+    def _are_fitting(
         self, parts: Sequence[LowRankPart], order: Sequence[Parameter], layouts: Mapping[str, Layout | None]
     ) -> bool:
         pairs = zip(parts, (layouts[parameter.name] for parameter in order), strict=True)
         return all(layout is not None and part.fits(self.saved, layout) for part, layout in pairs)
 
-    def _spec(self, part: LowRankPart, layout: Layout | None, rank: int, scale: float) -> Iterator[ModuleSpec]:
+    def _make_spec(self, part: LowRankPart, layout: Layout | None, rank: int, scale: float) -> Iterator[ModuleSpec]:
         if layout is None:
             shape = list(self.saved.base.parameters[part.parameter].shape)
             self.saved.findings.add(
-                f"parameter {part.parameter} of a {part.kind} has shape {shape}: LoRA has none such"
+                f"parameter {part.parameter} of a {part.kind} has shape {shape}, which LoRA cannot change"
             )
         elif (spec := part.spec(self.saved, layout, rank, scale)) is not None:
             yield spec

@@ -20,7 +20,7 @@ class NameRegex:
     """
 
     def __init__(self, pattern: str, *, whole: bool = False) -> None:
-        _check(pattern)
+        self._classes = ", ".join(sorted(_check(pattern)))
         import re2  # here, because the composer's arithmetic runs where google-re2 is not installed
 
         options = re2.Options()
@@ -31,20 +31,25 @@ class NameRegex:
             raise ValueError(f"RE2 does not take it ({_text(error)})") from error
 
     def matches(self, name: str) -> bool:
-        r"""Return whether the pattern matches `name`. Raises ValueError for a name with characters outside ASCII.
+        r"""Return whether the pattern matches `name`.
 
-        RE2's \d, \w and \s know ASCII alone, so its answer for such a name could differ from PEFT's.
+        Raises ValueError if the name is not ASCII and the pattern has \d, \w or \s: RE2 knows these for ASCII alone, so
+        its answer could differ from PEFT's.
         """
-        if not name.isascii():
-            raise ValueError(f"the name {name[:80]!a} is not ASCII, so it cannot be checked against a pattern")
+        if self._classes and not name.isascii():
+            raise ValueError(f"the name {name[:80]!a} is not ASCII, so it cannot be checked against {self._classes}")
         return self._regex.fullmatch(name) is not None
 
 
-def _check(pattern: str) -> None:
+def _check(pattern: str) -> set[str]:
+    """Raise ValueError unless RE2 and `re` read the pattern alike; return its character classes, such as \\w."""
     if len(pattern) > MAX_LENGTH:
         raise ValueError(f"it has {len(pattern)} characters, at most {MAX_LENGTH} are allowed")
+    classes = set()
     for match in _DIFFERENT.finditer(pattern):
-        if not match[1] or (match[1].isalnum() and match[1] not in "dDwWsS"):
+        if match[1] and match[1] in "dDwWsS":
+            classes.add(match[0])
+        elif not match[1] or match[1].isalnum():
             end = "…)" if match[0].startswith("(") else ""
             raise ValueError(f"it uses {match[0]}{end}, which is not matched here")
     try:
@@ -53,6 +58,7 @@ def _check(pattern: str) -> None:
             re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"it is no regular expression ({error})") from error
+    return classes
 
 
 def _text(error: Exception) -> str:

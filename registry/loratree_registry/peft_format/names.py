@@ -1,30 +1,30 @@
-"""Names within the modules that PEFT wraps around the base's, and the base's own names; standard library only."""
+"""Names in the modules that PEFT wraps around the base's, and the base's own names; standard library only."""
 
 from collections.abc import Container
 from typing import Final, NamedTuple
 
-LAYER: Final = "base_layer"  # the base's module within one that LoRA is on
+LAYER: Final = "base_layer"  # the base's module, inside the module that PEFT wraps around it
 
-TOKENS: Final = "token_adapter"  # what replaces rows of an embedding; the base's is its base_layer
+TOKENS: Final = "token_adapter"  # the module that replaces rows of an embedding; its base_layer is the base's
 
 SAVED: Final = "modules_to_save"  # the trained copy of a whole module
 
-ORIGINAL: Final = "original_module"  # the base's, beside that copy
+ORIGINAL: Final = "original_module"  # the base's module, beside its trained copy
 
 _WRAPPERS: Final = frozenset({LAYER, TOKENS, SAVED, ORIGINAL})
 
 
 class BaseName(NamedTuple):
-    """A name of the base, and PEFT's segments that were taken out of another one to find it, from the right."""
+    """A name of the base, and the segments of PEFT that were removed from a name of the file to get it, last first."""
 
     name: str
     taken: tuple[str, ...]
 
 
 def base_name(name: str, known: Container[str]) -> BaseName | None:
-    """The first of `known` that is left of `name` as PEFT's segments are taken out, the last one first.
+    """Remove PEFT's segments from `name`, the last one first, until it is in `known`; return None if it never is.
 
-    A base may have modules with such names itself: those stay, where the name is then known.
+    A base may use such a segment in its own names: the segment stays if the name with it is known.
     """
     segments, taken = name.split("."), []
     while ".".join(segments) not in known:
@@ -35,4 +35,4 @@ def base_name(name: str, known: Container[str]) -> BaseName | None:
     return BaseName(".".join(segments), tuple(taken))
 
 
-PREFIX: Final = "base_model.model."  # of every tensor's key, before the module's name in the base
+PREFIX: Final = "base_model.model."  # every tensor's key begins so; the module's name in the base follows

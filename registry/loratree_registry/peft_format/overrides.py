@@ -1,4 +1,4 @@
-"""Whole tensors in an adapter's file: trained values, the base's own, or neither; standard library only."""
+"""Whole tensors in an adapter's file: trained values, copies of the base, or neither; standard library only."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -15,10 +15,10 @@ BIASES: Final = ("none", "all", "lora_only")
 
 
 class OverrideValues:
-    """Reads the whole tensors of one adapter, whose LoRAs are `lora`, by module.
+    """A reader of the whole tensors of one adapter. `lora` maps a module to its LoRAs.
 
-    `copies` are the keys of tensors that only repeat those of what it was trained on, or another one of the file, and
-    that nothing reads.
+    `copies` lists the keys that nothing reads: each tensor only repeats one of the model that the adapter was trained
+    on, or another tensor of the file.
     """
 
     def __init__(self, saved: SavedAdapter, lora: Mapping[str, Sequence[object]]) -> None:
@@ -33,7 +33,7 @@ class OverrideValues:
             saved.findings.add(f"bias is {shown(self._bias)}, expected one of {', '.join(BIASES)}")
 
     def read(self, rest: Mapping[str, str]) -> tuple[ValueSpec, ...]:
-        """Reads tensors by their names in the file; returns the values by parameter, and notes what is wrong."""
+        """Read the tensors (name in the file → key) and return the values, sorted by parameter; record each problem."""
         for module in sorted(self._lora):
             if self._is_saved(module):
                 self._saved.findings.refuse(SAVED_LORA, module)
@@ -43,18 +43,18 @@ class OverrideValues:
         tensors = self._saved.tensors
         return tuple(
             ValueSpec(parameter=parameter, key=key, dtype=tensors[key].dtype, shape=tensors[key].shape)
-            for parameter, key in sorted(self._with_tied_biases())
+            for parameter, key in sorted(self._add_tied_biases())
         )
 
     def _read(self, name: str, key: str) -> None:
-        saved, found = self._saved, base_name(name, self._saved.base.parameters)
-        if found is None and self._is_saved(module_of(name)):
+        saved, known = self._saved, base_name(name, self._saved.base.parameters)
+        if known is None and self._is_saved(module_of(name)):
             saved.findings.refuse(MISSING, key)
-        elif found is None:
+        elif known is None:
             saved.findings.add(f"tensor {key} is unknown: PEFT {PEFT_VERSION} writes no such part of LoRA")
         else:
-            self._seen |= set() if found.taken else {found.name}
-            self._sort(found.name, found.taken, key)
+            self._seen |= set() if known.taken else {known.name}
+            self._sort(known.name, known.taken, key)
 
     def _sort(self, parameter: str, taken: tuple[str, ...], key: str) -> None:
         saved, base = self._saved, self._saved.base.parameters[parameter]
@@ -72,7 +72,7 @@ class OverrideValues:
             saved.findings.refuse(BASE_COPY, key)
 
     def _is_composed(self, parameter: str, taken: tuple[str, ...], key: str) -> bool:
-        """Tells whether it is what PEFT saves beside a LoRA on a head: here the head of a composed model, not known."""
+        """Return whether the tensor is a composed model's head beside its LoRA; its right values are unknown here."""
         is_beside = taken == (LAYER,) and module_of(parameter) in self._lora
         return is_beside and not self._saved.on_base and self._saved.resembles_base(key, parameter)
 
@@ -82,26 +82,26 @@ class OverrideValues:
         return is_embedding and tensor.shape[1:] == base.shape[1:]
 
     def _is_trained(self, parameter: str, taken: tuple[str, ...]) -> bool:
-        """Tells whether the config says that this tensor of the base was trained, and PEFT would read it here."""
+        """Return whether the config says that this tensor was trained, and PEFT would read it under this name."""
         if not taken:
             tied = self._saved.base.tied(parameter) if self._ties else [parameter]
             if any(self._is_saved(module_of(name)) for name in tied):
                 return True
-        wrapped = sum(len(self._lora.get(module, ())) for module in _within(module_of(parameter)))
+        wrapped = sum(len(self._lora.get(module, ())) for module in _walk_up(module_of(parameter)))
         is_bias = parameter.rpartition(".")[2] == "bias" and taken == (LAYER,) * wrapped
         return is_bias and (self._bias == "all" or (self._bias == "lora_only" and wrapped > 0))
 
     def _is_saved(self, module: str) -> bool:
-        """Tells whether PEFT trains a copy of `module`, or of one that it is within: it asks how the names end."""
-        return bool(self._modules) and any(name.endswith(self._modules) for name in _within(module))
+        """Return whether PEFT trains a copy of `module` or of a module around it; PEFT compares the ends of names."""
+        return bool(self._modules) and any(name.endswith(self._modules) for name in _walk_up(module))
 
     def _check_missing(self) -> None:
         for parameter in self._saved.base.parameters if self._modules else ():
             if parameter not in self._seen and self._is_saved(module_of(parameter)):
                 self._saved.findings.add(f"modules_to_save chooses {parameter}, and the file does not hold it")
 
-    def _with_tied_biases(self) -> Iterator[tuple[str, str]]:
-        """A bias is trained in place, so what is tied to it has the same; a saved module is a copy of its own."""
+    def _add_tied_biases(self) -> Iterator[tuple[str, str]]:
+        """Yield each value, and each bias for its ties too. A bias is trained in place, a saved module as a copy."""
         for parameter, key in self._values.items():
             yield parameter, key
             if not self._is_saved(module_of(parameter)):
@@ -109,8 +109,8 @@ class OverrideValues:
                 yield from ((name, key) for name in tied if name not in self._values)
 
 
-def _within(module: str) -> Iterator[str]:
-    """The module's name and those of the modules that it is within, the outermost last."""
+def _walk_up(module: str) -> Iterator[str]:
+    """Yield the name of `module` and of each module around it, the outermost last."""
     while module:
         yield module
         module = module_of(module)

@@ -1,7 +1,7 @@
-"""The weights that models read past their layer, where PEFT's LoRA does nothing; standard library only.
+"""Layers that a model does not call although it reads their weights; standard library only.
 
-A model may multiply a layer's weight itself instead of calling the layer: then PEFT's wrapper is never run. A merged
-weight would act there, a LoRA does not, and the two forms would differ. Found in the models of transformers 5.23.
+A model may multiply by a layer's weight directly, so that PEFT's wrapper never runs. A merged weight would
+change the output, a LoRA would not, and the two forms would differ. The lists are from the models of transformers 5.23.
 """
 
 from typing import Final
@@ -9,7 +9,7 @@ from typing import Final
 from loratree_registry.peft_format.base_index import BaseIndex, module_of
 from loratree_registry.peft_format.layout import ATTENTION, CONVOLUTIONS
 
-# Kind of a module → the layers of its own that it reads.
+# Kind of a module → the layers in it that it reads and does not call.
 BY_PARENT: Final[dict[str, tuple[str, ...]]] = {
     "MambaMixer": ("dt_proj",),
     "FalconMambaMixer": ("dt_proj",),
@@ -17,12 +17,12 @@ BY_PARENT: Final[dict[str, tuple[str, ...]]] = {
     "MobileBertLMPredictionHead": ("dense", "decoder"),
 }
 
-# The layers that torch's TransformerEncoderLayer hands to one kernel in eval mode, and its parts: the manifest has no
-# kind for it, as it owns no tensor itself. Its TransformerDecoderLayer, which calls its layers, has a norm3 as well.
+# torch's TransformerEncoderLayer hands these layers to one kernel in eval mode. It owns no tensor, so the manifest has
+# no kind for it, and its parts identify it. A TransformerDecoderLayer calls its layers, and also has a norm3.
 ENCODER: Final = ("linear1", "linear2", "self_attn")
 ENCODER_PARTS: Final = (*ENCODER, "norm1", "norm2")
 
-# Architecture → layers that its head reads.
+# Architecture → the layers that its head reads and does not call.
 BY_ARCHITECTURE: Final[dict[str, tuple[str, ...]]] = {
     "DebertaForMaskedLM": ("word_embeddings",),
     "DebertaV2ForMaskedLM": ("word_embeddings",),
@@ -30,7 +30,7 @@ BY_ARCHITECTURE: Final[dict[str, tuple[str, ...]]] = {
     "PerceiverForMaskedLM": ("embeddings",),
 }
 
-# Embeddings and convolutions that some model reads as a table or hands to a kernel, wherever they stand.
+# Embeddings and convolutions that some model reads as a table or hands to a kernel, in any module.
 TABLES: Final = frozenset(
     (
         "cls_embed",
@@ -71,7 +71,7 @@ TABLES: Final = frozenset(
 
 
 def is_read_past_forward(base: BaseIndex, module: str) -> bool:
-    """Tells whether the weight of the layer `module` of the base is read where no LoRA would act."""
+    """Return whether the base's model reads the weight of the layer `module` without calling the layer."""
     parent, layer = module_of(module), module.rpartition(".")[2]
     if base.kinds.get(module) in ("Embedding", *CONVOLUTIONS) and layer in TABLES:
         return True
@@ -81,10 +81,10 @@ def is_read_past_forward(base: BaseIndex, module: str) -> bool:
 
 
 def _is_encoder_layer(base: BaseIndex, module: str) -> bool:
-    """Tells whether a module has the parts of a TransformerEncoderLayer, and none of the decoder's."""
-    kinds = {part: base.kinds.get(_within(module, part)) for part in (*ENCODER_PARTS, "norm3")}
+    """Return whether a module has the parts of a TransformerEncoderLayer, and not the decoder's norm3."""
+    kinds = {part: base.kinds.get(_join(module, part)) for part in (*ENCODER_PARTS, "norm3")}
     return kinds["self_attn"] == ATTENTION and all(kinds[part] for part in ENCODER_PARTS) and kinds["norm3"] is None
 
 
-def _within(module: str, part: str) -> str:
+def _join(module: str, part: str) -> str:
     return f"{module}.{part}" if module else part

@@ -1,4 +1,4 @@
-"""rank_pattern and alpha_pattern: which keys match a module's name, as PEFT decides it; standard library only."""
+"""rank_pattern and alpha_pattern: the keys that match a module's name, by PEFT's rules; standard library only."""
 
 import re
 from collections.abc import Mapping
@@ -8,31 +8,31 @@ from loratree_registry.core.text import shortened
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.peft_format.name_regex import NameRegex
 
-MAX_REGEXES: Final = 32  # keys that are plain names have no such limit
+MAX_REGEXES: Final = 32  # plain names have no limit
 
 _PLAIN = re.compile(r"\^?[^\\^$*+?{}\[\]|()]+")
-_Form = tuple[bool, int, tuple[int, ...]]  # anchored at the start, length, where its dots are
+_Form = tuple[bool, int, tuple[int, ...]]  # anchored at the start, length, positions of the dots
 
 
 class ModulePatterns:
-    """The keys of one pattern field with their values, tried in the order that a save gives them: sorted.
+    """The keys of one pattern field with their values, tried in sorted order, which is the order of a saved file.
 
-    PEFT takes the first key, in the order of the file, with re.match((.*\\.)?(key)$, module). Its own save sorts the
-    file and so does canonical JSON, so a file in another order is refused where the order decides a value. A dot in a
-    key matches any character.
+    PEFT takes the first key, in the order of the file, with re.match((.*\\.)?(key)$, module). PEFT sorts the keys when
+    it saves the file, and so does canonical JSON; so a file is refused if another order of its keys changes a value. A
+    dot in a key matches any character.
     """
 
     def __init__(self, field: str, values: Mapping[str, float]) -> None:
-        """Raises Invalid, naming every key that is no regular expression which can be matched in linear time."""
+        """Raises Invalid, which names every key that is no regular expression matched in linear time."""
         self.field, self.values = field, dict(values)
         self._order = {key: position for position, key in enumerate(values)}
         plain = [key for key in values if _PLAIN.fullmatch(key)]
-        self._plain = {(_form(key), _masked(key.removeprefix("^"), _form(key))): key for key in plain}
+        self._plain = {(_form_of(key), _mask(key.removeprefix("^"), _form_of(key))): key for key in plain}
         self._forms = {form for form, _ in self._plain}
-        self._regexes = _compiled(field, sorted(set(values) - set(plain)))
+        self._regexes = _compile(field, sorted(set(values) - set(plain)))
 
     def first(self, module: str, default: float) -> float:
-        """The value of the first key that matches `module`. Raises Invalid where a save would make it another one."""
+        """Return the value of the first key that matches `module`. Raises Invalid if a save would change the value."""
         matching = self.matching(module)
         if not matching:
             return default
@@ -45,20 +45,20 @@ class ModulePatterns:
         return self.values[first]
 
     def matching(self, module: str) -> list[str]:
-        """Every key that matches `module`, sorted."""
-        tails = ((form, _tail(module, form)) for form in self._forms)
-        plain = ((form, _masked(tail, form)) for form, tail in tails if tail is not None)
-        found = {self._plain[entry] for entry in plain if entry in self._plain}
-        return sorted(found | {key for key, regex in self._regexes.items() if self._matches(key, regex, module)})
+        """Return every key that matches `module`, sorted."""
+        tails = ((form, _tail_of(module, form)) for form in self._forms)
+        plain = ((form, _mask(tail, form)) for form, tail in tails if tail is not None)
+        keys = {self._plain[entry] for entry in plain if entry in self._plain}
+        return sorted(keys | {key for key, regex in self._regexes.items() if self._is_match(key, regex, module)})
 
-    def _matches(self, key: str, regex: NameRegex, module: str) -> bool:
+    def _is_match(self, key: str, regex: NameRegex, module: str) -> bool:
         try:
             return regex.matches(module)
         except ValueError as error:
             raise Invalid(f"{self.field} has the key {shortened(key, 80)!a}: {error}") from error
 
 
-def _compiled(field: str, keys: list[str]) -> dict[str, NameRegex]:
+def _compile(field: str, keys: list[str]) -> dict[str, NameRegex]:
     if len(keys) > MAX_REGEXES:
         raise Invalid(
             f"{field} has {len(keys)} regular expressions, at most {MAX_REGEXES} are matched: use plain names"
@@ -74,21 +74,21 @@ def _compiled(field: str, keys: list[str]) -> dict[str, NameRegex]:
     return regexes
 
 
-def _form(key: str) -> _Form:
+def _form_of(key: str) -> _Form:
     name = key.removeprefix("^")
     return key != name, len(name), tuple(position for position, character in enumerate(name) if character == ".")
 
 
-def _tail(module: str, form: _Form) -> str | None:
-    """The end of `module` that a key of this form would have to match: all of it, or what follows a dot."""
+def _tail_of(module: str, form: _Form) -> str | None:
+    """Return the end of `module` that a key of this form must match: all of it, or the part after a dot."""
     anchored, length, _ = form
     if len(module) == length:
         return module
     return module[-length:] if not anchored and module[: -length or None].endswith(".") else None
 
 
-def _masked(name: str, form: _Form) -> str:
-    """`name` with a dot wherever the key has one."""
+def _mask(name: str, form: _Form) -> str:
+    """Return `name` with a dot at each position where the key has one."""
     for position in form[2]:
         name = f"{name[:position]}.{name[position + 1 :]}"
     return name

@@ -1,6 +1,6 @@
-"""The one table of what a PEFT LoRA adapter may hold: what each part becomes in a chain, or why it is refused.
+"""The table of the layer kinds on which LoRA is composed, and of the features of PEFT that are refused, with reasons.
 
-Widening what is composed means moving a row here: a layer kind into COMPOSED, a feature out of REFUSED.
+To compose more, change this table: add a layer kind to COMPOSED, or remove a Refusal.
 """
 
 from typing import Final
@@ -8,14 +8,14 @@ from typing import Final
 from loratree_registry.peft_format.findings import Refusal
 from loratree_registry.peft_format.layout import ATTENTION, CONVOLUTIONS
 
-# Layer kinds in the base's manifest on which A and B are composed. Experts hold LoRAs by target_parameters alone.
+# Layer kinds on which A and B are composed. Experts are absent: only target_parameters puts a LoRA on them.
 COMPOSED: Final = ("Linear", "Conv1D", "Embedding", *CONVOLUTIONS, ATTENTION)
 
 BIASLESS: Final = Refusal(
     "lora_bias on a layer without a bias", "the base has no tensor to add it to; train with lora_bias=False"
 )
 ATTENTION_BIAS: Final = Refusal(
-    "lora_bias on MultiheadAttention", "PEFT leaves that of in_proj out; train with lora_bias=False"
+    "lora_bias on MultiheadAttention", "PEFT leaves the bias of in_proj out; train with lora_bias=False"
 )
 DORA_GROUPS: Final = Refusal(
     "DoRA on a convolution with groups", "PEFT takes the norm of another matrix there; train without use_dora"
@@ -28,30 +28,30 @@ PARAMETRIZED: Final = Refusal(
     "the base has no weight to add to; leave it out, or train the whole layer with modules_to_save",
 )
 PARAMETERS: Final = Refusal(
-    "target_parameters on such a module", "only matrices of Linear and transformers' experts are; use target_modules"
+    "target_parameters on such a module", "only a Linear's matrix and transformers' experts can be; use target_modules"
 )
 AMBIGUOUS: Final = Refusal(
-    "target_parameters on parameters of one shape", "the file does not say which LoRA is whose; target one of them"
+    "target_parameters on parameters of one shape", "the file does not say which LoRA is on which; target one of them"
 )
 SINGLE_EXPERT: Final = Refusal(
     "target_parameters on a single expert",
-    "PEFT takes its delta for a matrix's, the other way round where it is kept as [1, in, out]; leave it out",
+    "PEFT reads its delta as a matrix's, which is transposed if the weight is [1, in, out]; leave it out",
 )
 SAVED_LORA: Final = Refusal(
-    "LoRA within modules_to_save", "PEFT cannot load what it saves of that; train the module in one way"
+    "LoRA within modules_to_save", "PEFT cannot load the file that it saves; train the module in one way"
 )
 MISSING: Final = Refusal(
     "modules_to_save of a module that the base lacks", "publish to a tree whose base has it, saved with the model"
 )
 BASE_COPY: Final = Refusal(
     "a copy of the base's weights with other values",
-    "the base is shared, and only the very same bytes may be repeated; save_embedding_layers=False leaves them out",
+    "the base is shared, so a copy must have the same bytes; save_embedding_layers=False leaves copies out",
 )
 VOCABULARY: Final = Refusal("a resized vocabulary", "the tree's base has no rows for added tokens; train without them")
 OTHER_SHAPE: Final = Refusal("a value of another shape than the base's", "publish to a tree whose base has that shape")
 TOKENS_KIND: Final = Refusal(
     "trainable_token_indices on such a layer",
-    "only rows of Embedding and of a Linear tied to it are; train another way",
+    "only rows of an Embedding and of a Linear tied to it can be; train another way",
 )
 TOKENS_BIAS: Final = Refusal(
     "trainable_token_indices on a Linear with a bias",
@@ -62,7 +62,7 @@ TOKENS_TWICE: Final = Refusal(
 )
 CHANGED_BASE: Final = Refusal(
     "an initialisation that changed the base",
-    "its A and B fit those weights alone; convert with save_pretrained's path_initial_model_for_weight_conversion",
+    "its A and B fit only the changed weights; convert with save_pretrained's path_initial_model_for_weight_conversion",
 )
 BDLORA: Final = Refusal("BD-LoRA", "its factors are saved as blocks; train without use_bdlora", reshapes=True)
 QALORA: Final = Refusal("QALoRA", "its A is pooled over the inputs; train without use_qalora", reshapes=True)
@@ -76,9 +76,9 @@ MEGATRON: Final = Refusal(
     "Megatron", "its parallel layers are saved in parts; train without megatron_config", reshapes=True
 )
 MONTECLORA: Final = Refusal("MonteCLoRA", "it samples around A and B; train without monteclora_config")
-VELORA: Final = Refusal("VeLoRA", "it is not checked to leave A and B plain; train without velora_config")
+VELORA: Final = Refusal("VeLoRA", "it may change what A and B mean, which was not checked; train without velora_config")
 
-# Config field → the refusal that any value but the default brings.
+# Config field → the refusal of every value except the default.
 REFUSED_FIELDS: Final[dict[str, Refusal]] = {
     "use_bdlora": BDLORA,
     "use_qalora": QALORA,
@@ -91,7 +91,7 @@ REFUSED_FIELDS: Final[dict[str, Refusal]] = {
     "velora_config": VELORA,
 }
 
-# How a tensor's name ends, behind the module's → the refusal it brings.
+# Ending of a tensor's name, after the module's name → its refusal.
 REFUSED_TENSORS: Final[dict[str, Refusal]] = {
     ".lora_diag": KASA,
     ".lora_velora_embed": VELORA,
@@ -101,6 +101,6 @@ REFUSED_TENSORS: Final[dict[str, Refusal]] = {
     ".lora_monteclora_sampler.std_prior": MONTECLORA,
 }
 
-# init_lora_weights, beside true and false, that leave the base as it is; the others change it before training.
+# Values of init_lora_weights, besides true and false. The changing ones change the base before training.
 PLAIN_INITS: Final = ("gaussian", "orthogonal", "eva", "mica")
 CHANGING_INITS: Final = ("pissa", "olora", "corda", "lora_ga", "loftq")

@@ -1,4 +1,4 @@
-"""The files of one adapter beside its base, while they are read; standard library only."""
+"""The config, the tensors and the base of one adapter while it is checked; standard library only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +15,10 @@ FLOATS: Final = ("F16", "BF16", "F32", "F64")
 
 @dataclass(frozen=True, slots=True)
 class SavedAdapter:
-    """An adapter's config, its tensors by key with their digests where they are known, its base, and what is wrong.
+    """An adapter's config, its tensors and their digests by key, its base, and the problems that were recorded.
 
-    Of LoRA's factors no digests are needed: they are compared with nothing.
-
-    `on_base` tells that it was trained on the plain base, not on a composed model.
+    `digests` needs no A or B, because they are compared with nothing. It is None for a published adapter.
+    `on_base` is true if the adapter was trained on the plain base, false if on a composed model.
     """
 
     config: Mapping[str, Any]
@@ -30,11 +29,11 @@ class SavedAdapter:
     on_base: bool = True
 
     def says(self, field: str) -> bool:
-        """Tells whether a field of the config is true."""
+        """Return whether a field of the config is true."""
         return self.config.get(field) is True
 
     def names(self, field: str) -> list[str]:
-        """A field that lists names."""
+        """Return the names that a config field lists. If it is no list of names, record a problem and return []."""
         value = self.config.get(field) or []
         if isinstance(value, list) and all(isinstance(name, str) and name for name in value):
             return value
@@ -42,17 +41,17 @@ class SavedAdapter:
         return []
 
     def repeats_base(self, key: str, parameter: str) -> bool:
-        """Tells whether a tensor is the base's own, to the last byte; without digests, by its dtype and shape."""
+        """Return whether a tensor has the bytes of the base's. Without digests, compare only dtype and shape."""
         same = self.digests is None or self.digests.get(key) == self.base.source(parameter).sha256
         return same and self.resembles_base(key, parameter)
 
     def resembles_base(self, key: str, parameter: str) -> bool:
-        """Tells whether a tensor has the dtype and shape of the base's."""
+        """Return whether a tensor has the dtype and shape of the base's."""
         tensor, source = self.tensors[key], self.base.source(parameter)
         return (tensor.dtype, tensor.shape) == (source.dtype, source.shape)
 
     def repeats(self, key: str, other: str) -> bool:
-        """Tells whether two tensors of the file have the same bytes; without digests, the same dtype and shape."""
+        """Return whether two tensors of the file have the same bytes. Without digests, compare only dtype and shape."""
         if other not in self.tensors:
             return False
         first, second = self.tensors[key], self.tensors[other]
@@ -60,7 +59,7 @@ class SavedAdapter:
         return same and (self.digests is None or self.digests.get(key, key) == self.digests.get(other, other))
 
     def is_float(self, key: str) -> bool:
-        """Tells whether a tensor holds numbers that are composed, and notes a problem where it does not."""
+        """Return whether a tensor has a dtype that is composed; record a problem if not."""
         dtype = self.tensors[key].dtype
         if dtype not in FLOATS:
             self.findings.add(f"tensor {key} is {dtype}, expected one of {', '.join(FLOATS)}")
@@ -68,5 +67,5 @@ class SavedAdapter:
 
 
 def key_of(name: str) -> str:
-    """The key under which PEFT saves the tensor `name`."""
+    """Return the key under which PEFT saves the tensor `name`."""
     return PREFIX + name

@@ -1,4 +1,4 @@
-"""Rank and scale of each module, from a LoRA config, as PEFT computes them; standard library only."""
+"""The rank and scale of each module, from a LoRA config, as PEFT computes them; standard library only."""
 
 import json
 import math
@@ -14,7 +14,7 @@ MAX_RANK: Final = 2**24
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """r and α, and what rank_pattern and alpha_pattern say instead for the modules that their keys match."""
+    """The r and α of a config, and the rank_pattern and alpha_pattern that replace them for matching modules."""
 
     r: int
     alpha: float
@@ -23,17 +23,17 @@ class Scaling:
     alphas: ModulePatterns
 
     def rank(self, module: str) -> int:
-        """The rank that PEFT gives `module`."""
+        """Return the rank that PEFT gives `module`."""
         return int(self.ranks.first(module, self.r))
 
     def scale(self, module: str) -> float:
-        """α/r, or α/√r for rsLoRA, in float64 as PEFT computes it."""
+        """Return α/r, or α/√r for rsLoRA, in float64 as PEFT computes it."""
         rank, alpha = self.rank(module), self.alphas.first(module, self.alpha)
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
 
 def read_scaling(config: Mapping[str, Any]) -> Scaling:
-    """Reads r, lora_alpha, use_rslora, rank_pattern and alpha_pattern. Raises Invalid, listing every wrong one."""
+    """Read r, lora_alpha, use_rslora, rank_pattern and alpha_pattern. Raises Invalid, listing every wrong field."""
     r, alpha = config.get("r", 8), config.get("lora_alpha", 8)
     rslora = config.get("use_rslora") or False
     ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
@@ -51,7 +51,7 @@ def read_scaling(config: Mapping[str, Any]) -> Scaling:
 
 
 def shown(value: object) -> str:
-    """A config's value in a message: JSON, cut at 60 characters."""
+    """Return a config's value for a message: JSON, cut at 60 characters."""
     text = json.dumps(value, default=repr)
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -1,4 +1,4 @@
-"""What an adapter's files say, without its tensors' values; standard library only."""
+"""The parts of an adapter, without the values of its tensors; standard library only."""
 
 from dataclasses import dataclass
 from math import prod
@@ -14,19 +14,18 @@ class ModuleSpec:
     """A low-rank delta on one tensor of the base: ΔW = scale · B A, [out_features, in_features].
 
     `name` is the module's name in the base (`model.layers.0.self_attn.q_proj`), `parameter` the tensor that changes
-    (`….q_proj.weight`), `kind` the layer's kind there (`Linear`). `a` and `b` are the tensors' keys in the file: a
-    [rank, in_features], b [out_features, rank]. A convolution's in_features are its inputs times its kernel's size, and
-    its factors have the kernel's dimensions; with `groups` > 1, b is [out_features, rank/groups] and the delta is no
-    value of the weight at all. With `experts` > 1 the tensor holds that many matrices: a [experts·rank, in_features],
-    expert by expert, and b [out_features, rank·experts], the expert's index fastest. `transposed` tells that the tensor
-    keeps each matrix as [in_features, out_features].
+    (`….q_proj.weight`), `kind` the layer's kind (`Linear`). `a` and `b` are keys in the file: a [rank, in_features],
+    b [out_features, rank]. If `transposed`, the base stores each matrix as [in_features, out_features].
 
-    The rule is `additive`, or `ordered` for DoRA, whose magnitudes, out_features of them, are at the key `magnitude`
-    ([1, out_features, 1, …] for a convolution). `bias` is the key of a lora_B.bias [out_features], which adds
-    scale · bias to the module's own. Within one adapter, values and rows count before deltas.
+    A convolution's in_features are its input channels times its kernel's size, and its A and B have the kernel's
+    dimensions. With `groups` > 1, b is [out_features, rank/groups], and the delta cannot be added to the weight. With
+    `experts` > 1, the tensor holds one matrix for each expert: a [experts·rank, in_features], expert by expert, and b
+    [out_features, rank·experts], in which the expert's index changes fastest.
 
-    `scale` is all that the factors are multiplied by: for out_proj of a MultiheadAttention twice PEFT's own, as PEFT
-    adds its delta twice in every forward.
+    The rule is `additive`, or `ordered` for DoRA. DoRA has out_features magnitudes, at the key `magnitude`
+    ([1, out_features, 1, …] for a convolution). `bias` is the key of a lora_B.bias [out_features], and scale · bias is
+    added to the module's own bias. Within one adapter, values and rows are applied before deltas. `scale` is the whole
+    factor of B A: twice PEFT's own for a MultiheadAttention's out_proj, as PEFT adds that delta twice in each forward.
     """
 
     name: str
@@ -48,16 +47,16 @@ class ModuleSpec:
 
     @property
     def elements(self) -> int:
-        """How many numbers the file holds for it."""
+        """The number of values that the file holds for this delta."""
         factors = self.experts * self.rank * (self.in_features + self.out_features // self.groups)
         return factors + self.out_features * ((self.magnitude is not None) + (self.bias is not None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValueSpec:
-    """A whole value for one tensor of the base, at `key`: modules_to_save, or a trained bias. The rule is `override`.
+    """A whole value for one tensor of the base, at `key`: a saved module's, or a trained bias. The rule is `override`.
 
-    Tied tensors may share a key: each has a value of its own.
+    Tied tensors may share a key: the value is set in each of them.
     """
 
     parameter: str
@@ -70,7 +69,7 @@ class ValueSpec:
 class RowsSpec:
     """Values for some rows of one tensor of the base, at `key` [len(rows), …]: trained tokens. The rule is `override`.
 
-    Tied tensors share a key where PEFT trains them together.
+    Tied tensors share a key if PEFT trains them together.
     """
 
     parameter: str
@@ -82,9 +81,10 @@ class RowsSpec:
 
 @dataclass(frozen=True, slots=True)
 class AdapterSpec:
-    """Every part of an adapter, sorted by name, and the tensors that only repeat what it was trained on, by key.
+    """Every part of an adapter, sorted by name, and the keys of the copies: tensors that nothing reads.
 
-    Every tensor of the file belongs to at least one part or is such a copy, which nothing reads.
+    A copy repeats the model that the adapter was trained on, or another tensor of the file. Every other tensor of the
+    file belongs to at least one part.
     """
 
     modules: tuple[ModuleSpec, ...]
@@ -93,18 +93,18 @@ class AdapterSpec:
     rows: tuple[RowsSpec, ...] = ()
 
     def follows(self) -> dict[str, str]:
-        """Each tensor that has a part only because it is tied to another → that one, whose name the part's key has."""
-        found: dict[str, str] = {}
+        """Return the tensors that have a part only because of a tie, each with the tensor that the part's key names."""
+        sources: dict[str, str] = {}
         parts: list[ValueSpec | RowsSpec] = [*self.values, *self.rows]
         for part in parts:
             alike = [other.parameter for other in parts if other.key == part.key]
             own = max(alike, key=lambda name: (f".{name.rpartition('.')[0]}." in part.key, len(name)))
             if own != part.parameter:
-                found[part.parameter] = own
-        return found
+                sources[part.parameter] = own
+        return sources
 
     def summary(self) -> AdapterSummary:
-        """The distinct ranks and scales, and how many of what."""
+        """Return the distinct ranks, scales and dtypes, and the counts of modules, parameters and rules."""
         modules = self.modules
         overrides: tuple[ValueSpec | RowsSpec, ...] = (*self.values, *self.rows)
         stored = {part.key: prod(part.shape) for part in overrides}  # a key that tied tensors share counts once

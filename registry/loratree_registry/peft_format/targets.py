@@ -1,7 +1,7 @@
-"""Which modules an adapter's config lets PEFT load, as PEFT decides it; standard library only.
+"""The modules that PEFT loads for an adapter's config; standard library only.
 
 PEFT makes a LoRA on every module that target_modules, exclude_modules, layers_to_transform and layers_pattern choose
-together (check_target_module_exists) and leaves out the tensors of any other without a word.
+together (check_target_module_exists). It leaves out the tensors of every other module without a warning.
 """
 
 import re
@@ -16,11 +16,11 @@ from loratree_registry.peft_format.scaling import shown
 
 ALL_LINEAR: Final = "all-linear"
 
-_LINEAR: Final = ("Linear", "Conv1D")  # the kinds of all-linear
+_LINEAR: Final = ("Linear", "Conv1D")  # the layer kinds that all-linear chooses
 
-_HEADS: Final = ("lm_head", "embed_out")  # what it leaves out of a language model
+_HEADS: Final = ("lm_head", "embed_out")  # all-linear leaves out these heads of a language model
 
-_FIRST_NUMBER: Final = re.compile(r".*?\.[^.]*\.(\d+)\.")  # PEFT's own; names are short
+_FIRST_NUMBER: Final = re.compile(r".*?\.[^.]*\.(\d+)\.")  # PEFT's own regex, fast enough because names are short
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -28,54 +28,54 @@ _Chooses = Callable[[str], bool]
 
 
 class TargetModules:
-    """The config's choice of modules. `unchecked` says what of it could not be followed; that is taken as chosen."""
+    """The config's choice of modules. `unchecked` lists the settings that were not matched; they exclude no module."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        """Raises Invalid where a field has no form that PEFT knows."""
+        """Read the fields. Raises Invalid if one has a form that PEFT does not know."""
         self.unchecked: list[str] = []
         self._config = config
         self._names = config.get("target_modules")
         self._is_all_linear = isinstance(self._names, str) and self._names.lower() == ALL_LINEAR
-        self._chosen = self._matcher("target_modules", otherwise=True)
-        self._excluded = self._matcher("exclude_modules", otherwise=False)
+        self._chosen = self._make_matcher("target_modules", otherwise=True)
+        self._excluded = self._make_matcher("exclude_modules", otherwise=False)
         self._layers = self._read_layers()
         self._patterns = self._read_patterns()
 
     def includes(self, module: str, kind: str = "Linear") -> bool:
-        """Tells whether PEFT makes a LoRA on `module`, a layer of the base of that kind."""
+        """Return whether PEFT makes a LoRA on `module`, a layer of the base of this kind."""
         if self._excluded(module) or not self._chosen(module) or (self._is_all_linear and kind not in _LINEAR):
             return False
         if self._layers is None or not isinstance(self._names, list) or module in self._names:
             return True
-        return self._patterns is None or _layer(module, self._patterns) in self._layers
+        return self._patterns is None or _find_layer_number(module, self._patterns) in self._layers
 
-    def _matcher(self, field: str, *, otherwise: bool) -> _Chooses:
+    def _make_matcher(self, field: str, *, otherwise: bool) -> _Chooses:
         value = self._config.get(field)
         if value is None or (field == "exclude_modules" and not value):
             return lambda _: otherwise
         if isinstance(value, str):
             is_all = field == "target_modules" and self._is_all_linear
-            return (lambda module: module not in _HEADS) if is_all else self._regex(field, value, otherwise=otherwise)
+            return (lambda module: module not in _HEADS) if is_all else self._compile(field, value, otherwise=otherwise)
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             raise Invalid(f"{field} is {shown(value)}, expected a list of names or a regular expression")
         names = set(value)
-        return lambda module: not names.isdisjoint(_tails(module))
+        return lambda module: not names.isdisjoint(_list_tails(module))
 
-    def _regex(self, field: str, pattern: str, *, otherwise: bool) -> _Chooses:
+    def _compile(self, field: str, pattern: str, *, otherwise: bool) -> _Chooses:
         try:
             regex = NameRegex(pattern, whole=True)
         except ValueError as error:
             self._give_up(field, pattern, str(error))
             return lambda _: otherwise
 
-        def chooses(module: str) -> bool:
+        def is_match(module: str) -> bool:
             try:
                 return regex.matches(module)
             except ValueError as error:
                 self._give_up(field, pattern, str(error))
                 return otherwise
 
-        return chooses
+        return is_match
 
     def _read_layers(self) -> set[int] | None:
         layers = self._config.get("layers_to_transform")
@@ -87,27 +87,27 @@ class TargetModules:
         return set(numbers)
 
     def _read_patterns(self) -> list[re.Pattern[str]] | None:
-        """What finds a layer's number in a name; None where that cannot be done in bounded time."""
+        """Return the patterns that find a layer's number in a name, or None if the search might take unbounded time."""
         value = self._config.get("layers_pattern") or []
         patterns = [value] if isinstance(value, str) else value
         if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
             raise Invalid(f"layers_pattern is {shown(value)}, expected names")
         if self._layers is not None and (odd := [pattern for pattern in patterns if not _PLAIN.fullmatch(pattern)]):
-            self._give_up("layers_pattern", odd[0], "only plain names are")
+            self._give_up("layers_pattern", odd[0], "only plain names can be")
             return None
         return [re.compile(rf"(?:^|.*?\.){pattern}\.(\d+)\.") for pattern in patterns] or [_FIRST_NUMBER]
 
     def _give_up(self, field: str, pattern: str, reason: str) -> None:
         clause = (
-            f"{field} {shown(pattern)} is not matched here ({reason}), so whether PEFT would leave out some of the "
-            "adapter's modules is not known"
+            f"{field} {shown(pattern)} is not matched here ({reason}), so check whether PEFT would leave out some "
+            "of the adapter's modules"
         )
         if clause not in self.unchecked:
             self.unchecked.append(clause)
 
 
 def left_out(targets: TargetModules, modules: Mapping[str, str]) -> str | None:
-    """A clause that names those of the modules, with their kinds, on which PEFT would make no LoRA; None for none."""
+    """Return a clause that names the `modules` (name → kind) on which PEFT would make no LoRA, or None."""
     outside = [module for module, kind in modules.items() if not targets.includes(module, kind)]
     if not outside:
         return None
@@ -117,29 +117,29 @@ def left_out(targets: TargetModules, modules: Mapping[str, str]) -> str | None:
     )
 
 
-def _tails(module: str) -> list[str]:
-    """The name itself and what stands behind each of its dots."""
+def _list_tails(module: str) -> list[str]:
+    """Return the whole name, and the rest of it after each dot."""
     return [module, *(module[at + 1 :] for at, character in enumerate(module) if character == ".")]
 
 
-def _layer(module: str, patterns: list[re.Pattern[str]]) -> int | None:
-    found = next((match for pattern in patterns if (match := pattern.match(module))), None)
-    return None if found is None else int(found[1])
+def _find_layer_number(module: str, patterns: list[re.Pattern[str]]) -> int | None:
+    first = next((match for pattern in patterns if (match := pattern.match(module))), None)
+    return None if first is None else int(first[1])
 
 
 class TargetParameters:
-    """The config's target_parameters: PEFT takes a parameter whose name is one of them, or ends with one at a dot."""
+    """The config's target_parameters. PEFT chooses a parameter if its name, or the rest after a dot, is among them."""
 
     def __init__(self, saved: SavedAdapter) -> None:
         self._names = set(saved.names("target_parameters"))
         self._base = saved.base
 
     def of(self, module: str) -> Sequence[Parameter]:
-        """The parameters of `module` itself that are chosen."""
+        """Return the chosen parameters that `module` owns directly."""
         if not self._names:
             return ()
-        return [parameter for parameter in self._base.owned(module) if self._chooses(parameter.name)]
+        return [parameter for parameter in self._base.owned(module) if self._is_chosen(parameter.name)]
 
-    def _chooses(self, name: str) -> bool:
+    def _is_chosen(self, name: str) -> bool:
         dots = (at for at, character in enumerate(name) if character == ".")
         return name in self._names or any(name[at + 1 :] in self._names for at in dots)

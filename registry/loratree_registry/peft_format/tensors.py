@@ -1,4 +1,4 @@
-"""The tensors of an adapter's file, sorted by what they are parts of; standard library only."""
+"""The tensors of an adapter's file, sorted by the part that each belongs to; standard library only."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -21,9 +21,9 @@ _ENDINGS: Final = (*FACTORS, MAGNITUDE, BIAS, ROWS)
 
 @dataclass(frozen=True, slots=True)
 class AdapterTensors:
-    """`layers` are the LoRAs by their names in the file, the key of each tensor by its ending; `rows` are token rows.
+    """The keys of an adapter's tensors: a LoRA's in `layers` by name and ending, token rows in `rows` by module.
 
-    `rest` are the keys of all else by their names: whole tensors of the base, or nothing that PEFT writes.
+    `rest` holds every other key by name: whole tensors of the base, and tensors that PEFT does not write.
     """
 
     layers: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
@@ -32,25 +32,25 @@ class AdapterTensors:
 
 
 def sorted_tensors(saved: SavedAdapter) -> AdapterTensors:
-    """Sorts every tensor of the file; notes those that are refused, and those without PEFT's prefix."""
-    found = AdapterTensors()
+    """Sort every tensor of the file; record each one that is refused or lacks PEFT's prefix."""
+    tensors = AdapterTensors()
     for key in saved.tensors:
         name = key.removeprefix(PREFIX)
         if name == key:
             saved.findings.add(f"tensor {key} does not start with {PREFIX}, as save_pretrained writes it")
             continue
-        ending = _ending(saved, name)
+        ending = _find_ending(saved, name)
         if ending == ROWS:
-            found.rows[name.removesuffix(ROWS)] = key
+            tensors.rows[name.removesuffix(ROWS)] = key
         elif ending is not None:
-            found.layers[name.removesuffix(ending)][ending] = key
+            tensors.layers[name.removesuffix(ending)][ending] = key
         elif not _is_refused(saved, name):
-            found.rest[name] = key
-    return found
+            tensors.rest[name] = key
+    return tensors
 
 
-def _ending(saved: SavedAdapter, name: str) -> str | None:
-    """How the tensor's name ends behind its module's; None for a whole tensor, whatever its module is called."""
+def _find_ending(saved: SavedAdapter, name: str) -> str | None:
+    """Return the ending of a LoRA's or a row's tensor, or None for a whole tensor even if its name ends like one."""
     ending = next((ending for ending in _ENDINGS if name.endswith(ending)), None)
     if ending is None or base_name(name.removesuffix(ending), saved.base.kinds) is not None:
         return ending

@@ -1,4 +1,4 @@
-"""Requests to one loratree server, its answers as records, its failures as our errors."""
+"""Requests to one loratree server: its answers become records, its failures become loratree's errors."""
 
 import json
 import time
@@ -22,25 +22,25 @@ from loratree_registry.wire.problem import MEDIA_TYPE, Problem, error_of
 T = TypeVar("T")
 
 ANSWER_S: Final = 30.0
-WORK_S: Final = 600.0  # where the server reads and hashes whole files before it answers
+WORK_S: Final = 600.0  # for a request that makes the server read and hash whole files
 _CONNECT_S = 5.0
 _TRIES = 3
 _IDLE_S = 5.0  # less than the server's 30 s, so that a connection is never reused while the server closes it
 _CHUNK = 256 * 1024
-_SLOW = 20e6  # bytes a second that a server surely reads and hashes
+_SLOW = 20e6  # bytes a second that even a slow server reads and hashes
 _PARTIAL, _ELSEWHERE = 206, 307
 
 
 class HttpClient:
-    """A client of the server at `url`. Connecting is tried again; of requests, those that only read.
+    """A client of the server at `url`. It retries to connect, and retries requests that only read.
 
-    An answer is waited for `answer_s` seconds, and WORK_S where the server reads or hashes whole files for it.
+    It waits `answer_s` seconds for an answer, or WORK_S if the server must read or hash whole files first.
     """
 
     def __init__(self, url: str, *, answer_s: float = ANSWER_S) -> None:
-        self._url, self._answer_s = _checked_url(url), answer_s
+        self._url, self._answer_s = _check_url(url), answer_s
         self.url = without_secrets(self._url)  # for messages
-        secure = self._url.startswith("https:")  # reading the certificates takes 50 ms, which http: does not need
+        secure = self._url.startswith("https:")  # loading certificates takes 50 ms, and http: needs none
         limits = httpx.Limits(keepalive_expiry=_IDLE_S)
         self._presigned = Presigned()
         self._client = httpx.Client(transport=httpx.HTTPTransport(verify=secure, retries=2, limits=limits))
@@ -54,8 +54,8 @@ class HttpClient:
         seconds: float | None = None,
         **query: str | int | list[str] | None,
     ) -> T:
-        """Reads a record of type `kind`; a query of None is left out, one of a list is there once for each text."""
-        return self._parsed(kind, self._send(self._request("GET", noun, path, query, seconds=seconds)))
+        """Read a record of type `kind`. A query of None is left out; a query of a list is sent once for each text."""
+        return self._parse(kind, self._send(self._build_request("GET", noun, path, query, seconds=seconds)))
 
     def send(
         self,
@@ -68,32 +68,32 @@ class HttpClient:
         seconds: float | None = None,
         **query: str | int | None,
     ) -> T:
-        """Sends a record as JSON and reads one of type `kind`."""
-        request = self._request(method, noun, path, query, content=_json(record), seconds=seconds)
+        """Send a record as JSON and read a record of type `kind`."""
+        request = self._build_request(method, noun, path, query, content=_to_json(record), seconds=seconds)
         request.headers["Content-Type"] = "application/json"
-        return self._parsed(kind, self._send(request))
+        return self._parse(kind, self._send(request))
 
     def delete(self, noun: str, path: str, **query: str | int | None) -> None:
-        """Removes what is at `path`."""
-        self._send(self._request("DELETE", noun, path, query))
+        """Delete the resource at `path`."""
+        self._send(self._build_request("DELETE", noun, path, query))
 
     def put_part(self, part: Part, content: IO[bytes]) -> None:
-        """Sends a part of an upload to this server, or to the other one that its URL leads to."""
+        """Send a part of an upload to this server, or to another server that the part's URL names."""
         if not part.url.startswith("/v1/"):
             self._presigned.put(part, content)
             return
         noun, _, path = part.url.removeprefix("/v1/").partition("/")
         chunks = iter(lambda: content.read(_CHUNK), b"")
-        self._send(self._request("PUT", noun, path, content=chunks, seconds=WORK_S, headers=part.headers))
+        self._send(self._build_request("PUT", noun, path, content=chunks, seconds=WORK_S, headers=part.headers))
 
     @contextmanager
     def open(self, noun: str, path: str, *, start: int = 0, **query: str) -> Iterator[BinaryIO]:
-        """Opens an answer's bytes from byte `start`, here or where the server sends us; the stream cannot seek."""
+        """Open an answer's bytes from byte `start`, and follow a redirect; the stream cannot seek."""
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-        response = self._send(self._request("GET", noun, path, query, headers=headers), stream=True)
+        response = self._send(self._build_request("GET", noun, path, query, headers=headers), stream=True)
         with closing(response):
             if (response.status_code == _PARTIAL) != (start > 0) and response.status_code != _ELSEWHERE:
-                raise self._stranger(response)
+                raise self._to_unavailable(response)
             if response.status_code != _ELSEWHERE:
                 with opened(response.iter_raw(), self.failures) as stream:
                     yield stream
@@ -102,13 +102,13 @@ class HttpClient:
             yield stream
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._client.close()
         self._presigned.close()
 
     @contextmanager
     def failures(self) -> Iterator[None]:
-        """Turns what the network does inside the block into Unavailable."""
+        """Turn a network error inside the block into Unavailable."""
         try:
             yield
         except httpx.TimeoutException as error:
@@ -122,7 +122,7 @@ class HttpClient:
                 "check LORATREE_URL, and that `loratree serve` is running there"
             ) from error
 
-    def _request(
+    def _build_request(
         self,
         method: str,
         noun: str,
@@ -133,17 +133,17 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         seconds: float | None = None,
     ) -> httpx.Request:
-        given = {name: value for name, value in (query or {}).items() if value is not None}
+        params = {name: value for name, value in (query or {}).items() if value is not None}
         timeout = httpx.Timeout(seconds or self._answer_s, connect=_CONNECT_S)
         try:
-            url = httpx.URL(f"{self._url}/v1/{noun}" + ("" if path is None else f"/{quoted(path)}"), params=given)
+            url = httpx.URL(f"{self._url}/v1/{noun}" + ("" if path is None else f"/{quoted(path)}"), params=params)
         except (httpx.InvalidURL, ValueError) as error:
             raise Invalid(f"{path!r} cannot be asked for over HTTP: {error}") from error
         return self._client.build_request(method, url, content=content, headers=headers, timeout=timeout)
 
     def _send(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
         with self.failures():
-            response = self._tried(request, stream=stream)
+            response = self._send_with_retries(request, stream=stream)
             if response.is_success or (
                 stream and response.status_code == _ELSEWHERE and "Location" in response.headers
             ):
@@ -152,10 +152,10 @@ class HttpClient:
                 response.read()
             finally:
                 response.close()
-        raise self._refusal(response)
+        raise self._to_error(response)
 
-    def _tried(self, request: httpx.Request, *, stream: bool) -> httpx.Response:
-        """Sends a request; one that only reads is sent again where the connection broke."""
+    def _send_with_retries(self, request: httpx.Request, *, stream: bool) -> httpx.Response:
+        """Send a request; if the connection breaks, a request that only reads is sent again."""
         for attempt in range(1, _TRIES):
             try:
                 return self._client.send(request, stream=stream)
@@ -165,22 +165,22 @@ class HttpClient:
                 time.sleep(0.1 * attempt)
         return self._client.send(request, stream=stream)
 
-    def _parsed(self, kind: type[T], response: httpx.Response) -> T:
+    def _parse(self, kind: type[T], response: httpx.Response) -> T:
         try:
-            record: T = _adapter(kind).validate_json(response.content, strict=True)  # type: ignore[arg-type] # a class is hashable
+            record: T = _adapter_of(kind).validate_json(response.content, strict=True)  # type: ignore[arg-type] # a class is hashable
         except ValidationError as error:
-            raise self._stranger(response) from error
+            raise self._to_unavailable(response) from error
         return record
 
-    def _refusal(self, response: httpx.Response) -> LoratreeError:
+    def _to_error(self, response: httpx.Response) -> LoratreeError:
         if response.headers.get("Content-Type", "").startswith(MEDIA_TYPE):
             try:
-                return error_of(_adapter(Problem).validate_json(response.content, strict=True))
+                return error_of(_adapter_of(Problem).validate_json(response.content, strict=True))
             except ValidationError:
                 pass
-        return self._stranger(response)
+        return self._to_unavailable(response)
 
-    def _stranger(self, response: httpx.Response) -> Unavailable:
+    def _to_unavailable(self, response: httpx.Response) -> Unavailable:
         return Unavailable(
             f"the server at {self.url} answered {response.status_code} and not as a loratree registry does: "
             "check LORATREE_URL, and that `loratree serve` of this release is running there"
@@ -188,18 +188,18 @@ class HttpClient:
 
 
 def work_s(size: int) -> float:
-    """How long to wait for a server that reads and hashes `size` bytes, in seconds."""
+    """Return how many seconds to wait for a server that reads and hashes `size` bytes."""
     return WORK_S + size / _SLOW
 
 
 def quoted(path: str) -> str:
-    """Percent-encodes what would end the path, and segments of dots, which clients and proxies resolve."""
+    """Percent-encode characters that would end the path, and segments of dots, which clients and proxies resolve."""
     segments = quote(path, safe="/@:").split("/")
     return "/".join(segment.replace(".", "%2E") if set(segment) == {"."} else segment for segment in segments)
 
 
-def _checked_url(text: str) -> str:
-    """The URL without its last slash. Raises Invalid where it is not one that HTTP can reach."""
+def _check_url(text: str) -> str:
+    """Return the URL without its last slash. Raises Invalid if HTTP cannot reach it."""
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL:
@@ -211,16 +211,16 @@ def _checked_url(text: str) -> str:
     return text.rstrip("/")
 
 
-def _json(record: Any) -> bytes | None:
-    """A record as JSON; what JSON has no form for but the registry refuses by name, such as NaN, is sent as it is."""
+def _to_json(record: Any) -> bytes | None:
+    """Return a record as JSON. NaN, which JSON lacks, is sent as it is: the registry refuses it by its name."""
     if record is None:
         return None
     try:
         return json.dumps(asdict(record)).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise Invalid(f"the request has no form in JSON: {error}") from error
+        raise Invalid(f"the request cannot be written as JSON: {error}") from error
 
 
 @cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
+def _adapter_of(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

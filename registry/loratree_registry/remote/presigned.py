@@ -1,6 +1,6 @@
-"""Requests to URLs that a registry has signed: whoever sees one may use it, so none is logged or shown.
+"""Requests to presigned URLs: anyone who sees such a URL can use it, so no URL is logged or shown.
 
-They go through httpx's transport and not through its client, which logs every URL, and carry the headers told alone.
+They use httpx's transport, because httpx's client logs every URL, and they carry only the given headers.
 """
 
 import re
@@ -23,27 +23,27 @@ _OTHER_BYTES = ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XA
 
 
 class Presigned:
-    """A client of whatever server presigned URLs lead to; for many threads at once."""
+    """A client of the servers that presigned URLs name; it is thread-safe."""
 
     def put(self, part: Part, content: IO[bytes]) -> None:
-        """Sends a part's bytes from where they lie. Raises Unavailable, and Invalid where they are others."""
-        request = _request("PUT", part.url, part.headers, iter(lambda: content.read(_CHUNK), b""))
-        with self._answered(request, (200, 201, 204)) as response:
+        """Send a part's bytes. Raises Unavailable, and Invalid if they are not the announced bytes."""
+        request = _build_request("PUT", part.url, part.headers, iter(lambda: content.read(_CHUNK), b""))
+        with self._send(request, (200, 201, 204)) as response:
             response.read()
 
     @contextmanager
     def open(self, url: str, *, start: int = 0) -> Iterator[BinaryIO]:
-        """Opens what a URL leads to from byte `start`, as a stream that cannot seek. Raises Unavailable."""
+        """Open the bytes at a URL from byte `start`, as a stream that cannot seek. Raises Unavailable."""
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-        request = _request("GET", url, headers)
+        request = _build_request("GET", url, headers)
         with (
-            self._answered(request, (206 if start else 200,)) as response,
-            opened(response.iter_raw(), lambda: _failures(request)) as stream,
+            self._send(request, (206 if start else 200,)) as response,
+            opened(response.iter_raw(), lambda: _catch_failures(request)) as stream,
         ):
             yield stream
 
     def close(self) -> None:
-        """Closes the connections, if any were opened."""
+        """Close the connections, if any were opened."""
         if "_transport" in self.__dict__:
             self._transport.close()
 
@@ -52,52 +52,52 @@ class Presigned:
         return httpx.HTTPTransport(retries=2, limits=httpx.Limits(keepalive_expiry=_IDLE_S))
 
     @contextmanager
-    def _answered(self, request: httpx.Request, expected: tuple[int, ...]) -> Iterator[httpx.Response]:
-        with _failures(request):
+    def _send(self, request: httpx.Request, expected: tuple[int, ...]) -> Iterator[httpx.Response]:
+        with _catch_failures(request):
             response = self._transport.handle_request(request)
         try:
             if response.status_code not in expected:
-                with _failures(request):
+                with _catch_failures(request):
                     response.read()
-                raise _refusal(request, response)
+                raise _to_error(request, response)
             yield response
         finally:
             response.close()
 
 
-def _request(
+def _build_request(
     method: str, url: str, headers: Mapping[str, str], content: Iterator[bytes] | None = None
 ) -> httpx.Request:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise Unavailable("the registry gave a URL that is none: check the release that it runs") from error
+        raise Unavailable("the registry sent an invalid URL: check the release that it runs") from error
     return httpx.Request(method, parsed, headers=headers, content=content, extensions={"timeout": _TIMEOUT})
 
 
 @contextmanager
-def _failures(request: httpx.Request) -> Iterator[None]:
-    """Turns what the network does inside the block into Unavailable, which tells the server alone."""
+def _catch_failures(request: httpx.Request) -> Iterator[None]:
+    """Turn a network error inside the block into Unavailable; the message names the server, not the URL."""
     try:
         yield
     except httpx.HTTPError as error:
-        raise _unavailable(request, str(error) or type(error).__name__) from error
+        raise _to_unavailable(request, str(error) or type(error).__name__) from error
 
 
-def _refusal(request: httpx.Request, response: httpx.Response) -> LoratreeError:
-    found = _CODE.search(response.content)
-    code = found[1].decode() if found else ""
+def _to_error(request: httpx.Request, response: httpx.Response) -> LoratreeError:
+    match = _CODE.search(response.content)
+    code = match[1].decode() if match else ""
     if code in _OTHER_BYTES:
-        return Invalid(f"the bytes sent to {_server(request)} are not those announced ({code}): send them again")
-    return _unavailable(request, f"it answered {response.status_code} {code}".rstrip())
+        return Invalid(f"the bytes sent to {_server_of(request)} are not those announced ({code}): send them again")
+    return _to_unavailable(request, f"it answered {response.status_code} {code}".rstrip())
 
 
-def _unavailable(request: httpx.Request, reason: str) -> Unavailable:
+def _to_unavailable(request: httpx.Request, reason: str) -> Unavailable:
     return Unavailable(
-        f"the store at {_server(request)}, where the registry sends its clients, does not serve this one ({reason}): "
-        "try again, or set LORATREE_DIRECT=0 where the registry is served"
+        f"the registry sent this client to the store at {_server_of(request)}, which does not serve it ({reason}): "
+        "try again, or set LORATREE_DIRECT=0 on the registry's server"
     )
 
 
-def _server(request: httpx.Request) -> str:
+def _server_of(request: httpx.Request) -> str:
     return f"{request.url.scheme}://{request.url.netloc.decode()}"

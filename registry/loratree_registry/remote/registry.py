@@ -35,11 +35,11 @@ from loratree_registry.wire.query import written
 
 
 class RemoteRegistry(Registry):
-    """A Registry behind `loratree serve` at `url`; for many threads at once.
+    """A Registry behind `loratree serve` at `url`; it is thread-safe.
 
     Its records equal the embedded registry's, and a problem document becomes the same error with the same sentence.
-    Every method raises Unavailable where the server cannot be reached, is not loratree's, or is silent for `answer_s`
-    seconds.
+    Every method raises Unavailable if the server cannot be reached, is no loratree server, or does not answer within
+    `answer_s` seconds.
     """
 
     def __init__(self, url: str, *, answer_s: float = ANSWER_S) -> None:
@@ -194,7 +194,7 @@ class RemoteRegistry(Registry):
 
     @override
     def local_file(self, ref: str, name: str) -> Path | None:
-        """None: the bytes are the server's."""
+        """Return None: the bytes are on the server."""
         return None
 
     @override
@@ -203,7 +203,7 @@ class RemoteRegistry(Registry):
 
 
 class RemoteUploads(ClientUploads):
-    """The Uploads behind a server."""
+    """Uploads to a server over HTTP."""
 
     def __init__(self, http: HttpClient) -> None:
         self._http = http

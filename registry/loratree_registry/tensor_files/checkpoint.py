@@ -18,7 +18,7 @@ WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
 PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 RESAVE: Final = "load the model with transformers and write it again with save_pretrained"
-MAX_INDEX: Final = 64 * 1024 * 1024  # a name and its shard take about 100 bytes
+MAX_INDEX: Final = 64 * 1024 * 1024  # enough for 600,000 tensors: a name and its shard take about 100 bytes
 _CHUNK = 1024 * 1024
 
 
@@ -35,88 +35,88 @@ class TensorType:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One safetensors file of a checkpoint. Every method raises Invalid where it cannot be read."""
+    """One safetensors file of a checkpoint. Every method raises Invalid if the file cannot be read."""
 
     path: Path
     header: Header
 
     def head(self) -> bytes:
-        """The file up to the first tensor: its header, as it is."""
+        """Return the bytes before the first tensor: the header, unchanged."""
         return bytes(self._read(0, self.header.data_start))
 
     def chunks(self, name: str) -> Iterator[bytearray]:
-        """One tensor's bytes, a piece at a time."""
+        """Yield one tensor's bytes in chunks of at most 1 MiB."""
         tensor = self.header.tensors[name]
         for start in range(tensor.start, tensor.end, _CHUNK):
             yield self._read(start, min(_CHUNK, tensor.end - start))
 
     def raw(self, name: str) -> bytearray:
-        """One tensor's bytes."""
+        """Return one tensor's bytes."""
         tensor = self.header.tensors[name]
         return self._read(tensor.start, tensor.end - tensor.start)
 
     def type(self, name: str) -> TensorType:
-        """One tensor's dtype code and shape."""
+        """Return one tensor's dtype code and shape."""
         tensor = self.header.tensors[name]
         return TensorType(tensor.dtype, tensor.shape)
 
     def sha256(self, name: str) -> str:
-        """The digest over one tensor's bytes, as they lie in the file."""
+        """Return the digest over one tensor's bytes in the file."""
         hasher = hashlib.sha256()
         for chunk in self.chunks(name):
             hasher.update(chunk)
         return DIGEST_PREFIX + hasher.hexdigest()
 
     def _read(self, start: int, size: int) -> bytearray:
-        found = bytearray(size)
+        content = bytearray(size)
         try:
             with self.path.open("rb") as stream:
                 stream.seek(start)
-                read = stream.readinto(found)
+                read = stream.readinto(content)
         except OSError as error:
             raise Invalid(f"{self.path} cannot be read ({error.strerror}): {RESAVE}") from error
         if read != size:
-            raise Invalid(f"{self.path} became shorter while it was read: leave it alone and try again")
-        return found
+            raise Invalid(f"{self.path} became shorter while it was read: do not change it, and try again")
+        return content
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The shards of a base. Every tensor is in one shard; which one changes no digest."""
+    """The shards of a base. Every tensor is in one shard, and no digest depends on which one."""
 
     directory: Path
     shards: tuple[Shard, ...]
 
     @cached_property
     def shard_of(self) -> dict[str, Shard]:
-        """The shard that holds each tensor."""
+        """The shard of each tensor, by the tensor's name."""
         return {name: shard for shard in self.shards for name in shard.header.tensors}
 
     def types(self) -> dict[str, TensorType]:
-        """Every tensor's dtype code and shape."""
+        """Return every tensor's dtype code and shape, by name."""
         return {name: shard.type(name) for name, shard in self.shard_of.items()}
 
     def sha256(self, name: str) -> str:
-        """The digest over one tensor's bytes."""
+        """Return the digest over one tensor's bytes."""
         return self.shard_of[name].sha256(name)
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:
-    """Reads the headers of the safetensors files in `directory`. Raises Invalid, NotFound."""
+    """Read the headers of the safetensors files in `directory`. Raises Invalid, NotFound."""
     if not directory.is_dir():
         raise NotFound(f"{directory} is not a directory: give the folder of the base's checkpoint")
     single, index = directory / WEIGHTS, directory / INDEX
     if single.is_file():
-        return Checkpoint(directory, (_shard(single),))
+        return Checkpoint(directory, (_read_shard(single),))
     if not index.is_file():
-        raise Invalid(_no_weights(directory))
-    places = _weight_map(index)
-    shards = tuple(_shard(directory / name) for name in sorted(set(places.values())))
+        raise Invalid(_describe_missing_weights(directory))
+    places = _read_weight_map(index)
+    shards = tuple(_read_shard(directory / name) for name in sorted(set(places.values())))
     _check_index(index, places, shards)
     return Checkpoint(directory, shards)
 
 
-def _shard(path: Path) -> Shard:
+def _read_shard(path: Path) -> Shard:
     try:
         with open_plain(path, remedy=RESAVE) as stream:
             return Shard(path, read_header(stream, os.fstat(stream.fileno()).st_size, name=str(path)))
@@ -124,7 +124,7 @@ def _shard(path: Path) -> Shard:
         raise Invalid(f"{path} cannot be read ({error.strerror}): {RESAVE}") from error
 
 
-def _no_weights(directory: Path) -> str:
+def _describe_missing_weights(directory: Path) -> str:
     pickled = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLED)
     if pickled:
         return (
@@ -134,7 +134,7 @@ def _no_weights(directory: Path) -> str:
     return f"{directory} holds neither {WEIGHTS} nor {INDEX}: {RESAVE}"
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def _read_weight_map(index: Path) -> dict[str, str]:
     try:
         places = parse_json(read_plain(index, limit=MAX_INDEX, remedy=RESAVE))["weight_map"]
         names = {str(name) for name in places.values()}
@@ -147,8 +147,8 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _check_index(index: Path, places: dict[str, str], shards: tuple[Shard, ...]) -> None:
-    """Checks that the shards hold exactly what the index says, each tensor once."""
-    found = {(name, shard.path.name) for shard in shards for name in shard.header.tensors}
-    wrong = sorted(f"{name} in {shard}" for name, shard in found ^ set(places.items()))
+    """Check that the shards hold exactly the tensors that the index lists, each one once."""
+    actual = {(name, shard.path.name) for shard in shards for name in shard.header.tensors}
+    wrong = sorted(f"{name} in {shard}" for name, shard in actual ^ set(places.items()))
     if wrong:
         raise Invalid(f"{index} and its files disagree over {listed(wrong, limit=5)}: {RESAVE}")

@@ -1,4 +1,4 @@
-"""Whether a checkpoint holds a base's weights, compared tensor by tensor without loading any."""
+"""A comparison of a checkpoint with a base, one tensor at a time, without loading the model."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -12,23 +12,23 @@ from loratree_registry.tensor_files.checkpoint import TensorType, open_checkpoin
 
 
 class TensorSource(Protocol):
-    """What a checkpoint holds: each tensor's dtype and shape, and the digest of one."""
+    """The tensors of a checkpoint: the dtype and shape of each, and the digest of one."""
 
     def types(self) -> Mapping[str, TensorType]:
-        """Every tensor's dtype code and shape."""
+        """Return every tensor's dtype code and shape, by name."""
         ...
 
     def sha256(self, name: str) -> str:
-        """The digest over one tensor's bytes."""
+        """Return the digest over one tensor's bytes."""
         ...
 
 
 def holds_base(folder: Path, manifest: BaseManifest) -> bool:
-    """Tells whether the checkpoint in `folder` holds exactly the base's tensors: names, dtypes, shapes and bytes.
+    """Return whether the checkpoint in `folder` holds exactly the base's tensors: names, dtypes, shapes and bytes.
 
-    A tied tensor may be there under any of its names. Shapes are compared first, so that other models are told apart
-    without reading their weights. A folder that is no readable checkpoint is another model, and so is one with an
-    adapter beside its weights, which transformers would load with them.
+    A tied tensor may have any of its names. Shapes are compared first, so that another model is recognised before its
+    weights are read. The answer is false for an unreadable checkpoint, and for a checkpoint with an adapter beside its
+    weights, because transformers would load the adapter too.
     """
     if os.path.lexists(folder / ADAPTER_CONFIG):
         return False
@@ -40,10 +40,10 @@ def holds_base(folder: Path, manifest: BaseManifest) -> bool:
 
 
 def has_names(folder: Path, manifest: BaseManifest) -> bool:
-    """Tells whether the checkpoint in `folder` holds all of the base's tensors, called as its model does.
+    """Return whether the checkpoint in `folder` holds all of the base's tensors under the base's own names.
 
-    Transformers renames, fuses or computes those of some architectures as it loads them; such a one cannot be compared
-    here.
+    Transformers renames, fuses or computes the tensors of some architectures as it loads them. `holds_base` cannot
+    compare such a checkpoint.
     """
     expected = manifest.by_name()
     untied = {name for name, parameter in expected.items() if parameter.tied_to is None}
@@ -55,20 +55,20 @@ def has_names(folder: Path, manifest: BaseManifest) -> bool:
 
 
 def misfits(checkpoint: TensorSource, manifest: BaseManifest) -> list[str]:
-    """Every tensor that is missing from the base, unexpected, or of another dtype or shape, a clause each."""
-    expected, found = manifest.by_name(), checkpoint.types()
-    stored = {expected[name].tied_to or name for name in found if name in expected}
-    problems = [f"{name} is unexpected" for name in sorted(found.keys() - expected.keys())]
+    """Return a clause for each tensor that is missing, unexpected, or of another dtype or shape than the base's."""
+    expected, actual = manifest.by_name(), checkpoint.types()
+    stored = {expected[name].tied_to or name for name in actual if name in expected}
+    problems = [f"{name} is unexpected" for name in sorted(actual.keys() - expected.keys())]
     problems += [f"{p.name} is missing" for p in manifest.parameters if p.tied_to is None and p.name not in stored]
-    for name in sorted(found.keys() & expected.keys()):
+    for name in sorted(actual.keys() & expected.keys()):
         kind = TensorType(expected[name].dtype, expected[name].shape)
-        if found[name] != kind:
-            problems.append(f"{name} is {found[name]}, expected {kind}")
+        if actual[name] != kind:
+            problems.append(f"{name} is {actual[name]}, expected {kind}")
     return problems
 
 
 def differences(checkpoint: TensorSource, manifest: BaseManifest) -> Iterator[str]:
-    """Every tensor whose bytes are not the base's, one after the other as they are read, where none misfits."""
+    """Yield each tensor that differs in its bytes from the base's, as they are read. `misfits` must be empty."""
     expected = manifest.by_name()
     for name in sorted(checkpoint.types()):
         if checkpoint.sha256(name) != expected[expected[name].tied_to or name].sha256:

@@ -1,4 +1,4 @@
-"""Whether every value of a safetensors file is finite, by bit pattern, in bounded memory."""
+"""A check that every value of a safetensors file is finite, by bit pattern, in bounded memory."""
 
 import hashlib
 from typing import Any, BinaryIO, Final
@@ -10,27 +10,27 @@ from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.tensor_files.header import Header, Tensor
 
-CHUNK: Final = 1024 * 1024  # a multiple of every item's size
+CHUNK: Final = 1024 * 1024  # bytes; a multiple of every item's size
 
-# dtype code → the unsigned integer of its width, and the bits of its exponent: all set for NaN and ±Inf alone.
+# dtype code → the unsigned integer of its width, and its exponent's bits, which are all set only in NaN and ±Inf.
 _EXPONENTS: Final[dict[str, tuple[str, int]]] = {
     "F16": ("<u2", 0x7C00),
     "BF16": ("<u2", 0x7F80),
     "F32": ("<u4", 0x7F80_0000),
     "F64": ("<u8", 0x7FF0_0000_0000_0000),
 }
-# Always finite: counters and masks among a saved module's buffers.
+# Always finite. A saved module's buffers hold such counters and masks.
 _WHOLE: Final = frozenset({"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"})
 
 
 def check_finite(
     stream: BinaryIO, header: Header, *, undigested: tuple[str, ...] = (), name: str = "the safetensors file"
 ) -> dict[str, str]:
-    """Read the tensors' bytes; raise Invalid, naming those that hold NaN or Inf.
+    """Read every tensor and return its digest by its name, unless the name ends with one of `undigested`.
 
-    Returns the digest of each tensor whose name does not end with one of `undigested`.
-    `stream` stands at `header.data_start`, where read_header left it, and is read forward to its end. A dtype other
-    than F16, BF16, F32, F64 and the whole numbers is refused: its values cannot be checked.
+    `stream` stands at `header.data_start`, where read_header left it, and is read forward to its end. Raises Invalid,
+    naming each tensor that holds NaN or Inf, or has a dtype that cannot be checked: any other than F16, BF16, F32, F64
+    and the whole numbers.
     """
     checked = _EXPONENTS.keys() | _WHOLE
     unchecked = [f"{key} is {tensor.dtype}" for key, tensor in header.tensors.items() if tensor.dtype not in checked]
@@ -53,16 +53,16 @@ def check_finite(
 
 
 def _count(stream: BinaryIO, tensor: Tensor, name: str, hasher: "hashlib._Hash | None") -> tuple[int, int]:
-    """How many NaN and how many ±Inf the next tensor of the stream holds."""
+    """Count the NaN and the ±Inf in the next tensor of the stream."""
     code, exponent = _EXPONENTS.get(tensor.dtype, ("u1", None))
     nans = infinities = 0
-    left = tensor.end - tensor.start
-    while left:
-        chunk = _chunk(stream, min(left, CHUNK), name)
+    remaining = tensor.end - tensor.start
+    while remaining:
+        chunk = _read_chunk(stream, min(remaining, CHUNK), name)
         if hasher:
             hasher.update(chunk)
         bits: NDArray[Any] = np.frombuffer(chunk, dtype=code)
-        left -= bits.nbytes
+        remaining -= bits.nbytes
         if exponent is None or (bits & exponent).max() < exponent:
             continue
         suspects = bits[bits & exponent == exponent]
@@ -73,7 +73,7 @@ def _count(stream: BinaryIO, tensor: Tensor, name: str, hasher: "hashlib._Hash |
     return nans, infinities
 
 
-def _chunk(stream: BinaryIO, count: int, name: str) -> bytes:
+def _read_chunk(stream: BinaryIO, count: int, name: str) -> bytes:
     parts = []
     while count:
         part = stream.read(count)

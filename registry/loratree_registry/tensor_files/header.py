@@ -1,8 +1,8 @@
-"""Our own bounded reader of a safetensors header; standard library only.
+"""A bounded reader of a safetensors header; standard library only.
 
-The format: 8 bytes of little-endian header length, that many bytes of JSON padded with spaces, then the tensors' bytes,
-one behind the other (https://github.com/huggingface/safetensors#format). The reference reader takes duplicate names
-(the last wins), names such as `../../x`, empty tensors and headers of 100 MB; this one refuses them.
+The format: 8 bytes of little-endian header length, that many bytes of JSON padded with spaces, then the tensors' bytes
+without gaps (https://github.com/huggingface/safetensors#format). The reference reader accepts duplicate names (the
+last wins), names such as `../../x`, empty tensors and headers of 100 MB. This reader refuses all four.
 """
 
 import math
@@ -30,7 +30,7 @@ _METADATA = "__metadata__"
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor's dtype code, its shape, and its bytes in the file: [start, end), counted from the file's first byte."""
+    """A tensor's dtype code, its shape, and its place: the bytes [start, end), counted from the file's first byte."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -40,7 +40,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a safetensors file says of itself. `tensors` stand in the order of their bytes, `data_start` to `size`."""
+    """The header of a safetensors file. `tensors` are in the order of their bytes, from `data_start` to `size`."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
@@ -49,26 +49,26 @@ class Header:
 
 
 def read_header(stream: BinaryIO, size: int, *, name: str = "the safetensors file") -> Header:
-    """Reads and checks the header of a file of `size` bytes; leaves `stream` at the first tensor's first byte.
+    """Read and check the header of a file of `size` bytes; leave `stream` at the first tensor's first byte.
 
-    `name` is what messages call the file. Only reads forward, so a stream from a network will do. Every tensor's bytes
-    follow the one before without hole or overlap and end with the file. Raises Invalid, listing every wrong tensor.
+    `name` is the file's name in messages. `stream` is only read forward, so it may come from a network. The tensors'
+    bytes must fill the rest of the file without a hole or an overlap. Raises Invalid, listing every wrong tensor.
     """
-    length = _length(stream, size, name)
-    text = _exactly(stream, length)
+    length = _read_length(stream, size, name)
+    text = _read_exactly(stream, length)
     if len(text) != length:
         raise Invalid(f"{name} is truncated: its header has {len(text)} of {length} bytes, copy it again")
     document = _parse(text, name)
-    metadata = _metadata(document.pop(_METADATA, {}), name)
+    metadata = _check_metadata(document.pop(_METADATA, {}), name)
     if not document:
         raise Invalid(f"{name} holds no tensors: save the adapter again with save_pretrained")
-    tensors = _tensors(document, 8 + length, name)
+    tensors = _parse_tensors(document, 8 + length, name)
     _check_contiguous(tensors, 8 + length, size, name)
     return Header(tensors, metadata, 8 + length, size)
 
 
-def _length(stream: BinaryIO, size: int, name: str) -> int:
-    prefix = _exactly(stream, 8)
+def _read_length(stream: BinaryIO, size: int, name: str) -> int:
+    prefix = _read_exactly(stream, 8)
     if len(prefix) < 8:
         raise Invalid(f"{name} is truncated: it has {len(prefix)} bytes, a safetensors file starts with 8 of length")
     length = int.from_bytes(prefix, "little")
@@ -82,8 +82,8 @@ def _length(stream: BinaryIO, size: int, name: str) -> int:
     return length
 
 
-def _exactly(stream: BinaryIO, count: int) -> bytes:
-    """Reads `count` bytes, fewer only at the end: a raw or network stream may give them in parts."""
+def _read_exactly(stream: BinaryIO, count: int) -> bytes:
+    """Read `count` bytes, or fewer at the end. A raw or network stream may give them in parts."""
     parts = []
     while count and (part := stream.read(count)):
         parts.append(part)
@@ -104,37 +104,37 @@ def _parse(text: bytes, name: str) -> dict[str, Any]:
     return document
 
 
-def _metadata(value: object, name: str) -> dict[str, str]:
+def _check_metadata(value: object, name: str) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
         raise Invalid(f"{name} has a {_METADATA} that is not an object of strings: save it again")
     return value
 
 
-def _tensors(document: dict[str, Any], data_start: int, name: str) -> dict[str, Tensor]:
+def _parse_tensors(document: dict[str, Any], data_start: int, name: str) -> dict[str, Tensor]:
     if len(document) > MAX_TENSORS:
         raise Invalid(f"{name} names {len(document)} tensors, at most {MAX_TENSORS} are read: it is not an adapter")
     tensors, problems = {}, []
     for key, entry in document.items():
-        found = name_problem(key) or _tensor(entry, data_start)
-        if isinstance(found, Tensor):
-            tensors[key] = found
+        parsed = name_problem(key) or _parse_tensor(entry, data_start)
+        if isinstance(parsed, Tensor):
+            tensors[key] = parsed
         else:
-            problems.append(f"tensor {shortened(ascii(key))} {found}")
+            problems.append(f"tensor {shortened(ascii(key))} {parsed}")
     if problems:
         raise Invalid(f"{name} is not usable: {listed(problems)}: save the adapter again")
     return dict(sorted(tensors.items(), key=lambda item: item[1].start))
 
 
-def _tensor(entry: object, data_start: int) -> Tensor | str:
-    """The tensor that `entry` describes, or what is wrong with it."""
+def _parse_tensor(entry: object, data_start: int) -> Tensor | str:
+    """Return the tensor that `entry` describes, or a clause that says what is wrong with it."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         return "is not described by exactly dtype, shape and data_offsets"
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
         return f"has the unknown dtype {shortened(ascii(dtype))}, expected one of {', '.join(ITEM_SIZES)}"
-    if not _is_naturals(shape) or len(shape) > MAX_DIMENSIONS:
+    if not _are_naturals(shape) or len(shape) > MAX_DIMENSIONS:
         return f"has the shape {shortened(ascii(shape))}, expected at most {MAX_DIMENSIONS} whole numbers"
-    if not _is_naturals(offsets) or len(offsets) != 2:
+    if not _are_naturals(offsets) or len(offsets) != 2:
         return f"has the data_offsets {shortened(ascii(offsets))}, expected its first byte and the one past its last"
     size = math.prod(shape) * ITEM_SIZES[dtype]
     if size == 0:
@@ -145,7 +145,7 @@ def _tensor(entry: object, data_start: int) -> Tensor | str:
     return Tensor(dtype, tuple(shape), data_start + start, data_start + end)
 
 
-def _is_naturals(value: object) -> bool:
+def _are_naturals(value: object) -> bool:
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
 
 

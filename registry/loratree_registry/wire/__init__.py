@@ -1,1 +1,1 @@
-"""What travels over HTTP, for the server and the client."""
+"""The messages that travel over HTTP, for the server and the client."""

@@ -1,4 +1,4 @@
-"""What requests hold and only the wire needs; unknown fields are refused, so that a misspelt one is not lost."""
+"""The bodies of requests, for the wire only; an unknown field is refused, so a misspelt one is not ignored."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ _EXACT = ConfigDict(extra="forbid")
 @with_config(_EXACT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewBase:
-    """A base to record: its name, every tensor of it, and where it came from, in words."""
+    """A base to record: its name, its manifest, and its source in words."""
 
     name: str
     manifest: BaseManifest
@@ -25,7 +25,7 @@ class NewBase:
 @with_config(_EXACT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewNode:
-    """A grouping to create; without a level, the next one down from its parent's."""
+    """A grouping to create; without a level, it takes the level below its parent's."""
 
     path: str
     level: Level | None = None
@@ -51,13 +51,13 @@ class NewUpload:
 @with_config(_EXACT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewVersion(Submission):
-    """A version to publish; its files are uploaded already."""
+    """A version to publish; its files must be uploaded already."""
 
 
 @with_config(_EXACT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """Why a version is withdrawn or quarantined, in a line."""
+    """The reason why a version is withdrawn or quarantined, in one line."""
 
     reason: str
 
@@ -65,7 +65,7 @@ class Reason:
 @with_config(_EXACT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keep:
-    """How many of a node's newest versions to keep; a dry run only tells what would be deleted."""
+    """The number of a node's newest versions to keep; a dry run only lists the versions that would be deleted."""
 
     keep: int
     dry_run: bool = False
@@ -74,7 +74,7 @@ class Keep:
 @with_config(_EXACT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """Where to move an alias, and where it must be now: a version's number, or null for not set."""
+    """A move of an alias: to the version `version`, if it names `expected` now (null: the alias is not set)."""
 
     version: int
     expected: int | None
@@ -82,7 +82,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """Bytes that the registry holds and has verified."""
+    """Bytes that the registry has stored and verified."""
 
     sha256: str
     size: int
@@ -90,7 +90,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """That the server answers and reaches its database, and its release."""
+    """The health of the server, which answers and reaches its database, and its release."""
 
     status: str
     version: str

@@ -1,4 +1,4 @@
-"""RFC 9457 problem documents: how an error travels, and how it becomes the same error again."""
+"""RFC 9457 problem documents: an error becomes a document, and the document becomes the same error again."""
 
 from dataclasses import dataclass, replace
 from typing import Final
@@ -25,9 +25,9 @@ _KINDS: Final = {kind("").slug: kind for kind in KINDS}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Why a request failed. `detail` is one sentence for a person; `type` and `status` are for programs.
+    """The reason why a request failed. `detail` is one sentence for a person; `type` and `status` are for programs.
 
-    `current` is there in a conflict over an alias: the version that it names now, 0 where it is not set.
+    A conflict over an alias sets `current`: the version that the alias names now, or 0 if the alias is not set.
     """
 
     type: str
@@ -44,22 +44,22 @@ class Problem:
 
 
 def problem(slug: str, title: str, status: int, detail: str, instance: str) -> Problem:
-    """A problem of the type `slug`, met by the request for `instance`."""
+    """Create a problem of the type `slug` for the request to `instance`."""
     return Problem(type=_URN + slug, title=title, status=status, detail=detail, instance=instance)
 
 
 def problem_of(error: LoratreeError, instance: str) -> Problem:
-    """The problem document of an error."""
-    found = problem(error.slug, error.title, error.status, str(error), instance)
-    return replace(found, current=error.current) if isinstance(error, Conflict) else found
+    """Convert an error to its problem document."""
+    document = problem(error.slug, error.title, error.status, str(error), instance)
+    return replace(document, current=error.current) if isinstance(error, Conflict) else document
 
 
 def refused(status: int, method: str, path: str, reason: str) -> Problem:
-    """The problem of a request that the framework refused; `reason` is its own, for what we have no sentence for."""
+    """Describe a request that the framework refused; use its own `reason` if we have no sentence for the status."""
     if status == 404:
-        return problem(NO_ROUTE, "No route", 404, f"this server has no route {path}: see /docs for those it has", path)
+        return problem(NO_ROUTE, "No route", 404, f"this server has no route {path}: see /docs for its routes", path)
     if status == 405:
-        detail = f"{path} does not take {method}: see /docs for what it takes"
+        detail = f"{path} does not take {method}: see /docs for the methods that it takes"
         return problem("method-not-allowed", "Method not allowed", 405, detail, path)
     if status == 413:
         return problem(
@@ -69,25 +69,25 @@ def refused(status: int, method: str, path: str, reason: str) -> Problem:
 
 
 def misdirected(host: str, names: str, path: str) -> Problem:
-    """The problem of a request for another host."""
+    """Describe a request for another host."""
     detail = f"this server does not answer to the host {host[:80]!r}: expected one of {names}"
     return problem("misdirected-request", "Misdirected request", 421, detail, path)
 
 
 def cross_site(origin: str, path: str) -> Problem:
-    """The problem of a write that another site's page sent."""
+    """Describe a write that another site's page sent."""
     detail = f"a page of {origin[:80]!r} may not write here: only pages of this server's own and programs may"
     return problem("cross-site-request", "Cross-site request", 403, detail, path)
 
 
 def internal(path: str) -> Problem:
-    """The problem of a bug, of which it tells nothing."""
+    """Describe a bug without its details, which may be private."""
     detail = "the server failed while it answered: its log tells why"
     return problem("internal-error", "Internal error", 500, detail, path)
 
 
 def error_of(problem: Problem) -> LoratreeError:
-    """The error that a problem document tells of, with the same sentence, in one line for a terminal."""
+    """Convert a problem document back to its error, with the same sentence on one line for a terminal."""
     sentence = one_line(problem.detail)
     if problem.slug in _KINDS:
         error = _KINDS[problem.slug](sentence)

@@ -1,1 +1,1 @@
-"""Folders on this machine and any Registry; knows no database and no HTTP."""
+"""Work between a folder on this machine and any Registry; it knows no database and no HTTP."""

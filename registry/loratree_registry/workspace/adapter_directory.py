@@ -1,4 +1,4 @@
-"""A folder that PEFT or a transformers Trainer wrote: what of it is an adapter, and what is left beside it."""
+"""A folder that PEFT or a transformers Trainer wrote: the adapter in it, and the files that are not published."""
 
 import os
 import re
@@ -27,10 +27,10 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterDirectory:
-    """An adapter on this machine, read and checked but for its base.
+    """An adapter on this machine, read and checked, but not yet against its base.
 
-    `header`, the finite values, `digests` of tensors and `file`'s come from one pass over the weights: what was
-    checked is what was hashed. `not_published` names what else lies in the folder.
+    One pass over the weights reads `header`, checks that the values are finite, and computes `digests` and the digest
+    in `file`, so the bytes checked are the bytes hashed. `not_published` names the other files of the folder.
     """
 
     path: Path
@@ -44,43 +44,43 @@ class AdapterDirectory:
 
     @property
     def content(self) -> str:
-        """The content digest: the same adapter has it wherever it is published."""
+        """The content digest: the same adapter has the same one at every path."""
         return content_digest(self.canonical, [self.file])
 
     @property
     def base_name(self) -> str | None:
-        """What the config says it was trained on, None where it says nothing."""
+        """The model that the config says the adapter was trained on, or None if it names none."""
         name = self.config.get("base_model_name_or_path")
         return name if isinstance(name, str) and name.strip() else None
 
     def spec(self, manifest: BaseManifest, *, on_base: bool = True) -> AdapterSpec:
-        """Its modules, checked against a base. Raises Invalid, listing every problem, after the folder's name."""
+        """Classify the modules and check them against a base. Raises Invalid: the folder, then every problem."""
         try:
             return classify(self.config, self.header, manifest, digests=self.digests, on_base=on_base)
         except Invalid as error:
             raise Invalid(f"{self.path}: {error}") from error
 
     def warnings(self, spec: AdapterSpec) -> list[str]:
-        """What a person should look at although it is valid."""
+        """Return warnings about a valid adapter that a person should look at."""
         return warnings(self.config, spec)
 
 
 def read_adapter_directory(path: Path) -> AdapterDirectory:
-    """Reads the adapter in `path`; its values are checked to be finite, its file is hashed.
+    """Read the adapter in `path`, check that its values are finite, and hash its file.
 
-    Raises NotFound where there is no such folder, Invalid where it holds no adapter that can be published.
+    Raises NotFound if there is no such folder, Invalid if it holds no adapter that can be published.
     """
-    entries = _entries(path)
+    entries = _list_names(path)
     if ADAPTER_CONFIG not in entries:
-        raise Invalid(_no_config(path, entries))
+        raise Invalid(_explain_no_config(path, entries))
     config = read_config(path / ADAPTER_CONFIG)
     if ADAPTER_WEIGHTS not in entries:
-        raise Invalid(_no_weights(path, entries))
+        raise Invalid(_explain_no_weights(path, entries))
     file, header, digests = _read_weights(path / ADAPTER_WEIGHTS)
     return AdapterDirectory(
         path=path,
         config=config,
-        canonical=_named(path / ADAPTER_CONFIG, config),
+        canonical=_canonicalize(path / ADAPTER_CONFIG, config),
         weights=path / ADAPTER_WEIGHTS,
         file=file,
         header=header,
@@ -90,7 +90,7 @@ def read_adapter_directory(path: Path) -> AdapterDirectory:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Reads an adapter_config.json: an object without duplicate keys, NaN or Infinity. Raises Invalid."""
+    """Read an adapter_config.json: an object without duplicate keys, NaN or Infinity. Raises Invalid."""
     try:
         config = parse_json(read_plain(path, limit=MAX_CONFIG, remedy=RESAVE))
     except ValueError as error:
@@ -100,7 +100,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _entries(path: Path) -> list[str]:
+def _list_names(path: Path) -> list[str]:
     try:
         return sorted(entry.name for entry in path.iterdir())
     except FileNotFoundError as error:
@@ -111,7 +111,7 @@ def _entries(path: Path) -> list[str]:
         raise Invalid(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _no_config(path: Path, entries: list[str]) -> str:
+def _explain_no_config(path: Path, entries: list[str]) -> str:
     if not entries:
         return f"{path} is empty: give the folder that save_pretrained or a Trainer wrote"
     checkpoints = [int(match[1]) for entry in entries if (match := _CHECKPOINT.fullmatch(entry))]
@@ -126,7 +126,7 @@ def _no_config(path: Path, entries: list[str]) -> str:
     return f"{path} holds no {ADAPTER_CONFIG}: give the folder that save_pretrained or a Trainer wrote"
 
 
-def _no_weights(path: Path, entries: list[str]) -> str:
+def _explain_no_weights(path: Path, entries: list[str]) -> str:
     pickled = [name for name in entries if name in _PICKLED]
     if pickled:
         return (
@@ -148,7 +148,7 @@ def _read_weights(path: Path) -> tuple[FileDigest, Header, dict[str, str]]:
         return FileDigest(path.name, size, hashed.finish()[0]), header, digests
 
 
-def _named(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _canonicalize(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     try:
         return canonical_config(config)
     except Invalid as error:

@@ -1,4 +1,4 @@
-"""Where this machine keeps the checkpoints of bases: one file a base, HOME/bases/<64 hexadecimal digits>.json."""
+"""The folders of bases' checkpoints on this machine: one file per base, HOME/bases/<64 hexadecimal digits>.json."""
 
 import json
 import os
@@ -14,12 +14,12 @@ BASES: Final = "bases"
 
 
 def remember_base(home: Path, digest: str, directory: Path) -> None:
-    """Notes that the base's checkpoint is in `directory`, written atomically and readable by its owner alone.
+    """Record that the base's checkpoint is in `directory`, in an atomic write that only the owner can read.
 
-    A file a base, so that processes that note different bases need no lock. Raises Unavailable where HOME cannot be
-    written.
+    Each base has its own file, so two processes that record different bases need no lock.
+    Raises Unavailable if HOME cannot be written.
     """
-    file = _file(home, digest)
+    file = _file_of(home, digest)
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=file.parent, prefix=".")  # created 0600
@@ -36,8 +36,8 @@ def remember_base(home: Path, digest: str, directory: Path) -> None:
 
 
 def base_directory(home: Path, digest: str) -> Path | None:
-    """The folder of the base's checkpoint on this machine; None where none is known or it is gone. Raises Invalid."""
-    file = _file(home, digest)
+    """Return the folder of the base's checkpoint, or None if it is unknown or no longer exists. Raises Invalid."""
+    file = _file_of(home, digest)
     try:
         entry = json.loads(file.read_text(encoding="utf-8"))
         directory = Path(entry["directory"])
@@ -48,7 +48,7 @@ def base_directory(home: Path, digest: str) -> Path | None:
     return directory if directory.is_dir() else None
 
 
-def _file(home: Path, digest: str) -> Path:
-    if not is_digest(digest):  # a server says it, and it becomes a file's name
+def _file_of(home: Path, digest: str) -> Path:
+    if not is_digest(digest):  # it comes from a server and becomes a file name
         raise Invalid(f"{digest!r} is not a base's digest: expected sha256: and 64 hexadecimal digits")
     return home / BASES / f"{digest.removeprefix(DIGEST_PREFIX)}.json"

@@ -1,4 +1,4 @@
-"""A base's weights on their way to the registry and back: `loratree base push` and `base pull`."""
+"""Upload and download of a base's weights: `loratree base push` and `base pull`."""
 
 import shutil
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from loratree_registry.workspace.fetch import CACHE, fetch, forget, is_filled
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pushed:
-    """What became of a folder: the base, how many of its files were sent, and what was left out of it."""
+    """The result of a push: the base, its files, the files that were sent, and the names that were left out."""
 
     base: Base
     files: list[FileDigest]
@@ -31,14 +31,14 @@ class Pushed:
 
 
 def push_base(registry: Registry, name: str, directory: Path, *, progress: Progress = lambda *_: None) -> Pushed:
-    """Stores the checkpoint in `directory` as the weights of the base `name`, whole or not at all.
+    """Store the checkpoint in `directory` as the weights of the base `name`, all of it or nothing.
 
-    What is there intact is not sent again. `progress` is told of each file before it is sent.
-    Raises Invalid where the folder does not hold the base, Conflict where other files are stored.
+    A file that is stored intact is not sent again. `progress` is called before each file is sent.
+    Raises Invalid if the folder does not hold the base, Conflict if other files are stored.
     """
     _check(directory, registry.base_manifest(name))
-    names, not_stored = _chosen(directory)
-    files = {file_name: _hashed(directory / file_name) for file_name in names}
+    names, not_stored = _choose_files(directory)
+    files = {file_name: _hash_file(directory / file_name) for file_name in names}
     wanted = list(files.values())
     check_names(wanted)
     stored = registry.base_files(name) == wanted
@@ -46,7 +46,7 @@ def push_base(registry: Registry, name: str, directory: Path, *, progress: Progr
     _send(registry, directory, unsent, progress)
     try:
         base = registry.store_base(name, wanted)
-    except Corrupt:  # bytes that were damaged where they lie are replaced by those that are sent
+    except Corrupt:  # sending every file again replaces the stored bytes that are damaged
         unsent = wanted
         _send(registry, directory, unsent, progress)
         base = registry.store_base(name, wanted)
@@ -54,17 +54,17 @@ def push_base(registry: Registry, name: str, directory: Path, *, progress: Progr
 
 
 def pull_base(registry: Registry, home: Path, name: str, out: Path) -> Base:
-    """Writes the stored weights of the base `name` into `out`, whole or not at all, and notes that they lie there.
+    """Write the stored weights of the base `name` into `out`, all or nothing, and record `out` as the base's folder.
 
-    What was fetched before a kill is in the cache and is not fetched again. An `out` that holds the same files is left
-    alone. Raises NotFound where the weights are not stored, Conflict where `out` holds something else, Corrupt.
+    Files fetched before a kill are in the cache and are not fetched again. An `out` that holds the same files stays as
+    it is. Raises NotFound if the weights are not stored, Conflict if `out` holds something else, Corrupt.
     """
     base, files, manifest = registry.base(name), registry.base_files(name), registry.base_manifest(name)
     if not files:
         raise NotFound(
             f"the weights of the base {name} are not stored: store them with `loratree base push {name} DIR`"
         )
-    check_names(files)  # a server says them, and they become files here
+    check_names(files)  # the names come from a server and become file names here
     if is_filled(out):
         _check_same(out, name, files)
     else:
@@ -74,7 +74,7 @@ def pull_base(registry: Registry, home: Path, name: str, out: Path) -> Base:
 
 
 def _check(directory: Path, manifest: BaseManifest) -> None:
-    """Checks that the folder holds the base before anything of it is sent."""
+    """Check that the folder holds the base, before any file is sent. Raises Invalid."""
     checkpoint = open_checkpoint(directory)
     if (directory / ADAPTER_CONFIG).exists():
         raise Invalid(f"{directory} holds an adapter beside the model ({ADAPTER_CONFIG}): give the base's own folder")
@@ -85,8 +85,8 @@ def _check(directory: Path, manifest: BaseManifest) -> None:
         )
 
 
-def _chosen(directory: Path) -> tuple[list[str], list[str]]:
-    """The names of the files to store, and of those that are left out."""
+def _choose_files(directory: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the files to store, and the names of the other files."""
     entries = sorted(path.name for path in directory.iterdir() if path.is_file())
     shards = {shard.path.name for shard in open_checkpoint(directory).shards}
     if shards == {WEIGHTS}:
@@ -95,7 +95,7 @@ def _chosen(directory: Path) -> tuple[list[str], list[str]]:
     return chosen, [name for name in entries if name not in chosen]
 
 
-def _hashed(path: Path) -> FileDigest:
+def _hash_file(path: Path) -> FileDigest:
     with open_plain(path, remedy=RESAVE) as stream:
         digest, size = digest_stream(stream)
     return FileDigest(path.name, size, digest)
@@ -109,8 +109,8 @@ def _send(registry: Registry, directory: Path, files: list[FileDigest], progress
 
 
 def _check_same(out: Path, name: str, files: list[FileDigest]) -> None:
-    held = {path.name for path in out.iterdir()}
-    if held != {file.name for file in files} or any(_hashed(out / file.name) != file for file in files):
+    names = {path.name for path in out.iterdir()}
+    if names != {file.name for file in files} or any(_hash_file(out / file.name) != file for file in files):
         raise Conflict(f"{out} holds something else than the base {name}: give a new or empty folder")
 
 
@@ -123,19 +123,19 @@ def _write(
             _place(path, folder / file_name, cached=path.is_relative_to(home / CACHE))
         if not holds_base(folder, manifest):
             raise Corrupt(
-                f"the files of the base {name} are not its weights where the registry stores them: push it again"
+                f"the files that the registry stores for the base {name} do not hold its weights: push the base again"
             )
-    forget(home, files)  # they lie in `out` now
+    forget(home, files)  # `out` holds these files now
 
 
 def _place(fetched: Path, path: Path, *, cached: bool) -> None:
-    """Gives a file of the cache a second name, as a base is too large to be there twice; copies the registry's own."""
-    if not (cached and _linked(fetched, path)):
+    """Link a cached file to `path`, since a base is too large to store twice; copy a file of the registry's store."""
+    if not (cached and _try_link(fetched, path)):
         shutil.copyfile(fetched, path)
-    path.chmod(path.parent.stat().st_mode & 0o666)  # as the user's other files; the cache is for its owner alone
+    path.chmod(path.parent.stat().st_mode & 0o666)  # a cached file is readable by its owner only
 
 
-def _linked(fetched: Path, path: Path) -> bool:
+def _try_link(fetched: Path, path: Path) -> bool:
     try:
         path.hardlink_to(fetched)
     except OSError:  # another file system

@@ -1,4 +1,4 @@
-"""Bringing versions to this machine: the cache of files by digest, and `loratree pull`."""
+"""Download of versions to this machine: the cache of files by digest, and `loratree pull`."""
 
 import io
 import json
@@ -24,17 +24,17 @@ CACHE: Final = "cache"
 
 
 def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
-    """One file of the version or base that `ref` names, on this machine's disk, to be read and never written.
+    """Return the path on this machine of one file of the version or base that `ref` names; read it, never write it.
 
-    It is the blob itself where this machine stores it, else HOME/cache/sha256/ab/<hex>. Its bytes are hashed at every
-    use: a damaged copy is fetched again. Raises Corrupt where the registry itself holds other bytes than the digest
-    says, NotFound, and Unavailable where the disk or the registry fails.
+    The path is the stored blob if this machine has it, else HOME/cache/sha256/ab/<hex>. The bytes are hashed at every
+    call, and a damaged cached copy is fetched again. Raises Corrupt if the registry's own bytes do not match the
+    digest, NotFound, and Unavailable if the disk or the registry fails.
     """
     stored = registry.local_file(ref, file.name)
     if stored is not None:
         with stored.open("rb") as stream:
             if digest_stream(stream) != (file.sha256, file.size):
-                raise _damaged(ref, file)
+                raise _damage_error(ref, file)
         return stored
     cache = LocalBlobStore(home / CACHE, setting="LORATREE_HOME")
     if not holds(cache, file.sha256, file.size):
@@ -42,23 +42,23 @@ def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
             try:
                 cache.put(file.sha256, file.size, stream)
             except Invalid as error:
-                raise _damaged(ref, file) from error
+                raise _damage_error(ref, file) from error
     return cache.path(file.sha256)
 
 
 def pull(registry: Registry, home: Path, ref: str, out: Path, *, strict: bool = False) -> Version:
-    """Writes the version that `ref` names into `out` as an ordinary PEFT directory, whole or not at all.
+    """Write the version that `ref` names into `out` as an ordinary PEFT directory, all of it or nothing.
 
-    The config's base_model_name_or_path says what it was trained on: the pinned version as PATH@sha256:…, which publish
-    reads again, or the base by its source or name. An `out` that holds the same adapter already is left alone; one that
-    holds anything else is refused with Conflict. So is, with `strict`, one whose chain holds a withdrawn version.
-    Raises Quarantined, also where this machine holds the files already.
+    The config's base_model_name_or_path names the pinned version as PATH@sha256:…, which publish reads again, or the
+    base by its source or name. An `out` that already holds the same adapter stays as it is.
+    Raises Conflict if `out` holds anything else, or if `strict` and the chain holds a withdrawn version; Quarantined,
+    even if this machine already has the files.
     """
     version = registry.version(ref)
     name = f"{version.path}@{version.number}"
     _check_record(version)
     registry.resolve(name, strict=strict)
-    config = full_config(version.config, base_model=_trained_on(registry, version))
+    config = full_config(version.config, base_model=_base_model_of(registry, version))
     files = {file.name: fetch(registry, home, name, file) for file in version.files}
     if is_filled(out):
         _check_same(out, version, config)
@@ -68,19 +68,19 @@ def pull(registry: Registry, home: Path, ref: str, out: Path, *, strict: bool = 
 
 
 def forget(home: Path, files: list[FileDigest]) -> None:
-    """Takes files out of the cache. Raises Unavailable."""
+    """Delete files from the cache. Raises Unavailable."""
     cache = LocalBlobStore(home / CACHE, setting="LORATREE_HOME")
     for file in files:
         cache.delete(file.sha256)
 
 
 def _check_record(version: Version) -> None:
-    """Checks that the config and the pin are those that the digests name. Raises Corrupt."""
+    """Check that the version's digests match its config and its pin. Raises Corrupt."""
     if problems := version.problems():
         raise Corrupt(f"the registry's record is damaged: {listed(problems)}; restore it from a backup")
 
 
-def _damaged(ref: str, file: FileDigest) -> Corrupt:
+def _damage_error(ref: str, file: FileDigest) -> Corrupt:
     return Corrupt(
         f"the blob {file.sha256} ({file.name} of {ref}) is damaged where the registry stores it: send the "
         "same file again or restore the blob"
@@ -88,7 +88,7 @@ def _damaged(ref: str, file: FileDigest) -> Corrupt:
 
 
 def is_filled(out: Path) -> bool:
-    """Tells whether a folder to write into holds something already. Raises Invalid where it is no folder."""
+    """Return whether the output folder exists and is not empty. Raises Invalid if `out` is not a folder."""
     try:
         return any(out.iterdir())
     except FileNotFoundError:
@@ -99,8 +99,8 @@ def is_filled(out: Path) -> bool:
 
 def _check_same(out: Path, version: Version, config: dict[str, Any]) -> None:
     try:
-        held = json.loads((out / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        same = canonical_json(held) == canonical_json(config)
+        existing = json.loads((out / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        same = canonical_json(existing) == canonical_json(config)
         for file in version.files:
             with (out / file.name).open("rb") as stream:
                 same = same and digest_stream(stream) == (file.sha256, file.size)
@@ -117,24 +117,22 @@ def _write(out: Path, files: dict[str, Path], config: dict[str, Any]) -> None:
         (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _trained_on(registry: Registry, version: Version) -> str:
-    """What base_model_name_or_path says: the pinned version as PATH@sha256:…, or the base by its source or name."""
+def _base_model_of(registry: Registry, version: Version) -> str:
+    """Return base_model_name_or_path: the pinned version as PATH@sha256:…, or the base by its source or name."""
     if version.pin.path is not None:
         return f"{version.pin.path}@{version.pin.digest}"
     base = registry.base(base_of(version.path))
     return base.source or base.name
 
 
-_BREAKS: Final = 5  # in one file
-
+_BREAKS: Final = 5  # in one download
 _PAUSE_S: Final = 0.2
-
 _CHUNK = 1024 * 1024
 
 
 @contextmanager
 def open_resumed(registry: Registry, ref: str, name: str) -> Iterator[BinaryIO]:
-    """Opens what Registry.open_file does; where it breaks off, it goes on from there, a few times."""
+    """Open a file as Registry.open_file does; if the download breaks, resume it where it stopped, up to 5 times."""
     with io.BufferedReader(_Resumed(registry, ref, name), _CHUNK) as stream:
         yield stream
 
@@ -154,7 +152,7 @@ class _Resumed(io.RawIOBase):
             try:
                 if self._stream is None:
                     self._stream = self._opened.enter_context(self._open(start=self._at))
-                # One read of what lies beneath: where it fails, nothing was taken.
+                # read1 reads the connection once, so a failed read has consumed nothing.
                 chunk = cast("io.BufferedReader", self._stream).read1(len(buffer))
             except Unavailable:
                 self._stream = None

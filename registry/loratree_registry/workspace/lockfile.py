@@ -1,4 +1,4 @@
-"""Chains, the digests that name versions and compositions, and the lockfile; standard library only."""
+"""The lockfile loratree.json: a resolved chain, its digests, and the files that were made of it."""
 
 import json
 import os
@@ -16,21 +16,16 @@ from loratree_registry.disk.plain_files import open_plain, read_plain
 from loratree_registry.errors import Invalid, NotFound, listed
 
 LOCKFILE_SCHEMA: Final = "loratree/lockfile/1"
-
 LOCKFILE: Final = "loratree.json"
-
 MAX_LOCKFILE: Final = 4 * 1024 * 1024
-
 COMPOSE_AGAIN: Final = "compose it again"
-
 _MODEL_CONFIG: Final = "config.json"
-
 _WEIGHTS: Final = (".safetensors", ".bin", ".index.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """What was made of a chain: a merged model or a flattened adapter, within a limit or whole, file by file."""
+    """The files made of a chain: a merged model, or a flattened adapter, truncated if there is a limit."""
 
     mode: Mode
     dtype: str
@@ -39,7 +34,7 @@ class Artifact:
 
     @property
     def form(self) -> str:
-        """Its mode and limit for people: `merge`, `flatten`, `flatten to rank 32`."""
+        """The mode and the limit, for people: `merge`, `flatten`, `flatten to rank 32`."""
         return form(self.mode, self.limit)
 
     @property
@@ -50,14 +45,14 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Lockfile:
-    """loratree.json: a resolved chain, its digests, and what was made of it."""
+    """The content of loratree.json: the ref, its resolved chain, and the artifact made of the chain."""
 
     ref: str
     chain: Chain
     artifact: Artifact
 
     def to_json(self) -> dict[str, Any]:
-        """The document as it is written; the same chain and artifact give the same bytes."""
+        """Return the JSON document; the same ref, chain and artifact give the same bytes."""
         return {
             "schema": LOCKFILE_SCHEMA,
             "ref": self.ref,
@@ -82,13 +77,13 @@ class Lockfile:
         }
 
     def write(self, directory: Path) -> None:
-        """Writes loratree.json into `directory`."""
+        """Write loratree.json into `directory`."""
         text = json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
         (directory / LOCKFILE).write_text(text, encoding="utf-8")
 
 
 def read_lockfile(directory: Path) -> Lockfile | None:
-    """Reads `directory`/loratree.json and checks it against itself; None where there is none. Raises Invalid."""
+    """Read `directory`/loratree.json and check its digests; return None if there is no such file. Raises Invalid."""
     path = directory / LOCKFILE
     if not os.path.lexists(path):
         return None
@@ -99,20 +94,20 @@ def read_lockfile(directory: Path) -> Lockfile | None:
         stated = document["composition"], document["artifact"]["digest"]
         edited = stated != (lockfile.chain.digest, lockfile.artifact.digest)
     except (ValueError, TypeError, KeyError, AttributeError, Invalid) as error:
-        raise Invalid(f"{path} is not a {LOCKFILE_SCHEMA} document ({_reason(error)}): {COMPOSE_AGAIN}") from error
+        raise Invalid(f"{path} is not a {LOCKFILE_SCHEMA} document ({_describe(error)}): {COMPOSE_AGAIN}") from error
     if edited:
         raise Invalid(f"{path} was edited: its chain or files do not give the digests it states, {COMPOSE_AGAIN}")
     return lockfile
 
 
 def check_artifact(lockfile: Lockfile, directory: Path) -> None:
-    """Checks that `directory` holds the files that the lockfile lists, byte for byte, and nothing that would be read
-    in their place: transformers prefers a model.safetensors to shards, and loads an adapter that lies beside a model.
+    """Check that `directory` holds the files of the lockfile, byte for byte, and no other file that could be loaded.
 
-    What a Trainer adds, checkpoint folders and a README, may lie there. Raises Invalid, NotFound.
+    An extra file changes the model: transformers prefers a model.safetensors to shards, and loads an adapter beside a
+    model. Checkpoint folders and a README, which a Trainer adds, are allowed. Raises Invalid, NotFound.
     """
     _check_complete(lockfile.artifact, directory)
-    foreign = sorted(_loaded(directory) - {file.name for file in lockfile.artifact.files})
+    foreign = sorted(_list_loadable(directory) - {file.name for file in lockfile.artifact.files})
     if foreign:
         raise Invalid(
             f"{directory} holds files that are not of its composition and would be loaded with it "
@@ -124,18 +119,18 @@ def check_artifact(lockfile: Lockfile, directory: Path) -> None:
             raise NotFound(f"{path} is listed in {LOCKFILE} and is not there: {COMPOSE_AGAIN}")
         with open_plain(path, remedy=COMPOSE_AGAIN) as stream:
             try:
-                found = digest_stream(stream)
+                actual = digest_stream(stream)
             except OSError as error:
                 raise Invalid(f"{path} cannot be read: {error.strerror}") from error
-        if found != (file.sha256, file.size):
+        if actual != (file.sha256, file.size):
             raise Invalid(
-                f"{path} changed since it was composed: expected {file.sha256} of {file.size} bytes, found {found[0]} "
-                f"of {found[1]}, {COMPOSE_AGAIN}"
+                f"{path} changed since it was composed: expected {file.sha256} of {file.size} bytes, found {actual[0]} "
+                f"of {actual[1]}, {COMPOSE_AGAIN}"
             )
 
 
 def _check_complete(artifact: Artifact, directory: Path) -> None:
-    """Checks that the files make a model or an adapter: without, nothing would be compared."""
+    """Check that the lockfile lists a whole model or adapter, as an empty list would pass every later check."""
     names = {file.name for file in artifact.files}
     config = _MODEL_CONFIG if artifact.mode == "merge" else ADAPTER_CONFIG
     if config not in names or not any(name.endswith(".safetensors") for name in names):
@@ -145,8 +140,8 @@ def _check_complete(artifact: Artifact, directory: Path) -> None:
         )
 
 
-def _loaded(directory: Path) -> set[str]:
-    """What transformers or PEFT may load from `directory`, by name."""
+def _list_loadable(directory: Path) -> set[str]:
+    """Return the names of the files in `directory` that transformers or PEFT may load."""
     try:
         names = {path.name for path in directory.iterdir()}
     except OSError as error:
@@ -163,20 +158,20 @@ def _from_json(document: dict[str, Any]) -> Lockfile:
     steps = tuple(
         Step(
             parse_path(step["path"]),
-            _whole(step["version"], least=1),
-            _digest(step["digest"]),
-            _number(step["weight"]),
+            _parse_whole(step["version"], least=1),
+            _parse_digest(step["digest"]),
+            _parse_number(step["weight"]),
         )
         for step in document["chain"]
     )
     files = tuple(
-        FileDigest(_plain_name(file["name"]), _whole(file["size"], least=0), _digest(file["sha256"]))
+        FileDigest(_parse_file_name(file["name"]), _parse_whole(file["size"], least=0), _parse_digest(file["sha256"]))
         for file in artifact["files"]
     )
     return Lockfile(
         ref=str(parse_ref(document["ref"])),
-        chain=Chain(parse_path(base["name"]), _digest(base["digest"]), steps),
-        artifact=Artifact(artifact["mode"], _text(artifact["dtype"]), files, _limit(artifact)),
+        chain=Chain(parse_path(base["name"]), _parse_digest(base["digest"]), steps),
+        artifact=Artifact(artifact["mode"], _parse_text(artifact["dtype"]), files, _parse_limit(artifact)),
     )
 
 
@@ -186,48 +181,48 @@ def _limit_fields(limit: Limit | None) -> dict[str, int | float]:
     return {key: value for key, value in (("rank", limit.rank), ("energy", limit.energy)) if value is not None}
 
 
-def _limit(artifact: dict[str, Any]) -> Limit | None:
+def _parse_limit(artifact: dict[str, Any]) -> Limit | None:
     if not {"rank", "energy"} & artifact.keys():
         return None
     if artifact["mode"] != "flatten":
-        raise ValueError("it limits what is not flattened")
+        raise ValueError("it has a rank or energy limit, which only flatten may have")
     rank, energy = artifact.get("rank"), artifact.get("energy")
     return Limit(
-        None if rank is None else _whole(rank, least=1),
-        None if energy is None else _number(energy),
+        None if rank is None else _parse_whole(rank, least=1),
+        None if energy is None else _parse_number(energy),
     )
 
 
-def _reason(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
-def _digest(value: object) -> str:
+def _parse_digest(value: object) -> str:
     if not is_digest(value):
         raise ValueError(f"{shortened(ascii(value))} is not a digest")
     return str(value)
 
 
-def _text(value: object) -> str:
+def _parse_text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{shortened(ascii(value))} is not a text")
     return value
 
 
-def _whole(value: object, *, least: int) -> int:
+def _parse_whole(value: object, *, least: int) -> int:
     if type(value) is not int or not least <= value < 2**53:
         raise ValueError(f"{shortened(ascii(value))} is not a whole number from {least} and below 2**53")
     return value
 
 
-def _number(value: object) -> float:
+def _parse_number(value: object) -> float:
     if type(value) not in (int, float) or (type(value) is int and abs(value) >= 2**53):
         raise ValueError(f"{shortened(ascii(value))} is not a number that JSON holds exactly")
     return float(value)  # type: ignore[arg-type]
 
 
-def _plain_name(value: object) -> str:
-    name = _text(value)
+def _parse_file_name(value: object) -> str:
+    name = _parse_text(value)
     if not name or "/" in name or "\\" in name or name in (".", "..") or not name.isprintable():
         raise ValueError(f"{shortened(ascii(name))} is not a file name")
     return name

@@ -1,4 +1,8 @@
-"""What an adapter was trained on: DESIGN.md, rule 2."""
+"""The pin of a new version: the version or the base that the adapter was trained on (DESIGN.md, rule 2).
+
+A wrong pin would record a wrong lineage for ever. So a verified lockfile decides, then --parent, then the adapter's
+config; the head is assumed only if the config names nothing, and publish asks for --parent if the answer stays open.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +20,10 @@ from loratree_registry.workspace.lockfile import LOCKFILE, Lockfile, check_artif
 
 @dataclass(frozen=True, slots=True)
 class FoundPin:
-    """What to pin to: a ref `PATH@NUMBER`, `base`, or None for the head that the registry finds; and how it was found.
+    """The pin of a new version, and how it was found.
 
-    `digest` is the pinned version's, None for the base and where `parent` is None. `why` is a sentence for people.
+    `parent` is a ref `PATH@NUMBER`, `base`, or None to let the registry take the nearest head. `digest` is the digest
+    of the pinned version, or None for the base and for the nearest head. `why` is a sentence for people.
     """
 
     parent: str | None
@@ -28,22 +33,22 @@ class FoundPin:
 
 
 def find_pin(registry: Registry, adapter: AdapterDirectory, path: str, *, parent: str | None, home: Path) -> FoundPin:
-    """Decides what the adapter that is to be published at `path` was trained on.
+    """Find what the adapter that will be published at `path` was trained on.
 
-    A verified lockfile beside base_model_name_or_path decides; else `parent` (a ref, or `base`); else, only where the
-    config names nothing, the nearest ancestor's head. An adapter that names the plain base is pinned to it while no
-    ancestor has a version. Raises Invalid, NotFound or Conflict where these disagree or leave it open.
+    A verified lockfile beside base_model_name_or_path decides; else `parent` (a ref, or `base`); else the config; and
+    only if the config names nothing, the nearest ancestor's head. An adapter that names the plain base is pinned to the
+    base if no ancestor has a version. Raises Invalid, NotFound, or Conflict if the sources disagree or do not decide.
     """
     base = registry.base(base_of(path))
-    said = None if parent is None else _said(registry, path, parent)
-    composed = _composed(registry, base, adapter, path, said)
+    explicit = None if parent is None else _pin_from_option(registry, path, parent)
+    composed = _pin_from_composition(registry, base, adapter, path, explicit)
     if composed is not None:
-        return _agreed(composed, said)
-    return said or _unsaid(registry, base, adapter, path, home)
+        return _require_agreement(composed, explicit)
+    return explicit or _pin_from_config(registry, base, adapter, path, home)
 
 
-def _said(registry: Registry, path: str, parent: str) -> FoundPin:
-    """The pin that --parent names."""
+def _pin_from_option(registry: Registry, path: str, parent: str) -> FoundPin:
+    """Return the pin that --parent names. Raises Invalid, NotFound."""
     if parent in (BASE, base_of(path)):
         return FoundPin(BASE, "explicit", f"pinned to the base {base_of(path)}, as --parent says")
     ref = parse_ref(parent)
@@ -54,30 +59,30 @@ def _said(registry: Registry, path: str, parent: str) -> FoundPin:
     return FoundPin(name, "explicit", f"pinned to {name}, as --parent says", version.digest)
 
 
-def _composed(
-    registry: Registry, base: Base, adapter: AdapterDirectory, path: str, said: FoundPin | None
+def _pin_from_composition(
+    registry: Registry, base: Base, adapter: AdapterDirectory, path: str, explicit: FoundPin | None
 ) -> FoundPin | None:
-    """The pin of the lockfile beside base_model_name_or_path; None without one, or where --parent overrules it."""
-    folder = _folder(adapter)
+    """Return the pin of the lockfile beside base_model_name_or_path; None if there is none or --parent overrules it."""
+    folder = _find_folder(adapter)
     if folder is None:
         return None
     try:
         lockfile = read_lockfile(folder)
-        return None if lockfile is None else _verified(registry, base, lockfile, folder, path)
+        return None if lockfile is None else _pin_from_lockfile(registry, base, lockfile, folder, path)
     except _OtherBase:
         raise
     except (Invalid, NotFound, Conflict) as error:
-        if said is not None:
+        if explicit is not None:
             return None
         raise type(error)(f"{error}; or say with --parent what the adapter was trained on") from error
 
 
 class OpenPin(Conflict):
-    """Nothing tells what the adapter was trained on, and guessing would record a wrong lineage."""
+    """A pin that cannot be decided: a guess would record a wrong lineage, so a person must give --parent."""
 
 
 class _OtherBase(Conflict):
-    """A lockfile of another base: no --parent makes that right."""
+    """A lockfile of another base: --parent cannot overrule this error."""
 
 
 def _check_base(lockfile: Lockfile, base: Base, file: Path) -> None:
@@ -88,7 +93,7 @@ def _check_base(lockfile: Lockfile, base: Base, file: Path) -> None:
         )
 
 
-def _verified(registry: Registry, base: Base, lockfile: Lockfile, folder: Path, path: str) -> FoundPin:
+def _pin_from_lockfile(registry: Registry, base: Base, lockfile: Lockfile, folder: Path, path: str) -> FoundPin:
     file = folder / LOCKFILE
     _check_base(lockfile, base, file)
     if lockfile.artifact.mode != "merge":
@@ -102,56 +107,56 @@ def _verified(registry: Registry, base: Base, lockfile: Lockfile, folder: Path, 
         raise Invalid(f"{file} is a composition of {leaf.path}, which is not above {path}: publish below {leaf.path}")
     for step in steps:
         _check_step(registry, step, file)
-    if registry.resolve(_name(leaf)).to_chain() != lockfile.chain:
+    if registry.resolve(_ref_of(leaf)).to_chain() != lockfile.chain:
         raise Invalid(
-            f"{file} is not what {_name(leaf)} resolves to by its pins: it was composed with --follow or level "
+            f"{file} is not what {_ref_of(leaf)} resolves to by its pins: it was composed with --follow or level "
             "weights, which no pin can name, so train on a composition without them"
         )
-    why = f"pinned to {_name(leaf)}, from the lockfile {file}"
-    return FoundPin(_name(leaf), "lockfile", why, leaf.digest)
+    why = f"pinned to {_ref_of(leaf)}, from the lockfile {file}"
+    return FoundPin(_ref_of(leaf), "lockfile", why, leaf.digest)
 
 
 def _check_step(registry: Registry, step: Step, file: Path) -> None:
     try:
-        found = registry.version(_name(step)).digest
+        digest = registry.version(_ref_of(step)).digest
     except NotFound as error:
-        raise NotFound(f"{file} names {_name(step)}, which this registry does not hold: {error}") from error
-    if found != step.digest:
+        raise NotFound(f"{file} names {_ref_of(step)}, which this registry does not hold: {error}") from error
+    if digest != step.digest:
         raise Conflict(
-            f"{file} names {_name(step)} with the digest {step.digest}, here it is {found}: it comes from another "
+            f"{file} names {_ref_of(step)} with the digest {step.digest}, here it is {digest}: it comes from another "
             "registry, so compose the ancestor from this one"
         )
 
 
-def _agreed(composed: FoundPin, said: FoundPin | None) -> FoundPin:
-    if said is not None and said.parent != composed.parent:
-        raise Conflict(f"--parent says {said.parent}, but the adapter is {composed.why}: leave --parent out")
+def _require_agreement(composed: FoundPin, explicit: FoundPin | None) -> FoundPin:
+    if explicit is not None and explicit.parent != composed.parent:
+        raise Conflict(f"--parent says {explicit.parent}, but the adapter is {composed.why}: leave --parent out")
     return composed
 
 
-def _unsaid(registry: Registry, base: Base, adapter: AdapterDirectory, path: str, home: Path) -> FoundPin:
-    """The pin where neither a lockfile nor --parent tells it."""
-    candidates = _versioned_ancestors(registry, path)
-    name, folder = adapter.base_name, _folder(adapter)
+def _pin_from_config(registry: Registry, base: Base, adapter: AdapterDirectory, path: str, home: Path) -> FoundPin:
+    """Return the pin that the adapter's config decides, without a lockfile and --parent. Raises OpenPin."""
+    candidates = _list_versioned_ancestors(registry, path)
+    name, folder = adapter.base_name, _find_folder(adapter)
     if name is None:
-        return _assumed(candidates, base, f"{adapter.path} does not say what it was trained on")
+        return _assume_pin(candidates, base, f"{adapter.path} does not say what it was trained on")
     shown = name if name.isprintable() and len(name) <= 300 else ascii(name[:300])
-    if folder is None and _names_version(name):
-        return _pulled(registry, name, path, candidates)
+    if folder is None and _is_pulled_ref(name):
+        return _pin_from_pulled(registry, name, path, candidates)
     if _is_base(registry, base, name, folder):
         if candidates:
             raise OpenPin(_ask(f"the adapter names the plain base {base.name} ({shown})", path, candidates))
         return FoundPin(BASE, "explicit", f"pinned to the base {base.name}, which the adapter's config names")
     if folder is not None and any(folder.glob("*.safetensors")):
-        what = f"{shown}, which the adapter was trained on, {_other(registry, base, folder, home)}"
+        what = f"{shown}, which the adapter was trained on, {_explain_mismatch(registry, base, folder, home)}"
         raise OpenPin(_ask(what, path, candidates))
     if candidates:
         raise OpenPin(_ask(f"the adapter was trained on {shown}, which is not known here", path, candidates))
-    return _assumed([], base, f"{shown}, which the adapter was trained on, is not known here")
+    return _assume_pin([], base, f"{shown}, which the adapter was trained on, is not known here")
 
 
-def _other(registry: Registry, base: Base, folder: Path, home: Path) -> str:
-    """Why a folder of weights is not taken for the base."""
+def _explain_mismatch(registry: Registry, base: Base, folder: Path, home: Path) -> str:
+    """Explain why a folder of weights is not accepted as the base."""
     remembered = base_directory(home, base.digest)
     if remembered is None or remembered.resolve() != folder.resolve():
         return f"holds other weights than {base.name}"
@@ -163,15 +168,15 @@ def _other(registry: Registry, base: Base, folder: Path, home: Path) -> str:
     )
 
 
-def _names_version(name: str) -> bool:
-    """Tells whether `name` is PATH@sha256:…, which `loratree pull` writes for what a version was trained on."""
+def _is_pulled_ref(name: str) -> bool:
+    """Return whether `name` is PATH@sha256:…, the form in which `loratree pull` writes a pin."""
     try:
         return is_digest(parse_ref(name).selector)
     except Invalid:
         return False
 
 
-def _pulled(registry: Registry, name: str, path: str, candidates: list[str]) -> FoundPin:
+def _pin_from_pulled(registry: Registry, name: str, path: str, candidates: list[str]) -> FoundPin:
     if not is_ancestor(parse_ref(name).path, path):
         raise OpenPin(_ask(f"the adapter was trained on {name}, which is not above {path}", path, candidates))
     try:
@@ -182,16 +187,16 @@ def _pulled(registry: Registry, name: str, path: str, candidates: list[str]) -> 
     return FoundPin(ref, "explicit", f"pinned to {ref}, which the adapter's config names", version.digest)
 
 
-def _assumed(candidates: list[str], base: Base, reason: str) -> FoundPin:
+def _assume_pin(candidates: list[str], base: Base, reason: str) -> FoundPin:
     what = f"the nearest ancestor's head, {candidates[-1]}" if candidates else f"the base {base.name}"
     return FoundPin(None, "assumed", f"{reason}: assumed to be {what}")
 
 
 def _is_base(registry: Registry, base: Base, name: str, folder: Path | None) -> bool:
-    """Tells whether the adapter was trained on the base: a folder is compared with it, only another name is believed.
+    """Return whether the adapter was trained on the base: compare a folder's tensors, or else compare the name.
 
-    A folder that was once the base may hold other weights by now, so its bytes are hashed each time that an adapter
-    which names it is published for the first time (about a second a gigabyte).
+    A folder that held the base may hold other weights now, so its bytes are hashed whenever a new adapter that names
+    the folder is published (about a second per gigabyte).
     """
     if folder is None:
         return name in (base.name, base.source)
@@ -203,21 +208,21 @@ def _ask(what: str, path: str, candidates: list[str]) -> str:
     return f"{what}, so what {path} builds on is open: say {choices}"
 
 
-def _versioned_ancestors(registry: Registry, path: str) -> list[str]:
-    """PATH@HEAD of each ancestor that has a version, root to leaf."""
-    found = []
+def _list_versioned_ancestors(registry: Registry, path: str) -> list[str]:
+    """List PATH@HEAD of each ancestor that has a version, root to leaf."""
+    refs = []
     for ancestor in ancestors_of(path)[1:]:
         try:
             node = registry.node(ancestor)
         except NotFound:
             break
         if node.head is not None:
-            found.append(f"{node.path}@{node.head}")
-    return found
+            refs.append(f"{node.path}@{node.head}")
+    return refs
 
 
-def _folder(adapter: AdapterDirectory) -> Path | None:
-    """The folder that base_model_name_or_path names on this machine."""
+def _find_folder(adapter: AdapterDirectory) -> Path | None:
+    """Return the folder on this machine that base_model_name_or_path names, or None if it names no folder."""
     if adapter.base_name is None:
         return None
     try:
@@ -227,5 +232,5 @@ def _folder(adapter: AdapterDirectory) -> Path | None:
         return None
 
 
-def _name(step: Step) -> str:
+def _ref_of(step: Step) -> str:
     return f"{step.path}@{step.version}"

@@ -1,4 +1,4 @@
-"""Publishing from a folder: read, check, find the pin, send, submit."""
+"""Publication of one folder: read, check, find the pin, upload, submit."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ _TRIES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishResult:
-    """What became of a folder: the version, what it was pinned to, what was left out, and the bytes that were sent."""
+    """The result of publishing a folder: the version, its pin, the files not published, and the bytes uploaded."""
 
     published: Published
     pin: FoundPin
@@ -29,7 +29,7 @@ class PublishResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A folder that was read and found good for its path: what to pin it to, and the version that it is already."""
+    """A folder that is valid for its path: the adapter, its pin, and the version that already holds it, if any."""
 
     adapter: AdapterDirectory
     pin: FoundPin
@@ -46,11 +46,11 @@ def publish_directory(
     note: str | None = None,
     home: Path,
 ) -> PublishResult:
-    """Publishes the PEFT adapter in `directory` as the next version at `path`, whole or not at all.
+    """Publish the PEFT adapter in `directory` as the next version at `path`, all of it or nothing.
 
-    `parent` is --parent: a ref or `base`. Everything is checked before a byte is sent. The same adapter with the same
-    pin, or with a pin that nothing tells, is answered with its version and sends nothing, unless what is stored of it
-    is damaged. Raises LoratreeError.
+    `parent` is --parent: a ref or `base`. Everything is checked before a byte is sent. If `path` already has a version
+    of this adapter with the same pin, or with any pin if the new pin cannot be decided, that version is returned; its
+    bytes are sent again only if the stored ones are damaged. Raises LoratreeError.
     """
     check_text("note", note, limit=2000)
     prepared = prepare(registry, directory, path, parent=parent, level=level, home=home)
@@ -60,13 +60,13 @@ def publish_directory(
             published=Published.already(prepared.known),
             pin=pin,
             not_published=adapter.not_published,
-            uploaded_bytes=_put_right(registry, adapter, prepared.known),
+            uploaded_bytes=_repair(registry, adapter, prepared.known),
         )
     submission = Submission(
         config=adapter.config, files=[adapter.file], parent=pin.parent, found=pin.found, level=level, note=note
     )
     return PublishResult(
-        published=_sent(registry, adapter, path, submission),
+        published=_upload_and_publish(registry, adapter, path, submission),
         pin=pin,
         not_published=adapter.not_published,
         uploaded_bytes=adapter.file.size,
@@ -76,11 +76,11 @@ def publish_directory(
 def prepare(
     registry: Registry, directory: Path, path: str, *, parent: str | None, level: Level | None, home: Path
 ) -> Prepared:
-    """Checks all that can be checked of a folder before a byte of it is sent. Raises LoratreeError."""
-    manifest = _manifest(registry, path)
+    """Check a folder as far as possible before a byte of it is sent. Raises LoratreeError."""
+    manifest = _read_manifest(registry, path)
     adapter = read_adapter_directory(directory)
-    adapter.spec(manifest, on_base=False)  # all but what its pin decides
-    known = _known(registry, path, adapter)
+    adapter.spec(manifest, on_base=False)  # every check that does not need the pin
+    known = _find_same_content(registry, path, adapter)
     for version in known:
         if version.quarantined is not None:
             raise Quarantined(same_quarantined(f"{path}@{version.number}", version.quarantined.reason))
@@ -89,7 +89,7 @@ def prepare(
     except OpenPin:
         if not known:
             raise
-        pin = _recorded(known[0])
+        pin = _pin_of(known[0])
     if pin.parent in (None, BASE):
         adapter.spec(manifest)
     same = [version for version in known if pin.parent is None or version.pin.digest == pin.digest]
@@ -99,41 +99,41 @@ def prepare(
 
 
 def check_adapter(registry: Registry, directory: Path, path: str) -> None:
-    """Checks a folder as far as that goes before what it is pinned to is there. Raises LoratreeError."""
-    read_adapter_directory(directory).spec(_manifest(registry, path), on_base=False)
+    """Check a folder before the version that it is pinned to exists. Raises LoratreeError."""
+    read_adapter_directory(directory).spec(_read_manifest(registry, path), on_base=False)
 
 
-def _manifest(registry: Registry, path: str) -> BaseManifest:
+def _read_manifest(registry: Registry, path: str) -> BaseManifest:
     if parent_of(parse_path(path)) is None:
         raise Invalid(versionless(path))
     return registry.base_manifest(base_of(path))
 
 
-def _known(registry: Registry, path: str, adapter: AdapterDirectory) -> list[Version]:
-    """The versions at `path` of the same content, newest first."""
+def _find_same_content(registry: Registry, path: str, adapter: AdapterDirectory) -> list[Version]:
+    """Return the versions at `path` that have the adapter's content, newest first."""
     try:
         return registry.versions(path, content=adapter.content).items
     except NotFound:
         return []
 
 
-def _recorded(version: Version) -> FoundPin:
-    """The pin that an already published version has."""
+def _pin_of(version: Version) -> FoundPin:
+    """Return the pin of a version that is already published."""
     pin = version.pin
     name = BASE if pin.digest is None else f"{pin.path}@{pin.version}"
     return FoundPin(name, pin.found, f"already published, pinned to {name}", pin.digest)
 
 
-def _put_right(registry: Registry, adapter: AdapterDirectory, version: Version) -> int:
-    """Sends the bytes of a version again where the stored ones are damaged or gone; returns how many it sent."""
+def _repair(registry: Registry, adapter: AdapterDirectory, version: Version) -> int:
+    """Send a version's bytes again if the stored ones are damaged or missing; return the number of bytes sent."""
     if not registry.damaged_files(f"{version.path}@{version.number}"):
         return 0
     _upload(registry, adapter)
     return adapter.file.size
 
 
-def _sent(registry: Registry, adapter: AdapterDirectory, path: str, submission: Submission) -> Published:
-    """Uploads and publishes, again where the bytes were collected before a version referred to them."""
+def _upload_and_publish(registry: Registry, adapter: AdapterDirectory, path: str, submission: Submission) -> Published:
+    """Upload and publish; retry if `loratree gc` removed the bytes before the version referred to them."""
     for _ in range(_TRIES - 1):
         try:
             _upload(registry, adapter)
@@ -145,7 +145,7 @@ def _sent(registry: Registry, adapter: AdapterDirectory, path: str, submission: 
 
 
 def _upload(registry: Registry, adapter: AdapterDirectory) -> None:
-    """Sends the weights; the registry verifies that they are the bytes that were checked and hashed here."""
+    """Send the weights; the registry verifies that they have the digest that was computed when they were checked."""
     file = adapter.file
     with open_plain(adapter.weights, remedy=RESAVE) as stream:
         try:

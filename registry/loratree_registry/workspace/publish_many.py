@@ -1,4 +1,4 @@
-"""Bulk publish: many adapters that exist already, parents before children, going on after those that are refused."""
+"""Bulk publish: many adapters from one manifest, parents before children; a refused line does not stop the rest."""
 
 import csv
 import threading
@@ -27,7 +27,7 @@ Status = Literal["published", "already", "ready", "refused"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One adapter to publish: its folder, its path, and what `loratree publish` may be told of it."""
+    """One adapter to publish: its folder, its path, and the options of `loratree publish` for it."""
 
     line: int
     directory: Path
@@ -38,13 +38,13 @@ class Row:
 
     @property
     def depth(self) -> int:
-        """How many nodes are above it."""
+        """The number of nodes above the path."""
         return len(ancestors_of(self.path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a row: `ref` is PATH@NUMBER of its version, `says` why it was refused."""
+    """The result of a row: `ref` is PATH@NUMBER of its version, `says` is why the row was refused."""
 
     line: int
     path: str
@@ -56,7 +56,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What became of a manifest, by line; `left` rows were not come to, because of `stopped`."""
+    """The result of a manifest, by line; `left` rows were not tried, for the reason in `stopped`."""
 
     published: int
     already: int
@@ -76,30 +76,30 @@ def publish_rows(
     dry_run: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Report:
-    """Publishes every row as `publish_directory` does, in `jobs` threads; what is there already is told as such.
+    """Publish every row as `publish_directory` does, in `jobs` threads, and report the rows already published.
 
-    A row whose parent in the manifest was refused is refused too, unless it says itself what it is pinned to. Stops at
-    Ctrl-C, and where the registry is Unavailable; the same call again goes on.
+    If a row is refused, the rows below its path are refused too, unless they name their own parent. Stops at Ctrl-C, or
+    if the registry is Unavailable; the same call again continues.
     """
     work = _Work(registry, rows, home, dry_run=dry_run)
     with ThreadPoolExecutor(jobs) as threads:
         try:
             for _, level in groupby(sorted(rows, key=lambda row: (row.depth, row.path)), attrgetter("depth")):
                 begun = [threads.submit(work.publish, list(same)) for _, same in groupby(level, attrgetter("path"))]
-                _finish(begun, lambda: progress("publishing", len(work.outcomes), len(rows)))
+                _wait_for(begun, lambda: progress("publishing", len(work.outcomes), len(rows)))
         except KeyboardInterrupt:
             work.stop("interrupted")
     return work.report()
 
 
-def _finish(begun: list[Future[None]], progress: Callable[[], object]) -> None:
+def _wait_for(begun: list[Future[None]], progress: Callable[[], object]) -> None:
     for done in as_completed(begun):
         done.result()
         progress()
 
 
 class _Work:
-    """The rows of a manifest while they are published by several threads."""
+    """The rows of a manifest, and their outcomes so far, shared by the threads that publish them."""
 
     def __init__(self, registry: Registry, rows: Sequence[Row], home: Path, *, dry_run: bool) -> None:
         self._registry, self._home, self._dry_run = registry, home, dry_run
@@ -111,14 +111,14 @@ class _Work:
         self.outcomes: list[Outcome] = []
 
     def publish(self, same: list[Row]) -> None:
-        """Publishes the rows of one path in the order of the file."""
+        """Publish the rows of one path in the order of the file."""
         for row in sorted(same, key=attrgetter("line")):
             if self._stopping.is_set():
                 return
             try:
-                outcome = self._outcome(row)
+                outcome = self._process(row)
                 if outcome.status != "refused":
-                    self._refused.pop(row.path, None)  # a later line of the path makes good an earlier one
+                    self._refused.pop(row.path, None)  # a later line may publish a path that an earlier line could not
             except Unavailable as error:
                 self.stop(str(error))
                 return
@@ -128,12 +128,12 @@ class _Work:
             self.outcomes.append(outcome)
 
     def stop(self, reason: str) -> None:
-        """Has the threads begin no other row."""
+        """Make the threads stop before their next row."""
         self._stopped = self._stopped or reason
         self._stopping.set()
 
     def report(self) -> Report:
-        """What became of the rows."""
+        """Return the report of the rows so far."""
         counts = {status: sum(outcome.status == status for outcome in self.outcomes) for status in _STATUSES}
         return Report(
             published=counts["published"],
@@ -145,7 +145,7 @@ class _Work:
             outcomes=sorted(self.outcomes, key=attrgetter("line")),
         )
 
-    def _outcome(self, row: Row) -> Outcome:
+    def _process(self, row: Row) -> Outcome:
         above = [path for path in ancestors_of(row.path) if path in self._paths]
         if row.parent is None and above and above[-1] in self._refused:
             says = f"{above[-1]}, which it is below, was refused in line {self._refused[above[-1]]}: publish that first"
@@ -167,12 +167,12 @@ class _Work:
         return Outcome(line=row.line, path=row.path, status=status, ref=ref, digest=done.version.digest)
 
     def _is_coming(self, parent: str) -> bool:
-        """Whether the manifest publishes at what a row names as its parent."""
+        """Return whether the manifest has a row for the path that `parent` names, not refused so far."""
         path = parse_ref(parent).path
         return path in self._paths and path not in self._refused
 
     def _check(self, row: Row, above: list[str]) -> Outcome:
-        """Checks a row; as far as that goes where what it is pinned to is to be published before it."""
+        """Check a row without publishing it; check less if its parent is a row of the same manifest."""
         if above if row.parent is None else self._is_coming(row.parent):
             check_adapter(self._registry, row.directory, row.path)
             return Outcome(line=row.line, path=row.path, status="ready")
@@ -191,14 +191,14 @@ _PUBLISHED: dict[bool, Status] = {True: "published", False: "already"}
 
 
 def read_rows(file: Path) -> list[Row]:
-    """Reads and checks every line; a relative folder is relative to the file. Raises Invalid, naming all bad lines."""
+    """Read and check every line; a relative folder is relative to the file. Raises Invalid, naming all bad lines."""
     rows, problems = [], []
-    lines = _csv(file) if file.suffix.lower() == ".csv" else _json(file)
+    lines = _read_csv(file) if file.suffix.lower() == ".csv" else _read_json_lines(file)
     for line, fields in lines:
         try:
             if isinstance(fields, str):
                 raise Invalid(fields)
-            rows.append(_row(line, fields, file.parent))
+            rows.append(_parse_row(line, fields, file.parent))
         except LoratreeError as error:
             problems.append(f"line {line}: {error}")
     if problems:
@@ -208,8 +208,8 @@ def read_rows(file: Path) -> list[Row]:
     return rows
 
 
-def _json(file: Path) -> Iterator[tuple[int, Any]]:
-    """Each line's number, and what it says or what is wrong with it."""
+def _read_json_lines(file: Path) -> Iterator[tuple[int, Any]]:
+    """Yield each line's number, with its fields or a sentence that says what is wrong with it."""
     with open_plain(file, remedy=_REMEDY) as stream:
         line = 0
         while text := stream.readline(MAX_LINE + 1):
@@ -217,10 +217,10 @@ def _json(file: Path) -> Iterator[tuple[int, Any]]:
             if len(text) > MAX_LINE:
                 raise Invalid(f"{file} has in line {line} more than {MAX_LINE} bytes: {_REMEDY}")
             if text.strip():
-                yield line, _parsed(text)
+                yield line, _parse_line(text)
 
 
-def _parsed(text: bytes) -> Any:
+def _parse_line(text: bytes) -> Any:
     try:
         document = parse_json(text)
     except ValueError as error:
@@ -228,19 +228,19 @@ def _parsed(text: bytes) -> Any:
     return document if isinstance(document, dict) else "expected an object with a directory and a path"
 
 
-def _csv(file: Path) -> Iterator[tuple[int, Any]]:
+def _read_csv(file: Path) -> Iterator[tuple[int, Any]]:
     open_plain(file, remedy=_REMEDY).close()
     with file.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream, strict=True)
         try:
             for fields in reader:
-                given = {name: value for name, value in fields.items() if value not in ("", None)}
-                yield reader.line_num, "it has more columns than the first line" if None in given else given
+                filled = {name: value for name, value in fields.items() if value not in ("", None)}
+                yield reader.line_num, "it has more columns than the first line" if None in filled else filled
         except (csv.Error, UnicodeDecodeError) as error:
             raise Invalid(f"{file} cannot be read after line {reader.line_num} ({error}): {_REMEDY}") from error
 
 
-def _row(line: int, fields: dict[Any, Any], folder: Path) -> Row:
+def _parse_row(line: int, fields: dict[Any, Any], folder: Path) -> Row:
     if unknown := [ascii(name) for name in fields if name not in FIELDS]:
         raise Invalid(f"{listed(unknown, limit=5)} is not known, expected {', '.join(FIELDS)}")
     if missing := [name for name in FIELDS[:2] if not fields.get(name)]:

@@ -31,9 +31,7 @@ def edit(kind: str, seed: int, *, out: int = OUT) -> Edit:
 
 @given(st.lists(st.tuples(KINDS, st.integers(0, 10**6)), max_size=6), st.sampled_from([0, 1]))
 def test_any_chain_of_edits_has_one_normal_form(chain: list[tuple[str, int]], dim: int) -> None:
-    other = (
-        "columns of outputs" if dim == 0 else "rows of outputs"
-    )  # all edits of a layer count outputs on one dimension
+    other = "columns of outputs" if dim == 0 else "rows of outputs"  # one layer counts outputs on one dimension
     edits = [edit(kind, seed) for kind, seed in chain if kind != other]
     weight = random(OUT, IN, seed=0)
     expected = exact(weight, edits)

@@ -121,9 +121,8 @@ def scaled_embeddings() -> Iterator[Any]:
 
 def test_an_embedding_of_transformers_is_one_only_where_it_does_no_more_than_scale_its_rows() -> None:
     scaled = {cls.__name__: cls(8, 4, 0, embed_scale=3.0) for cls in scaled_embeddings()}
-    assert (
-        kind_of(scaled.pop("T5Gemma2TextScaledWordEmbedding")) == "T5Gemma2TextScaledWordEmbedding"
-    )  # one of its rows is a parameter of its own
+    # One row of this embedding is a parameter of its own.
+    assert kind_of(scaled.pop("T5Gemma2TextScaledWordEmbedding")) == "T5Gemma2TextScaledWordEmbedding"
     assert {"Gemma3TextScaledWordEmbedding", "BartScaledWordEmbedding"} < set(scaled)
     for layer in scaled.values():
         assert kind_of(layer) == "Embedding"

@@ -1,4 +1,4 @@
-"""What a base's manifest must hold before anything relies on it."""
+"""A base's manifest is checked before other code relies on it."""
 
 from dataclasses import replace
 

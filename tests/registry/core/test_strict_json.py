@@ -1,4 +1,4 @@
-"""Our reading of JSON against Python's own, and what it takes that we do not."""
+"""The strict JSON parser agrees with Python's own, or refuses documents that Python's accepts."""
 
 import json
 from typing import Any

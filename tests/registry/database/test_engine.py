@@ -68,7 +68,7 @@ def test_the_database_is_its_owners_alone_in_a_folder_that_others_may_read(stora
 
 def test_a_home_that_cannot_be_made_is_one_sentence(storage: Storage) -> None:
     (storage.folder / "home").write_text("a file")
-    with pytest.raises(Unavailable, match="set LORATREE_HOME to one that can") as error:
+    with pytest.raises(Unavailable, match="set LORATREE_HOME to a folder that can") as error:
         open_embedded(storage.settings())
     sentence(error)
 

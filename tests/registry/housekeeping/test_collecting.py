@@ -1,4 +1,4 @@
-"""Collecting removes what nothing needs, nothing else, and goes on after a kill."""
+"""Collecting removes only unused blobs and uploads, and continues after a kill."""
 
 import io
 import json
@@ -35,7 +35,7 @@ NOW, DAY = timedelta(0), timedelta(days=1)
 
 @dataclass(frozen=True)
 class Kept:
-    """A registry with the base `tiny`, and what it is kept in."""
+    """A registry with the base `tiny`, its settings and its storage."""
 
     settings: Settings
     registry: EmbeddedRegistry
@@ -44,8 +44,8 @@ class Kept:
     def collect(self, grace: timedelta = NOW, *, dry_run: bool = False) -> list[Collected]:
         return list(collect(self.storage, self.settings.home / "uploads", grace=grace, dry_run=dry_run))
 
-    def held(self) -> set[str]:
-        return {held.digest for held in self.storage.blobs.list_blobs()}
+    def list_blobs(self) -> set[str]:
+        return {blob.digest for blob in self.storage.blobs.list_blobs()}
 
     def rows(self) -> dict[str, str]:
         with reading(self.storage.engine) as connection:
@@ -152,7 +152,7 @@ def test_bytes_that_were_collected_while_they_were_sent_are_not_recorded_under_a
 
 
 def test_bytes_that_a_publisher_holds_are_not_condemned(storage: Storage, material: Material) -> None:
-    """PostgreSQL's collector skips the row; SQLite's has no transaction beside another writer's."""
+    """Test PostgreSQL only: its collector skips a locked row, while SQLite allows one writer at a time."""
     with storage.postgresql().migrated() as url:
         settings = storage.settings(LORATREE_DATABASE=url)
         registry = open_embedded(settings)
@@ -256,7 +256,7 @@ def test_what_cannot_be_removed_is_told_at_the_end_and_keeps_nothing_else(kept: 
 
 
 class Unlucky(EmbeddedRegistry):
-    """A registry whose bytes are collected right after they were sent, the first `times` times."""
+    """A registry with a collector that removes the bytes right after each of the first `times` uploads."""
 
     kept: Kept
     times: int
@@ -286,7 +286,7 @@ def test_publishing_a_folder_sends_again_what_was_collected_meanwhile(
 
 
 def written(adapter: Adapter, folder: Path) -> Path:
-    """The adapter as PEFT writes it."""
+    """Write the adapter to `folder` as PEFT does."""
     folder.mkdir()
     (folder / "adapter_config.json").write_text(json.dumps(adapter.config))
     (folder / WEIGHTS).write_bytes(adapter.weights)

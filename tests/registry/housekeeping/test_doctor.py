@@ -1,4 +1,4 @@
-"""Doctor tells what is honoured and what is not, with a remedy, and leaves nothing behind."""
+"""Doctor reports each passed and failed check, with a remedy, and leaves nothing behind."""
 
 from datetime import timedelta
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Verifying names every damaged blob and what it touches, on each database and store; pull refuses such bytes."""
+"""Verifying names every damaged blob and its users, on each database and store; pull refuses damaged bytes."""
 
 import io
 from pathlib import Path
@@ -20,7 +20,7 @@ KINDS = [("sqlite", "local"), ("sqlite", "s3"), ("postgresql", "local")]
 
 
 def grown(house: House, material: Material) -> House:
-    """Five versions, two of which share a blob."""
+    """Build five versions, two of which share a blob."""
     registry = house.registry
     registry.add_base("tiny", material.base)
     publish(registry, "tiny/law", material.rank8)

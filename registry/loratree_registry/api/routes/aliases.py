@@ -1,4 +1,4 @@
-"""Movable names of versions."""
+"""Routes of aliases, the movable names of versions."""
 
 from typing import Annotated
 
@@ -17,13 +17,13 @@ AliasName = Annotated[str, Path(description="The alias's name", examples=["stabl
 
 @router.get("/{path:text}", responses=answers([examples.ALIAS], 404))
 def list_aliases(registry: Catalog, path: NodePath) -> list[Alias]:
-    """The aliases at `path`, by name."""
+    """List the aliases at `path`, by name."""
     return registry.aliases(path)
 
 
 @router.put("/{path:text}@{alias:text}", responses=answers(examples.ALIAS, 404, 409))
 def set_alias(registry: Catalog, path: NodePath, alias: AliasName, move: Annotated[Move, body(examples.MOVE)]) -> Alias:
-    """Moves an alias if it is where `expected` says; else 409 with where it is."""
+    """Move an alias if it names the version `expected` now; else answer 409 with its version."""
     return registry.set_alias(path, alias, version=move.version, expected=move.expected)
 
 
@@ -32,7 +32,7 @@ def delete_alias(
     registry: Catalog,
     path: NodePath,
     alias: AliasName,
-    expected: Annotated[int, Query(description="The version that it must name now", examples=[2])],
+    expected: Annotated[int, Query(description="The version that the alias must name now", examples=[2])],
 ) -> None:
-    """Removes an alias if it is where `expected` says; else 409 with where it is."""
+    """Remove an alias if it names the version `expected` now; else answer 409 with its version."""
     registry.delete_alias(path, alias, expected=expected)

@@ -1,4 +1,4 @@
-"""Base models, and what each is made of."""
+"""Routes of base models: their manifests and the files of their weights."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from loratree_registry.wire.bodies import Files, NewBase
 
 
 class ManifestRoute(Route):
-    """A route that takes a base's manifest: one with 36,864 tensors has about 10 MiB."""
+    """A route that takes a base's manifest: 36,864 tensors take about 10 MiB."""
 
     max_body = 32 * 1024 * 1024
 
@@ -25,25 +25,25 @@ manifests = APIRouter(route_class=ManifestRoute)
 
 @router.get("/bases", responses=answers(examples.one_page(examples.BASE, examples.BASE.name)))
 def list_bases(registry: Catalog, after: After = None, limit: PageLimit = PAGE_LIMIT) -> Page[Base]:
-    """The bases, by name."""
+    """List the bases, by name."""
     return registry.bases(after=after, limit=limit)
 
 
 @manifests.post("/bases", responses=answers(examples.BASE, 409))
 def add_base(registry: Catalog, base: Annotated[NewBase, body(examples.NEW_BASE)]) -> Base:
-    """Records a base and the root of its tree; the same name and digest again is the same base."""
+    """Record a base and the root of its tree; if the name has this digest already, return that base."""
     return registry.add_base(base.name, base.manifest, source=base.source)
 
 
 @router.get("/bases/{path:text}", responses=answers(examples.BASE, 404))
 def get_base(registry: Catalog, path: NodePath) -> Base:
-    """One base, by name."""
+    """Return one base, by name."""
     return registry.base(path)
 
 
 @router.get("/manifests/{path:text}", responses=answers(examples.MANIFEST, 404))
 def get_manifest(registry: Catalog, path: NodePath) -> BaseManifest:
-    """Every tensor of a base, by the base's name."""
+    """Return the manifest of a base: every tensor, by name."""
     return registry.base_manifest(path)
 
 
@@ -51,25 +51,25 @@ def get_manifest(registry: Catalog, path: NodePath) -> BaseManifest:
 def list_missing(
     registry: Catalog, path: NodePath, files: Annotated[Files, body(examples.NEW_BASE_FILES)]
 ) -> list[FileDigest]:
-    """Those of a base's files that have to be uploaded yet."""
+    """List the files of a base that still have to be uploaded."""
     return registry.missing_files(path, files.files)
 
 
 @router.put("/base-files/{path:text}", responses=answers(examples.BASE, 404, 409))
 def store_base(registry: Catalog, path: NodePath, files: Annotated[Files, body(examples.NEW_BASE_FILES)]) -> Base:
-    """Makes uploaded files the weights of a base, once each of their tensors is found to be the base's."""
+    """Make uploaded files the weights of a base, after a check that every tensor is the base's own."""
     return registry.store_base(path, files.files)
 
 
 @router.get("/base-files/{path:text}", responses=answers(examples.BASE_FILES, 404))
 def list_base_files(registry: Catalog, path: NodePath) -> list[FileDigest]:
-    """The files of a base's weights, by name; none where they are not stored."""
+    """List the files of a base's weights, by name; the list is empty if they are not stored."""
     return registry.base_files(path)
 
 
 @router.get("/damaged/{ref:text}", responses=answers(examples.BASE_FILES[:1], 404, 410))
 def list_damaged(registry: Catalog, ref: RefPath) -> list[FileDigest]:
-    """Those files of a version, or of a base's weights, that are missing or damaged where they are stored."""
+    """List the stored files of a version, or of a base's weights, that are missing or damaged."""
     return registry.damaged_files(ref)
 
 

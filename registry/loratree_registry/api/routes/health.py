@@ -1,7 +1,7 @@
 """GET /v1/health: is the server up, and which release is it?
 
-Load balancers and `loratree doctor` ask it. It reads one row, so it fails with 503 while the database does not answer;
-the blob store is not asked, since a slow store must not take every server out of rotation.
+Load balancers and `loratree doctor` call it. The route reads one row, so it fails with 503 if the database does not
+answer. It does not read the blob store, because a slow store must not take every server out of rotation.
 """
 
 from importlib.metadata import version
@@ -18,6 +18,6 @@ router = APIRouter(prefix="/v1/health", tags=["health"], route_class=Route)
 
 @router.get("", responses=answers(examples.HEALTH))
 def health(registry: Catalog) -> Health:
-    """That the server answers, reaches its database, and which release it is."""
+    """Report that the server answers and reaches its database, and its release."""
     registry.bases(limit=1)
     return Health(status="ok", version=version("loratree"))

@@ -1,4 +1,4 @@
-"""Marks of versions: withdrawn, quarantined."""
+"""Routes of marks on versions: withdrawn, quarantined."""
 
 from typing import Annotated
 
@@ -15,23 +15,23 @@ router = APIRouter(prefix="/v1", tags=["marks"], route_class=Route)
 
 @router.post("/withdrawals/{ref:text}", responses=answers(examples.WITHDRAWN, 404, 409, 410))
 def withdraw(registry: Catalog, ref: RefPath, why: Annotated[Reason, body(examples.REASON)]) -> Version:
-    """Takes a version from the heads, named by its number or digest; refused while an alias names it."""
+    """Withdraw a version from the heads, named by its number or digest; refused while an alias names it."""
     return registry.withdraw(ref, reason=why.reason)
 
 
 @router.delete("/withdrawals/{ref:text}", responses=answers(examples.VERSION, 404, 410))
 def reinstate(registry: Catalog, ref: RefPath) -> Version:
-    """Undoes a withdrawal."""
+    """Undo a withdrawal."""
     return registry.reinstate(ref)
 
 
 @router.post("/quarantines/{ref:text}", responses=answers(examples.IN_QUARANTINE, 404, 410))
 def quarantine(registry: Catalog, ref: RefPath, why: Annotated[Reason, body(examples.REASON)]) -> Version:
-    """Stops every chain through a version, named by its number or digest."""
+    """Stop every chain through a version, named by its number or digest."""
     return registry.quarantine(ref, reason=why.reason)
 
 
 @router.delete("/quarantines/{ref:text}", responses=answers(examples.VERSION, 404, 410))
 def lift_quarantine(registry: Catalog, ref: RefPath) -> Version:
-    """Ends a quarantine."""
+    """Lift a quarantine."""
     return registry.lift_quarantine(ref)

@@ -1,4 +1,4 @@
-"""Places in the tree, and what lies below them."""
+"""Routes of nodes: the places in the tree, their descendants and their events."""
 
 from typing import Annotated
 
@@ -15,19 +15,19 @@ router = APIRouter(prefix="/v1", tags=["nodes"], route_class=Route)
 
 @router.post("/nodes", responses=answers(examples.NODE, 404, 409))
 def create_node(registry: Catalog, node: Annotated[NewNode, body(examples.NEW_NODE)]) -> Node:
-    """Creates a grouping and its missing ancestors; an existing node of that level is answered as it is."""
+    """Create a grouping and its missing ancestors; if a node of this level exists, return it unchanged."""
     return registry.create_node(node.path, level=node.level)
 
 
 @router.get("/nodes/{path:text}", responses=answers(examples.NODE, 404))
 def get_node(registry: Catalog, path: NodePath) -> Node:
-    """One node."""
+    """Return one node."""
     return registry.node(path)
 
 
 @router.get("/children/{path:text}", responses=answers(examples.one_page(examples.NODE, examples.NODE.path), 404))
 def list_children(registry: Catalog, path: NodePath, after: After = None, limit: PageLimit = PAGE_LIMIT) -> Page[Node]:
-    """The nodes directly below `path`, by path."""
+    """List the nodes directly below `path`, by path."""
     return registry.children(path, after=after, limit=limit)
 
 
@@ -35,17 +35,17 @@ def list_children(registry: Catalog, path: NodePath, after: After = None, limit:
 def list_descendants(
     registry: Catalog, path: NodePath, after: After = None, limit: PageLimit = PAGE_LIMIT
 ) -> Page[Node]:
-    """Every node below `path`, in byte order of their paths."""
+    """List every node below `path`, in byte order of the paths."""
     return registry.descendants(path, after=after, limit=limit)
 
 
 @router.get("/count/{path:text}", responses=answers(examples.COUNT, 404))
 def count(registry: Catalog, path: NodePath) -> Count:
-    """How many nodes lie below `path`: exactly to 20,000, then that there are more."""
+    """Count the nodes below `path`: exactly up to 20,000; above, `more` is true."""
     return registry.count(path)
 
 
 @router.get("/events/{path:text}", responses=answers(examples.one_page(examples.EVENT, "17"), 404))
 def list_events(registry: Catalog, path: NodePath, after: After = None, limit: PageLimit = PAGE_LIMIT) -> Page[Event]:
-    """What happened at `path` and below it, newest first."""
+    """List the events at `path` and below it, newest first."""
     return registry.events(path, after=after, limit=limit)

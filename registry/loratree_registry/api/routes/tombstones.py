@@ -1,4 +1,4 @@
-"""Deleting versions, and what is left of them."""
+"""Routes that delete versions, and list the tombstones of deleted ones."""
 
 from typing import Annotated
 
@@ -12,14 +12,14 @@ from loratree_registry.wire.bodies import Keep
 
 router = APIRouter(prefix="/v1", tags=["tombstones"], route_class=Route)
 
-_Why = Annotated[str, Query(description="Why it is deleted, in a line", examples=[examples.REASON.reason])]
+_Why = Annotated[str, Query(description="Why the version is deleted, in one line", examples=[examples.REASON.reason])]
 
 
 @router.delete("/versions/{ref:text}", responses=answers(examples.TOMBSTONE, 404, 409, 410))
 def delete_version(registry: Catalog, ref: RefPath, reason: _Why) -> Tombstone:
-    """Deletes a version, by its number or digest; refused while a version is pinned to it or an alias names it.
+    """Delete a version, named by its number or digest, and leave a tombstone.
 
-    A tombstone stays.
+    Refused while another version is pinned to it or an alias names it.
     """
     return registry.delete(ref, reason=reason)
 
@@ -28,11 +28,11 @@ def delete_version(registry: Catalog, ref: RefPath, reason: _Why) -> Tombstone:
 def list_tombstones(
     registry: Catalog, path: NodePath, after: After = None, limit: PageLimit = PAGE_LIMIT
 ) -> Page[Tombstone]:
-    """What is left of the versions that were deleted at `path`, newest first."""
+    """List the tombstones of the versions deleted at `path`, newest first."""
     return registry.tombstones(path, after=after, limit=limit)
 
 
 @router.post("/retentions/{path:text}", responses=answers(examples.RETAINED, 404))
 def retain(registry: Catalog, path: NodePath, keep: Annotated[Keep, body(examples.KEEP)]) -> Retained:
-    """Deletes all versions at `path` but the newest ones, the head, and what an alias names or a pin."""
+    """Delete all versions at `path` except the newest `keep`, the head, and those that an alias or a pin names."""
     return registry.retain(path, keep=keep.keep, dry_run=keep.dry_run)

@@ -1,4 +1,4 @@
-"""Bytes on their way in: announce, send part by part, complete."""
+"""Routes of uploads: announce the bytes, send them part by part, complete."""
 
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
@@ -18,10 +18,10 @@ from loratree_registry.wire.bodies import NewUpload, Stored
 
 
 class UploadRoute(Route):
-    """A route whose answers may hold presigned URLs, which no cache keeps."""
+    """A route with answers that may hold presigned URLs, so no cache may store them."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler of every route, its answers marked."""
+        """Wrap the handler so that every answer is marked no-store."""
         handler = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
@@ -37,41 +37,41 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=UploadRou
 _BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
-async def _uploads(request: Request) -> Uploads:
-    """Where this server's uploads go: to the store itself, or through its staging folder."""
+async def _choose_uploads(request: Request) -> Uploads:
+    """Choose where uploads go: directly to the store, or through this server's staging folder."""
     registry: EmbeddedRegistry = request.app.state.registry
     return registry.direct or StagedUploads(request.app.state.staging, registry.upload)
 
 
-async def _staging(uploads: Annotated[Uploads, Depends(_uploads)]) -> StagedUploads:
+async def _require_staging(uploads: Annotated[Uploads, Depends(_choose_uploads)]) -> StagedUploads:
     if not isinstance(uploads, StagedUploads):
-        raise Conflict("this registry takes no parts itself: send each to the URL that the upload tells")
+        raise Conflict("this registry takes no parts itself: send each part to the URL that the upload gives")
     return uploads
 
 
-Incoming = Annotated[Uploads, Depends(_uploads)]
+Incoming = Annotated[Uploads, Depends(_choose_uploads)]
 UploadId = Annotated[str, Path(description="The upload's id", examples=[examples.UPLOAD_ID])]
 Number = Annotated[int, Path(description="The part's number, from 1", examples=[1])]
 
 
 @router.post("", status_code=201, responses=answers(examples.UPLOAD, status=201, says="An upload to send"))
 def begin_upload(uploads: Incoming, upload: Annotated[NewUpload, body(examples.NEW_UPLOAD)]) -> Upload:
-    """Announces bytes by digest and size, or goes on with an upload of several parts that anyone began.
+    """Announce bytes by digest and size, or continue a multi-part upload of the same bytes, begun by any client.
 
-    They are asked for even where they are stored already.
+    The bytes must be sent even if they are stored already.
     """
     return uploads.begin(upload.sha256, upload.size)
 
 
 @router.get("/{id}", responses=answers(examples.UPLOAD, 404))
 def get_upload(uploads: Incoming, id: UploadId) -> Upload:  # noqa: A002 - the field's name
-    """An upload as it stands: which parts have arrived, and where the next one goes."""
+    """Return the state of an upload: the parts that have arrived, and where to send the next one."""
     return uploads.find(id)
 
 
 @router.get("/{id}/parts/{number}", responses=answers(examples.PART, 404))
 def get_part(uploads: Incoming, id: UploadId, number: Number) -> Part:  # noqa: A002 - the field's name
-    """Where to PUT one part, and with which headers."""
+    """Return the URL to PUT one part to, and the headers to send."""
     return uploads.part(id, number)
 
 
@@ -82,12 +82,12 @@ def get_part(uploads: Incoming, id: UploadId, number: Number) -> Part:  # noqa: 
     openapi_extra={"requestBody": {"required": True, "content": _BINARY}},
 )
 async def send_part(
-    staging: Annotated[StagedUploads, Depends(_staging)],
+    staging: Annotated[StagedUploads, Depends(_require_staging)],
     id: UploadId,  # noqa: A002 - the field's name
     number: Number,
     request: Request,
 ) -> None:
-    """Sends a part through this server; what is longer or shorter is refused, a part sent again replaces the first."""
+    """Send a part through this server; a wrong length is refused, and a part sent again replaces the first."""
     _check_length(request.headers.get("content-length"), staging.length(id, number))
     with staging.receive(id, number) as content:
         try:
@@ -99,7 +99,7 @@ async def send_part(
 
 @router.post("/{id}/complete", responses=answers(examples.STORED, 404, 409))
 def complete_upload(uploads: Incoming, id: UploadId) -> Stored:  # noqa: A002 - the field's name
-    """Verifies the bytes and stores them under their digest; only then can a version name them."""
+    """Verify the bytes and store them under their digest; only then can a version name them."""
     upload = uploads.find(id)
     uploads.complete(upload)
     return Stored(sha256=upload.sha256, size=upload.size)
@@ -107,11 +107,11 @@ def complete_upload(uploads: Incoming, id: UploadId) -> Stored:  # noqa: A002 - 
 
 @router.delete("/{id}", status_code=204, responses=answers(None, 404, 409, status=204))
 def give_up_upload(uploads: Incoming, id: UploadId) -> None:  # noqa: A002 - the field's name
-    """Removes an upload and what has arrived of it."""
+    """Remove an upload and the parts that have arrived."""
     uploads.give_up(id)
 
 
 def _check_length(declared: str | None, size: int) -> None:
-    """Refuses a wrong size before a byte of it is read; without a declared length, the stream is counted."""
+    """Refuse a wrong declared size before any byte is read; without one, the stream itself is counted."""
     if declared is not None and declared != str(size):
         raise Invalid(f"the content sent has {declared} bytes, {size} were announced: announce its size")

@@ -1,4 +1,4 @@
-"""Versions: publishing, listing, and where they come from and lead to."""
+"""Routes of versions: publish, list, resolve, and show ancestors and dependents."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -14,7 +14,7 @@ from loratree_registry.wire.query import read
 
 
 class SubmissionRoute(Route):
-    """A route that takes an adapter's config as it is in its file: twice what is read of one."""
+    """A route that takes an adapter's config unchanged: its limit is twice the limit of the config file."""
 
     max_body = 8 * 1024 * 1024
 
@@ -22,11 +22,9 @@ class SubmissionRoute(Route):
 router = APIRouter(prefix="/v1", tags=["versions"], route_class=Route)
 submissions = APIRouter(route_class=SubmissionRoute)
 
-_WEIGHT = (
-    "PATH:NUMBER, the level weight of the chain's version at PATH; repeatable, once for each path, 1 for the others"
-)
+_WEIGHT = "PATH:NUMBER, the level weight of the chain's version at PATH; repeatable, once per path; 1 if not given"
 _AGAIN = replace(examples.PUBLISHED, created=False)
-_PUBLISHED = answers(_AGAIN, 403, 404, 409, 410, says="The node held this version already") | answers(
+_PUBLISHED = answers(_AGAIN, 403, 404, 409, 410, says="The node already had this version") | answers(
     examples.PUBLISHED, 403, 404, 409, 410, status=201, says="A new version"
 )
 _PUBLISHED[201]["model"] = Published
@@ -39,7 +37,7 @@ def publish(
     version: Annotated[NewVersion, body(examples.NEW_VERSION)],
     response: Response,
 ) -> Published:
-    """Makes uploaded files a version at `path`, whole or not at all; it is committed before this answers."""
+    """Publish uploaded files as a version at `path`, all or nothing; the commit comes before the answer."""
     fields = {name: getattr(version, name) for name in Submission.__dataclass_fields__}
     published = registry.publish(path, Submission(**fields))
     response.status_code = 201 if published.created else 200
@@ -50,17 +48,17 @@ def publish(
 def list_versions(
     registry: Catalog,
     path: NodePath,
-    content: Annotated[str | None, Query(description="Only those with this content digest")] = None,
+    content: Annotated[str | None, Query(description="List only the versions with this content digest")] = None,
     after: After = None,
     limit: PageLimit = PAGE_LIMIT,
 ) -> Page[Version]:
-    """The versions at `path`, newest first."""
+    """List the versions at `path`, newest first."""
     return registry.versions(path, content=content, after=after, limit=limit)
 
 
 @router.get("/version/{ref:text}", responses=answers(examples.VERSION, 404, 410))
 def get_version(registry: Catalog, ref: RefPath) -> Version:
-    """The one version that `ref` names."""
+    """Return the version that `ref` names."""
     return registry.version(ref)
 
 
@@ -68,23 +66,25 @@ def get_version(registry: Catalog, ref: RefPath) -> Version:
 def resolve(
     registry: Catalog,
     ref: RefPath,
-    follow: Annotated[str | None, Query(description="Take each ancestor at this alias, where it is set")] = None,
+    follow: Annotated[
+        str | None, Query(description="Take each ancestor at this alias if it is set, else at its pin")
+    ] = None,
     weight: Annotated[list[str] | None, Query(description=_WEIGHT, examples=[[f"{examples.PARENT}:0.5"]])] = None,
     strict: Annotated[bool, Query(description="Refuse a chain that holds a withdrawn version")] = False,
 ) -> Resolution:
-    """The chain of `ref`, root to leaf: by its pins, or with each ancestor at the alias `follow`."""
+    """Resolve the chain of `ref`, root to leaf: by its pins, or with each ancestor at the alias `follow`."""
     return registry.resolve(ref, follow=follow, weights=read(weight), strict=strict)
 
 
 @router.get("/lineage/{ref:text}", responses=answers(examples.LINEAGE, 404, 410))
 def lineage(registry: Catalog, ref: RefPath) -> Lineage:
-    """What a version was trained on, edge by edge, up to its base."""
+    """Return the lineage of a version: each pin, one edge at a time, up to the base."""
     return registry.lineage(ref)
 
 
 @router.get("/ancestry/{ref:text}", responses=answers([examples.PARENT_VERSION, examples.VERSION], 404))
 def list_ancestry(registry: Catalog, ref: RefPath) -> list[Version]:
-    """The version that `ref` names, last, and what it was trained on before it, root to leaf, whole."""
+    """List the full records of the pinned ancestors of a version, root to leaf, and of the version itself, last."""
     return registry.ancestry(ref)
 
 
@@ -92,7 +92,7 @@ def list_ancestry(registry: Catalog, ref: RefPath) -> list[Version]:
 def list_dependents(
     registry: Catalog, ref: RefPath, after: After = None, limit: PageLimit = PAGE_LIMIT
 ) -> Page[Version]:
-    """The versions that were trained directly on the one that `ref` names."""
+    """List the versions trained directly on the version that `ref` names."""
     return registry.dependents(ref, after=after, limit=limit)
 
 

@@ -1,4 +1,4 @@
-"""What is under one prefix of an S3 bucket, by names; what goes wrong is said in one sentence."""
+"""The objects under one prefix of an S3 bucket, by name; every error is one sentence."""
 
 import io
 import threading
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CopySourceTypeDef
 
-_PAGE: Final = 1000  # objects listed at a time, the most that S3 gives
+_PAGE: Final = 1000  # objects in one listing, the most that S3 gives
 BLOBS: Final = "sha256/"  # the folder of blobs, by digest
 ABSENT: Final = ("404", "NoSuchKey")
-COPY_PART: Final = 256 * 1024**2  # bytes a request: some servers copy byte by byte, which takes long for more
-_TOGETHER: Final = 8  # requests at once
+COPY_PART: Final = 256 * 1024**2  # bytes in one request: some servers copy byte by byte, and more takes too long
+_TOGETHER: Final = 8  # requests at the same time
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """What a server says of an object: the tag of its bytes, its size in bytes, when it was written."""
+    """An object on the server: the tag of its bytes, its size in bytes, and when it was written."""
 
     name: str
     etag: str
@@ -38,10 +38,10 @@ class StoredObject:
 
 
 class Bucket:
-    """What is under `prefix` in a bucket; credentials and region come from the environment, as boto3 finds them."""
+    """A bucket's objects under `prefix`; boto3 finds credentials and region in the environment."""
 
     def __init__(self, name: str, prefix: str, endpoint: str | None, public_endpoint: str | None) -> None:
-        """`public_endpoint` is where clients reach the server, where that is elsewhere than for this process."""
+        """`public_endpoint` is the address at which clients reach the server, if it is not `endpoint`."""
         self.name, self.prefix = name, prefix.strip("/")
         self.endpoint, self._public = endpoint, public_endpoint
         self._opening = threading.Lock()
@@ -52,13 +52,13 @@ class Bucket:
 
     @cached_property
     def client(self) -> "S3Client":
-        """Speaks to the server. Raises Unavailable where boto3 is missing, Invalid."""
-        with self._opening:  # boto3's session is not for threads; its clients are
+        """The client for most requests. Raises Unavailable if boto3 is missing, Invalid."""
+        with self._opening:  # boto3's session is not thread-safe; its clients are
             return open_client(self.endpoint)
 
     @cached_property
     def signer(self) -> "S3Client":
-        """Signs URLs for clients."""
+        """The client that signs URLs."""
         if not self._public:
             return self.client
         with self._opening:
@@ -66,73 +66,73 @@ class Bucket:
 
     @cached_property
     def brief(self) -> "S3Client":
-        """Speaks to the server where someone holds a lock meanwhile."""
+        """The client for requests during which a database lock is held; it gives up within 30 s."""
         with self._opening:
             return open_client(self.endpoint, brief=True)
 
     def at(self, name: str) -> dict[str, Any]:
-        """The arguments by which boto3 finds an object."""
+        """Return the arguments by which boto3 finds an object."""
         return {"Bucket": self.name, "Key": self.key(name)}
 
     def key(self, name: str) -> str:
-        """The key of a name under the prefix."""
+        """Return the key of a name under the prefix."""
         return f"{self.prefix}/{name}".lstrip("/")
 
     def below(self, key: str) -> str:
-        """The name of a key that is under the prefix."""
+        """Return the name, without the prefix, of a key."""
         return key.removeprefix(f"{self.prefix}/")
 
     def head(self, name: str) -> StoredObject | None:
-        """What the server says of an object, None where there is none. Raises Unavailable."""
+        """Return the server's record of an object, or None if there is no such object. Raises Unavailable."""
         with s3_errors(self):
             try:
-                told = self.client.head_object(**self.at(name))
+                answer = self.client.head_object(**self.at(name))
             except self.client.exceptions.ClientError as error:
                 if error_code(error) not in ABSENT:
                     raise
             else:
-                return StoredObject(name, told["ETag"], told["ContentLength"], told["LastModified"])
-            self.client.head_bucket(Bucket=self.name)  # the answer to a HEAD does not tell which of the two is absent
+                return StoredObject(name, answer["ETag"], answer["ContentLength"], answer["LastModified"])
+            self.client.head_bucket(Bucket=self.name)  # raises if the bucket is missing: a HEAD's 404 does not say
             return None
 
     @contextmanager
     def open(self, name: str) -> Iterator[tuple[StoredObject, BinaryIO]]:
-        """Opens an object for reading forward. Raises NotFound, Unavailable."""
+        """Open an object for reading forward. Raises NotFound, Unavailable."""
         with s3_errors(self):
             try:
-                got = self.client.get_object(**self.at(name))
+                answer = self.client.get_object(**self.at(name))
             except self.client.exceptions.ClientError as error:
                 if error_code(error) not in ABSENT:
                     raise
                 raise NotFound(f"{self} holds no {name}") from error
-        with io.BufferedReader(_Body(self, got["Body"]), CHUNK) as stream:
-            yield StoredObject(name, got["ETag"], got["ContentLength"], got["LastModified"]), stream
+        with io.BufferedReader(_Body(self, answer["Body"]), CHUNK) as stream:
+            yield StoredObject(name, answer["ETag"], answer["ContentLength"], answer["LastModified"]), stream
 
     def delete(self, name: str, *, brief: bool = False) -> None:
-        """Removes an object, `brief`ly within 30 s; one that is not there is no error. Raises Unavailable."""
+        """Remove an object; a missing object is no error. `brief` gives up within 30 s. Raises Unavailable."""
         with s3_errors(self):
             (self.brief if brief else self.client).delete_object(**self.at(name))
 
     def copy(self, source: str, name: str, size: int) -> None:
         """Copy the `size` bytes of `source` to `name` inside the server, a large object in parts.
 
-        Raises NotFound if the source is gone, or if a copy in parts has ended and the answer that said so was lost;
-        Unavailable. `sweep` removes the parts of a copy that a kill cut off.
+        Raises NotFound if the source is missing, or if a copy in parts has succeeded and the server's answer was lost;
+        Unavailable. If the process is killed, `sweep` removes the parts of the copy.
         """
         place: CopySourceTypeDef = {"Bucket": self.name, "Key": self.key(source)}
         with s3_errors(self):
             try:
-                if size <= COPY_PART:  # one request; boto3's managed copy asks for the size first
+                if size <= COPY_PART:  # boto3's managed copy would ask for the size first
                     self.client.copy_object(**self.at(name), CopySource=place)
                 else:
-                    self.client.copy(place, **self.at(name), Config=_in_parts())
+                    self.client.copy(place, **self.at(name), Config=_build_config())
             except self.client.exceptions.ClientError as error:
-                if error_code(error) not in (*ABSENT, "NoSuchUpload"):  # completed: the first answer was lost
+                if error_code(error) not in (*ABSENT, "NoSuchUpload"):  # NoSuchUpload: done, answer lost
                     raise
                 raise NotFound(f"{self} holds no {source}") from error
 
     def list(self, folder: str, *, after: str = "") -> Iterator[StoredObject]:
-        """The objects of a folder in the order of their keys, a page at a time. Raises Unavailable."""
+        """Yield the objects of a folder in order of their keys, a page at a time. Raises Unavailable."""
         at, start = self.key(folder), self.key(after) if after else ""
         while True:
             with s3_errors(self):
@@ -144,20 +144,20 @@ class Bucket:
                 return
 
     def close(self) -> None:
-        """Closes the connections, if any were opened."""
+        """Close the connections, if any were opened."""
         for client in ("client", "signer", "brief"):
             if client in self.__dict__:
                 self.__dict__[client].close()
 
 
-def _in_parts() -> "TransferConfig":
+def _build_config() -> "TransferConfig":
     from boto3.s3.transfer import TransferConfig
 
     return TransferConfig(multipart_threshold=COPY_PART, multipart_chunksize=COPY_PART, max_concurrency=_TOGETHER)
 
 
 class _Body(io.RawIOBase):
-    """A response's body as a file, whose failures are Unavailable."""
+    """A response's body as a file; a failure to read it raises Unavailable."""
 
     def __init__(self, bucket: Bucket, body: "StreamingBody") -> None:
         self._bucket, self._body = bucket, body

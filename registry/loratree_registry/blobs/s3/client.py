@@ -1,4 +1,4 @@
-"""The boto3 client, and its errors said in one sentence."""
+"""The boto3 client, and its errors, each as one sentence."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 60
 _ATTEMPTS = 4
-_BRIEF_SECONDS = 10  # and two attempts: what fails is over before SQLite's other writers give up, after 30
+_BRIEF_SECONDS = 10  # with two attempts: a failure ends before SQLite's other writers give up, after 30 s
 _FORBIDDEN = ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
 _NO_BUCKET = ("404", "NoSuchBucket")
 
 
 def open_client(endpoint: str | None, setting: str = "LORATREE_S3_ENDPOINT", *, brief: bool = False) -> "S3Client":
-    """A client with bounded timeouts and retries, `brief` ones within 30 s; `setting` is what says the endpoint.
+    """Return a client with bounded timeouts and retries; with `brief`, a request ends within 30 s.
 
-    Raises Unavailable where boto3 is missing, Invalid.
+    `setting` is the name of the endpoint's setting. Raises Unavailable if boto3 is missing, Invalid.
     """
-    if endpoint and without_secrets(endpoint) != endpoint:  # botocore would print it whole when it fails
+    if endpoint and without_secrets(endpoint) != endpoint:  # botocore's errors would show the secret
         raise Invalid(
-            f"{setting} is {without_secrets(endpoint)!r} with a user or a query: take that out, "
+            f"{setting} is {without_secrets(endpoint)!r} with a user or a query: remove them, "
             "credentials are read from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     try:
@@ -38,11 +38,11 @@ def open_client(endpoint: str | None, setting: str = "LORATREE_S3_ENDPOINT", *, 
         connect_timeout=_CONNECT_SECONDS if not brief else _BRIEF_SECONDS / 4,
         read_timeout=_READ_SECONDS if not brief else _BRIEF_SECONDS,
         retries={"mode": "standard", "total_max_attempts": _ATTEMPTS if not brief else 2},
-        # Else boto3 adds CRC32 trailers, which R2, GCS and others refuse; our own ChecksumSHA256 still travels.
+        # By default boto3 adds CRC32 trailers, which R2, GCS and others refuse; our own ChecksumSHA256 is still sent.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        signature_version="s3v4",  # the default signs some URLs by version 2, which leaves the headers out
-        # What is stored is hashed when it is read back, so the signature need not cover it: one pass less over http.
+        signature_version="s3v4",  # the default signs some URLs by version 2, which does not sign the headers
+        # Stored bytes are hashed when they are read back, so no signature need cover them: over http, one pass less.
         s3={"addressing_style": "path" if endpoint else "auto", "payload_signing_enabled": False},
         max_pool_connections=32,
     )
@@ -56,31 +56,31 @@ def open_client(endpoint: str | None, setting: str = "LORATREE_S3_ENDPOINT", *, 
 
 @contextmanager
 def s3_errors(store: object) -> Iterator[None]:
-    """Turns what boto3 raises inside the block into Unavailable."""
+    """Turn an error of boto3 inside the block into Unavailable."""
     try:
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
     except ImportError:
-        yield  # without boto3 the first use of the client raises, with the remedy
+        yield  # the first use of the client raises an error with the remedy
         return
     try:
         yield
     except ClientError as error:
-        raise Unavailable(_answered(store, error)) from error
+        raise Unavailable(_describe_answer(store, error)) from error
     except HTTPClientError as error:
         inner = error.kwargs.get("error")
         if isinstance(inner, LoratreeError):
-            raise inner from None  # the body that was sent could not be read to its end
-        raise Unavailable(_failed(store, error)) from error
+            raise inner from None  # our own error, from reading the body to send
+        raise Unavailable(_describe_failure(store, error)) from error
     except BotoCoreError as error:
-        raise Unavailable(_failed(store, error)) from error
+        raise Unavailable(_describe_failure(store, error)) from error
 
 
 def error_code(error: "ClientError") -> str:
-    """The code that S3 answered with, such as `NoSuchKey`, or the status where a HEAD has no body."""
+    """Return the code of S3's answer, such as `NoSuchKey`; after a HEAD, which has no body, the HTTP status."""
     return error.response.get("Error", {}).get("Code", "")
 
 
-def _answered(store: object, error: "ClientError") -> str:
+def _describe_answer(store: object, error: "ClientError") -> str:
     code = error_code(error)
     if code in _FORBIDDEN:
         return f"{store} refused access ({code}): check the credentials and the bucket's policy"
@@ -89,10 +89,10 @@ def _answered(store: object, error: "ClientError") -> str:
     return f"{store} answered {code or 'with an error'}: try again, or check that server"
 
 
-def _failed(store: object, error: "BotoCoreError") -> str:
+def _describe_failure(store: object, error: "BotoCoreError") -> str:
     from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
-        return f"{store} needs credentials and none were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        return f"{store} has no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     reason = " ".join(str(error).split())
     return f"{store} cannot be used ({reason}): check LORATREE_BLOBS, LORATREE_S3_ENDPOINT and the network"

@@ -1,4 +1,4 @@
-"""An S3 multipart upload: an object that is made of numbered parts, and is not there before it is completed."""
+"""An S3 multipart upload: an object made of numbered parts, which does not exist before it is completed."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,12 +13,12 @@ from loratree_registry.errors import NotFound
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
-_ENDED = ("404", "NoSuchUpload", "NoSuchKey")  # Ceph says the last
+_ENDED = ("404", "NoSuchUpload", "NoSuchKey")  # Ceph answers NoSuchKey
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPart:
-    """A part that arrived: its tag, its size in bytes, when."""
+    """A part that arrived: its tag, its size in bytes, and when it arrived."""
 
     etag: str
     size: int
@@ -26,14 +26,14 @@ class StoredPart:
 
 
 class Multipart:
-    """The upload that the server calls `id`, of the object `name`."""
+    """A multipart upload of the object `name`; `id` is the server's id of the upload."""
 
     def __init__(self, bucket: Bucket, name: str, id: str) -> None:  # noqa: A002 - the field's name
         self._bucket, self.name, self.id = bucket, name, id
 
     @classmethod
     def begin(cls, bucket: Bucket, name: str) -> "Multipart":
-        """Raises Unavailable."""
+        """Begin an upload. Raises Unavailable."""
         with s3_errors(bucket):
             return cls(bucket, name, bucket.client.create_multipart_upload(**bucket.at(name))["UploadId"])
 
@@ -43,12 +43,12 @@ class Multipart:
         return self._bucket.at(self.name) | {"UploadId": self.id}
 
     def put(self, number: int, body: IO[bytes]) -> str:
-        """Sends a part and returns its tag."""
+        """Send a part and return its tag."""
         return self._bucket.client.upload_part(**self.at, PartNumber=number, Body=body)["ETag"]
 
     def parts(self) -> dict[int, StoredPart]:
-        """The parts that arrived. Raises NotFound where the upload was completed or aborted, Unavailable."""
-        with self._gone():
+        """Return the parts that arrived. Raises NotFound if the upload was completed or aborted, Unavailable."""
+        with self._raise_if_ended():
             pages = self._bucket.client.get_paginator("list_parts").paginate(**self.at)
             return {
                 part["PartNumber"]: StoredPart(part["ETag"], part["Size"], part["LastModified"])
@@ -57,18 +57,18 @@ class Multipart:
             }
 
     def complete(self, tags: Mapping[int, str]) -> None:
-        """Makes the object of the parts with these tags. Raises NotFound, Unavailable."""
+        """Create the object from the parts with these tags. Raises NotFound, Unavailable."""
         parts: list[CompletedPartTypeDef] = [{"PartNumber": number, "ETag": tags[number]} for number in sorted(tags)]
-        with self._gone():
+        with self._raise_if_ended():
             self._bucket.client.complete_multipart_upload(**self.at, MultipartUpload={"Parts": parts})
 
     def abort(self) -> None:
-        """Removes the upload and its parts. Raises NotFound, Unavailable."""
-        with self._gone():
+        """Remove the upload and its parts. Raises NotFound, Unavailable."""
+        with self._raise_if_ended():
             self._bucket.client.abort_multipart_upload(**self.at)
 
     @contextmanager
-    def _gone(self) -> Iterator[None]:
+    def _raise_if_ended(self) -> Iterator[None]:
         with s3_errors(self._bucket):
             try:
                 yield

@@ -1,4 +1,4 @@
-"""What an S3 server honours."""
+"""Trials of what an S3 server can do."""
 
 import io
 import threading
@@ -23,13 +23,13 @@ from loratree_registry.errors import Unavailable
 Answer = tuple[bool | None, str]
 
 _CONTENT: Final = b"loratree tries what this server honours"
-_SKEW_S: Final = 300  # S3 refuses requests at 900
+_SKEW_S: Final = 300  # S3 refuses requests at 900 s
 _URL_S: Final = 60
 _NOT_NEEDED: Final = "loratree does not rely on it: it reads back and hashes what is stored"
 
 
 class Trial:
-    """A bucket and one staged object in it, which a sweep would find if a kill left it."""
+    """A bucket and one staged object in it; if the process is killed, a sweep removes the object."""
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket, self.name = bucket, FOLDER + uuid4().hex
@@ -40,7 +40,7 @@ class Trial:
         return self.bucket.at(self.name)
 
     def put(self, **condition: Any) -> str | None:
-        """Writes the object; the code of what the server refused, None where it took it. Raises Unavailable."""
+        """Write the object; return the code of the server's refusal, or None if it accepted. Raises Unavailable."""
         client = self.bucket.client
         with s3_errors(self.bucket):
             try:
@@ -52,14 +52,14 @@ class Trial:
             return None
 
     def read(self) -> bytes:
-        """The object's bytes. Raises NotFound, Unavailable."""
+        """Return the object's bytes. Raises NotFound, Unavailable."""
         with self.bucket.open(self.name) as (_, stream):
             return stream.read()
 
 
 @contextmanager
 def trial(bucket: Bucket) -> Iterator[Trial]:
-    """Removes at the end whatever was written."""
+    """Yield a trial of `bucket`, and remove its object at the end."""
     tried = Trial(bucket)
     try:
         yield tried
@@ -68,18 +68,18 @@ def trial(bucket: Bucket) -> Iterator[Trial]:
             bucket.delete(tried.name)
 
 
-def _reachable(tried: Trial) -> Answer:
+def _check_reachable(tried: Trial) -> Answer:
     tried.put()
     same = tried.read() == _CONTENT
     return same, f"{tried.bucket} {'gives back what is written' if same else 'gives back other bytes: check it'}"
 
 
-def _listed(tried: Trial) -> Answer:
-    found = tried.name in (stored.name for stored in tried.bucket.list(tried.name))
-    return found, "what is written is listed" if found else "what is written is not listed: gc would not find it"
+def _check_listing(tried: Trial) -> Answer:
+    listed = tried.name in (stored.name for stored in tried.bucket.list(tried.name))
+    return listed, "what is written is listed" if listed else "what is written is not listed: gc would not find it"
 
 
-def _conditional(tried: Trial) -> Answer:
+def _check_conditional_writes(tried: Trial) -> Answer:
     tried.bucket.delete(tried.name)
     together = threading.Barrier(2)
 
@@ -95,13 +95,13 @@ def _conditional(tried: Trial) -> Answer:
     return False, f"of two conditional writes at once, {refusals.count(None)} are taken; {_NOT_NEEDED}"
 
 
-def _checksums(tried: Trial) -> Answer:
+def _check_checksums(tried: Trial) -> Answer:
     if tried.put(ChecksumSHA256=b64encode(sha256(b"other bytes").digest()).decode()):
         return True, "a wrong ChecksumSHA256 is refused"
     return False, f"a wrong ChecksumSHA256 is accepted; {_NOT_NEEDED}"
 
 
-def _multipart(tried: Trial) -> Answer:
+def _check_multipart(tried: Trial) -> Answer:
     upload = Multipart.begin(tried.bucket, tried.name)
     with s3_errors(tried.bucket):
         tag = upload.put(1, io.BytesIO(_CONTENT))
@@ -110,67 +110,67 @@ def _multipart(tried: Trial) -> Answer:
     return same, f"an object made of parts gives back {'the same' if same else 'other'} bytes"
 
 
-def _copied(tried: Trial) -> Answer:
+def _check_copy(tried: Trial) -> Answer:
     with trial(tried.bucket) as other:
         tried.bucket.copy(tried.name, other.name, len(_CONTENT))
         same = other.read() == _CONTENT
     return same, f"a copy within the server gives back {'the same' if same else 'other'} bytes"
 
 
-def _presigned(tried: Trial) -> Answer:
+def _check_presigned(tried: Trial) -> Answer:
     signer = tried.bucket.signer
     put = signer.generate_presigned_url("put_object", tried.at | {"ContentLength": len(_CONTENT)}, _URL_S)
     get = signer.generate_presigned_url("get_object", tried.at, _URL_S)
     try:
-        _ask(put, _CONTENT, "PUT")
-        same = _ask(get, None, "GET") == _CONTENT
+        _send(put, _CONTENT, "PUT")
+        same = _send(get, None, "GET") == _CONTENT
     except urllib.error.HTTPError as error:
-        return False, f"a presigned URL is answered with {error.code}: clients send and read by them"
+        return False, f"a presigned URL is answered with {error.code}: clients need such URLs to send and read"
     except OSError:
-        return None, "presigned URLs lead to a server that is not reached from here: try one from a client"
+        return None, "presigned URLs name a server that this machine cannot reach: try one from a client"
     return same, f"presigned URLs take and give {'the same' if same else 'other'} bytes"
 
 
-def _ranges(tried: Trial) -> Answer:
+def _check_ranges(tried: Trial) -> Answer:
     with s3_errors(tried.bucket):
         part = tried.bucket.client.get_object(**tried.at, Range="bytes=9-13")["Body"].read()
     right = part == _CONTENT[9:14]
     return right, "a range is read alone" if right else f"5 bytes asked for by range are answered with {len(part)}"
 
 
-def _clock(tried: Trial) -> Answer:
+def _check_clock(tried: Trial) -> Answer:
     with s3_errors(tried.bucket):
         headers = tried.bucket.client.head_object(**tried.at)["ResponseMetadata"]["HTTPHeaders"]
     if "date" not in headers:
-        return None, "the server does not tell the time"
+        return None, "the server sends no Date header, so its clock is not known"
     skew = abs(datetime.now(UTC) - parsedate_to_datetime(headers["date"])).total_seconds()
     if skew > _SKEW_S:
-        return False, f"the server's clock is {skew:.0f} s away from this machine's: set them, S3 refuses at 900"
+        return False, f"the server's clock is {skew:.0f} s away from this machine's: set both, S3 refuses 900 s"
     return True, f"the server's clock is within {skew:.0f} s of this machine's"
 
 
-def _deleted(tried: Trial) -> Answer:
+def _check_deleting(tried: Trial) -> Answer:
     tried.bucket.delete(tried.name)
     gone = tried.bucket.head(tried.name) is None
     return gone, "what is deleted is gone" if gone else "what is deleted is still there: check the bucket's policy"
 
 
 S3_QUESTIONS: Final[Mapping[str, Callable[[Trial], Answer]]] = {
-    "reachable": _reachable,
-    "listing": _listed,
-    "conditional writes": _conditional,
-    "checksums": _checksums,
-    "multipart": _multipart,
-    "copies": _copied,
-    "presigned URLs": _presigned,
-    "ranges": _ranges,
-    "clock": _clock,
-    "deleting": _deleted,
+    "reachable": _check_reachable,
+    "listing": _check_listing,
+    "conditional writes": _check_conditional_writes,
+    "checksums": _check_checksums,
+    "multipart": _check_multipart,
+    "copies": _check_copy,
+    "presigned URLs": _check_presigned,
+    "ranges": _check_ranges,
+    "clock": _check_clock,
+    "deleting": _check_deleting,
 }
 
 
-def _ask(url: str, body: bytes | None, method: str) -> bytes:
-    # Not httpx, which logs the URL: whoever reads it may write. The URL is our own, http or https.
+def _send(url: str, body: bytes | None, method: str) -> bytes:
+    # Not httpx: it logs the URL, and anyone who reads the URL can write. The URL is our own, http or https.
     kind = {"Content-Type": "application/octet-stream"}
     request = urllib.request.Request(url, body, kind, method=method)  # noqa: S310
     with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310

@@ -1,4 +1,4 @@
-"""An object under `uploads/`: bytes that arrived, or are arriving, and that nobody has hashed yet."""
+"""A staged object under `uploads/`: bytes that are arriving or have arrived, and that are not hashed yet."""
 
 import re
 from base64 import b64encode
@@ -22,8 +22,8 @@ _OTHER_BYTES = ("BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mi
 
 
 def begin(bucket: Bucket, id: str, digest: str, size: int) -> Transfer:  # noqa: A002 - the field's name
-    """Begins a transfer, by a multipart upload where it has more than one part. Raises Invalid, Unavailable."""
-    name = _name(id)
+    """Begin a transfer, by a multipart upload if it has several parts. Raises Invalid, Unavailable."""
+    name = _name_of(id)
     transfer = Transfer(id=id, digest=digest, size=size)
     if transfer.parts > _MAX_PARTS:
         raise Invalid(f"{bucket} takes at most {_MAX_PARTS * PART} bytes a blob, {digest} has {size}")
@@ -33,20 +33,20 @@ def begin(bucket: Bucket, id: str, digest: str, size: int) -> Transfer:  # noqa:
 
 
 class Staged:
-    """What a transfer puts into the bucket. The server's own checks are asked for and never relied on."""
+    """A transfer's object in the bucket. The server is asked to check the bytes, but loratree does not rely on it."""
 
     def __init__(self, bucket: Bucket, transfer: Transfer) -> None:
         self._bucket, self._transfer = bucket, transfer
-        self.name = _name(transfer.id)
+        self.name = _name_of(transfer.id)
         self._multipart = Multipart(bucket, self.name, transfer.multipart) if transfer.multipart else None
 
     def send(self, source: Sending) -> None:
-        """Sends everything from this process. Raises Invalid where `source` holds other bytes, Unavailable."""
+        """Send every part from this process. Raises Invalid if `source` holds other bytes, Unavailable."""
         with s3_errors(self._bucket):
             try:
                 tags = {number: self._put(number, part) for number, part in enumerate(source.parts(), 1)}
                 if self._multipart:
-                    with suppress(NotFound):  # completed already: the first answer was lost, and boto3 asked again
+                    with suppress(NotFound):  # completed: the answer was lost, and boto3 sent the request again
                         self._multipart.complete(tags)
             except self._bucket.client.exceptions.ClientError as error:
                 if error_code(error) in _OTHER_BYTES:
@@ -71,12 +71,12 @@ class Staged:
         return self._bucket.client.put_object(Body=content, ChecksumSHA256=self._checksum, **self._at)["ETag"]
 
     def target(self, number: int) -> Target:
-        """Where a client sends part `number` itself; its length is signed, and the digest where it is the only part."""
+        """Return where a client sends part `number`. The length is signed, and the digest if it is the only part."""
         if not 1 <= number <= self._transfer.parts:
             raise Invalid(
                 f"the transfer {self._transfer.id} has no part {number}: expected 1 to {self._transfer.parts}"
             )
-        length = self._length(number)
+        length = self._length_of(number)
         headers = {"Content-Length": str(length)}
         if self._multipart:
             verb, signed = "upload_part", self._multipart.at | {"PartNumber": number}
@@ -88,10 +88,10 @@ class Staged:
         return Target(url=url, headers=headers)
 
     def arrived(self) -> set[int]:
-        """The parts that are there whole, by number. Raises NotFound where the transfer was given up."""
+        """Return the numbers of the parts that arrived whole. Raises NotFound if the transfer was given up."""
         try:
             if self._multipart:
-                return set(self._tags(self._multipart))
+                return set(self._read_tags(self._multipart))
         except NotFound as error:
             if not self._bucket.head(self.name):
                 raise NotFound(f"the transfer {self._transfer.id} has ended: begin a new one") from error
@@ -100,11 +100,11 @@ class Staged:
         return {1} if stored and stored.size == self._transfer.size else set()
 
     def complete(self) -> None:
-        """Makes one object of the parts that clients sent. Raises Conflict where some are missing, Unavailable."""
+        """Make one object of the parts that clients sent. Raises Conflict if parts are missing, Unavailable."""
         if not self._multipart:
             return
-        with suppress(NotFound):  # completed already: by someone else at this moment, or before a kill
-            tags = self._tags(self._multipart)
+        with suppress(NotFound):  # completed: by another request, or by a process that was then killed
+            tags = self._read_tags(self._multipart)
             missing = [str(number) for number in range(1, self._transfer.parts + 1) if number not in tags]
             if missing:
                 raise self.missing(missing)
@@ -112,28 +112,28 @@ class Staged:
 
     @contextmanager
     def out_of_reach(self) -> Iterator[str]:
-        """The name of an object with what arrived that no client has a URL to write to, for as long as the block.
+        """Yield the name of an object that holds the bytes that arrived and that no client has a URL to write to.
 
-        That is a copy, as the URL of a single part stays good; those of several end with their multipart upload.
-        Raises NotFound, Unavailable.
+        The URL of a single part stays valid, so such an object is copied, and the copy is removed after the block. The
+        URLs of several parts end with their multipart upload. Raises NotFound, Unavailable.
         """
         if self._multipart:
             yield self.name
             return
-        name = _name(uuid4().hex)
+        name = _name_of(uuid4().hex)
         self._bucket.copy(self.name, name, self._transfer.size)
         try:
             yield name
         finally:
-            with suppress(Unavailable):  # `sweep` does it later
+            with suppress(Unavailable):  # `sweep` removes it later
                 self._bucket.delete(name)
 
     def missing(self, numbers: list[str]) -> Conflict:
-        """The error of parts that never came."""
+        """Return the error for parts that did not arrive."""
         return Conflict(f"the transfer {self._transfer.id} misses the parts {listed(numbers)}: send them")
 
     def remove(self) -> None:
-        """Removes what arrived; what is not there is no error. Raises Unavailable."""
+        """Remove the bytes that arrived; a missing object is no error. Raises Unavailable."""
         if self._multipart:
             with suppress(NotFound):
                 self._multipart.abort()
@@ -147,14 +147,14 @@ class Staged:
     def _checksum(self) -> str:
         return b64encode(bytes.fromhex(self._transfer.digest.removeprefix(DIGEST_PREFIX))).decode()
 
-    def _length(self, number: int) -> int:
+    def _length_of(self, number: int) -> int:
         return min(PART, self._transfer.size - PART * (number - 1))
 
-    def _tags(self, multipart: Multipart) -> dict[int, str]:
-        return {n: part.etag for n, part in multipart.parts().items() if part.size == self._length(n)}
+    def _read_tags(self, multipart: Multipart) -> dict[int, str]:
+        return {n: part.etag for n, part in multipart.parts().items() if part.size == self._length_of(n)}
 
 
-def _name(id: str) -> str:  # noqa: A002 - the field's name
+def _name_of(id: str) -> str:  # noqa: A002 - the field's name
     if not _ID.fullmatch(id):
         raise Invalid(f"{id!r} names no transfer: expected 32 hexadecimal digits")
     return FOLDER + id

@@ -1,4 +1,4 @@
-"""Every query, one noun a file: each takes a connection, none commits. No other package writes SQL."""
+"""All SQL of the registry, one noun per file. A query takes a connection and never commits."""
 
 from loratree_registry.database.queries import (
     aliases,

@@ -1,4 +1,4 @@
-"""Queries of aliases, each moved by compare-and-swap."""
+"""Queries of aliases, which move by compare-and-swap."""
 
 from sqlalchemy import ColumnElement, Connection, bindparam, select, update
 from sqlalchemy import delete as delete_from
@@ -15,34 +15,34 @@ _LISTED = _ALIAS.where(aliases.c.node_id.in_(bindparam("node_ids", expanding=Tru
 
 
 def insert_alias(connection: Connection, node_id: int, name: str, version_id: int) -> bool:
-    """Sets an alias that is not set; False where it is."""
+    """Set an alias that is not set. Return False if it is set."""
     values = {"node_id": node_id, "name": name, "version_id": version_id}
     return insert_new(connection, aliases, values) is not None
 
 
 def move_alias(connection: Connection, node_id: int, name: str, version_id: int, *, expected: int) -> bool:
-    """Moves an alias that is at the version numbered `expected`; False where it is not."""
-    moved = update(aliases).where(_alias_at(node_id, name, expected)).values(version_id=version_id, updated_at=now())
+    """Move an alias that is at the version numbered `expected`. Return False if it is elsewhere or not set."""
+    moved = update(aliases).where(_is_at(node_id, name, expected)).values(version_id=version_id, updated_at=now())
     return connection.execute(moved).rowcount == 1
 
 
 def delete_alias(connection: Connection, node_id: int, name: str, *, expected: int) -> bool:
-    """Removes an alias that is at the version numbered `expected`; False where it is not."""
-    return connection.execute(delete_from(aliases).where(_alias_at(node_id, name, expected))).rowcount == 1
+    """Delete an alias that is at the version numbered `expected`. Return False if it is elsewhere or not set."""
+    return connection.execute(delete_from(aliases).where(_is_at(node_id, name, expected))).rowcount == 1
 
 
 def list_aliases(connection: Connection, node_ids: list[int]) -> list[AliasRow]:
-    """The aliases of nodes, by name."""
+    """Return the aliases at nodes, by name."""
     return [AliasRow(**row._asdict()) for row in connection.execute(_LISTED, {"node_ids": node_ids})]
 
 
 def aliases_of(connection: Connection, version_id: int) -> list[str]:
-    """The names of a version."""
+    """Return the names of the aliases that name a version, in order."""
     query = select(aliases.c.name).where(aliases.c.version_id == version_id).order_by(aliases.c.name)
     return list(connection.scalars(query))
 
 
-def _alias_at(node_id: int, name: str, number: int) -> ColumnElement[bool]:
+def _is_at(node_id: int, name: str, number: int) -> ColumnElement[bool]:
     version = select(versions.c.id).where(versions.c.node_id == node_id, versions.c.number == number)
     return (
         (aliases.c.node_id == node_id) & (aliases.c.name == name) & (aliases.c.version_id == version.scalar_subquery())

@@ -15,36 +15,36 @@ _BASE = select(*(column for column in bases.c if column is not bases.c.manifest)
 
 
 def insert_base(connection: Connection, **values: Any) -> int | None:
-    """Inserts a base; None where its name is taken."""
+    """Insert a base and return its key, or None if its name is taken."""
     key: int | None = insert_new(connection, bases, values)
     return key
 
 
 def find_base(connection: Connection, name: str) -> BaseRow | None:
-    """A base by name."""
+    """Return a base by name, or None."""
     row = connection.execute(_BASE.where(bases.c.name == name)).one_or_none()
     return None if row is None else BaseRow(**row._asdict())
 
 
 def list_bases(connection: Connection, *, after: str | None, limit: int) -> list[BaseRow]:
-    """Bases by name."""
+    """Return the bases, by name."""
     query = _BASE.order_by(bases.c.name).limit(limit)
     return [BaseRow(**row._asdict()) for row in connection.execute(past(query, bases.c.name, after))]
 
 
 def find_manifest(connection: Connection, name: str) -> dict[str, Any] | None:
-    """A base's manifest, as JSON."""
-    found: dict[str, Any] | None = connection.scalar(select(bases.c.manifest).where(bases.c.name == name))
-    return found
+    """Return a base's manifest as JSON, or None if there is no such base."""
+    manifest: dict[str, Any] | None = connection.scalar(select(bases.c.manifest).where(bases.c.name == name))
+    return manifest
 
 
 def insert_base_files(connection: Connection, base_id: int, files: list[FileDigest]) -> None:
-    """Inserts the files of a base; their bytes are stored."""
+    """Insert the files of a base; their blobs must be stored already."""
     rows = [{"base_id": base_id, "name": file.name, "size": file.size, "sha256": file.sha256} for file in files]
     connection.execute(insert(base_files), rows)
 
 
 def files_of_base(connection: Connection, base_id: int) -> list[FileDigest]:
-    """The files of a base by name; none where its weights are not stored."""
+    """Return the files of a base, by name; the list is empty if its weights are not stored."""
     query = select(base_files).where(base_files.c.base_id == base_id).order_by(base_files.c.name)
     return [FileDigest(row.name, row.size, row.sha256) for row in connection.execute(query)]

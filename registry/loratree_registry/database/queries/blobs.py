@@ -1,8 +1,9 @@
-"""Queries of blobs: bytes that are expected, stored and verified, or condemned.
+"""Queries of blobs, which are expected, stored and verified, or condemned.
 
-The order keeps the database from ever being ahead of the store, whatever is killed and whoever collects meanwhile:
-lease (expected) → the bytes are put and read back → stored → a version refers to them. Collecting condemns what nothing
-refers to, and removes the bytes while it holds the row; a lease saves a condemned blob, so it is put and read again.
+The database must never list bytes that the store lacks, even if a process is killed or a collector runs at the same
+time. So an upload takes a lease (expected), writes the bytes, reads them back, and only then marks the blob stored; a
+version may refer to a stored blob only. A collector condemns a blob that nothing refers to, and removes its bytes while
+it holds the row's lock. A new lease saves a condemned blob, and the upload writes and reads the bytes again.
 """
 
 from uuid import uuid4
@@ -19,25 +20,25 @@ _HOLD = update(blobs).where(_stored).returning(blobs.c.sha256, blobs.c.size)
 
 
 def lease_blob(connection: Connection, sha256: str, size: int) -> str:
-    """Says that bytes are on their way, so that they are not collected before the grace period is over.
+    """Take a lease on a blob before its upload, which keeps it from being collected until the grace period ends.
 
-    Returns the lease: the same for all who send the same bytes at once, another one once they were condemned.
+    Returns the lease. Uploads of the same bytes share one lease, until the blob is condemned and gets a new one.
     """
     new = {"state": "expected", "touched_at": now(), "lease": uuid4().hex}
     condemned = blobs.c.state == "condemned"
-    kept = {name: case((condemned, new[name]), else_=blobs.c[name]) for name in ("state", "lease")}
+    renewed = {name: case((condemned, new[name]), else_=blobs.c[name]) for name in ("state", "lease")}
     statement = insert_for(connection)(blobs).values(sha256=sha256, size=size, **new)
     statement = statement.on_conflict_do_update(
-        index_elements=[blobs.c.sha256], set_=kept | {"touched_at": new["touched_at"]}
+        index_elements=[blobs.c.sha256], set_=renewed | {"touched_at": new["touched_at"]}
     )
     lease: str = connection.execute(statement.returning(blobs.c.lease)).scalar_one()
     return lease
 
 
 def record_stored(connection: Connection, sha256: str, size: int, lease: str) -> bool:
-    """Records leased bytes as stored and verified; False where the lease ran out and they may be collected.
+    """Mark a leased blob as stored and verified. Return False if the lease ended, because the bytes may be gone.
 
-    A lease that somebody else was given since is no proof: what was put under this one may have been removed between.
+    If the blob has another lease by now, a collector may have removed the bytes that were written under this one.
     """
     leased = (blobs.c.sha256 == sha256) & (blobs.c.state != "condemned") & (blobs.c.lease == lease)
     values = {"state": "stored", "size": size, "touched_at": now()}
@@ -45,10 +46,10 @@ def record_stored(connection: Connection, sha256: str, size: int, lease: str) ->
 
 
 def hold_blobs(connection: Connection, digests: list[str]) -> dict[str, int]:
-    """The sizes of those bytes that are stored; they are not collected before this transaction and a grace are over."""
+    """Lock the stored blobs among `digests`, restart their grace period, and return their sizes by digest."""
     return {row.sha256: row.size for row in connection.execute(_HOLD, {"digests": digests, "touched_at": now()})}
 
 
 def blob_sizes(connection: Connection, digests: list[str]) -> dict[str, int]:
-    """The sizes of those bytes that are stored."""
+    """Return the sizes of the stored blobs among `digests`, by digest."""
     return {row.sha256: row.size for row in connection.execute(_SIZES, {"digests": digests})}

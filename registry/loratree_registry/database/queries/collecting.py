@@ -1,4 +1,7 @@
-"""Queries of collecting: which bytes nothing needs, and their way out by way of condemned rows."""
+"""Queries of collecting: one transaction condemns the blobs that nothing refers to, later ones remove them.
+
+No version can refer to a condemned blob, but an upload of the same bytes can still save it.
+"""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -21,57 +24,57 @@ _unreferenced = and_(
 
 
 def list_idle(connection: Connection, *, before: datetime, after: str, limit: int) -> list[BlobRow]:
-    """Bytes that nothing refers to and nothing had to do with since `before`, by digest."""
-    return _listed(connection, _idle(before), after, limit)
+    """Return the blobs that nothing refers to and nothing has used since `before`, by digest."""
+    return _list(connection, _is_idle(before), after, limit)
 
 
 def condemn(connection: Connection, digests: list[str], *, before: datetime) -> None:
-    """Condemns those bytes that are idle still; what another transaction has locked is left alone.
+    """Condemn the blobs among `digests` that are still idle, except rows that another transaction has locked.
 
-    Two statements: what was committed before the first one held the rows is seen by the second, and by no recheck of
-    the first, as a row that was only locked by others is not looked at again.
+    Two statements: the second one sees all that was committed before the first one locked the rows. PostgreSQL does
+    not check a row again within one statement if another transaction only locked the row.
     """
-    locked = select(blobs.c.sha256).where(blobs.c.sha256.in_(digests)).order_by(blobs.c.sha256)
-    held = list(connection.scalars(locked.with_for_update(skip_locked=True)))
-    connection.execute(update(blobs).where(blobs.c.sha256.in_(held), _idle(before)).values(state="condemned"))
+    query = select(blobs.c.sha256).where(blobs.c.sha256.in_(digests)).order_by(blobs.c.sha256)
+    locked = list(connection.scalars(query.with_for_update(skip_locked=True)))
+    connection.execute(update(blobs).where(blobs.c.sha256.in_(locked), _is_idle(before)).values(state="condemned"))
 
 
 def without_row(connection: Connection, held: list[StoredBlob]) -> list[StoredBlob]:
-    """Those stored objects that no row knows."""
-    known = set(connection.scalars(select(blobs.c.sha256).where(blobs.c.sha256.in_([one.digest for one in held]))))
-    return [one for one in held if one.digest not in known]
+    """Return the objects among `held`, all in the store, that have no row in the database."""
+    known = set(connection.scalars(select(blobs.c.sha256).where(blobs.c.sha256.in_([blob.digest for blob in held]))))
+    return [blob for blob in held if blob.digest not in known]
 
 
 def condemn_orphans(connection: Connection, orphans: Iterable[StoredBlob]) -> None:
-    """Gives stored objects that no row knows a condemned one, unless an upload was first to give them its own."""
+    """Insert a condemned row for each object without a row, unless an upload has inserted a row first."""
     rows = [{"sha256": o.digest, "size": o.size, "state": "condemned", "touched_at": now()} for o in orphans]
     if rows:
         connection.execute(insert_for(connection)(blobs).values(rows).on_conflict_do_nothing())
 
 
 def list_condemned(connection: Connection, *, after: str, limit: int) -> list[BlobRow]:
-    """The condemned bytes, by digest."""
-    return _listed(connection, _condemned, after, limit)
+    """Return the condemned blobs, by digest."""
+    return _list(connection, _condemned, after, limit)
 
 
 def hold_condemned(connection: Connection, sha256: str) -> bool:
-    """Holds a condemned row until the transaction ends; False where it was saved, or another holds it."""
+    """Lock a condemned row until the transaction ends. Return False if the blob was saved, or another has locked it."""
     here = blobs.c.sha256 == sha256
-    held = select(blobs.c.sha256).where(here, _condemned).with_for_update(skip_locked=True)
-    if connection.scalar(held) is None:
+    query = select(blobs.c.sha256).where(here, _condemned).with_for_update(skip_locked=True)
+    if connection.scalar(query) is None:
         return False
     return connection.scalar(select(blobs.c.sha256).where(here, _condemned, _unreferenced)) is not None
 
 
 def delete_blob(connection: Connection, sha256: str) -> None:
-    """Removes a row, whose bytes are removed already."""
+    """Delete a blob's row; its bytes must be removed from the store already."""
     connection.execute(delete(blobs).where(blobs.c.sha256 == sha256))
 
 
-def _idle(before: datetime) -> ColumnElement[bool]:
+def _is_idle(before: datetime) -> ColumnElement[bool]:
     return and_(~_condemned, blobs.c.touched_at < before, _unreferenced)
 
 
-def _listed(connection: Connection, which: ColumnElement[bool], after: str, limit: int) -> list[BlobRow]:
+def _list(connection: Connection, which: ColumnElement[bool], after: str, limit: int) -> list[BlobRow]:
     query = select(blobs.c.sha256, blobs.c.size).where(which, blobs.c.sha256 > after).order_by(blobs.c.sha256)
     return [BlobRow(row.sha256, row.size) for row in connection.execute(query.limit(limit))]

@@ -1,4 +1,4 @@
-"""Queries about the database itself: what it is, how it is set, and what was left behind in it."""
+"""Queries about the database itself: its release, its settings, and unfinished work in it."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,37 +12,37 @@ _SQLITE_SYNCHRONOUS = {0: "OFF", 1: "NORMAL", 2: "FULL", 3: "EXTRA"}
 
 
 def sqlite_settings(connection: Connection) -> dict[str, str]:
-    """SQLite's release, and what a connection of ours is set to."""
-    found = {"release": str(connection.scalar(select(func.sqlite_version())))}
+    """Return SQLite's release and the settings of our connection."""
+    settings = {"release": str(connection.scalar(select(func.sqlite_version())))}
     for name in ("journal_mode", "synchronous", "busy_timeout", "foreign_keys"):
-        found[name] = str(connection.exec_driver_sql(f"PRAGMA {name}").scalar())
-    return found | {"synchronous": _SQLITE_SYNCHRONOUS[int(found["synchronous"])]}
+        settings[name] = str(connection.exec_driver_sql(f"PRAGMA {name}").scalar())
+    return settings | {"synchronous": _SQLITE_SYNCHRONOUS[int(settings["synchronous"])]}
 
 
 def postgresql_settings(connection: Connection) -> dict[str, str]:
-    """PostgreSQL's release, and what a connection of ours is set to."""
+    """Return PostgreSQL's release and the settings of our connection."""
     names = ("server_version", "default_transaction_isolation", "lock_timeout", "fsync", "synchronous_commit")
     return {name: str(connection.scalar(select(func.current_setting(name)))) for name in names}
 
 
 def path_collation(connection: Connection) -> str | None:
-    """The collation by which PostgreSQL orders paths; None is the database's own."""
+    """Return the collation by which PostgreSQL orders paths, or None for the database's default."""
     query = text(
         "SELECT collname FROM pg_attribute JOIN pg_collation ON pg_collation.oid = attcollation "
         "WHERE attrelid = CAST(:table AS regclass) AND attname = :column"
     )
-    found = connection.scalar(query, {"table": nodes.name, "column": nodes.c.path.name})
-    return None if found in (None, "default") else str(found)
+    collation = connection.scalar(query, {"table": nodes.name, "column": nodes.c.path.name})
+    return None if collation in (None, "default") else str(collation)
 
 
 def database_time(connection: Connection) -> datetime:
-    """PostgreSQL's clock, now."""
-    found: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
-    return found
+    """Return the present time of PostgreSQL's clock."""
+    time: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    return time
 
 
 def missing_rights(connection: Connection) -> list[str]:
-    """What PostgreSQL does not let this user do with our tables, such as `INSERT on nodes`."""
+    """Return the rights on our tables that this PostgreSQL user lacks, such as `INSERT on nodes`."""
     return [
         f"{right} on {table.name}"
         for table in metadata.sorted_tables
@@ -53,7 +53,7 @@ def missing_rights(connection: Connection) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """How many blobs are on their way since a moment, how many are condemned, and how many uploads are open as long."""
+    """The numbers of expected blobs, condemned blobs and open uploads that nothing has used since a moment."""
 
     expected: int
     condemned: int
@@ -61,7 +61,7 @@ class Leftovers:
 
 
 def leftovers(connection: Connection, *, before: datetime) -> Leftovers:
-    """What was begun before a moment and never ended."""
+    """Count the unfinished blobs and uploads that nothing has used since `before`."""
     rows = connection.execute(_STATES.where(blobs.c.touched_at < before))
     states: dict[str, int] = {row.state: row.number for row in rows}
     open_ = connection.scalar(select(func.count()).select_from(uploads).where(uploads.c.touched_at < before)) or 0

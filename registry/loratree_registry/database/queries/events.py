@@ -9,7 +9,7 @@ from loratree_registry.core.paths import ancestors_of
 from loratree_registry.database.rows import EventRow
 from loratree_registry.database.tables import event_views, events, nodes
 
-# The page's ids first: in a later page, PostgreSQL else merges from the newest of all events on, 5,000 read for 3.
+# Select the page's ids first: otherwise PostgreSQL reads a later page from the newest event on, 5,000 rows for 3.
 _page = (
     select(event_views.c.event_id)
     .where(event_views.c.node_id == bindparam("node_id"), event_views.c.event_id < bindparam("before"))
@@ -34,12 +34,12 @@ _INSERT_VIEWS = insert_into(event_views).from_select(["node_id", "event_id"], _s
 
 
 def insert_event(connection: Connection, path: str, kind: str, **detail: Any) -> None:
-    """Writes down what happens at a node, in the transaction in which it happens, to be seen from all above it."""
+    """Record an event at a node, in the transaction of the change itself; every node above shows the event too."""
     event_id = connection.scalar(_INSERT, {"path": path, "kind": kind, "detail": detail})
     connection.execute(_INSERT_VIEWS, {"paths": [*ancestors_of(path), path], "event_id": event_id})
 
 
 def list_events(connection: Connection, node_id: int, *, before: int | None, limit: int) -> list[EventRow]:
-    """What happened at a node and below it, newest first."""
-    given = {"node_id": node_id, "before": _NEWEST if before is None else before, "limit": limit}
-    return [EventRow(**row._asdict()) for row in connection.execute(_PAGE, given)]
+    """Return the events at a node and below it, newest first."""
+    parameters = {"node_id": node_id, "before": _NEWEST if before is None else before, "limit": limit}
+    return [EventRow(**row._asdict()) for row in connection.execute(_PAGE, parameters)]

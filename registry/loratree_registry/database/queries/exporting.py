@@ -1,7 +1,7 @@
-"""Queries that stream what an export holds: memory has a page of it, whatever there is.
+"""Queries that stream the rows of an export, with one page in memory at a time.
 
-Versions and events come in the order of publishing, all else by path. Above the path that is exported, only what its
-versions were trained on belongs to it.
+Versions and events come in the order of publishing, all other rows by path. A version above the exported path belongs
+to the export only if an exported version was trained on it.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ _pins, _pin_nodes = versions.alias("pins"), nodes.alias("pin_nodes")
 
 
 def stream_bases(connection: Connection, path: str | None) -> Iterator[tuple[Row[Any], list[FileDigest]]]:
-    """Yield the bases, or the one of a path, each with its manifest and the files of its weights, one at a time."""
+    """Yield the bases, or only the base of `path`, one by one, with their manifests and the files of their weights."""
     names = select(bases.c.name).order_by(bases.c.name)
     for name in connection.scalars(names if path is None else names.where(bases.c.name == base_of(path))).all():
         row = connection.execute(select(bases).where(bases.c.name == name)).one()
@@ -47,7 +47,7 @@ def stream_nodes(connection: Connection, path: str | None) -> Iterator[Row[Any]]
 
 
 def stream_versions(connection: Connection, path: str | None) -> Iterator[tuple[Row[Any], list[FileDigest]]]:
-    """Yield the versions and their files in the order of publishing, so that pins come first."""
+    """Yield the versions and their files in the order of publishing, so that a pin comes before its dependents."""
     query = (
         select(
             versions,
@@ -63,7 +63,7 @@ def stream_versions(connection: Connection, path: str | None) -> Iterator[tuple[
         .outerjoin(_pin_nodes, _pins.c.node_id == _pin_nodes.c.id)
         .order_by(versions.c.id)
     )
-    for rows in connection.execution_options(yield_per=PAGE).execute(_within(query, path)).partitions():
+    for rows in connection.execution_options(yield_per=PAGE).execute(_limit_to(query, path)).partitions():
         files = files_of(connection, [row.id for row in rows])
         yield from ((row, files[row.id]) for row in rows)
 
@@ -85,7 +85,7 @@ def stream_aliases(connection: Connection, path: str | None) -> Iterator[Row[Any
         .join(nodes, versions.c.node_id == nodes.c.id)
         .order_by(nodes.c.path, aliases.c.name)
     )
-    return _stream(connection, _within(query, path))
+    return _stream(connection, _limit_to(query, path))
 
 
 def stream_events(connection: Connection, path: str | None) -> Iterator[Row[Any]]:
@@ -96,8 +96,8 @@ def stream_events(connection: Connection, path: str | None) -> Iterator[Row[Any]
 
 
 def stream_blobs(connection: Connection, path: str | None) -> Iterator[tuple[BlobRow, str]]:
-    """The bytes that what is exported needs, by digest, each with its state."""
-    of_versions = _within(
+    """Yield the blobs that the exported versions and bases need, by digest, each with its state."""
+    of_versions = _limit_to(
         select(version_files.c.sha256)
         .join_from(nodes, versions, versions.c.node_id == nodes.c.id)
         .join(version_files, version_files.c.version_id == versions.c.id),
@@ -111,12 +111,12 @@ def stream_blobs(connection: Connection, path: str | None) -> Iterator[tuple[Blo
     return ((BlobRow(row.sha256, row.size), row.state) for row in _stream(connection, query.order_by(blobs.c.sha256)))
 
 
-def _within(query: Select[Any], path: str | None) -> Select[Any]:
-    return query if path is None else query.where(at_or_below(path) | _above(path))
+def _limit_to(query: Select[Any], path: str | None) -> Select[Any]:
+    return query if path is None else query.where(at_or_below(path) | _is_pinned(path))
 
 
-def _above(path: str) -> ColumnElement[bool]:
-    """The versions above a path that what is there or below was trained on, and what those were trained on."""
+def _is_pinned(path: str) -> ColumnElement[bool]:
+    """Match the versions in the pinned chain of a version at `path` or below."""
     pinned = (
         select(versions.c.pin_id)
         .join_from(nodes, versions, versions.c.node_id == nodes.c.id)

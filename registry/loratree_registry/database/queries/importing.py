@@ -1,4 +1,4 @@
-"""Queries of an import: what is there of some thousand rows at once, and the rows that are added."""
+"""Queries of an import, which look up or insert thousands of rows at a time."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ Key = tuple[str, int]  # a path and a number
 
 @dataclass(frozen=True, slots=True)
 class KeptNode:
-    """A node that is there."""
+    """A node that exists."""
 
     id: int
     base_id: int
@@ -35,7 +35,7 @@ class KeptNode:
 
 @dataclass(frozen=True, slots=True)
 class KeptVersion:
-    """A version that is there."""
+    """A version that exists."""
 
     id: int
     digest: str
@@ -44,25 +44,25 @@ class KeptVersion:
 
 
 def last_node(connection: Connection) -> int:
-    """The key of the newest node."""
+    """Return the key of the newest node, or 0 if there is none."""
     return connection.scalar(select(func.coalesce(func.max(nodes.c.id), 0))) or 0
 
 
 def kept_nodes(connection: Connection, paths: Iterable[str]) -> dict[str, KeptNode]:
-    """Those of some nodes that are there."""
+    """Return the nodes among `paths` that exist, by path."""
     query = select(nodes.c.path, nodes.c.id, nodes.c.base_id, nodes.c.level, nodes.c.last_number)
     rows = connection.execute(query.where(nodes.c.path.in_(sorted(set(paths)))))
     return {row.path: KeptNode(row.id, row.base_id, row.level, row.last_number) for row in rows}
 
 
 def lock_nodes(connection: Connection, paths: Iterable[str]) -> None:
-    """Holds the rows of those of some nodes that are there until the transaction ends, taken in the order of paths."""
+    """Lock the existing nodes among `paths` until the transaction ends, in path order to avoid a deadlock."""
     query = select(nodes.c.id).where(nodes.c.path.in_(sorted(set(paths)))).order_by(nodes.c.path)
     connection.execute(query.with_for_update(key_share=True)).all()
 
 
 def kept_versions(connection: Connection, keys: Iterable[Key]) -> dict[Key, KeptVersion]:
-    """Those of some versions that are there."""
+    """Return the versions among `keys` that exist, by key."""
     query = (
         select(
             nodes.c.path,
@@ -73,7 +73,7 @@ def kept_versions(connection: Connection, keys: Iterable[Key]) -> dict[Key, Kept
             versions.c.quarantined_at.is_not(None).label("quarantined"),
         )
         .join_from(versions, nodes, versions.c.node_id == nodes.c.id)
-        .where(_among(versions.c.number, keys))
+        .where(_is_among(versions.c.number, keys))
     )
     return {
         (row.path, row.number): KeptVersion(row.id, row.digest, row.withdrawn, row.quarantined)
@@ -82,64 +82,64 @@ def kept_versions(connection: Connection, keys: Iterable[Key]) -> dict[Key, Kept
 
 
 def numbers_of(connection: Connection, digests: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    """The numbers of those of some versions, each a path and a digest, that are there."""
+    """Return the numbers of the existing versions among `digests`, each a path and a digest."""
     query = (
         select(nodes.c.path, versions.c.digest, versions.c.number)
         .join_from(versions, nodes, versions.c.node_id == nodes.c.id)
-        .where(_among(versions.c.digest, digests))
+        .where(_is_among(versions.c.digest, digests))
     )
     return {(row.path, row.digest): row.number for row in connection.execute(query)}
 
 
 def highest_numbers(connection: Connection, paths: Iterable[str]) -> dict[str, int]:
-    """The highest number of a version or a tombstone at those of some nodes that have one."""
-    found: dict[str, int] = {}
+    """Return the highest number of a version or tombstone at each node among `paths` that has one."""
+    highest: dict[str, int] = {}
     for table in (versions, tombstones):
         query = select(nodes.c.path, func.max(table.c.number).label("number")).join_from(
             table, nodes, table.c.node_id == nodes.c.id
         )
         for row in connection.execute(query.where(nodes.c.path.in_(sorted(paths))).group_by(nodes.c.path)):
-            found[row.path] = max(row.number, found.get(row.path, 0))
-    return found
+            highest[row.path] = max(row.number, highest.get(row.path, 0))
+    return highest
 
 
 def kept_tombstones(connection: Connection, keys: Iterable[Key]) -> dict[Key, str]:
-    """The digests of those of some deleted versions whose tombstones are there."""
+    """Return the digests of the tombstones that exist among `keys`, by key."""
     query = (
         select(nodes.c.path, tombstones.c.number, tombstones.c.digest)
         .join_from(tombstones, nodes)
-        .where(_among(tombstones.c.number, keys))
+        .where(_is_among(tombstones.c.number, keys))
     )
     return {(row.path, row.number): row.digest for row in connection.execute(query)}
 
 
 def quarantined(connection: Connection, contents: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Those of some contents, each a path and a digest, that a version there holds or held which is quarantined."""
+    """Return the pairs among `contents`, each a path and a content digest, that a quarantined version has or had."""
     wanted = set(contents)
     queries = (
         select(nodes.c.path, table.c.content)
         .join_from(table, nodes, table.c.node_id == nodes.c.id)
-        .where(_among(table.c.content, wanted), table.c.quarantined_reason.is_not(None))
+        .where(_is_among(table.c.content, wanted), table.c.quarantined_reason.is_not(None))
         for table in (versions, tombstones)
     )
     return {(row.path, row.content) for query in queries for row in connection.execute(query)}
 
 
 def kept_aliases(connection: Connection, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    """The numbers that those of some aliases, each a path and a name, are at that are set."""
+    """Return the version numbers of the aliases among `names`, each a path and a name, that are set."""
     query = (
         select(nodes.c.path, aliases.c.name, versions.c.number)
         .join_from(aliases, versions, aliases.c.version_id == versions.c.id)
         .join(nodes, versions.c.node_id == nodes.c.id)
-        .where(_among(aliases.c.name, names))
+        .where(_is_among(aliases.c.name, names))
     )
     return {(row.path, row.name): row.number for row in connection.execute(query)}
 
 
-def _among(column: ColumnElement[Any], keys: Iterable[tuple[str, Any]]) -> ColumnElement[bool]:
-    """The rows at some nodes that have one of some values, each a path and a value.
+def _is_among(column: ColumnElement[Any], keys: Iterable[tuple[str, Any]]) -> ColumnElement[bool]:
+    """Match the rows for which the node's path and the value of `column` form a pair in `keys`.
 
-    Each side by itself too, which indexes take: SQLite reads a whole table for a list of pairs.
+    The paths and the values are also listed alone, for the indexes: SQLite reads a whole table for a list of pairs.
     """
     wanted = sorted(set(keys))
     paths, values = {path for path, _ in wanted}, {value for _, value in wanted}
@@ -147,7 +147,7 @@ def _among(column: ColumnElement[Any], keys: Iterable[tuple[str, Any]]) -> Colum
 
 
 def has_weights(connection: Connection, base_id: int) -> bool:
-    """Tells whether a base's weights are stored."""
+    """Return whether a base's weights are stored."""
     return (
         connection.execute(select(base_files.c.name).where(base_files.c.base_id == base_id).limit(1)).first()
         is not None
@@ -155,45 +155,45 @@ def has_weights(connection: Connection, base_id: int) -> bool:
 
 
 def insert_weights(connection: Connection, rows: Sequence[Row]) -> None:
-    """Inserts the files of bases' weights, whose bytes are stored."""
+    """Insert the files of bases' weights; their blobs must be stored already."""
     insert_many(connection, base_files, rows)
 
 
 def insert_base(connection: Connection, values: Row) -> int:
-    """Inserts a base."""
+    """Insert a base and return its key."""
     key: int = connection.execute(bases.insert().values(values).returning(bases.c.id)).scalar_one()
     return key
 
 
 def insert_nodes(connection: Connection, rows: Sequence[Row]) -> None:
-    """Inserts nodes, whose keys are new ones."""
+    """Insert nodes with keys from `node_keys`."""
     insert_many(connection, nodes, rows)
 
 
 def raise_last_number(connection: Connection, node_id: int, number: int) -> None:
-    """Has a node give out no number up to this one again."""
+    """Raise a node's last number to `number`, so that the node gives out only higher numbers from now on."""
     lower = (nodes.c.id == node_id) & (nodes.c.last_number < number)
     connection.execute(update(nodes).where(lower).values(last_number=number))
 
 
 def insert_versions(connection: Connection, rows: Sequence[Row], files: Sequence[Row]) -> None:
-    """Inserts versions, whose keys are new ones, and their files."""
+    """Insert versions with keys from `version_keys`, and their files."""
     insert_many(connection, versions, rows)
     insert_many(connection, version_files, files)
 
 
 def insert_tombstones(connection: Connection, rows: Sequence[Row]) -> None:
-    """Inserts tombstones."""
+    """Insert tombstones."""
     insert_many(connection, tombstones, rows)
 
 
 def insert_aliases(connection: Connection, rows: Sequence[Row]) -> None:
-    """Inserts aliases that are not set."""
+    """Insert aliases that are not set."""
     insert_many(connection, aliases, rows)
 
 
 def insert_events(connection: Connection, found: Sequence[tuple[str, Row]]) -> None:
-    """Inserts events, each of a path, in their order, seen from all nodes above."""
+    """Insert events, each with its path, in the given order; every node above shows them too."""
     ids = kept_nodes(connection, {above for path, _ in found for above in (path, *ancestors_of(path))})
     keyed = list(zip(new_keys(connection, events, len(found)), found, strict=True))
     insert_many(connection, events, [{"id": key, "node_id": ids[path].id, **row} for key, (path, row) in keyed])
@@ -204,10 +204,10 @@ def insert_events(connection: Connection, found: Sequence[tuple[str, Row]]) -> N
 
 
 def node_keys(connection: Connection, count: int) -> Sequence[int]:
-    """Keys for new nodes."""
+    """Return keys for new nodes."""
     return new_keys(connection, nodes, count)
 
 
 def version_keys(connection: Connection, count: int) -> Sequence[int]:
-    """Keys for new versions."""
+    """Return keys for new versions."""
     return new_keys(connection, versions, count)

@@ -20,8 +20,7 @@ _NODE = select(
     nodes.c.created_at,
 ).join_from(nodes, bases)
 
-
-_below = (nodes.c.path > bindparam("first"), nodes.c.path < bindparam("end"))  # one bound a side, for the index
+_below = (nodes.c.path > bindparam("first"), nodes.c.path < bindparam("end"))  # two bounds, for the index
 _limit = bindparam("limit", type_=Integer)
 _ON_PATH = _NODE.where(nodes.c.path.in_(bindparam("paths", expanding=True))).order_by(nodes.c.path)
 _CHILDREN = (
@@ -32,8 +31,8 @@ _CHILDREN = (
 _DESCENDANTS = _NODE.where(*_below).order_by(nodes.c.path).limit(_limit)
 _COUNTED = select(func.count()).select_from(select(nodes.c.path).where(*_below).limit(_limit).subquery())
 
-# Not EXISTS, nor LIMIT 1: where one node has 100,000 children, PostgreSQL then reads all nodes for a page, 20 to
-# 800 ms. The least path has to come from the index on (parent_id, path): below 1 ms.
+# With EXISTS or LIMIT 1, PostgreSQL reads all nodes for a page if one node has 100,000 children: 20 to 800 ms. The
+# lowest path of the children comes from the index on (parent_id, path): below 1 ms.
 _child = nodes.alias("child")
 _first_child = select(func.min(_child.c.path)).where(_child.c.parent_id == nodes.c.id).scalar_subquery()
 _PARENTS = select(nodes.c.id).where(nodes.c.id.in_(bindparam("node_ids", expanding=True)), _first_child.is_not(None))
@@ -42,46 +41,46 @@ _LOCK = select(nodes.c.last_number).where(nodes.c.id == bindparam("node_id")).wi
 
 
 def insert_node(connection: Connection, **values: Any) -> int | None:
-    """Inserts a node; None where its path is taken."""
+    """Insert a node and return its key, or None if its path is taken."""
     key: int | None = insert_new(connection, nodes, values)
     return key
 
 
 def nodes_on_path(connection: Connection, path: str) -> list[NodeRow]:
-    """The nodes that exist from the base to `path`, the base first."""
-    return _nodes(connection, _ON_PATH, paths=[*ancestors_of(path), path])
+    """Return the existing nodes from the base to `path`, the base first."""
+    return _read(connection, _ON_PATH, paths=[*ancestors_of(path), path])
 
 
 def list_children(connection: Connection, node_id: int, *, after: str | None, limit: int) -> list[NodeRow]:
-    """The nodes directly below one, by path."""
-    return _nodes(connection, _CHILDREN, node_id=node_id, after=after or "", limit=limit)
+    """Return the nodes directly below a node, by path."""
+    return _read(connection, _CHILDREN, node_id=node_id, after=after or "", limit=limit)
 
 
 def list_descendants(connection: Connection, path: str, *, after: str | None, limit: int) -> list[NodeRow]:
-    """Every node below `path`, by path."""
+    """Return the nodes below `path`, by path."""
     first, end = descendant_range(path)
-    return _nodes(connection, _DESCENDANTS, first=max(first, after or first), end=end, limit=limit)
+    return _read(connection, _DESCENDANTS, first=max(first, after or first), end=end, limit=limit)
 
 
 def count_descendants(connection: Connection, path: str, *, limit: int) -> int:
-    """How many nodes lie below `path`, counted to `limit` at most."""
+    """Count the nodes below `path`, up to `limit`."""
     first, end = descendant_range(path)
     return connection.scalar(_COUNTED, {"first": first, "end": end, "limit": limit}) or 0
 
 
 def nodes_with_children(connection: Connection, node_ids: list[int]) -> set[int]:
-    """Those of the nodes that have a node below them."""
+    """Return the keys among `node_ids` of the nodes that have children."""
     return set(connection.scalars(_PARENTS, {"node_ids": node_ids}))
 
 
 def lock_node(connection: Connection, node_id: int) -> int:
-    """Holds a node's row until the transaction ends, and returns the last version number that was taken there.
+    """Lock a node's row until the transaction ends, and return the last version number that the node gave out.
 
-    SQLite's writers have the whole database already.
+    On SQLite, a writer has locked the whole database already.
     """
     number: int = connection.execute(_LOCK, {"node_id": node_id}).scalar_one()
     return number
 
 
-def _nodes(connection: Connection, query: Select[Any], **given: Any) -> list[NodeRow]:
-    return [NodeRow(**row._asdict()) for row in connection.execute(query, given)]
+def _read(connection: Connection, query: Select[Any], **parameters: Any) -> list[NodeRow]:
+    return [NodeRow(**row._asdict()) for row in connection.execute(query, parameters)]

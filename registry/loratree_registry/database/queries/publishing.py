@@ -1,4 +1,4 @@
-"""What publishing looks for and inserts under its node's lock, where others wait: as few round trips as can be."""
+"""Queries of publishing. They hold a node's lock that others wait for, so they make as few round trips as possible."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -25,15 +25,15 @@ from loratree_registry.database.rows import SameContent
 from loratree_registry.database.tables import event_views, events, nodes, tombstones, version_files, versions
 
 
-def _holding(table: Table) -> Select[Any]:
-    """The rows of a node in one table that hold a content."""
+def _select_content(table: Table) -> Select[Any]:
+    """Select the rows of a node in `table` that have a given content."""
     here = (table.c.node_id == bindparam("node_id")) & (table.c.content == bindparam("content"))
     return select(table.c.number, table.c.digest, table.c.quarantined_reason).where(here)
 
 
 _SAME = union_all(
-    _holding(versions),
-    _holding(tombstones).where(tombstones.c.quarantined_reason.is_not(None)),
+    _select_content(versions),
+    _select_content(tombstones).where(tombstones.c.quarantined_reason.is_not(None)),
 )
 _NUMBERED = (
     update(nodes).where(nodes.c.id == bindparam("version_node_id")).values(last_number=bindparam("version_number"))
@@ -43,33 +43,33 @@ _INSERT_FILE = insert(version_files)
 
 
 def same_content(connection: Connection, node_id: int, content: str) -> list[SameContent]:
-    """The versions at a node that hold this content, and the deleted ones that were quarantined, newest first."""
-    found = connection.execute(_SAME, {"node_id": node_id, "content": content})
-    return sorted((SameContent(**row._asdict()) for row in found), key=lambda row: row.number, reverse=True)
+    """Return the versions at a node with this content, and the quarantined tombstones with it, newest first."""
+    rows = connection.execute(_SAME, {"node_id": node_id, "content": content})
+    return sorted((SameContent(**row._asdict()) for row in rows), key=lambda row: row.number, reverse=True)
 
 
 def insert_published(
     connection: Connection, path: str, file: FileDigest, *, detail: dict[str, Any], **version: Any
 ) -> None:
-    """Inserts a version at `path`, its file, whose blob must be stored, and the event that tells of it."""
-    kind, held = "version-published", {"name": file.name, "size": file.size, "sha256": file.sha256}
+    """Insert a version at `path`, its file and its event. The file's blob must be stored already."""
+    kind, stored = "version-published", {"name": file.name, "size": file.size, "sha256": file.sha256}
     if connection.dialect.name == "postgresql":
         event = {"node_id": version["node_id"], "kind": kind, "detail": detail, "created_at": now()}
-        given = _prefixed("version", version) | _prefixed("file", held) | _prefixed("event", event)
-        connection.execute(_at_once(tuple(version)), given | {"paths": [*ancestors_of(path), path]})
+        parameters = _add_prefix("version", version) | _add_prefix("file", stored) | _add_prefix("event", event)
+        connection.execute(_build_statement(tuple(version)), parameters | {"paths": [*ancestors_of(path), path]})
         return
     connection.execute(_NUMBERED, {f"version_{name}": version[name] for name in ("node_id", "number")})
     version_id = connection.scalar(_INSERT, version)
-    connection.execute(_INSERT_FILE, {"version_id": version_id, **held})
+    connection.execute(_INSERT_FILE, {"version_id": version_id, **stored})
     insert_event(connection, path, kind, **detail)
 
 
 @cache
-def _at_once(columns: tuple[str, ...]) -> Select[Any]:
-    """All of it in one statement, which SQLite does not have; nor is it a round trip away."""
-    version = _inserted(versions, "version", columns).returning(versions.c.id).cte("version")
-    event = _inserted(events, "event", ("node_id", "kind", "detail", "created_at")).returning(events.c.id).cte("event")
-    file = select(version.c.id, *(_bound(version_files, "file", name) for name in ("name", "size", "sha256")))
+def _build_statement(columns: tuple[str, ...]) -> Select[Any]:
+    """Build one statement for all inserts. SQLite cannot run it, and has no round trips to save."""
+    version = _to_insert(versions, "version", columns).returning(versions.c.id).cte("version")
+    event = _to_insert(events, "event", ("node_id", "kind", "detail", "created_at")).returning(events.c.id).cte("event")
+    file = select(version.c.id, *(_bind(version_files, "file", name) for name in ("name", "size", "sha256")))
     event_id = select(event.c.id).scalar_subquery()
     seen_from = select(nodes.c.id, event_id).where(nodes.c.path.in_(bindparam("paths", expanding=True)))
     return select(version.c.id).add_cte(
@@ -79,13 +79,13 @@ def _at_once(columns: tuple[str, ...]) -> Select[Any]:
     )
 
 
-def _inserted(table: Table, prefix: str, columns: tuple[str, ...]) -> Insert:
-    return insert(table).values({name: _bound(table, prefix, name) for name in columns})
+def _to_insert(table: Table, prefix: str, columns: tuple[str, ...]) -> Insert:
+    return insert(table).values({name: _bind(table, prefix, name) for name in columns})
 
 
-def _bound(table: Table, prefix: str, name: str) -> BindParameter[Any]:
+def _bind(table: Table, prefix: str, name: str) -> BindParameter[Any]:
     return bindparam(f"{prefix}_{name}", type_=table.c[name].type)
 
 
-def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _add_prefix(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{prefix}_{name}": value for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""What several queries share."""
+"""Parts of SQL that several queries share."""
 
 from functools import cache
 from typing import Any
@@ -9,14 +9,14 @@ from loratree_registry.database.tables import versions
 
 
 def head_of(node: Any) -> ColumnElement[int]:
-    """The highest number at a node that is not withdrawn; an index of its own ends in it."""
+    """Select the highest number at a node that is not withdrawn, one read at the end of the index ix_versions_live."""
     counted = versions.alias()
     live = (counted.c.node_id == node) & counted.c.withdrawn_at.is_(None)
     return select(func.max(counted.c.number)).where(live).scalar_subquery()
 
 
 def insert_for(connection: Connection) -> Any:
-    """The database's own INSERT, which has ON CONFLICT."""
+    """Return the database's own INSERT, which has ON CONFLICT."""
     if connection.dialect.name == "postgresql":
         from sqlalchemy.dialects.postgresql import insert
     else:
@@ -25,15 +25,15 @@ def insert_for(connection: Connection) -> Any:
 
 
 def insert_new(connection: Connection, table: Table, values: dict[str, Any]) -> Any:
-    """Inserts a row and returns the first column of its key; None where a unique key is taken, without an error."""
-    return connection.scalar(_inserted(insert_for(connection), table), values)
+    """Insert a row and return the first column of its key, or None, without an error, if a unique key is taken."""
+    return connection.scalar(_build_insert(insert_for(connection), table), values)
 
 
 @cache
-def _inserted(insert: Any, table: Table) -> Any:
+def _build_insert(insert: Any, table: Table) -> Any:
     return insert(table).on_conflict_do_nothing().returning(next(iter(table.primary_key)))
 
 
 def past(query: Select[Any], column: ColumnElement[str], after: str | None) -> Select[Any]:
-    """The rows behind a key."""
+    """Limit a query to the rows after a key."""
     return query if after is None else query.where(column > after)

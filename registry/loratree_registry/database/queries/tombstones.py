@@ -1,4 +1,4 @@
-"""Queries that delete versions, and of the tombstones that are left of them."""
+"""Queries that delete versions and read their tombstones."""
 
 from typing import Any
 
@@ -19,43 +19,43 @@ from loratree_registry.core.times import now
 from loratree_registry.database.rows import TombstoneRow
 from loratree_registry.database.tables import UtcTime, aliases, blobs, nodes, tombstones, version_files, versions
 
-_kept = [column for column in tombstones.c if column.name != "node_id"]
-_TOMBSTONE = select(nodes.c.path, *_kept).join_from(tombstones, nodes)
+_columns = [column for column in tombstones.c if column.name != "node_id"]
+_TOMBSTONE = select(nodes.c.path, *_columns).join_from(tombstones, nodes)
 _moved = ("node_id", "number", "digest", "content", "created_at", "quarantined_reason")
 
 
 def bury_versions(connection: Connection, version_ids: list[int], reason: str) -> None:
-    """Moves versions to the tombstones; their bytes begin a grace. Nothing may be pinned to them or name them."""
-    these, moment = versions.c.id.in_(version_ids), now()
-    said = (literal(reason, String), literal(moment, UtcTime()))
-    moved = select(*(versions.c[name] for name in _moved), *said).where(these)
+    """Turn versions into tombstones, and start the grace period of their blobs. No pin or alias may name a version."""
+    buried, moment = versions.c.id.in_(version_ids), now()
+    added = (literal(reason, String), literal(moment, UtcTime()))
+    moved = select(*(versions.c[name] for name in _moved), *added).where(buried)
     files = version_files.c.version_id.in_(version_ids)
     freed = blobs.c.sha256.in_(select(version_files.c.sha256).where(files))
     in_order = select(blobs.c.sha256).where(freed).order_by(blobs.c.sha256).with_for_update(key_share=True)
-    connection.execute(in_order).all()  # so that two that free the same bytes never wait for each other
+    connection.execute(in_order).all()  # so that two deletions of the same blobs do not deadlock
     connection.execute(insert(tombstones).from_select([*_moved, "reason", "deleted_at"], moved))
     connection.execute(update(blobs).where(freed).values(touched_at=moment))
     connection.execute(delete(version_files).where(files))
-    connection.execute(delete(versions).where(these))
+    connection.execute(delete(versions).where(buried))
 
 
 def find_tombstone(connection: Connection, node_id: int, selector: int | str) -> TombstoneRow | None:
-    """What is left of the version of a number, or of the last one of a digest."""
+    """Return the tombstone with a number, or the newest tombstone with a digest, or None."""
     column = tombstones.c.number if isinstance(selector, int) else tombstones.c.digest
-    query = _newest_first(node_id).where(column == selector).limit(1)
-    return next(iter(_rows(connection, query)), None)
+    query = _select_newest_first(node_id).where(column == selector).limit(1)
+    return next(iter(_read(connection, query)), None)
 
 
 def list_tombstones(connection: Connection, node_id: int, *, before: int | None, limit: int) -> list[TombstoneRow]:
-    """What is left of the versions at a node, newest first."""
-    query = _newest_first(node_id).limit(limit)
-    return _rows(connection, query if before is None else query.where(tombstones.c.number < before))
+    """Return the tombstones at a node, newest first."""
+    query = _select_newest_first(node_id).limit(limit)
+    return _read(connection, query if before is None else query.where(tombstones.c.number < before))
 
 
 def expendable_versions(connection: Connection, node_id: int, *, keep: int) -> list[tuple[int, int, int]]:
-    """The key, number and size of each version that retention need not keep, oldest first.
+    """Return the key, number and size of each version that retention may delete, oldest first.
 
-    It keeps the newest ones, the head, and what an alias names or a version is pinned to.
+    Retention keeps the newest `keep` versions, the head, and each version that an alias or a pin names.
     """
     newest = select(versions.c.number).where(versions.c.node_id == node_id).order_by(versions.c.number.desc())
     kept_from = newest.limit(1).offset(keep - 1).scalar_subquery()
@@ -68,13 +68,13 @@ def expendable_versions(connection: Connection, node_id: int, *, keep: int) -> l
         versions.c.node_id == node_id,
         versions.c.number < kept_from,
         versions.c.number != func.coalesce(head, 0),
-        *_free(versions.c.id),
+        *_is_unused(versions.c.id),
     )
     return [(row.id, row.number, row.size) for row in connection.execute(query.order_by(versions.c.number))]
 
 
-def _free(version_id: ColumnElement[int]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """That no alias names a version, and none is pinned to it."""
+def _is_unused(version_id: ColumnElement[int]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Match a version that no alias and no pin names."""
     pinned = versions.alias("pinned")
     return (
         ~select(aliases.c.name).where(aliases.c.version_id == version_id).exists(),
@@ -82,9 +82,9 @@ def _free(version_id: ColumnElement[int]) -> tuple[ColumnElement[bool], ColumnEl
     )
 
 
-def _newest_first(node_id: int) -> Select[Any]:
+def _select_newest_first(node_id: int) -> Select[Any]:
     return _TOMBSTONE.where(tombstones.c.node_id == node_id).order_by(tombstones.c.number.desc())
 
 
-def _rows(connection: Connection, query: Select[Any]) -> list[TombstoneRow]:
+def _read(connection: Connection, query: Select[Any]) -> list[TombstoneRow]:
     return [TombstoneRow(**row._asdict()) for row in connection.execute(query)]

@@ -1,4 +1,4 @@
-"""Queries of a check of everything: bytes that should be there, what they touch, and rows that contradict others."""
+"""Queries of a full check: the blobs that must be stored, the versions and bases that use them, contradictory rows."""
 
 from collections.abc import Iterator
 
@@ -22,28 +22,28 @@ _STORED = select(blobs.c.sha256, blobs.c.size).where(blobs.c.state == "stored").
 
 
 def stream_stored(connection: Connection, path: str | None) -> Iterator[BlobRow]:
-    """The bytes that are recorded as stored, by digest: all, or those of the versions and the base at `path` or below.
+    """Yield the blobs recorded as stored, by digest: all, or only the blobs of versions and bases at `path` or below.
 
-    Streamed: memory holds a page of them, whatever there is.
+    Memory holds one page of them at a time.
     """
-    query = _STORED if path is None else _STORED.where(blobs.c.sha256.in_(_digests_below(path)))
+    query = _STORED if path is None else _STORED.where(blobs.c.sha256.in_(_select_digests(path)))
     for row in connection.execution_options(yield_per=PAGE).execute(query):
         yield BlobRow(row.sha256, row.size)
 
 
 def find_stored(connection: Connection, digests: list[str]) -> list[BlobRow]:
-    """Those of some bytes that are recorded as stored, by digest."""
+    """Return the blobs among `digests` that are recorded as stored, by digest."""
     return [BlobRow(row.sha256, row.size) for row in connection.execute(_STORED.where(blobs.c.sha256.in_(digests)))]
 
 
 def count_users(connection: Connection, sha256: str) -> int:
-    """How many versions hold a file with these bytes."""
+    """Count the versions that have a file with these bytes."""
     here = version_files.c.sha256 == sha256
     return connection.scalar(select(func.count(version_files.c.version_id.distinct())).where(here)) or 0
 
 
 def list_users(connection: Connection, sha256: str, *, limit: int) -> list[str]:
-    """The first versions, as PATH@NUMBER, that hold a file with these bytes."""
+    """Return the first versions that have a file with these bytes, as PATH@NUMBER."""
     query = (
         select(nodes.c.path, versions.c.number)
         .distinct()
@@ -57,27 +57,27 @@ def list_users(connection: Connection, sha256: str, *, limit: int) -> list[str]:
 
 
 def bases_with(connection: Connection, sha256: str) -> list[str]:
-    """The bases whose stored weights hold these bytes."""
+    """Return the names of the bases that have these bytes in their stored weights."""
     query = select(bases.c.name).distinct().join(base_files).where(base_files.c.sha256 == sha256)
     return list(connection.scalars(query.order_by(bases.c.name)))
 
 
 def contradictions(connection: Connection, path: str | None, *, limit: int) -> list[str]:
-    """Rows at `path` or below that no use of the registry can have written, a clause each; `limit` of each kind."""
-    found = []
+    """Return a clause for each row at `path` or below that the registry can never write; at most `limit` of a kind."""
+    clauses = []
     for query, clause in _CONTRADICTIONS:
         here = query if path is None else query.where(at_or_below(path))
-        found += [clause.format(**row._asdict()) for row in connection.execute(here.limit(limit))]
-    return found
+        clauses += [clause.format(**row._asdict()) for row in connection.execute(here.limit(limit))]
+    return clauses
 
 
 def at_or_below(path: str) -> ColumnElement[bool]:
-    """The nodes of a subtree, by their paths."""
+    """Match the nodes of a subtree, by their paths."""
     first, end = descendant_range(path)
     return (nodes.c.path == path) | ((nodes.c.path >= first) & (nodes.c.path < end))
 
 
-def _digests_below(path: str) -> Select[tuple[str]]:
+def _select_digests(path: str) -> Select[tuple[str]]:
     of_versions = (
         select(version_files.c.sha256)
         .join_from(nodes, versions, versions.c.node_id == nodes.c.id)
@@ -92,7 +92,7 @@ def _digests_below(path: str) -> Select[tuple[str]]:
 _parents, _pins, _pin_nodes = nodes.alias("parents"), versions.alias("pins"), nodes.alias("pin_nodes")
 _AT = select(nodes.c.path, versions.c.number).join_from(nodes, versions, versions.c.node_id == nodes.c.id)
 _same_number = (tombstones.c.node_id == versions.c.node_id) & (tombstones.c.number == versions.c.number)
-# Each kind of contradiction that the schema's own constraints leave room for.
+# Each kind of contradiction that the constraints of the schema cannot prevent.
 _CONTRADICTIONS = (
     (
         select(nodes.c.path, _parents.c.path.label("parent"))

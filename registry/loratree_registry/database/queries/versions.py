@@ -1,4 +1,4 @@
-"""Queries of versions. A statement is built once: building one took most of a resolve's time."""
+"""Queries of versions. Each statement is built once, because building took most of the time of a resolve."""
 
 from functools import cache
 from typing import Any, Literal
@@ -45,7 +45,6 @@ _VERSION = (
     .outerjoin(_pin_nodes, _pins.c.node_id == _pin_nodes.c.id)
 )
 
-
 _FILES = (
     select(version_files)
     .where(version_files.c.version_id.in_(bindparam("version_ids", expanding=True)))
@@ -63,14 +62,14 @@ _SELECTED: dict[str, ColumnElement[bool]] = {
 
 
 @cache
-def _selected(kind: str) -> Select[Any]:
-    """The version at a node that a selector of this kind selects."""
+def _select_one(kind: str) -> Select[Any]:
+    """Select the version at a node by a selector of this kind."""
     return _VERSION.where(versions.c.node_id == _node_id, _SELECTED[kind])
 
 
 @cache
-def _chained(kind: str) -> Select[Any]:
-    """The same, and what it was trained on, up to the base."""
+def _select_chain(kind: str) -> Select[Any]:
+    """Select the pinned chain of the version at a node, by a selector of this kind."""
     start = select(versions.c.id, versions.c.pin_id, literal(0).label("depth"))
     link = start.where(versions.c.node_id == _node_id, _SELECTED[kind]).cte("link", recursive=True)
     pinned = versions.alias("pinned")
@@ -78,8 +77,8 @@ def _chained(kind: str) -> Select[Any]:
     return _VERSION.join(link, link.c.id == versions.c.id).order_by(link.c.depth.desc())
 
 
-def _quarantined() -> Select[Any]:
-    """The quarantined ones of some versions and of all that these were trained on."""
+def _select_quarantined() -> Select[Any]:
+    """Select the quarantined versions in the pinned chains of versions."""
     start = select(versions.c.id, versions.c.pin_id)
     link = start.where(versions.c.id.in_(bindparam("version_ids", expanding=True))).cte("link", recursive=True)
     pinned = versions.alias("pinned")
@@ -87,91 +86,91 @@ def _quarantined() -> Select[Any]:
     return _VERSION.join(link, link.c.id == versions.c.id).where(versions.c.quarantined_at.is_not(None))
 
 
-_QUARANTINED = _quarantined()
+_QUARANTINED = _select_quarantined()
 
 
 def find_version(connection: Connection, node_id: int, selector: Selector) -> VersionRow | None:
-    """The version at a node that a number, an alias, a digest or None, for the head, selects."""
-    row = connection.execute(_selected(_kind(selector)), {"node_id": node_id, "selector": selector}).one_or_none()
+    """Return the version at a node by its number, an alias, its digest, or None for the head."""
+    row = connection.execute(_select_one(_kind_of(selector)), {"node_id": node_id, "selector": selector}).one_or_none()
     return None if row is None else VersionRow(**row._asdict())
 
 
 def list_versions(
     connection: Connection, node_id: int, *, content: str | None, before: int | None, limit: int
 ) -> list[VersionRow]:
-    """The versions at a node, newest first."""
+    """Return the versions at a node, newest first."""
     query = _VERSION.where(versions.c.node_id == node_id).order_by(versions.c.number.desc()).limit(limit)
     if content is not None:
         query = query.where(versions.c.content == content)
     if before is not None:
         query = query.where(versions.c.number < before)
-    return _versions(connection, query)
+    return _read(connection, query)
 
 
 def pinned_chain(connection: Connection, node_id: int, selector: Selector) -> list[VersionRow]:
-    """The selected version last, what it was trained on before it, and so on up: one query whatever the depth."""
-    return _versions(connection, _chained(_kind(selector)), node_id=node_id, selector=selector)
+    """Return the pinned chain of the selected version, root to leaf: one query at any depth."""
+    return _read(connection, _select_chain(_kind_of(selector)), node_id=node_id, selector=selector)
 
 
 def versions_at_alias(connection: Connection, node_ids: list[int], alias: str | None) -> list[VersionRow]:
-    """At each node where `alias` is set, its version; None is the head."""
+    """Return the version at `alias` of each node that has it set; None means the head."""
     if alias is None:
-        # From the nodes, not from the versions: of those there may be 30,000 at one node (435 ms).
-        return _versions(connection, _VERSION.where(nodes.c.id.in_(node_ids), versions.c.number == head_of(nodes.c.id)))
+        # Start from the nodes, not from the versions: one node may have 30,000 versions (435 ms).
+        return _read(connection, _VERSION.where(nodes.c.id.in_(node_ids), versions.c.number == head_of(nodes.c.id)))
     named = (aliases.c.node_id.in_(node_ids)) & (aliases.c.name == alias)
-    return _versions(connection, _VERSION.join(aliases, aliases.c.version_id == versions.c.id).where(named))
+    return _read(connection, _VERSION.join(aliases, aliases.c.version_id == versions.c.id).where(named))
 
 
 def list_dependents(
     connection: Connection, pin_id: int | None, base_id: int, *, after: int | None, limit: int
 ) -> list[VersionRow]:
-    """The versions trained on one version, or on the base itself (pin_id None), in the order of publishing."""
+    """Return the versions trained on a version, or directly on the base (pin_id None), in the order of publishing."""
     column, key = (versions.c.base_id, base_id) if pin_id is None else (versions.c.pin_id, pin_id)
-    # The ids first, and a range instead of column = key, so that only the index on both gives the order: else
-    # PostgreSQL reads all 10,000 dependents for a page of 3, or walks the primary key.
+    # Select the ids first, by a range instead of column = key, so that only the index on both columns has the order:
+    # otherwise PostgreSQL reads all 10,000 dependents for a page of 3, or walks the primary key.
     here = (tuple_(column, versions.c.id) > (key, after or 0)) & (column <= key)
     ids = select(versions.c.id).where(here).order_by(column, versions.c.id).limit(limit)
     shown = (ids.where(versions.c.pin_id.is_(None)) if pin_id is None else ids).subquery("shown")
-    return _versions(connection, _VERSION.join(shown, shown.c.id == versions.c.id).order_by(versions.c.id))
+    return _read(connection, _VERSION.join(shown, shown.c.id == versions.c.id).order_by(versions.c.id))
 
 
 def count_dependents(connection: Connection, version_id: int) -> int:
-    """How many versions were trained directly on one."""
+    """Count the versions that were trained directly on a version."""
     return connection.scalar(select(func.count()).where(versions.c.pin_id == version_id)) or 0
 
 
 def count_versions(connection: Connection, node_id: int) -> int:
-    """How many versions a node has."""
+    """Count the versions at a node."""
     return connection.scalar(select(func.count()).where(versions.c.node_id == node_id)) or 0
 
 
 def quarantined_above(connection: Connection, version_ids: list[int]) -> list[VersionRow]:
-    """Those of some versions, and of what they were trained on, that are quarantined."""
-    return _versions(connection, _QUARANTINED, version_ids=version_ids)
+    """Return the quarantined versions in the pinned chains of versions."""
+    return _read(connection, _QUARANTINED, version_ids=version_ids)
 
 
 def mark_version(
     connection: Connection, version_id: int, mark: Literal["withdrawn", "quarantined"], reason: str | None
 ) -> None:
-    """Marks a version with a reason, or takes the mark away."""
+    """Mark a version with a reason, or remove the mark if the reason is None."""
     at = None if reason is None else now()
     marked = update(versions).where(versions.c.id == version_id)
     connection.execute(marked.values({f"{mark}_reason": reason, f"{mark}_at": at}))
 
 
 def files_of(connection: Connection, version_ids: list[int]) -> dict[int, list[FileDigest]]:
-    """The files of each version, by name."""
-    found: dict[int, list[FileDigest]] = {version_id: [] for version_id in version_ids}
+    """Return the files of each version, by name."""
+    files: dict[int, list[FileDigest]] = {version_id: [] for version_id in version_ids}
     for row in connection.execute(_FILES, {"version_ids": version_ids}):
-        found[row.version_id].append(FileDigest(row.name, row.size, row.sha256))
-    return found
+        files[row.version_id].append(FileDigest(row.name, row.size, row.sha256))
+    return files
 
 
-def _versions(connection: Connection, query: Select[Any], **given: Any) -> list[VersionRow]:
-    return [VersionRow(**row._asdict()) for row in connection.execute(query, given)]
+def _read(connection: Connection, query: Select[Any], **parameters: Any) -> list[VersionRow]:
+    return [VersionRow(**row._asdict()) for row in connection.execute(query, parameters)]
 
 
-def _kind(selector: Selector) -> str:
+def _kind_of(selector: Selector) -> str:
     if selector is None:
         return "head"
     if isinstance(selector, int):

@@ -1,1 +1,1 @@
-"""Export and import of a subtree or of everything, in bounded memory."""
+"""Export and import of a subtree or of a whole registry, in bounded memory."""

@@ -1,4 +1,4 @@
-"""Export: a subtree or everything, with all that it was trained on, in a folder or a tar file."""
+"""Export of a subtree or a whole registry, with the versions and bases it was trained on, to a folder or a tar file."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -43,7 +43,7 @@ from loratree_registry.housekeeping.exports.writing import Destination, open_des
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What an export holds: how many of each, and the bytes of its blobs."""
+    """The contents of an export: the number of records of each kind, and the total size of its blobs in bytes."""
 
     path: str | None
     counts: dict[str, int]
@@ -51,14 +51,14 @@ class Exported:
 
 
 def export(storage: Storage, path: str | None, out: Path, *, progress: Progress = lambda *_: None) -> Exported:
-    """Writes a subtree, or everything, to the new folder or .tar file `out`: whole or not at all.
+    """Write a subtree, or the whole registry if `path` is None, to the new folder or .tar file `out`.
 
-    The rows are of one moment; the bytes are hashed on their way. Raises NotFound, Invalid, Conflict, Unavailable, and
-    Corrupt where the blob store holds other bytes than the database says.
+    All rows come from one transaction; the bytes are hashed while they are copied. Raises NotFound, Invalid, Conflict,
+    Unavailable, and Corrupt if the blob store holds other bytes than the database says.
     """
     if path is not None and "@" in path:
         raise Invalid(
-            f"{path} names a version, and an export holds all of a path: give a path without one, such as "
+            f"{path} names one version, but an export holds every version: give a path without a selector, such as "
             f"{parse_ref(path).path}"
         )
     with open_destination(out) as destination:
@@ -81,7 +81,7 @@ def export(storage: Storage, path: str | None, out: Path, *, progress: Progress 
 def _write_lines(destination: Destination, name: str, records: Iterable[object]) -> tuple[FileLine, int]:
     path, count = destination.folder / lines_name(name), 0
     with path.open("wb") as stream:
-        for count, record in enumerate(records, 1):  # noqa: B007 - what is left is how many there were
+        for count, record in enumerate(records, 1):  # noqa: B007 - the last value is the count
             stream.write(written(record))
     with path.open("rb") as stream:
         hashed = Hashed(stream)
@@ -89,10 +89,10 @@ def _write_lines(destination: Destination, name: str, records: Iterable[object])
     return FileLine(name=path.name, size=hashed.count, sha256=hashed.digest), count
 
 
-def _blobs(connection: Connection, path: str | None) -> Iterable[BlobLine]:
+def _blob_lines(connection: Connection, path: str | None) -> Iterable[BlobLine]:
     for row, state in queries.exporting.stream_blobs(connection, path):
         if state != "stored":
-            raise Corrupt(f"{row.sha256} is needed and recorded as {state}, not stored: run `loratree verify`")
+            raise Corrupt(f"{row.sha256} is needed, but recorded as {state}, expected stored: run `loratree verify`")
         yield BlobLine(sha256=row.sha256, size=row.size)
 
 
@@ -103,12 +103,12 @@ _LINES: Final[dict[str, Callable[[Connection, str | None], Iterable[Any]]]] = {
     "tombstones": lambda *scope: map(tombstone_line, queries.exporting.stream_tombstones(*scope)),
     "aliases": lambda *scope: map(alias_line, queries.exporting.stream_aliases(*scope)),
     "events": lambda *scope: map(event_line, queries.exporting.stream_events(*scope)),
-    "blobs": _blobs,
+    "blobs": _blob_lines,
 }
 
 
 def _copy_blobs(storage: Storage, destination: Destination, count: int, progress: Progress) -> int:
-    """Copies the bytes that the file of blobs lists, and returns how many they are."""
+    """Copy the blobs that the file of blobs lists, and return their total size in bytes."""
     size = 0
     with (destination.folder / lines_name("blobs")).open("rb") as stream:
         for number, blob in enumerate(read_lines(stream, BlobLine, lines_name("blobs")), 1):
@@ -117,7 +117,7 @@ def _copy_blobs(storage: Storage, destination: Destination, count: int, progress
                     destination.put(blob.sha256, blob.size, stored)
                 except Invalid as error:
                     raise Corrupt(
-                        f"the blob store holds other bytes as {blob.sha256}: `loratree verify` names what it touches"
+                        f"the blob store holds other bytes as {blob.sha256}: `loratree verify` lists what uses them"
                     ) from error
             size += blob.size
             progress("blobs", number, count)

@@ -1,4 +1,4 @@
-"""The records of an export, one a line: what each file of it holds, and what a line must be to be believed."""
+"""Records of an export, one JSON line each: the fields of each kind of record, and the checks of each line."""
 
 import itertools
 from collections.abc import Iterator
@@ -24,35 +24,35 @@ AGAIN: Final = "export it again, or copy it again whole"
 Record = TypeVar("Record")
 
 
-def _digest(text: str) -> str:
+def _check_digest(text: str) -> str:
     if not is_digest(text):
         raise ValueError("is not sha256: and 64 hexadecimal digits")
     return text
 
 
-def _file_name(text: str) -> str:
+def _check_file_name(text: str) -> str:
     if not text or text in (".", "..") or not text.isprintable() or {"/", "\\"} & set(text):
         raise ValueError("is not a plain file name")
     return text
 
 
-def _note(text: str) -> str:
+def _check_note(text: str) -> str:
     return check_text("text", text, limit=2000) or text
 
 
 Path = Annotated[str, AfterValidator(parse_path)]
-Digest = Annotated[str, AfterValidator(_digest)]
+Digest = Annotated[str, AfterValidator(_check_digest)]
 Number = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 Size = Annotated[int, Field(ge=0, le=2**53 - 1)]
-Text = Annotated[str, AfterValidator(_note)]
+Text = Annotated[str, AfterValidator(_check_note)]
 _STRICT: Final = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileLine:
-    """A file's name, its size in bytes and the digest of its content."""
+    """A file: its name, its size in bytes and the digest of its content."""
 
-    name: Annotated[str, AfterValidator(_file_name)]
+    name: Annotated[str, AfterValidator(_check_file_name)]
     size: Size
     sha256: Digest
     __pydantic_config__ = _STRICT
@@ -60,9 +60,9 @@ class FileLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportHeader:
-    """loratree-export.json, written last: what the export is of, and the digest of every file of lines.
+    """loratree-export.json, written last: the scope of the export, and the digest of every file of lines.
 
-    `path` is the subtree, null for everything; `loratree` the release that wrote it.
+    `path` is the subtree, null for the whole registry; `loratree` is the release that wrote the export.
     """
 
     schema: str
@@ -89,7 +89,7 @@ class BaseLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeLine:
-    """A node; `last_number` is the highest version number that it ever gave out."""
+    """A node; `last_number` is the highest version number that it has given out."""
 
     path: Path
     level: Level
@@ -100,7 +100,7 @@ class NodeLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PinLine:
-    """The version that another was trained on."""
+    """The pin of a version: the version that it was trained on."""
 
     path: Path
     number: Number
@@ -110,7 +110,7 @@ class PinLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarkLine:
-    """Why a version was withdrawn or quarantined, and when."""
+    """The reason why a version was withdrawn or quarantined, and the time."""
 
     reason: Text
     at: AwareDatetime
@@ -119,7 +119,7 @@ class MarkLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionLine:
-    """A version, after the one that it is pinned to; a null pin is the base."""
+    """A version; its line stands after the line of its pin. A null pin is the base."""
 
     path: Path
     number: Number
@@ -138,12 +138,12 @@ class VersionLine:
 
     @property
     def ref(self) -> str:
-        """PATH@NUMBER."""
+        """The version's ref, PATH@NUMBER."""
         return f"{self.path}@{self.number}"
 
     def problems(self, base_digest: str) -> list[str]:
-        """What of it is not as its own digests say, a clause each; nothing where all is well."""
-        found = digest_problems(
+        """Return one clause for each part that does not match the digests of this line or the format."""
+        problems = digest_problems(
             self.ref,
             digest=self.digest,
             content=self.content,
@@ -153,10 +153,10 @@ class VersionLine:
             files=[FileDigest(file.name, file.size, file.sha256) for file in self.files],
         )
         if [file.name for file in self.files] != [ADAPTER_WEIGHTS]:
-            found.append(f"{self.ref} holds other files than {ADAPTER_WEIGHTS}")
+            problems.append(f"{self.ref} holds other files than {ADAPTER_WEIGHTS}")
         if self.pin and not is_ancestor(self.pin.path, self.path):
-            found.append(f"{self.ref} is pinned to {self.pin.path}, which is not above it")
-        return found
+            problems.append(f"{self.ref} is pinned to {self.pin.path}, which is not above it")
+        return problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +172,7 @@ class AliasLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TombstoneLine:
-    """What is left of a deleted version."""
+    """The record of a deleted version."""
 
     path: Path
     number: Number
@@ -187,7 +187,7 @@ class TombstoneLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventLine:
-    """Something that happened at a node of the subtree."""
+    """An event at a node of the subtree."""
 
     path: Path
     kind: Text
@@ -198,14 +198,14 @@ class EventLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobLine:
-    """Bytes that the export holds, at blobs/sha256/ab/<64 hexadecimal digits>."""
+    """A blob that the export holds, at blobs/sha256/ab/<64 hexadecimal digits>."""
 
     sha256: Digest
     size: Size
     __pydantic_config__ = _STRICT
 
 
-# The files of lines, in the order in which they are read, each after what it refers to.
+# The files of lines in reading order: a file comes after the files that it refers to.
 FILES: Final[dict[str, type[Any]]] = {
     "bases": BaseLine,
     "nodes": NodeLine,
@@ -220,29 +220,26 @@ _ADAPTERS: Final[dict[Any, TypeAdapter[Any]]] = {kind: TypeAdapter(kind) for kin
 
 
 def written(record: object) -> bytes:
-    """A record as one line of UTF-8 JSON; the same record gives the same bytes."""
+    """Return a record as one line of UTF-8 JSON; equal records give equal bytes."""
     return _ADAPTERS[type(record)].dump_json(record) + b"\n"
 
 
 def read_record(kind: type[Record], text: bytes, where: str) -> Record:
-    """Reads one JSON document, strictly: no key twice, none unknown, no type that would have to be converted.
-
-    Raises Invalid, which begins with `where`.
-    """
+    """Parse one JSON document strictly: no repeated or unknown key, no conversion. Raises Invalid, naming `where`."""
     try:
         parse_json(text)
-        found: Record = _ADAPTERS[kind].validate_json(text, strict=True)
+        record: Record = _ADAPTERS[kind].validate_json(text, strict=True)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         at = ".".join(map(str, problem["loc"]))[:100]
-        raise Invalid(f"{where} is not what it should be ({at}: {problem['msg']}): {AGAIN}") from error
+        raise Invalid(f"{where} is not valid ({at}: {problem['msg']}): {AGAIN}") from error
     except (ValueError, Invalid) as error:
-        raise Invalid(f"{where} is not what it should be ({error}): {AGAIN}") from error
-    return found
+        raise Invalid(f"{where} is not valid ({error}): {AGAIN}") from error
+    return record
 
 
 def read_lines(stream: BinaryIO, kind: type[Record], name: str) -> Iterator[Record]:
-    """Reads a file of lines, one at a time, none longer than MAX_LINE. Raises Invalid, naming the line."""
+    """Read a file of lines, one at a time, each at most MAX_LINE bytes. Raises Invalid, naming the line."""
     for number in itertools.count(1):
         text = stream.readline(MAX_LINE + 1)
         if not text:

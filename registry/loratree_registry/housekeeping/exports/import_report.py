@@ -1,4 +1,4 @@
-"""What an import finds as it goes: what it adds, what is there already, and what contradicts that."""
+"""Report of an import: what it adds, what already exists, and what conflicts with the registry."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -7,20 +7,20 @@ from typing import Final, TypeVar
 
 from loratree_registry.errors import Conflict, listed
 
-CHUNK: Final = 1000  # lines that are looked up and inserted together
-MOST: Final = 1000  # conflicts and differences that are gathered
+CHUNK: Final = 1000  # lines that one query looks up or inserts
+MOST: Final = 1000  # the highest number of conflicts, and of differences, that are collected
 T = TypeVar("T")
 
 
 def chunks(items: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
-    """The items in lists of `size`."""
+    """Yield the items in lists of `size`; the last list may be shorter."""
     rest = iter(items)
     while chunk := list(islice(rest, size)):
         yield chunk
 
 
 class ImportReport:
-    """Counts of the lines that are `added` and `kept`, by kind; `differences` of what is kept; and conflicts."""
+    """Counts of the lines that are `added` and `kept`, by kind; differences of kept records; and conflicts."""
 
     def __init__(self) -> None:
         self.added, self.kept = Counter[str](), Counter[str]()
@@ -28,24 +28,24 @@ class ImportReport:
         self.conflicts: list[str] = []
 
     def count(self, name: str, *, kept: bool) -> None:
-        """Counts a line of one kind."""
+        """Count a line of the kind `name`."""
         (self.kept if kept else self.added)[name] += 1
 
     def differ(self, difference: str) -> None:
-        """Notes what is there in another state, and stays so."""
+        """Note an existing record that differs from the export and stays as it is."""
         if len(self.differences) < MOST:
             self.differences.append(difference)
 
     def conflict(self, conflict: str) -> None:
-        """Notes what contradicts the registry. Raises Conflict where there is no end of it."""
+        """Note a line that contradicts the registry. Raises Conflict after MOST conflicts."""
         self.conflicts.append(conflict)
         if len(self.conflicts) == MOST:
             self.refuse()
 
     def refuse(self) -> None:
-        """Raises Conflict with all that was noted, if anything was."""
+        """Raise Conflict with every noted conflict, if there is one."""
         if self.conflicts:
             raise Conflict(
-                f"the export contradicts what is here, so nothing was imported: {listed(self.conflicts)}; "
-                "import it into an empty registry, or export the part that is missing here"
+                f"the export contradicts this registry, so nothing was imported: {listed(self.conflicts)}; "
+                "import it into an empty registry, or export only the part that is missing here"
             )

@@ -1,4 +1,4 @@
-"""An export's rows as they are added to a registry: what is there and equal is kept, what contradicts is refused."""
+"""Import of an export's rows: an equal row that exists is kept, a row that contradicts the registry is refused."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -33,22 +33,22 @@ from loratree_registry.housekeeping.exports.reading import Export
 
 
 class RowImporter:
-    """Adds an export in the caller's transaction. With `trial`, which is rolled back, the bytes need not be stored.
+    """A writer that adds an export in the caller's transaction. A `trial` is rolled back, and needs no stored bytes.
 
-    A trial refers to no bytes, so that those who publish the same ones need not wait for it. `found` tells what became
-    of the lines.
+    A trial inserts no rows that refer to blobs, so that publishers of the same blobs do not wait for the trial. `found`
+    reports the result for each line.
     """
 
     def __init__(self, connection: Connection, export: Export, *, trial: bool) -> None:
         self._connection, self._export, self._trial = connection, export, trial
         self._path = export.header.path
-        self._newest = queries.importing.last_node(connection)  # nodes with a higher key are this import's
+        self._newest = queries.importing.last_node(connection)  # this import created the nodes with a higher key
         self._bases: dict[str, tuple[int, str]] = {}
-        self._sizes: dict[bytes, int] = {}  # of the bytes that the export lists, on trial
+        self._sizes: dict[bytes, int] = {}  # of the blobs that the export lists, filled only by a trial
         self.found = ImportReport()
 
     def add(self, progress: Progress) -> None:
-        """Adds every line. Raises Invalid where the export is wrong, Conflict with all that contradicts it here."""
+        """Add every line. Raises Invalid if the export is wrong, Conflict listing what contradicts this registry."""
         steps: dict[str, Callable[[list[Any]], None]] = {
             "bases": self._add_bases,
             "nodes": self._add_nodes,
@@ -58,7 +58,7 @@ class RowImporter:
             "events": self._add_events,
         }
         if self._trial:
-            self._sizes = {_key(blob.sha256): blob.size for blob, _ in self._export.blobs()}
+            self._sizes = {_to_bytes(blob.sha256): blob.size for blob, _ in self._export.blobs()}
         for name, step in steps.items():
             done = 0
             for lines in chunks(self._export.lines(name), 1 if name == "bases" else CHUNK):
@@ -70,13 +70,14 @@ class RowImporter:
             self._check_last_numbers()
 
     def _check_last_numbers(self) -> None:
-        """Checks that nodes have given out no number that nothing has: at the highest one nothing can be published.
+        """Check that each `last_number` is the number of a version or a tombstone.
 
-        Of a node above an exported one only those versions are there that others were trained on.
+        A forged last_number at the maximum would block publishing at the node. Nodes above the exported subtree are not
+        checked, because the export holds only their pinned versions.
         """
         for lines in chunks(self._export.lines("nodes")):
             inside = [line for line in lines if self._is_inside(line.path)]
-            highest = queries.importing.highest_numbers(self._connection, self._paths(inside))
+            highest = queries.importing.highest_numbers(self._connection, self._paths_of(inside))
             wrong = [line.path for line in inside if line.last_number > highest.get(line.path, 0)]
             if wrong:
                 raise Invalid(
@@ -91,12 +92,12 @@ class RowImporter:
                 raise Invalid(
                     f"the base {line.name} is {line.digest}, and its manifest gives {digest}: export it again"
                 )
-            found = queries.bases.find_base(self._connection, line.name)
-            if found is not None and found.digest != digest:
-                self.found.conflict(f"the base {line.name} is {found.digest} here, and {digest} in the export")
-            base_id = found.id if found else self._insert_base(line)
+            base = queries.bases.find_base(self._connection, line.name)
+            if base is not None and base.digest != digest:
+                self.found.conflict(f"the base {line.name} is {base.digest} here, and {digest} in the export")
+            base_id = base.id if base else self._insert_base(line)
             self._bases[line.name] = (base_id, digest)
-            self.found.count("bases", kept=found is not None)
+            self.found.count("bases", kept=base is not None)
             if line.files and not queries.importing.has_weights(self._connection, base_id):
                 self._check_bytes(line.files)
                 rows = [{"base_id": base_id, "name": f.name, "size": f.size, "sha256": f.sha256} for f in line.files]
@@ -109,11 +110,10 @@ class RowImporter:
         return queries.importing.insert_base(self._connection, values | base_values(line.manifest))
 
     def _add_nodes(self, lines: list[NodeLine]) -> None:
-        paths = self._paths(lines, parents=True)
+        paths = self._paths_of(lines, parents=True)
         if not self._trial:
-            queries.importing.lock_nodes(
-                self._connection, paths
-            )  # before looking at what is there, as all do who write there
+            # Every writer locks nodes before it reads their rows, so that no row changes between reading and writing.
+            queries.importing.lock_nodes(self._connection, paths)
         known = queries.importing.kept_nodes(self._connection, paths)
         new = [line for line in lines if line.path not in known]
         keys = dict(
@@ -121,29 +121,29 @@ class RowImporter:
         )
         rows: list[dict[str, Any]] = []
         for line in lines:
-            there = known.get(line.path)
-            level = self._checked_level(line, known)
-            if there is None:
-                base_id, _ = self._base(line.path)
+            node = known.get(line.path)
+            level = self._check_level(line, known)
+            if node is None:
+                base_id, _ = self._find_base(line.path)
                 known[line.path] = KeptNode(keys[line.path], base_id, level, line.last_number)
                 rows.append(node_row(line, known[line.path], known.get(parent_of(line.path) or "")))
-            elif there.level != line.level:
-                self.found.conflict(f"{line.path} is a {there.level} here, and a {line.level} in the export")
-            elif there.last_number < line.last_number:
-                queries.importing.raise_last_number(self._connection, there.id, line.last_number)
-            self.found.count("nodes", kept=there is not None)
+            elif node.level != line.level:
+                self.found.conflict(f"{line.path} is a {node.level} here, and a {line.level} in the export")
+            elif node.last_number < line.last_number:
+                queries.importing.raise_last_number(self._connection, node.id, line.last_number)
+            self.found.count("nodes", kept=node is not None)
         queries.importing.insert_nodes(self._connection, rows)
         above = [row for row in rows if not self._is_inside(row["path"])]
         self._record((row["path"], "node-created", {"level": row["level"]}) for row in above)
 
-    def _checked_level(self, line: NodeLine, known: dict[str, KeptNode]) -> Level:
-        self._base(line.path)
+    def _check_level(self, line: NodeLine, known: dict[str, KeptNode]) -> Level:
+        self._find_base(line.path)
         parent = parent_of(line.path)
         if not (self._is_inside(line.path) or is_ancestor(line.path, self._path or "")):
-            raise Invalid(f"the node {line.path} is no part of an export of {self._path}: export it again")
+            raise Invalid(f"the node {line.path} is not part of an export of {self._path}: export it again")
         if parent is None or line.level == "base":
             if parent or line.level != "base":
-                raise Invalid(f"the node {line.path} is a {line.level}: a base, and only a base, is a root")
+                raise Invalid(f"the node {line.path} is a {line.level}: every root is a base, and no other node is")
             return line.level
         if parent not in known:
             raise Invalid(f"the node {line.path} comes before its parent: export it again")
@@ -151,7 +151,7 @@ class RowImporter:
 
     def _add_versions(self, lines: list[VersionLine]) -> None:
         self._check_digests(lines)
-        nodes = self._nodes(lines)
+        nodes = self._find_nodes(lines)
         pins = [(line.pin.path, line.pin.number) for line in lines if line.pin]
         placed = queries.importing.kept_versions(
             self._connection, [*((line.path, line.number) for line in lines), *pins]
@@ -163,8 +163,8 @@ class RowImporter:
         new = []
         for line in lines:
             key = (line.path, line.number)
-            if (there := placed.get(key)) is not None:
-                self._compare(line, there)
+            if (version := placed.get(key)) is not None:
+                self._compare(line, version)
             elif key in buried:
                 self.found.conflict(f"{line.ref} was deleted here")
             elif (line.path, line.digest) in numbers:
@@ -178,34 +178,34 @@ class RowImporter:
         self._insert_versions(new, nodes, placed)
 
     def _check_digests(self, lines: list[VersionLine]) -> None:
-        if problems := [problem for line in lines for problem in line.problems(self._base(line.path)[1])]:
+        if problems := [problem for line in lines for problem in line.problems(self._find_base(line.path)[1])]:
             raise Invalid(f"the export contradicts itself: {listed(problems)}; export it again")
 
-    def _compare(self, line: VersionLine, there: KeptVersion) -> None:
-        """What to make of a version whose number is there."""
-        if there.digest != line.digest:
-            self.found.conflict(f"{line.ref} is {there.digest} here, and {line.digest} in the export")
+    def _compare(self, line: VersionLine, version: KeptVersion) -> None:
+        """Compare a line with the registry's version of the same number; note a conflict or differences."""
+        if version.digest != line.digest:
+            self.found.conflict(f"{line.ref} is {version.digest} here, and {line.digest} in the export")
             return
         self.found.count("versions", kept=True)
-        for mark, here, said in (
-            ("withdrawn", there.withdrawn, line.withdrawn),
-            ("quarantined", there.quarantined, line.quarantined),
+        for mark, here, exported in (
+            ("withdrawn", version.withdrawn, line.withdrawn),
+            ("quarantined", version.quarantined, line.quarantined),
         ):
-            if here != (said is not None):
+            if here != (exported is not None):
                 self.found.differ(f"{line.ref} is {'' if here else 'not '}{mark} here, unlike in the export")
 
     def _is_pinned(self, line: VersionLine, placed: dict[tuple[str, int], KeptVersion]) -> bool:
-        """Whether what a version is pinned to is there; else says what is wrong."""
+        """Return whether a version's pin exists with the same digest; if not, note a conflict or raise Invalid."""
         if line.pin is None:
             return True
-        there, ref = placed.get((line.pin.path, line.pin.number)), f"{line.pin.path}@{line.pin.number}"
-        if there is None and self.found.conflicts:
-            return False  # it may be one of those that are refused
-        if there is None:
+        pin, ref = placed.get((line.pin.path, line.pin.number)), f"{line.pin.path}@{line.pin.number}"
+        if pin is None and self.found.conflicts:
+            return False  # the pin may itself be a refused version
+        if pin is None:
             raise Invalid(f"{line.ref} is pinned to {ref}, which does not come before it: export it again")
-        if there.digest != line.pin.digest:
-            self.found.conflict(f"{line.ref} is pinned to {ref} as {line.pin.digest}, which is {there.digest}")
-        return there.digest == line.pin.digest
+        if pin.digest != line.pin.digest:
+            self.found.conflict(f"{line.ref} is pinned to {ref} as {line.pin.digest}, which is {pin.digest}")
+        return pin.digest == line.pin.digest
 
     def _insert_versions(
         self, new: list[VersionLine], nodes: dict[str, KeptNode], placed: dict[tuple[str, int], KeptVersion]
@@ -228,7 +228,7 @@ class RowImporter:
         self._record((line.path, "version-imported", version_event(line)) for line in added)
 
     def _add_tombstones(self, lines: list[TombstoneLine]) -> None:
-        nodes = self._nodes(lines)
+        nodes = self._find_nodes(lines)
         keys = [(line.path, line.number) for line in lines]
         buried = queries.importing.kept_tombstones(self._connection, keys)
         alive = queries.importing.kept_versions(self._connection, keys)
@@ -249,12 +249,12 @@ class RowImporter:
         queries.importing.insert_tombstones(self._connection, rows)
 
     def _add_aliases(self, lines: list[AliasLine]) -> None:
-        nodes = self._nodes(lines)
-        there = queries.importing.kept_aliases(self._connection, [(line.path, line.name) for line in lines])
+        nodes = self._find_nodes(lines)
+        aliases = queries.importing.kept_aliases(self._connection, [(line.path, line.name) for line in lines])
         placed = queries.importing.kept_versions(self._connection, [(line.path, line.number) for line in lines])
-        rows, told = [], []
+        rows, events = [], []
         for line in lines:
-            version, at = placed.get((line.path, line.number)), there.get((line.path, line.name))
+            version, at = placed.get((line.path, line.number)), aliases.get((line.path, line.name))
             if version is None:
                 self.found.conflict(f"the alias {line.path}@{line.name} is at version {line.number}, which is not here")
             elif at not in (None, line.number):
@@ -266,52 +266,52 @@ class RowImporter:
                     f"the alias {line.path}@{line.name} is not set, as version {line.number} is withdrawn"
                 )
             elif at is None:
-                there[line.path, line.name] = line.number
+                aliases[line.path, line.name] = line.number
                 node = nodes[line.path]
                 rows.append({"node_id": node.id, "version_id": version.id} | fields_of(line, "path", "number"))
                 if not self._is_restored(line.path, node):
-                    told.append((line.path, "alias-set", alias_event(line)))
+                    events.append((line.path, "alias-set", alias_event(line)))
             self.found.count("aliases", kept=at is not None)
         queries.importing.insert_aliases(self._connection, rows)
-        self._record(told)
+        self._record(events)
 
     def _add_events(self, lines: list[EventLine]) -> None:
-        """Restores the history of the nodes that this import has created."""
-        nodes = self._nodes(lines)
+        """Restore the history of the nodes that this import has created."""
+        nodes = self._find_nodes(lines)
         restored = [line for line in lines if self._is_restored(line.path, nodes[line.path])]
         queries.importing.insert_events(self._connection, [(line.path, fields_of(line, "path")) for line in restored])
         self.found.added["events"] += len(restored)
 
-    def _record(self, found: Iterable[tuple[str, str, dict[str, Any]]]) -> None:
-        """Writes down what this import does at nodes whose history it does not restore."""
-        events = [(path, {"kind": kind, "detail": detail}) for path, kind, detail in found]
-        queries.importing.insert_events(self._connection, events)
+    def _record(self, events: Iterable[tuple[str, str, dict[str, Any]]]) -> None:
+        """Insert events for the changes that this import makes at nodes that existed before, or above the subtree."""
+        rows = [(path, {"kind": kind, "detail": detail}) for path, kind, detail in events]
+        queries.importing.insert_events(self._connection, rows)
 
     def _check_bytes(self, files: list[FileLine]) -> None:
-        """Checks that bytes are stored, and keeps them from being collected; on trial, that the export lists them."""
+        """Check that the blobs are stored, and protect them from collecting. A trial checks the export's list."""
         sizes = {file.sha256: file.size for file in files}
         digests = sorted(sizes)
         if self._trial:
-            if wrong := [digest for digest in digests if self._sizes.get(_key(digest)) != sizes[digest]]:
-                raise Invalid(f"the export needs bytes that it does not list so: {listed(wrong)}; export it again")
+            if wrong := [digest for digest in digests if self._sizes.get(_to_bytes(digest)) != sizes[digest]]:
+                raise Invalid(f"the export does not list these blobs with this size: {listed(wrong)}; export it again")
             return
-        held = queries.blobs.hold_blobs(self._connection, digests)
-        if gone := [digest for digest in digests if held.get(digest) != sizes[digest]]:
-            raise Unavailable(f"bytes were collected while they were imported: {listed(gone)}; import it again")
+        stored = queries.blobs.hold_blobs(self._connection, digests)
+        if missing := [digest for digest in digests if stored.get(digest) != sizes[digest]]:
+            raise Unavailable(f"blobs were collected during the import: {listed(missing)}; import it again")
 
-    def _nodes(self, lines: "list[VersionLine] | list[TombstoneLine] | list[AliasLine] | list[EventLine]") -> Any:
-        found = queries.importing.kept_nodes(self._connection, self._paths(lines))
-        if missing := sorted({line.path for line in lines} - found.keys()):
+    def _find_nodes(self, lines: "list[VersionLine] | list[TombstoneLine] | list[AliasLine] | list[EventLine]") -> Any:
+        nodes = queries.importing.kept_nodes(self._connection, self._paths_of(lines))
+        if missing := sorted({line.path for line in lines} - nodes.keys()):
             raise Invalid(f"the export names nodes that it does not list: {listed(missing)}; export it again")
-        return found
+        return nodes
 
-    def _paths(self, lines: Iterable[Any], *, parents: bool = False) -> set[str]:
+    def _paths_of(self, lines: Iterable[Any], *, parents: bool = False) -> set[str]:
         paths = {line.path for line in lines}
         return paths | {parent for path in paths if (parent := parent_of(path))} if parents else paths
 
-    def _base(self, path: str) -> tuple[int, str]:
+    def _find_base(self, path: str) -> tuple[int, str]:
         if base_of(path) not in self._bases:
-            raise Invalid(f"the export says something of {path} and does not list its base: export it again")
+            raise Invalid(f"the export mentions {path}, but does not list its base: export it again")
         return self._bases[base_of(path)]
 
     def _is_inside(self, path: str) -> bool:
@@ -321,6 +321,6 @@ class RowImporter:
         return node.id > self._newest and self._is_inside(path)
 
 
-def _key(sha256: str) -> bytes:
-    """A digest in half the memory."""
+def _to_bytes(sha256: str) -> bytes:
+    """Return a digest as bytes, which take half the memory of the text."""
     return bytes.fromhex(sha256.removeprefix(DIGEST_PREFIX))

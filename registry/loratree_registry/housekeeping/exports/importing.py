@@ -1,7 +1,7 @@
-"""Import: an export becomes part of this registry, with its numbers, times, marks and digests, whole or not at all.
+"""Import of an export into this registry, with its numbers, times, marks and digests, whole or not at all.
 
-The order is that of publishing. First everything but the bytes is tried, in a transaction that is rolled back; then the
-bytes are leased, put, read back and recorded; then the rows are added in one transaction. Run again, it goes on.
+As in publishing, bytes come before rows. A trial first checks all rows in a transaction that is rolled back. Then the
+bytes are leased, stored, read back and recorded. Last, one transaction adds the rows. A second run continues a first.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -22,13 +22,13 @@ from loratree_registry.housekeeping.exports.import_rows import RowImporter
 from loratree_registry.housekeeping.exports.reading import Export, Open, open_export
 from loratree_registry.tensor_files.checkpoint_files import check_names
 
-_AT_ONCE = 32  # blobs that are leased and recorded together
+_AT_ONCE = 32  # blobs that one transaction leases or records
 _THREADS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """What an import has added, what was there already, by kind, and what is there in another state and stays so."""
+    """The result of an import: counts of added and of existing records, by kind, and the differences that remain."""
 
     path: str | None
     added: dict[str, int]
@@ -38,10 +38,10 @@ class Imported:
 
 
 def import_(storage: Storage, where: Path, *, progress: Progress = lambda *_: None) -> Imported:
-    """Adds the export in the folder or .tar file `where`. Nothing of it is visible before all of it is verified.
+    """Add the export in the folder or .tar file `where`. Nothing becomes visible before everything is verified.
 
-    A version that is there with the same digest is kept as it is. Raises NotFound, Invalid where the export is not
-    whole or not sound, Conflict listing what contradicts this registry, Unavailable.
+    An existing version with the same digest stays as it is. Raises NotFound, Invalid if the export is incomplete or
+    wrong, Conflict listing what contradicts this registry, Unavailable.
     """
     with open_export(where) as export:
         with trying(storage.engine) as connection:
@@ -66,7 +66,7 @@ def import_(storage: Storage, where: Path, *, progress: Progress = lambda *_: No
 
 
 def _check_weights(storage: Storage, export: Export) -> None:
-    """Reads the weights of the bases that have none here yet: that they are the bases' own, tensor by tensor."""
+    """Check the weights of each base that has no stored weights yet against its manifest, one tensor at a time."""
     for line in export.lines("bases"):
         if not line.files:
             continue
@@ -79,44 +79,44 @@ def _check_weights(storage: Storage, export: Export) -> None:
                 check_names(files)
                 check_weights(storage.blobs, files, line.manifest)
             except Invalid as error:
-                raise Invalid(f"the export's weights of the base {line.name} are not that: {error}") from error
+                raise Invalid(f"the export's weights of the base {line.name} are not its own: {error}") from error
 
 
 def _store_blobs(storage: Storage, export: Export, progress: Progress) -> int:
-    """Puts the bytes that are not stored yet, and returns how many they are."""
+    """Store the blobs that are not stored yet, and return their total size in bytes."""
     size = done = 0
     with ThreadPoolExecutor(_THREADS) as threads:
-        for some in chunks(export.blobs(), _AT_ONCE):
-            leased = _lease(storage, some)
+        for chunk in chunks(export.blobs(), _AT_ONCE):
+            leased = _lease(storage, chunk)
             for _ in threads.map(lambda taken: _put(storage, taken), leased):
-                pass  # for the sake of what is raised
+                pass  # the loop raises the errors of the threads
             with writing(storage.engine) as connection:
                 for taken in leased:
                     record_stored(connection, taken.blob.sha256, taken.blob.size, taken.lease)
             size += sum(taken.blob.size for taken in leased)
-            done += len(some)
+            done += len(chunk)
             progress("blobs", done, export.header.counts.get("blobs", done))
     return size
 
 
 @dataclass(frozen=True, slots=True)
 class _Leased:
-    """Bytes that are to be stored, what opens them, and the lease under which they are put."""
+    """A blob to be stored, the function that opens it, and the lease under which it is stored."""
 
     blob: BlobLine
     open: Open
     lease: str
 
 
-def _lease(storage: Storage, some: list[tuple[BlobLine, Open]]) -> list[_Leased]:
-    """Those that are not stored, leased; the others are held, so that nobody collects them meanwhile."""
-    there = {blob.sha256: storage.blobs.size(blob.sha256) for blob, _ in some}
+def _lease(storage: Storage, chunk: list[tuple[BlobLine, Open]]) -> list[_Leased]:
+    """Lease the blobs that are not stored, and return them; hold the others, so that nobody collects them."""
+    sizes = {blob.sha256: storage.blobs.size(blob.sha256) for blob, _ in chunk}
     with writing(storage.engine) as connection:
-        held = queries.blobs.hold_blobs(connection, [blob.sha256 for blob, _ in some])
+        recorded = queries.blobs.hold_blobs(connection, [blob.sha256 for blob, _ in chunk])
         return [
             _Leased(blob, source, queries.blobs.lease_blob(connection, blob.sha256, blob.size))
-            for blob, source in some
-            if not held.get(blob.sha256) == there[blob.sha256] == blob.size
+            for blob, source in chunk
+            if not recorded.get(blob.sha256) == sizes[blob.sha256] == blob.size
         ]
 
 

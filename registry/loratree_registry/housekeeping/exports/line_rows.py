@@ -1,4 +1,4 @@
-"""Lines of an export as rows of the database, rows as lines, and lines as the details of events."""
+"""Conversions from lines of an export to database rows and event details, and from rows to lines."""
 
 from dataclasses import asdict, fields
 from typing import Any
@@ -24,7 +24,7 @@ from loratree_registry.housekeeping.exports.format import (
 
 
 def node_row(line: NodeLine, node: KeptNode, parent: KeptNode | None) -> dict[str, Any]:
-    """A node's row."""
+    """Return the row of a node."""
     return {
         "id": node.id,
         "base_id": node.base_id,
@@ -37,13 +37,13 @@ def node_row(line: NodeLine, node: KeptNode, parent: KeptNode | None) -> dict[st
 
 
 def version_event(line: VersionLine) -> dict[str, Any]:
-    """What the event of an imported version tells."""
+    """Return the detail of the event for an imported version."""
     pin = f"{line.pin.path}@{line.pin.number}" if line.pin else None
     return {"version": line.number, "digest": line.digest, "pin": pin}
 
 
 def version_row(line: VersionLine, node: KeptNode) -> dict[str, Any]:
-    """A version's row, but for its key and its pin's. Raises Invalid."""
+    """Return the row of a version, without its own key and the key of its pin. Raises Invalid."""
     if line.number > node.last_number:
         raise Invalid(f"{line.ref} has a number that its node has not given out: export it again")
     return {
@@ -66,12 +66,12 @@ def version_row(line: VersionLine, node: KeptNode) -> dict[str, Any]:
 
 
 def fields_of(line: Any, *left_out: str) -> dict[str, Any]:
-    """A line's fields by name, but for some."""
+    """Return the fields of a line by name, except those in `left_out`."""
     return {field.name: getattr(line, field.name) for field in fields(line) if field.name not in left_out}
 
 
 def alias_event(line: AliasLine) -> dict[str, Any]:
-    """What the event of a set alias tells."""
+    """Return the detail of the event for a set alias."""
     return {"alias": line.name, "version": line.number, "previous": None}
 
 
@@ -107,8 +107,8 @@ def version_line(row: Row[Any], files: list[FileDigest]) -> VersionLine:
         files=_file_lines(files),
         note=row.note,
         created_at=row.created_at,
-        withdrawn=_mark(row.withdrawn_reason, row.withdrawn_at),
-        quarantined=_mark(row.quarantined_reason, row.quarantined_at),
+        withdrawn=_mark_line(row.withdrawn_reason, row.withdrawn_at),
+        quarantined=_mark_line(row.quarantined_reason, row.quarantined_at),
     )
 
 
@@ -131,5 +131,5 @@ def _file_lines(files: list[FileDigest]) -> list[FileLine]:
     return [FileLine(name=file.name, size=file.size, sha256=file.sha256) for file in files]
 
 
-def _mark(reason: str | None, at: Any) -> MarkLine | None:
+def _mark_line(reason: str | None, at: Any) -> MarkLine | None:
     return None if reason is None else MarkLine(reason=reason, at=at)

@@ -1,4 +1,4 @@
-"""Where an export is read from: a folder or a tar file, neither of which is trusted."""
+"""Sources of an import: an export in a folder or in a tar file; both are untrusted."""
 
 import io
 import os
@@ -32,7 +32,7 @@ Open = Callable[[], BinaryIO]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file that is there: its name, its size in bytes, and what opens it."""
+    """A file in an export: its name, its size in bytes, and the function that opens it."""
 
     name: str
     size: int
@@ -40,21 +40,21 @@ class Member:
 
 
 class Source(Protocol):
-    """The files of an export, by the names that the format gives them; nothing else of what is there is opened."""
+    """The files of an export, by the names that the format gives them; no other file is opened."""
 
     where: Path
 
     def open(self, name: str) -> BinaryIO:
-        """Opens one file, each time anew, which is the caller's to close. Raises Invalid."""
+        """Open one file; each call gives a new stream, which the caller closes. Raises Invalid."""
         ...
 
     def blobs(self) -> Iterator[Member]:
-        """What is there under blobs/, in the order of names. Raises Invalid where it is not in order, or no file."""
+        """Yield the files under blobs/ in order of names. Raises Invalid if one is out of order or not a plain file."""
         ...
 
 
 class Export:
-    """An export whose header was read: it is whole, as far as its header goes."""
+    """An opened export, after the check of its header; `lines` and `blobs` check the rest while they read."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -68,7 +68,7 @@ class Export:
             raise Invalid(f"the header of {source.where} does not list the files of {SCHEMA}: {AGAIN}")
 
     def lines(self, name: str) -> Iterator[Any]:
-        """The records of one of FILES, and at the end the check that the file has its digest. Raises Invalid."""
+        """Yield the records of one of FILES, and check the file's digest at the end. Raises Invalid."""
         file = self._files[lines_name(name)]
         with self._source.open(file.name) as stream:
             hashed = Hashed(stream)
@@ -78,35 +78,35 @@ class Export:
             raise Invalid(f"{self._source.where}/{file.name} is not the file that the header lists: {AGAIN}")
 
     def blobs(self) -> Iterator[tuple[BlobLine, Open]]:
-        """The blobs that are listed, and what opens each; their bytes are not looked at.
+        """Yield each listed blob and the function that opens it; the bytes are not read.
 
-        Raises Invalid where one is not there, has another size, or where there is something else.
+        Raises Invalid if a listed blob is missing or has another size, or if there is a file that is not listed.
         """
-        there = self._source.blobs()
+        members = self._source.blobs()
         for blob in self.lines("blobs"):
-            name, found = blob_name(blob.sha256), next(there, None)
-            if found is None or found.name > name:
-                raise Invalid(f"{self._source.where}/{name} is listed and not there: {AGAIN}")
-            if found.name < name:
-                raise self._foreign(found)
-            if found.size != blob.size:
-                raise Invalid(f"{self._source.where}/{name} has {found.size} bytes, expected {blob.size}: {AGAIN}")
-            yield blob, found.open
-        if (extra := next(there, None)) is not None:
-            raise self._foreign(extra)
+            name, member = blob_name(blob.sha256), next(members, None)
+            if member is None or member.name > name:
+                raise Invalid(f"{self._source.where}/{name} is listed but missing: {AGAIN}")
+            if member.name < name:
+                raise self._describe_foreign(member)
+            if member.size != blob.size:
+                raise Invalid(f"{self._source.where}/{name} has {member.size} bytes, expected {blob.size}: {AGAIN}")
+            yield blob, member.open
+        if (extra := next(members, None)) is not None:
+            raise self._describe_foreign(extra)
 
-    def _foreign(self, found: Member) -> Invalid:
-        return Invalid(f"{self._source.where} holds {ascii(found.name)[:200]}, which it does not list: remove it")
+    def _describe_foreign(self, member: Member) -> Invalid:
+        return Invalid(f"{self._source.where} holds {ascii(member.name)[:200]}, which it does not list: remove it")
 
 
 def lines_name(name: str) -> str:
-    """The file of one kind of lines."""
+    """Return the name of the file that holds one kind of lines."""
     return f"{name}.jsonl"
 
 
 @contextmanager
 def open_export(where: Path) -> Iterator[Export]:
-    """Opens the export in a folder or a tar file. Raises NotFound, Invalid."""
+    """Open the export in a folder or a tar file. Raises NotFound, Invalid."""
     if where.is_dir():
         yield Export(_Folder(where))
         return
@@ -116,7 +116,7 @@ def open_export(where: Path) -> Iterator[Export]:
 
 
 class _Folder:
-    """An export in a folder, in which nothing is a link."""
+    """An export in a folder. A link is refused, because it could lead to any file of this machine."""
 
     def __init__(self, where: Path) -> None:
         self.where = where
@@ -140,16 +140,16 @@ class _Folder:
     def blobs(self) -> Iterator[Member]:
         if not os.path.lexists(self.where / BLOBS):
             return
-        for kind in _sorted(self.where / BLOBS, self.where):
-            for prefix in _sorted(self.where / BLOBS / kind.name, self.where):
-                for entry in _sorted(Path(prefix.path), self.where):
+        for kind in _sort_entries(self.where / BLOBS, self.where):
+            for prefix in _sort_entries(self.where / BLOBS / kind.name, self.where):
+                for entry in _sort_entries(Path(prefix.path), self.where):
                     if not entry.is_file(follow_symlinks=False):
                         raise Invalid(f"{entry.path} is not a plain file: {AGAIN}")
                     name = f"{BLOBS}/{kind.name}/{prefix.name}/{entry.name}"
                     yield Member(name, entry.stat(follow_symlinks=False).st_size, partial(self.open, name))
 
 
-def _sorted(folder: Path, where: Path) -> list["os.DirEntry[str]"]:
+def _sort_entries(folder: Path, where: Path) -> list["os.DirEntry[str]"]:
     if folder.is_symlink() or not folder.is_dir():
         raise Invalid(f"{folder} is no part of the export in {where}: remove it")
     with os.scandir(folder) as entries:
@@ -157,13 +157,13 @@ def _sorted(folder: Path, where: Path) -> list["os.DirEntry[str]"]:
 
 
 class _Tar:
-    """An export in a tar file without extensions; its members are looked through, and none is ever extracted."""
+    """An export in a tar file without extensions; members are read in place and never extracted."""
 
     def __init__(self, where: Path) -> None:
         self.where = where
         self._files: dict[str, Member] = {}
         last = ""
-        for member in self._members():
+        for member in self._list_members():
             last = member.name
             if not member.name.startswith(f"{BLOBS}/"):
                 if member.name in self._files or member.name not in {HEADER, *map(lines_name, FILES)}:
@@ -179,28 +179,28 @@ class _Tar:
 
     def blobs(self) -> Iterator[Member]:
         before = ""
-        for member in self._members():
+        for member in self._list_members():
             if member.name.startswith(f"{BLOBS}/"):
                 if member.name <= before:
                     raise Invalid(f"{self.where} holds {ascii(member.name)[:200]} twice or out of order: {AGAIN}")
                 before = member.name
                 yield member
 
-    def _members(self) -> Iterator[Member]:
-        """Each member, by its own header alone: tarfile would read an extension of any size into memory."""
+    def _list_members(self) -> Iterator[Member]:
+        """Yield each member, using only its own header: tarfile would read an extension of any size into memory."""
         try:
             with self.where.open("rb") as stream:
                 end, start = stream.seek(0, io.SEEK_END), 0
-                while member := self._member(stream, start):
+                while member := self._read_header(stream, start):
                     if start + _BLOCK + member.size > end:
                         raise Invalid(f"{self.where} is cut off in {member.name}: {AGAIN}")
-                    yield Member(member.name, member.size, partial(_opened, self.where, start + _BLOCK, member.size))
+                    yield Member(member.name, member.size, partial(_slice_of, self.where, start + _BLOCK, member.size))
                     start += _BLOCK + -(-member.size // _BLOCK) * _BLOCK
         except OSError as error:
             raise Invalid(f"{self.where} cannot be read ({error.strerror}): {AGAIN}") from error
 
-    def _member(self, stream: BinaryIO, start: int) -> tarfile.TarInfo | None:
-        """The header that starts there; None at the end."""
+    def _read_header(self, stream: BinaryIO, start: int) -> tarfile.TarInfo | None:
+        """Return the header at `start`, or None at the end of the archive."""
         stream.seek(start)
         block = stream.read(_BLOCK)
         if block == bytes(_BLOCK):
@@ -214,14 +214,14 @@ class _Tar:
         return member
 
 
-def _opened(path: Path, start: int, size: int) -> BinaryIO:
+def _slice_of(path: Path, start: int, size: int) -> BinaryIO:
     stream = path.open("rb")
     stream.seek(start)
     return cast("BinaryIO", io.BufferedReader(_Slice(stream, size)))
 
 
 class _Slice(io.RawIOBase):
-    """`size` bytes of a file from where it stands."""
+    """The next `size` bytes of a file, from its current position."""
 
     def __init__(self, stream: IO[bytes], size: int) -> None:
         self._stream, self._left = stream, size
@@ -241,7 +241,7 @@ class _Slice(io.RawIOBase):
 
 
 class _Raw(io.RawIOBase):
-    """A hashed stream as one that can be buffered."""
+    """A hashed stream in the form that BufferedReader needs."""
 
     def __init__(self, stream: Hashed) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""Where an export is written: a folder or a tar file, whole or not at all, with its header last."""
+"""Destinations of an export: a folder or a tar file, which appears whole or not at all, with its header last."""
 
 import os
 import tarfile
@@ -22,32 +22,31 @@ _COMPRESSED = (".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst")
 
 
 class Destination(Protocol):
-    """An export that is being written; `folder` is where its files of lines are made."""
+    """A destination that an export is being written to; its files of lines are written to `folder`."""
 
     folder: Path
 
     def put(self, sha256: str, size: int, stream: BinaryIO) -> None:
-        """Writes bytes once. Raises Invalid where `stream` holds others."""
+        """Write the bytes of one blob. Raises Invalid if `stream` holds other bytes."""
         ...
 
     def seal(self, header: bytes) -> None:
-        """Writes the header, which says that the rest is whole."""
+        """Write the header, which says that the rest is whole."""
         ...
 
 
 @contextmanager
 def open_destination(out: Path) -> Iterator[Destination]:
-    """A new folder `out`, or a tar file where its name ends in .tar; nothing is there unless the block ends well.
+    """Open a new folder `out`, or a tar file if the name ends in .tar; `out` appears only if the block succeeds.
 
-    Raises Invalid for the name of a compressed file, Conflict where something is there, Unavailable where the disk
-    refuses.
+    Raises Invalid for the name of a compressed file, Conflict if `out` already exists, Unavailable if the disk refuses.
     """
     if out.suffix.lower() in _COMPRESSED:
-        raise Invalid(f"{out} would be compressed, which weights gain nothing by: name a .tar file or a folder")
+        raise Invalid(f"{out} names a compressed file, but weights do not get smaller: name a .tar file or a folder")
     if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         raise Conflict(f"{out} is there already: give a new name to export to")
     if out.suffix == TAR:
-        with _tar(out) as tar:
+        with _open_tar(out) as tar:
             yield tar
     else:
         with whole_folder(out) as folder:
@@ -55,13 +54,13 @@ def open_destination(out: Path) -> Iterator[Destination]:
 
 
 def blob_name(sha256: str) -> str:
-    """Where bytes lie in an export: blobs/sha256/ab/<64 hexadecimal digits>."""
+    """Return the name of a blob in an export: blobs/sha256/ab/<64 hexadecimal digits>."""
     name = sha256.removeprefix(DIGEST_PREFIX)
     return f"{BLOBS}/sha256/{name[:2]}/{name}"
 
 
 class _Folder:
-    """A folder whose blobs are a local blob store's: each is hashed, on the disk and read back."""
+    """A folder with a local blob store inside, which hashes each blob, syncs it to the disk and reads it back."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -78,7 +77,7 @@ class _Folder:
 
 
 class _Tar:
-    """A tar file; the files of lines are made in a folder beside it, since a tar says a file's size before it."""
+    """A tar file. The files of lines are first written to `folder`, because a tar states each size before the bytes."""
 
     def __init__(self, tar: tarfile.TarFile, folder: Path) -> None:
         self.folder = folder
@@ -88,11 +87,11 @@ class _Tar:
         self._add(blob_name(sha256), size, _Checked(stream, sha256, size))
 
     def seal(self, header: bytes) -> None:
-        for path in [*sorted(self.folder.iterdir()), self._header(header)]:
+        for path in [*sorted(self.folder.iterdir()), self._write_header(header)]:
             with path.open("rb") as stream:
                 self._add(path.name, path.stat().st_size, stream)
 
-    def _header(self, header: bytes) -> Path:
+    def _write_header(self, header: bytes) -> Path:
         path = self.folder / HEADER
         path.write_bytes(header)
         return path
@@ -101,11 +100,12 @@ class _Tar:
         member = tarfile.TarInfo(name)
         member.size, member.mode = size, 0o600
         self._tar.addfile(member, stream)  # type: ignore[arg-type]  # it only reads
-        self._tar.members.clear()  # type: ignore[attr-defined]  # else it keeps one for each blob
+        # tarfile keeps every member in a list, which would grow with each blob
+        self._tar.members.clear()  # type: ignore[attr-defined]
 
 
 class _Checked:
-    """A stream that is read as `addfile` reads, and whose last read fails where it held other bytes."""
+    """A stream for `addfile` that checks its own bytes: the last read fails if they are not the expected ones."""
 
     def __init__(self, stream: BinaryIO, sha256: str, size: int) -> None:
         self._chunks, self._left, self._buffer = verified(stream, sha256, size), size, b""
@@ -113,15 +113,15 @@ class _Checked:
     def read(self, count: int) -> bytes:
         while len(self._buffer) < count and (chunk := next(self._chunks, b"")):
             self._buffer += chunk
-        found, self._buffer = self._buffer[:count], self._buffer[count:]
-        self._left -= len(found)
+        content, self._buffer = self._buffer[:count], self._buffer[count:]
+        self._left -= len(content)
         if not self._left:
-            next(self._chunks, None)  # to the end, where the digest is compared
-        return found
+            next(self._chunks, None)  # reaches the end of the generator, which then compares the digest
+        return content
 
 
 @contextmanager
-def _tar(out: Path) -> Iterator[_Tar]:
+def _open_tar(out: Path) -> Iterator[_Tar]:
     out = out.absolute()
     with disk_errors(out.parent, "--out"):
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""An export restored elsewhere is the same registry; one that is damaged or hostile changes nothing."""
+"""An export that is imported elsewhere gives the same registry; a damaged or hostile export changes nothing."""
 
 import io
 import json
@@ -36,7 +36,7 @@ WAYS = [
 
 
 def grown(house: House, material: Material) -> House:
-    """A registry with everything that there can be: two trees, aliases, marks, a tombstone, groupings, a stale pin."""
+    """Fill a registry with every kind of record: two trees, aliases, marks, a tombstone, groupings, a stale pin."""
     registry = house.registry
     registry.add_base("tiny", material.base, source="hub/tiny")
     registry.add_base("other", material.other_base)
@@ -82,7 +82,7 @@ def test_everything_restored_is_the_same_and_its_export_the_same_bytes(
 
 
 def listed(folder: Path) -> dict[str, bytes]:
-    """Every file of an export but its header, which tells when it was made."""
+    """Return every file of an export except its header, which holds the time of the export."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -226,7 +226,7 @@ def test_an_export_never_goes_over_what_is_there(build: Build, material: Materia
 
 
 def edited(name: str, change: Callable[[list[dict[str, object]]], None]) -> Callable[[Path], None]:
-    """Changes the lines of a file, and the header with them, as whoever forges an export would."""
+    """Change the lines of a file, and the header to match, as a forger of an export would."""
 
     def apply(folder: Path) -> None:
         path = folder / f"{name}.jsonl"
@@ -238,7 +238,7 @@ def edited(name: str, change: Callable[[list[dict[str, object]]], None]) -> Call
 
 
 def forged(folder: Path, name: str, content: bytes) -> None:
-    """Writes a file and its digest in the header."""
+    """Write a file, and its digest in the header."""
     (folder / f"{name}.jsonl").write_bytes(content)
     header = json.loads((folder / format.HEADER).read_text())
     for file in header["files"]:
@@ -284,7 +284,7 @@ def giant(folder: Path) -> None:
 HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a flipped bit": (flipped, "the export is damaged: "),
     "a blob cut off": (lambda folder: os.truncate(first_blob(folder), 5), "has 5 bytes, expected"),
-    "a blob missing": (lambda folder: first_blob(folder).unlink(), "is listed and not there"),
+    "a blob missing": (lambda folder: first_blob(folder).unlink(), "is listed but missing"),
     "an extra blob": (
         lambda folder: first_blob(folder).with_name("0" * 64).write_bytes(b""),
         "which it does not list: remove it",
@@ -336,13 +336,13 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "is a 'loratree/export/9' export",
     ),
-    "no JSON": (lambda folder: (folder / format.HEADER).write_bytes(b"{"), "is not what it should be"),
+    "no JSON": (lambda folder: (folder / format.HEADER).write_bytes(b"{"), "loratree-export.json is not valid"),
 }
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, material: Material) -> Path:
-    """An export of everything, to be copied and damaged."""
+    """Make an export of a whole registry, which tests copy and damage."""
     from tests.registry.housed import house
 
     folder = tmp_path_factory.mktemp("whole")
@@ -370,7 +370,7 @@ def refused_unseen(house: House, where: Path, sentence: str) -> None:
 
 
 def packed(folder: Path, where: Path, change: Callable[[tarfile.TarInfo], tarfile.TarInfo | None]) -> Path:
-    """A tar file of an export's files, in the right order, each changed or left out."""
+    """Make a tar file of an export's files, in the right order, each of which may be changed or left out."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     files.sort(key=lambda path: (path.name == format.HEADER, "blobs" not in path.parts, path))
     with tarfile.open(where, "w", format=tarfile.GNU_FORMAT) as tar:
@@ -403,7 +403,7 @@ TARS: dict[str, tuple[Callable[[tarfile.TarInfo], tarfile.TarInfo | None], str]]
     "a link": (as_link, "'nodes.jsonl', not a plain file"),
     "a long name": (renamed("nodes.jsonl", "x" * 300), "not a plain file"),
     "no header": (lambda member: None if member.name == format.HEADER else member, "does not end with loratree-export"),
-    "no blob": (lambda member: None if member.name.startswith("blobs/") else member, "is listed and not there"),
+    "no blob": (lambda member: None if member.name.startswith("blobs/") else member, "is listed but missing"),
 }
 
 
@@ -491,7 +491,7 @@ def test_nobody_marks_a_version_between_an_imports_look_and_its_writing(
 
 
 def suppressed(act: Callable[[], object]) -> None:
-    """Does it, or is refused: a named version cannot be withdrawn."""
+    """Do the change, or accept the refusal: a version with an alias cannot be withdrawn."""
     with suppress(Conflict):
         act()
 
@@ -506,7 +506,7 @@ def test_a_node_whose_numbers_are_used_up_takes_no_other_version(build: Build, m
 
 
 def weighty(house: House, checkpoint: Mapping[str, bytes]) -> House:
-    """A registry that says that these files are the weights of its base, whatever they hold."""
+    """Record `checkpoint` as the weights of a registry's base, without checking its content."""
     files = [FileDigest(name, len(content), sha256(content)) for name, content in sorted(checkpoint.items())]
     for content in checkpoint.values():
         house.registry.upload(io.BytesIO(content), sha256=sha256(content), size=len(content))

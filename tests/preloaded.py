@@ -1,5 +1,5 @@
 """What the server that forks the children imports, once: it has one thread, and holds nothing open."""
 
-from tests.crash.child import preload
+from tests.forked import preload
 
 preload()
