@@ -177,7 +177,7 @@ def test_resolve_refuses_what_is_not_there(ref: str, shell: Shell) -> None:
     [
         (["withdraw", "tiny", "--reason", "x"], "tiny is a base, which has no versions"),
         (["base", "pull", "tiny/medicine", "--out", "out"], "tiny/medicine is no base: name one alone, such as tiny"),
-        (["export", "tiny/medicine@1", "--out", "out"], "give a path without one, such as tiny/medicine"),
+        (["export", "tiny/medicine@1", "--out", "out"], "give a path without a selector, such as tiny/medicine"),
         (["export", "--out", "x.tar.gz"], "name a .tar file or a folder"),
         (["export", "--out", "x.zip"], "name a .tar file or a folder"),
     ],

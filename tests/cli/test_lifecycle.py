@@ -121,7 +121,7 @@ def test_over_http_all_but_gc_is_the_same(shell: Shell) -> None:
             served("withdraw", f"{MED}@1", "--reason", "old", "--json").stdout
             == shell("show", f"{MED}@1", "--json").stdout
         )
-        assert "unset it, and run this where LORATREE_DATABASE" in refused(served, "gc")
+        assert "unset it, and run the command with the server's LORATREE_DATABASE" in refused(served, "gc")
         served("delete", f"{LEAF}@1", "--reason", "old")
         assert served("show", LEAF, "--json").stdout == shell("show", LEAF, "--json").stdout
         assert served("retain", "tiny", "--keep", "3", "--below", "--json").stdout.strip() == "[]"

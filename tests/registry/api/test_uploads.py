@@ -232,7 +232,7 @@ def test_an_upload_left_for_a_day_is_dropped_when_another_begins(tmp_path: Path)
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     begun(staging)
     assert staging.find(young).sha256 == sha256(CONTENT)
-    with pytest.raises(NotFound, match="left for a day"):
+    with pytest.raises(NotFound, match="idle for a day"):
         staging.find(old)
 
 

@@ -186,7 +186,7 @@ def test_an_upload_that_the_store_has_given_up_is_begun_anew(over_s3: EmbeddedRe
     assert direct.begin(upload.sha256, upload.size).id == upload.id
     over_s3._blobs.sweep(before=datetime.now(UTC) + timedelta(hours=1))
     assert direct.begin(upload.sha256, upload.size).id != upload.id
-    with pytest.raises(NotFound, match="left for a day"):
+    with pytest.raises(NotFound, match="idle for a day"):
         direct.find(upload.id)
 
 
