@@ -23,8 +23,8 @@ from loratree_composer.flatten.targets import target_modules
 from loratree_registry.core.chain import Limit
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.errors import Invalid, listed
-from loratree_registry.peft_format.base_index import BaseIndex
 from loratree_registry.peft_format.classify import classify
+from loratree_registry.peft_format.names import BaseIndex
 from loratree_registry.tensor_files.header import Header
 from loratree_registry.tensor_files.header import Tensor as Stored
 

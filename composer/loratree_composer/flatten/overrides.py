@@ -9,8 +9,7 @@ from torch import Tensor
 
 from loratree_composer.flatten.parts import REMEDY, FlatParts
 from loratree_registry.errors import Invalid, listed
-from loratree_registry.peft_format.base_index import BaseIndex, module_of
-from loratree_registry.peft_format.names import LAYER, PREFIX
+from loratree_registry.peft_format.names import LAYER, PREFIX, BaseIndex, module_of
 from loratree_registry.peft_format.tensors import ROWS
 
 CONTAINERS: Final = ("ParameterList", "ParameterDict")

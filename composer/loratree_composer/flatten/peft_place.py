@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from loratree_composer.arithmetic.lowrank import LowRank
-from loratree_registry.peft_format.base_index import BaseIndex, module_of
 from loratree_registry.peft_format.layout import (
     ATTENTION,
     CONVOLUTIONS,
@@ -17,7 +16,7 @@ from loratree_registry.peft_format.layout import (
     layer_layout,
     parameter_layout,
 )
-from loratree_registry.peft_format.names import LAYER, PREFIX
+from loratree_registry.peft_format.names import LAYER, PREFIX, BaseIndex, module_of
 from loratree_registry.peft_format.rules import COMPOSED
 
 

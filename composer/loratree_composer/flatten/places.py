@@ -9,8 +9,8 @@ from loratree_composer.flatten.parts import REMEDY, FlatParts
 from loratree_composer.flatten.peft_place import LoraPlace, place
 from loratree_composer.flatten.targets import filled
 from loratree_registry.errors import Invalid, listed
-from loratree_registry.peft_format.base_index import BaseIndex, module_of
 from loratree_registry.peft_format.layout import ATTENTION, CONVOLUTIONS, EXPERTS
+from loratree_registry.peft_format.names import BaseIndex, module_of
 from loratree_registry.peft_format.past_forward import is_read_past_forward
 
 Nesting = Mapping[

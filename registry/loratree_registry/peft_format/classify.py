@@ -9,11 +9,11 @@ from typing import Any, Final
 
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.errors import Invalid, listed
-from loratree_registry.peft_format.base_index import BaseIndex, module_of
 from loratree_registry.peft_format.config import PEFT_VERSION, canonical_config, differs, unknown_fields
 from loratree_registry.peft_format.findings import Findings
 from loratree_registry.peft_format.layout import EXPERTS
 from loratree_registry.peft_format.low_rank import LowRankParts
+from loratree_registry.peft_format.names import BaseIndex, module_of
 from loratree_registry.peft_format.overrides import OverrideValues
 from loratree_registry.peft_format.patterns import ModulePatterns
 from loratree_registry.peft_format.rules import CHANGED_BASE, CHANGING_INITS, PLAIN_INITS, REFUSED_FIELDS

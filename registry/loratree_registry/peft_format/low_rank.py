@@ -8,7 +8,6 @@ from typing import Final
 
 from loratree_registry.core.manifest import Parameter
 from loratree_registry.errors import Invalid
-from loratree_registry.peft_format.base_index import module_of
 from loratree_registry.peft_format.layout import (
     ATTENTION,
     EXPERTS,
@@ -18,7 +17,7 @@ from loratree_registry.peft_format.layout import (
     layer_layout,
     parameter_layout,
 )
-from loratree_registry.peft_format.names import LAYER, base_name
+from loratree_registry.peft_format.names import LAYER, base_name, module_of
 from loratree_registry.peft_format.past_forward import is_read_past_forward
 from loratree_registry.peft_format.rules import (
     AMBIGUOUS,

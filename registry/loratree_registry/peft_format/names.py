@@ -1,16 +1,16 @@
 """Names in the modules that PEFT wraps around the base's, and the base's own names; standard library only."""
 
+from collections import defaultdict
 from collections.abc import Container
 from typing import Final, NamedTuple
 
+from loratree_registry.core.manifest import BaseManifest, Parameter
+
+PREFIX: Final = "base_model.model."  # every tensor's key begins so; the module's name in the base follows
 LAYER: Final = "base_layer"  # the base's module, inside the module that PEFT wraps around it
-
 TOKENS: Final = "token_adapter"  # the module that replaces rows of an embedding; its base_layer is the base's
-
 SAVED: Final = "modules_to_save"  # the trained copy of a whole module
-
 ORIGINAL: Final = "original_module"  # the base's module, beside its trained copy
-
 _WRAPPERS: Final = frozenset({LAYER, TOKENS, SAVED, ORIGINAL})
 
 
@@ -35,4 +35,35 @@ def base_name(name: str, known: Container[str]) -> BaseName | None:
     return BaseName(".".join(segments), tuple(taken))
 
 
-PREFIX: Final = "base_model.model."  # every tensor's key begins so; the module's name in the base follows
+class BaseIndex:
+    """An index of a base, for checking an adapter. It lists only the modules that own parameters directly."""
+
+    def __init__(self, manifest: BaseManifest) -> None:
+        self.parameters = manifest.by_name()
+        self.vocabulary_size = manifest.vocabulary_size
+        self.architecture = manifest.architecture or ""
+        self.kinds: dict[str, str] = {}
+        self._owned: dict[str, list[Parameter]] = defaultdict(list)
+        self._ties: dict[str, list[str]] = defaultdict(list)
+        for parameter in manifest.parameters:
+            self.kinds[module_of(parameter.name)] = parameter.kind
+            self._owned[module_of(parameter.name)].append(parameter)
+            self._ties[parameter.tied_to or parameter.name].append(parameter.name)
+
+    def owned(self, module: str) -> list[Parameter]:
+        """Return the parameters that `module` owns directly, not through a submodule."""
+        return self._owned.get(module, [])
+
+    def source(self, name: str) -> Parameter:
+        """Return the tensor that stores the values of the parameter `name`: its own, or the one that it is tied to."""
+        parameter = self.parameters[name]
+        return parameter if parameter.tied_to is None else self.parameters[parameter.tied_to]
+
+    def tied(self, name: str) -> list[str]:
+        """Return every name that shares a tensor with `name`, including `name`."""
+        return self._ties[self.source(name).name]
+
+
+def module_of(name: str) -> str:
+    """Return the module that owns the parameter `name`."""
+    return name.rpartition(".")[0]

@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from loratree_registry.peft_format.base_index import module_of
 from loratree_registry.peft_format.config import PEFT_VERSION
-from loratree_registry.peft_format.names import LAYER, SAVED, base_name
+from loratree_registry.peft_format.names import LAYER, SAVED, base_name, module_of
 from loratree_registry.peft_format.rules import BASE_COPY, MISSING, OTHER_SHAPE, SAVED_LORA, VOCABULARY
 from loratree_registry.peft_format.saved_adapter import SavedAdapter, key_of
 from loratree_registry.peft_format.scaling import shown

@@ -6,8 +6,8 @@ change the output, a LoRA would not, and the two forms would differ. The lists a
 
 from typing import Final
 
-from loratree_registry.peft_format.base_index import BaseIndex, module_of
 from loratree_registry.peft_format.layout import ATTENTION, CONVOLUTIONS
+from loratree_registry.peft_format.names import BaseIndex, module_of
 
 # Kind of a module → the layers in it that it reads and does not call.
 BY_PARENT: Final[dict[str, tuple[str, ...]]] = {

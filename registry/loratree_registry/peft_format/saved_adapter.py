@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from loratree_registry.peft_format.base_index import BaseIndex
 from loratree_registry.peft_format.findings import Findings
-from loratree_registry.peft_format.names import PREFIX
+from loratree_registry.peft_format.names import PREFIX, BaseIndex
 from loratree_registry.peft_format.scaling import shown
 from loratree_registry.tensor_files.header import Tensor
 

@@ -6,8 +6,8 @@ from math import prod
 from typing import Any
 
 from loratree_registry.errors import listed
-from loratree_registry.peft_format.base_index import module_of
 from loratree_registry.peft_format.findings import Refusal
+from loratree_registry.peft_format.names import module_of
 from loratree_registry.peft_format.rules import TOKENS_BIAS, TOKENS_KIND, TOKENS_TWICE
 from loratree_registry.peft_format.saved_adapter import SavedAdapter
 from loratree_registry.peft_format.scaling import shown

@@ -1,6 +1,7 @@
 """The bodies of requests, for the wire only; an unknown field is refused, so a misspelt one is not ignored."""
 
 from dataclasses import dataclass
+from typing import TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, with_config
 
@@ -9,11 +10,19 @@ from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.paths import Level
 from loratree_registry.core.records import Submission
 
-_EXACT = ConfigDict(extra="forbid")
+T = TypeVar("T")
 
 
-@with_config(_EXACT)
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def body(record: type[T]) -> type[T]:
+    """Make a class the body of a request: a frozen dataclass whose JSON has no field but its own.
+
+    It is no pydantic model, which would check a client's arguments before the registry can refuse them by name.
+    """
+    return with_config(ConfigDict(extra="forbid"))(dataclass(frozen=True, slots=True, kw_only=True)(record))
+
+
+@body
 class NewBase:
     """A base to record: its name, its manifest, and its source in words."""
 
@@ -22,8 +31,7 @@ class NewBase:
     source: str | None = None
 
 
-@with_config(_EXACT)
-@dataclass(frozen=True, slots=True, kw_only=True)
+@body
 class NewNode:
     """A grouping to create; without a level, it takes the level below its parent's."""
 
@@ -31,16 +39,14 @@ class NewNode:
     level: Level | None = None
 
 
-@with_config(_EXACT)
-@dataclass(frozen=True, slots=True, kw_only=True)
+@body
 class Files:
     """Files by name, size in bytes and digest."""
 
     files: list[FileDigest]
 
 
-@with_config(_EXACT)
-@dataclass(frozen=True, slots=True, kw_only=True)
+@body
 class NewUpload:
     """A file to send: its digest and its size in bytes."""
 
@@ -48,22 +54,19 @@ class NewUpload:
     size: int
 
 
-@with_config(_EXACT)
-@dataclass(frozen=True, slots=True, kw_only=True)
+@body
 class NewVersion(Submission):
     """A version to publish; its files must be uploaded already."""
 
 
-@with_config(_EXACT)
-@dataclass(frozen=True, slots=True, kw_only=True)
+@body
 class Reason:
     """The reason why a version is withdrawn or quarantined, in one line."""
 
     reason: str
 
 
-@with_config(_EXACT)
-@dataclass(frozen=True, slots=True, kw_only=True)
+@body
 class Keep:
     """The number of a node's newest versions to keep; a dry run only lists the versions that would be deleted."""
 
@@ -71,8 +74,7 @@ class Keep:
     dry_run: bool = False
 
 
-@with_config(_EXACT)
-@dataclass(frozen=True, slots=True, kw_only=True)
+@body
 class Move:
     """A move of an alias: to the version `version`, if it names `expected` now (null: the alias is not set)."""
 

@@ -18,6 +18,9 @@ router = APIRouter(prefix="/v1/health", tags=["health"], route_class=Route)
 
 @router.get("", responses=answers(examples.HEALTH))
 def health(registry: Catalog) -> Health:
-    """Report that the server answers and reaches its database, and its release."""
+    """Report that the server answers and reaches its database, and its release.
+
+    Needs no rights: whoever reaches the server may ask.
+    """
     registry.bases(limit=1)
     return Health(status="ok", version=version("loratree"))

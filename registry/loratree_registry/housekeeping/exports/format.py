@@ -3,9 +3,9 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, BinaryIO, Final, TypeVar
+from typing import Annotated, Any, BinaryIO, ClassVar, Final, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 
 from loratree_registry.core.digests import FileDigest, digest_problems
 from loratree_registry.core.manifest import BaseManifest
@@ -45,21 +45,26 @@ Digest = Annotated[str, AfterValidator(_check_digest)]
 Number = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 Size = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Text = Annotated[str, AfterValidator(_check_note)]
-_STRICT: Final = {"extra": "forbid"}
+
+
+class _Strict:
+    """A record whose JSON has no field but its own."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FileLine:
+class FileLine(_Strict):
     """A file: its name, its size in bytes and the digest of its content."""
 
     name: Annotated[str, AfterValidator(_check_file_name)]
     size: Size
     sha256: Digest
-    __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExportHeader:
+class ExportHeader(_Strict):
     """loratree-export.json, written last: the scope of the export, and the digest of every file of lines.
 
     `path` is the subtree, null for the whole registry; `loratree` is the release that wrote the export.
@@ -71,11 +76,10 @@ class ExportHeader:
     created_at: AwareDatetime
     files: list[FileLine]
     counts: dict[str, int]
-    __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BaseLine:
+class BaseLine(_Strict):
     """A base, its manifest, and the files of its stored weights, if any."""
 
     name: Path
@@ -84,41 +88,37 @@ class BaseLine:
     created_at: AwareDatetime
     files: list[FileLine]
     manifest: BaseManifest
-    __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeLine:
+class NodeLine(_Strict):
     """A node; `last_number` is the highest version number that it has given out."""
 
     path: Path
     level: Level
     last_number: Annotated[int, Field(ge=0, le=MAX_NUMBER)]
     created_at: AwareDatetime
-    __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PinLine:
+class PinLine(_Strict):
     """The pin of a version: the version that it was trained on."""
 
     path: Path
     number: Number
     digest: Digest
-    __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MarkLine:
+class MarkLine(_Strict):
     """The reason why a version was withdrawn or quarantined, and the time."""
 
     reason: Text
     at: AwareDatetime
-    __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VersionLine:
+class VersionLine(_Strict):
     """A version; its line stands after the line of its pin. A null pin is the base."""
 
     path: Path
@@ -134,7 +134,6 @@ class VersionLine:
     created_at: AwareDatetime
     withdrawn: MarkLine | None
     quarantined: MarkLine | None
-    __pydantic_config__ = _STRICT
 
     @property
     def ref(self) -> str:
@@ -160,18 +159,17 @@ class VersionLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AliasLine:
+class AliasLine(_Strict):
     """A movable name of a version."""
 
     path: Path
     name: Annotated[str, AfterValidator(parse_alias)]
     number: Number
     updated_at: AwareDatetime
-    __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TombstoneLine:
+class TombstoneLine(_Strict):
     """The record of a deleted version."""
 
     path: Path
@@ -182,27 +180,24 @@ class TombstoneLine:
     quarantined_reason: Text | None
     reason: Text
     deleted_at: AwareDatetime
-    __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EventLine:
+class EventLine(_Strict):
     """An event at a node of the subtree."""
 
     path: Path
     kind: Text
     detail: dict[str, Any]
     created_at: AwareDatetime
-    __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlobLine:
+class BlobLine(_Strict):
     """A blob that the export holds, at blobs/sha256/ab/<64 hexadecimal digits>."""
 
     sha256: Digest
     size: Size
-    __pydantic_config__ = _STRICT
 
 
 # The files of lines in reading order: a file comes after the files that it refers to.
