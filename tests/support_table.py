@@ -1,4 +1,4 @@
-"""docs/adapters.md: what is composed of all that PEFT writes, from the rows that the tests run.
+"""docs/adapters.md: which of PEFT's adapters loratree composes, from the rows that the tests run.
 
 Print it with `python -m tests.support_table > docs/adapters.md`.
 """
@@ -21,23 +21,26 @@ NAMED: Final = f"{TESTS}::test_what_is_not_composed_is_refused_by_name_and_nothi
 
 HEAD: Final = f"""# Which adapters are composed
 
-What PEFT {PEFT_VERSION} can write, and what becomes of it in a chain. Each row is an adapter that PEFT itself writes
-over a tiny base, and a test. `python -m tests.support_table` prints this page, and a test holds it to what is printed.
+This page lists what PEFT {PEFT_VERSION} can write, and what loratree does with it in a chain. Each row is a test of an
+adapter that PEFT itself writes over a tiny base, or, for some refusals, of a config. `python -m tests.support_table`
+prints this page, and a test compares this page with the output.
 
-- **additive**: a low-rank delta, which adds to what lies above; a level weight multiplies it.
-- **override**: a whole value, or whole rows: the deepest replaces what lay above, deeper deltas add to it.
-- **ordered**: DoRA, which rescales the running result; applied root to leaf.
+- **additive**: a low-rank delta. It adds to the levels above; a level weight multiplies it.
+- **override**: a whole value, or whole rows. The deepest one replaces the levels above; deeper deltas add to it.
+- **ordered**: DoRA, which rescales the running result. loratree applies these parts from root to leaf.
 
-An adapter with an override or an ordered part takes a level weight of 0 or 1 only. What counts as right is what PEFT's
-forward computes, where its merge differs: of tied weights only the one that an adapter names changes, and the delta of
-a MultiheadAttention's out_proj counts twice.
+An adapter with an override or an ordered part takes a level weight of 0 or 1 only. If PEFT's forward and PEFT's merge
+differ, loratree computes what the forward computes:
 
-The [forms](composing.md) are those that a chain of two such adapters takes.
+- Of two tied weights, only the weight that an adapter names changes.
+- The delta of a MultiheadAttention's out_proj counts twice.
+
+The column "forms" lists the [forms](composing.md) of a chain of two such adapters.
 """
 
 
 def page() -> str:
-    """The page, ended by a newline."""
+    """Return the page, with a newline at its end."""
     composed = [
         f"| {row.meaning} | {', '.join(row.rules)} | {', '.join(row.forms)} | `{row.name}` |" for row in ACCEPTED
     ]
@@ -45,27 +48,29 @@ def page() -> str:
     by_config = [f"| {meaning} | {_said(reason)} | `{test}` |" for meaning, reason, test in BY_CONFIG]
     parts = [
         HEAD,
-        f"## Composed\n\nThe tests are `{COMPOSED}[…]`\nand, merged and stacked, `{FORMS}[…]`;\nflattened, `{FLAT}`.\n",
+        f"## Composed\n\nEach row is a case of three tests:\n\n- from the file alone: `{COMPOSED}[…]`\n"
+        f"- merged and stacked: `{FORMS}[…]`\n- flattened: `{FLAT}`\n",
         "\n".join(["| adapter | rules | forms | test |", "|---|---|---|---|", *composed]) + "\n",
-        f"## Refused by name\n\nThe test is `{NAMED}[…]`,\nor the one that is named.\n",
+        "## Refused by name\n\n`publish` refuses each adapter in this table. A short test name is a case of\n"
+        f"`{NAMED}[…]`.\n",
         "\n".join(["| adapter | what publishing says | test |", "|---|---|---|", *refused, *by_config]) + "\n",
     ]
     return "\n".join(parts)
 
 
 def _said(reason: str) -> str:
-    """What a person reads, without the place where it shows."""
+    """Return the message for a person, without the place in the adapter."""
     why = next((refusal.why for refusal in refusals() if refusal.name in reason), "")
     return reason.partition(" (")[0] + (f": {why}" if why else "")
 
 
 def refusals() -> list[Refusal]:
-    """Every feature that is refused by its name."""
+    """Return every feature that is refused by its name."""
     return [refusal for refusal in vars(rules).values() if isinstance(refusal, Refusal)]
 
 
 def rows() -> tuple[Row, ...]:
-    """Every row that the page has a line for."""
+    """Return every row that the page has a line for."""
     return (*ACCEPTED, *REFUSED)
 
 

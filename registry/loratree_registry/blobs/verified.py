@@ -65,10 +65,10 @@ def read(stream: BinaryIO, digest: str, count: int) -> bytes:
         raise Invalid(f"the bytes to send as {digest} cannot be read: {error.strerror or error}") from error
 
 
-def changed(digest: str, size: int, found: str) -> Invalid:
+def changed(digest: str, size: int, got: str) -> Invalid:
     """Return the error for a stream that has another size than was announced."""
     return Invalid(
-        f"the bytes sent as {digest} are not the ones announced: expected {size} bytes, got {found}; "
+        f"the bytes sent as {digest} are not the ones announced: expected {size} bytes, got {got}; "
         "the file changed while it was sent or was cut off: hash it again and send it again"
     )
 

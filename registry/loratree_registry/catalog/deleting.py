@@ -32,10 +32,10 @@ def delete(connection: Connection, ref: str, *, reason: str) -> Tombstone:
     return tombstone.record()
 
 
-def bury(connection: Connection, path: str, found: list[tuple[int, int]], reason: str) -> None:
+def bury(connection: Connection, path: str, versions: list[tuple[int, int]], reason: str) -> None:
     """Delete versions of one node, each a key and a number. No alias or pin may name one of them."""
-    queries.tombstones.bury_versions(connection, [key for key, _ in found], reason)
-    for _, number in found:
+    queries.tombstones.bury_versions(connection, [key for key, _ in versions], reason)
+    for _, number in versions:
         queries.events.insert_event(connection, path, "version-deleted", version=number, reason=reason)
 
 

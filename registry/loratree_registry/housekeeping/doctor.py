@@ -86,20 +86,20 @@ def _check_server(url: str) -> Iterator[Check]:
     from loratree_registry.wire.bodies import Health
 
     try:
-        wire = HttpClient(url)
+        client = HttpClient(url)
         try:
-            wire.get(Health, "health")  # opens the connection
+            client.get(Health, "health")  # opens the connection
             seconds = []
             for _ in range(_PINGS):
                 begun = time.perf_counter()
-                theirs = wire.get(Health, "health").version
+                theirs = client.get(Health, "health").version
                 seconds.append(time.perf_counter() - begun)
         finally:
-            wire.close()
+            client.close()
     except LoratreeError as error:
         yield Check("server", False, str(error))
         return
-    yield Check("server", True, f"{wire.url} answers in {1000 * statistics.median(seconds):.1f} ms")
+    yield Check("server", True, f"{client.url} answers in {1000 * statistics.median(seconds):.1f} ms")
     ours = version("loratree")
     remedy = "" if theirs == ours else f", this is {ours}: install the same release if a request is refused as unknown"
     yield Check("server's release", True if theirs == ours else None, f"loratree {theirs}{remedy}")

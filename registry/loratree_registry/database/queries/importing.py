@@ -192,10 +192,10 @@ def insert_aliases(connection: Connection, rows: Sequence[Row]) -> None:
     insert_many(connection, aliases, rows)
 
 
-def insert_events(connection: Connection, found: Sequence[tuple[str, Row]]) -> None:
+def insert_events(connection: Connection, by_path: Sequence[tuple[str, Row]]) -> None:
     """Insert events, each with its path, in the given order; every node above shows them too."""
-    ids = kept_nodes(connection, {above for path, _ in found for above in (path, *ancestors_of(path))})
-    keyed = list(zip(new_keys(connection, events, len(found)), found, strict=True))
+    ids = kept_nodes(connection, {above for path, _ in by_path for above in (path, *ancestors_of(path))})
+    keyed = list(zip(new_keys(connection, events, len(by_path)), by_path, strict=True))
     insert_many(connection, events, [{"id": key, "node_id": ids[path].id, **row} for key, (path, row) in keyed])
     seen = [
         {"node_id": ids[above].id, "event_id": key} for key, (path, _) in keyed for above in (path, *ancestors_of(path))

@@ -35,7 +35,7 @@ from loratree_registry.housekeeping.exports.reading import Export
 class RowImporter:
     """A writer that adds an export in the caller's transaction. A `trial` is rolled back, and needs no stored bytes.
 
-    A trial inserts no rows that refer to blobs, so that publishers of the same blobs do not wait for the trial. `found`
+    A trial inserts no rows that refer to blobs, so that publishers of the same blobs do not wait for the trial. `report`
     reports the result for each line.
     """
 
@@ -45,7 +45,7 @@ class RowImporter:
         self._newest = queries.importing.last_node(connection)  # this import created the nodes with a higher key
         self._bases: dict[str, tuple[int, str]] = {}
         self._sizes: dict[bytes, int] = {}  # of the blobs that the export lists, filled only by a trial
-        self.found = ImportReport()
+        self.report = ImportReport()
 
     def add(self, progress: Progress) -> None:
         """Add every line. Raises Invalid if the export is wrong, Conflict listing what contradicts this registry."""
@@ -65,7 +65,7 @@ class RowImporter:
                 step(lines)
                 done += len(lines)
                 progress(name, done, self._export.header.counts.get(name, done))
-        self.found.refuse()
+        self.report.refuse()
         if self._trial:
             self._check_last_numbers()
 
@@ -94,16 +94,16 @@ class RowImporter:
                 )
             base = queries.bases.find_base(self._connection, line.name)
             if base is not None and base.digest != digest:
-                self.found.conflict(f"the base {line.name} is {base.digest} here, and {digest} in the export")
+                self.report.conflict(f"the base {line.name} is {base.digest} here, and {digest} in the export")
             base_id = base.id if base else self._insert_base(line)
             self._bases[line.name] = (base_id, digest)
-            self.found.count("bases", kept=base is not None)
+            self.report.count("bases", kept=base is not None)
             if line.files and not queries.importing.has_weights(self._connection, base_id):
                 self._check_bytes(line.files)
                 rows = [{"base_id": base_id, "name": f.name, "size": f.size, "sha256": f.sha256} for f in line.files]
                 if not self._trial:
                     queries.importing.insert_weights(self._connection, rows)
-                self.found.added["weights"] += len(rows)
+                self.report.added["weights"] += len(rows)
 
     def _insert_base(self, line: BaseLine) -> int:
         values = {"name": line.name, "digest": line.digest, "source": line.source, "created_at": line.created_at}
@@ -128,10 +128,10 @@ class RowImporter:
                 known[line.path] = KeptNode(keys[line.path], base_id, level, line.last_number)
                 rows.append(node_row(line, known[line.path], known.get(parent_of(line.path) or "")))
             elif node.level != line.level:
-                self.found.conflict(f"{line.path} is a {node.level} here, and a {line.level} in the export")
+                self.report.conflict(f"{line.path} is a {node.level} here, and a {line.level} in the export")
             elif node.last_number < line.last_number:
                 queries.importing.raise_last_number(self._connection, node.id, line.last_number)
-            self.found.count("nodes", kept=node is not None)
+            self.report.count("nodes", kept=node is not None)
         queries.importing.insert_nodes(self._connection, rows)
         above = [row for row in rows if not self._is_inside(row["path"])]
         self._record((row["path"], "node-created", {"level": row["level"]}) for row in above)
@@ -166,11 +166,11 @@ class RowImporter:
             if (version := placed.get(key)) is not None:
                 self._compare(line, version)
             elif key in buried:
-                self.found.conflict(f"{line.ref} was deleted here")
+                self.report.conflict(f"{line.ref} was deleted here")
             elif (line.path, line.digest) in numbers:
-                self.found.conflict(f"{line.ref} is version {numbers[line.path, line.digest]} here")
+                self.report.conflict(f"{line.ref} is version {numbers[line.path, line.digest]} here")
             elif (line.path, line.content) in barred:
-                self.found.conflict(f"{line.ref} holds what is quarantined here")
+                self.report.conflict(f"{line.ref} holds what is quarantined here")
             elif self._is_pinned(line, placed):
                 new.append(line)
                 numbers[line.path, line.digest] = line.number
@@ -184,27 +184,27 @@ class RowImporter:
     def _compare(self, line: VersionLine, version: KeptVersion) -> None:
         """Compare a line with the registry's version of the same number; note a conflict or differences."""
         if version.digest != line.digest:
-            self.found.conflict(f"{line.ref} is {version.digest} here, and {line.digest} in the export")
+            self.report.conflict(f"{line.ref} is {version.digest} here, and {line.digest} in the export")
             return
-        self.found.count("versions", kept=True)
+        self.report.count("versions", kept=True)
         for mark, here, exported in (
             ("withdrawn", version.withdrawn, line.withdrawn),
             ("quarantined", version.quarantined, line.quarantined),
         ):
             if here != (exported is not None):
-                self.found.differ(f"{line.ref} is {'' if here else 'not '}{mark} here, unlike in the export")
+                self.report.differ(f"{line.ref} is {'' if here else 'not '}{mark} here, unlike in the export")
 
     def _is_pinned(self, line: VersionLine, placed: dict[tuple[str, int], KeptVersion]) -> bool:
         """Return whether a version's pin exists with the same digest; if not, note a conflict or raise Invalid."""
         if line.pin is None:
             return True
         pin, ref = placed.get((line.pin.path, line.pin.number)), f"{line.pin.path}@{line.pin.number}"
-        if pin is None and self.found.conflicts:
+        if pin is None and self.report.conflicts:
             return False  # the pin may itself be a refused version
         if pin is None:
             raise Invalid(f"{line.ref} is pinned to {ref}, which does not come before it: export it again")
         if pin.digest != line.pin.digest:
-            self.found.conflict(f"{line.ref} is pinned to {ref} as {line.pin.digest}, which is {pin.digest}")
+            self.report.conflict(f"{line.ref} is pinned to {ref} as {line.pin.digest}, which is {pin.digest}")
         return pin.digest == line.pin.digest
 
     def _insert_versions(
@@ -223,7 +223,7 @@ class RowImporter:
                 {"version_id": key, "name": file.name, "size": file.size, "sha256": file.sha256} for file in line.files
             ]
         queries.importing.insert_versions(self._connection, rows, [] if self._trial else files)
-        self.found.added["versions"] += len(new)
+        self.report.added["versions"] += len(new)
         added = [line for line in new if not self._is_restored(line.path, nodes[line.path])]
         self._record((line.path, "version-imported", version_event(line)) for line in added)
 
@@ -237,15 +237,15 @@ class RowImporter:
             key = (line.path, line.number)
             here = buried.get(key) or (alive[key].digest if key in alive else None)
             if here not in (None, line.digest):
-                self.found.conflict(
+                self.report.conflict(
                     f"{line.path}@{line.number} is {here} here, and {line.digest} was deleted in the export"
                 )
             elif key in alive:
-                self.found.differ(f"{line.path}@{line.number} is not deleted here, unlike in the export")
+                self.report.differ(f"{line.path}@{line.number} is not deleted here, unlike in the export")
             elif here is None:
                 rows.append({"node_id": nodes[line.path].id} | fields_of(line, "path"))
                 buried[key] = line.digest
-            self.found.count("tombstones", kept=here is not None)
+            self.report.count("tombstones", kept=here is not None)
         queries.importing.insert_tombstones(self._connection, rows)
 
     def _add_aliases(self, lines: list[AliasLine]) -> None:
@@ -256,13 +256,15 @@ class RowImporter:
         for line in lines:
             version, at = placed.get((line.path, line.number)), aliases.get((line.path, line.name))
             if version is None:
-                self.found.conflict(f"the alias {line.path}@{line.name} is at version {line.number}, which is not here")
+                self.report.conflict(
+                    f"the alias {line.path}@{line.name} is at version {line.number}, which is not here"
+                )
             elif at not in (None, line.number):
-                self.found.differ(
+                self.report.differ(
                     f"the alias {line.path}@{line.name} is at version {at} here, {line.number} in the export"
                 )
             elif at is None and version.withdrawn:
-                self.found.differ(
+                self.report.differ(
                     f"the alias {line.path}@{line.name} is not set, as version {line.number} is withdrawn"
                 )
             elif at is None:
@@ -271,7 +273,7 @@ class RowImporter:
                 rows.append({"node_id": node.id, "version_id": version.id} | fields_of(line, "path", "number"))
                 if not self._is_restored(line.path, node):
                     events.append((line.path, "alias-set", alias_event(line)))
-            self.found.count("aliases", kept=at is not None)
+            self.report.count("aliases", kept=at is not None)
         queries.importing.insert_aliases(self._connection, rows)
         self._record(events)
 
@@ -280,7 +282,7 @@ class RowImporter:
         nodes = self._find_nodes(lines)
         restored = [line for line in lines if self._is_restored(line.path, nodes[line.path])]
         queries.importing.insert_events(self._connection, [(line.path, fields_of(line, "path")) for line in restored])
-        self.found.added["events"] += len(restored)
+        self.report.added["events"] += len(restored)
 
     def _record(self, events: Iterable[tuple[str, str, dict[str, Any]]]) -> None:
         """Insert events for the changes that this import makes at nodes that existed before, or above the subtree."""

@@ -49,19 +49,19 @@ def import_(storage: Storage, where: Path, *, progress: Progress = lambda *_: No
             trial.add(lambda name, done, of: progress(f"checking {name}", done, of))
         size = (
             _store_blobs(storage, export, progress)
-            if trial.found.added["versions"] or trial.found.added["weights"]
+            if trial.report.added["versions"] or trial.report.added["weights"]
             else 0
         )
         _check_weights(storage, export)
         with writing(storage.engine) as connection:
-            adding = RowImporter(connection, export, trial=False)
-            adding.add(progress)
+            importer = RowImporter(connection, export, trial=False)
+            importer.add(progress)
     return Imported(
         path=export.header.path,
-        added=dict(adding.found.added),
-        kept=dict(adding.found.kept),
+        added=dict(importer.report.added),
+        kept=dict(importer.report.kept),
         bytes=size,
-        differences=adding.found.differences,
+        differences=importer.report.differences,
     )
 
 
