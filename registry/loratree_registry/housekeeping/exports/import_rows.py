@@ -35,8 +35,8 @@ from loratree_registry.housekeeping.exports.reading import Export
 class RowImporter:
     """A writer that adds an export in the caller's transaction. A `trial` is rolled back, and needs no stored bytes.
 
-    A trial inserts no rows that refer to blobs, so that publishers of the same blobs do not wait for the trial. `report`
-    reports the result for each line.
+    A trial inserts no rows that refer to blobs, so that publishers of the same blobs do not wait for the trial.
+    `report` counts the lines and lists the conflicts.
     """
 
     def __init__(self, connection: Connection, export: Export, *, trial: bool) -> None:
