@@ -1,8 +1,7 @@
 """Many at once: threads over one registry, or over clients of two servers."""
 
 import os
-import subprocess
-import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from loratree_registry.core.registry import Registry
 from loratree_registry.embedded.registry import open_embedded
 from loratree_registry.remote.registry import RemoteRegistry
 from loratree_registry.settings import Settings
+from tests.crash.child import Child
 
 
 @contextmanager
@@ -28,21 +28,15 @@ def one_process(home: Path, address: str) -> Iterator[list[Registry]]:
 @contextmanager
 def two_servers(home: Path, address: str) -> Iterator[list[Registry]]:
     """Clients of two `loratree serve` over one database and one folder."""
-    settings = {"LORATREE_HOME": str(home), "LORATREE_DATABASE": address, "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "loratree_cli", "serve", "--port", "0"]
+    settings = {"LORATREE_HOME": str(home), "LORATREE_DATABASE": address}
     with ExitStack() as started:
-        servers = [
-            started.enter_context(
-                subprocess.Popen(command, env=os.environ | settings, stdout=subprocess.PIPE, text=True)
-            )
-            for _ in range(2)
-        ]
+        folder = Path(started.enter_context(tempfile.TemporaryDirectory()))
+        servers = [Child(["serve", "--port", "0"], os.environ | settings, folder / str(number)) for number in range(2)]
         for server in servers:
-            started.callback(server.terminate)
+            started.callback(server.kill)
         clients: list[Registry] = []
         for server in servers:
-            assert server.stdout is not None
-            clients.append(RemoteRegistry(server.stdout.readline().strip()))
+            clients.append(RemoteRegistry(server.first_line() or ""))
             started.callback(clients[-1].close)
         yield clients
 

@@ -1,11 +1,16 @@
 """A recipe that trains in a few seconds and still climbs every rung; `python -m` this runs the demo with it."""
 
+import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
+from loratree_cli.demo import shell
 from loratree_cli.demo.recipe import RUNGS, Recipe
 from loratree_cli.demo.run import run_demo
+from tests import forked
 
 RECIPE = Recipe(
     hidden=32,
@@ -33,6 +38,18 @@ class WrongText(Recipe):
         return [base for _ in RUNGS]
 
 
+def run_forked(
+    command: list[str], *, env: dict[str, str], stdout: int | None, text: bool, check: bool
+) -> subprocess.CompletedProcess[str]:
+    """Run the demo's command as subprocess.run does, in a process that has imported torch already."""
+    done = forked.run(command[command.index("loratree_cli") + 1 :], env)
+    if stdout is None:
+        sys.stdout.write(done.stdout)
+    sys.stderr.write(done.stderr)
+    return done
+
+
 if __name__ == "__main__":
     recipe = WrongText(**asdict(RECIPE)) if "--wrong-text" in sys.argv else RECIPE
-    sys.exit(run_demo(Path(sys.argv[1]), recipe=recipe))
+    with patch.object(shell, "subprocess", SimpleNamespace(run=run_forked, PIPE=subprocess.PIPE)):
+        sys.exit(run_demo(Path(sys.argv[1]), recipe=recipe))
