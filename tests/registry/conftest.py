@@ -13,12 +13,13 @@ import pytest
 
 from loratree_registry.core.registry import Registry
 from loratree_registry.database.engine import upgrade_database
-from loratree_registry.embedded.registry import EmbeddedRegistry, open_embedded
+from loratree_registry.embedded.registry import EmbeddedRegistry
 from loratree_registry.remote.registry import RemoteRegistry
 from loratree_registry.settings import Settings
 from tests import ceph
 from tests.postgresql import PostgreSQL, postgresql
 from tests.registry import material as made
+from tests.registry.fresh import open_fresh
 from tests.registry.housed import House, house
 from tests.registry.many import one_process, two_servers
 from tests.registry.serving import Served, served
@@ -47,7 +48,7 @@ class Storage:
 
 @contextmanager
 def embedded_sqlite(storage: Storage) -> Iterator[EmbeddedRegistry]:
-    registry = open_embedded(storage.settings())
+    registry = open_fresh(storage.settings())
     yield registry
     registry.close()
 
@@ -55,7 +56,7 @@ def embedded_sqlite(storage: Storage) -> Iterator[EmbeddedRegistry]:
 @contextmanager
 def embedded_postgresql(storage: Storage) -> Iterator[EmbeddedRegistry]:
     with storage.postgresql().migrated() as url:
-        registry = open_embedded(storage.settings(LORATREE_DATABASE=url))
+        registry = open_fresh(storage.settings(LORATREE_DATABASE=url))
         yield registry
         registry.close()
 
@@ -63,7 +64,7 @@ def embedded_postgresql(storage: Storage) -> Iterator[EmbeddedRegistry]:
 @contextmanager
 def embedded_postgresql_s3(storage: Storage) -> Iterator[EmbeddedRegistry]:
     with storage.postgresql().migrated() as url:
-        registry = open_embedded(storage.settings(LORATREE_DATABASE=url, **storage.bucket()))
+        registry = open_fresh(storage.settings(LORATREE_DATABASE=url, **storage.bucket()))
         yield registry
         registry.close()
 
@@ -71,7 +72,7 @@ def embedded_postgresql_s3(storage: Storage) -> Iterator[EmbeddedRegistry]:
 @contextmanager
 def remote_s3(storage: Storage) -> Iterator[RemoteRegistry]:
     """A client that sends to the store and reads from it by presigned URL."""
-    behind = open_embedded(storage.settings(**storage.bucket()))
+    behind = open_fresh(storage.settings(**storage.bucket()))
     registry = RemoteRegistry(storage.served().over(behind, storage.folder))
     yield registry
     registry.close()
@@ -81,7 +82,7 @@ def remote_s3(storage: Storage) -> Iterator[RemoteRegistry]:
 @contextmanager
 def remote_through(storage: Storage) -> Iterator[RemoteRegistry]:
     """A client that cannot reach the store, so that everything passes through the server."""
-    behind = open_embedded(storage.settings(LORATREE_DIRECT="0", **storage.bucket()))
+    behind = open_fresh(storage.settings(LORATREE_DIRECT="0", **storage.bucket()))
     registry = RemoteRegistry(storage.served().over(behind, storage.folder))
     yield registry
     registry.close()

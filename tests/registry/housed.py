@@ -12,10 +12,11 @@ from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.blobs.s3.store import S3BlobStore
 from loratree_registry.core.records import Page
 from loratree_registry.core.registry import Registry
-from loratree_registry.embedded.registry import EmbeddedRegistry, open_embedded
+from loratree_registry.embedded.registry import EmbeddedRegistry
 from loratree_registry.embedded.storage import Storage, open_storage
 from loratree_registry.errors import LoratreeError
 from loratree_registry.settings import Settings
+from tests.registry.fresh import open_fresh
 from tests.registry.material import sha256
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ def house(folder: Path, **environment: str) -> Iterator[House]:
     """Opens a registry under `folder`, a new one each time, on the database and blobs that `environment` names."""
     home = folder / f"house{next(_numbers)}"
     settings = Settings.from_environment({"LORATREE_HOME": str(home)} | environment)
-    registry = open_embedded(settings)
+    registry = open_fresh(settings)
     try:
         with open_storage(settings) as storage:
             yield House(settings, registry, storage)

@@ -6,8 +6,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from loratree_registry.embedded.registry import EmbeddedRegistry, open_embedded
+from loratree_registry.embedded.registry import EmbeddedRegistry
 from loratree_registry.settings import Settings
+from tests.registry.fresh import open_fresh
 from tests.registry.material import Material, publish
 from tests.registry.serving import Served
 
@@ -25,7 +26,7 @@ def behind(home: Path, material: Material) -> Iterator[EmbeddedRegistry]:
 
     A module's tests share it: they write elsewhere than at tiny/medicine.
     """
-    registry = open_embedded(Settings.from_environment({"LORATREE_HOME": str(home)}))
+    registry = open_fresh(Settings.from_environment({"LORATREE_HOME": str(home)}))
     registry.add_base("tiny", material.base)
     publish(registry, MED, material.rank4)
     registry.set_alias(MED, "stable", version=1, expected=None)

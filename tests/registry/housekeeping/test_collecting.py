@@ -19,7 +19,7 @@ from loratree_registry.core.digests import FileDigest
 from loratree_registry.core.times import now
 from loratree_registry.database import queries
 from loratree_registry.database.engine import reading, writing
-from loratree_registry.embedded.registry import EmbeddedRegistry, open_embedded
+from loratree_registry.embedded.registry import EmbeddedRegistry
 from loratree_registry.embedded.storage import Storage as Opened
 from loratree_registry.embedded.storage import open_storage
 from loratree_registry.errors import Conflict, NotUploaded, Unavailable
@@ -27,6 +27,7 @@ from loratree_registry.housekeeping.collecting import UPLOAD, Collected, collect
 from loratree_registry.settings import Settings
 from loratree_registry.workspace.publish import publish_directory
 from tests.registry.conftest import Storage
+from tests.registry.fresh import open_fresh
 from tests.registry.material import WEIGHTS, Adapter, Material, publish, sha256
 
 MED, LAW = "tiny/medicine", "tiny/law"
@@ -67,7 +68,7 @@ def kept(request: pytest.FixtureRequest, storage: Storage, material: Material) -
         if request.param == "postgresql":
             environment["LORATREE_DATABASE"] = opened.enter_context(storage.postgresql().migrated())
         settings = storage.settings(**environment)
-        registry = open_embedded(settings)
+        registry = open_fresh(settings)
         opened.callback(registry.close)
         registry.add_base("tiny", material.base)
         yield Kept(settings, registry, opened.enter_context(open_storage(settings)))
@@ -155,7 +156,7 @@ def test_bytes_that_a_publisher_holds_are_not_condemned(storage: Storage, materi
     """Test PostgreSQL only: its collector skips a locked row, while SQLite allows one writer at a time."""
     with storage.postgresql().migrated() as url:
         settings = storage.settings(LORATREE_DATABASE=url)
-        registry = open_embedded(settings)
+        registry = open_fresh(settings)
         registry.add_base("tiny", material.base)
         with open_storage(settings) as opened:
             kept = Kept(settings, registry, opened)
@@ -215,7 +216,7 @@ def test_transfers_to_a_store_are_given_up_with_their_rows(storage: Storage) -> 
 def test_an_upload_that_somebody_goes_on_with_stays_however_long_ago_it_began(storage: Storage) -> None:
     settings = storage.settings(**storage.bucket())
     with ExitStack() as opened:
-        registry = open_embedded(settings)
+        registry = open_fresh(settings)
         opened.callback(registry.close)
         kept = Kept(settings, registry, opened.enter_context(open_storage(settings)))
         direct = registry.direct

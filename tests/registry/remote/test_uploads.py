@@ -27,7 +27,7 @@ from loratree_registry.core.records import Submission
 from loratree_registry.core.uploads import Part
 from loratree_registry.database.engine import writing
 from loratree_registry.database.tables import uploads
-from loratree_registry.embedded.registry import EmbeddedRegistry, open_embedded
+from loratree_registry.embedded.registry import EmbeddedRegistry
 from loratree_registry.errors import Corrupt, Invalid, NotFound, Unavailable
 from loratree_registry.remote.http import HttpClient
 from loratree_registry.remote.presigned import Presigned
@@ -35,6 +35,7 @@ from loratree_registry.remote.registry import RemoteRegistry
 from loratree_registry.workspace.base_transfer import pull_base, push_base
 from loratree_registry.workspace.fetch import fetch
 from tests.registry.conftest import Storage
+from tests.registry.fresh import open_fresh
 from tests.registry.material import WEIGHTS, Material, publish, sha256
 
 MED = "tiny/medicine"
@@ -62,14 +63,14 @@ push_base(RemoteRegistry(sys.argv[1]), "large", Path(sys.argv[2]))
 
 @pytest.fixture(params=["local", "s3"])
 def behind(request: pytest.FixtureRequest, storage: Storage) -> Iterator[EmbeddedRegistry]:
-    registry = open_embedded(storage.settings(**(storage.bucket() if request.param == "s3" else {})))
+    registry = open_fresh(storage.settings(**(storage.bucket() if request.param == "s3" else {})))
     yield registry
     registry.close()
 
 
 @pytest.fixture
 def over_s3(storage: Storage) -> Iterator[EmbeddedRegistry]:
-    registry = open_embedded(storage.settings(**storage.bucket()))
+    registry = open_fresh(storage.settings(**storage.bucket()))
     yield registry
     registry.close()
 
@@ -368,7 +369,7 @@ def cutting(url: str, after: list[int]) -> Iterator[str]:
 def test_a_download_that_breaks_off_goes_on_where_it_was(
     storage: Storage, material: Material, tmp_path: Path, breaks: int
 ) -> None:
-    with closing(open_embedded(storage.settings())) as registry:
+    with closing(open_fresh(storage.settings())) as registry:
         registry.add_base("tiny", material.base)
         file = publish(registry, MED, material.rank8).version.files[0]
         url = storage.served().over(registry, storage.folder)
@@ -380,7 +381,7 @@ def test_a_download_that_breaks_off_again_and_again_is_given_up(
     storage: Storage, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("loratree_registry.workspace.fetch._PAUSE_S", 0)
-    with closing(open_embedded(storage.settings())) as registry:
+    with closing(open_fresh(storage.settings())) as registry:
         registry.add_base("tiny", material.base)
         file = publish(registry, MED, material.rank8).version.files[0]
         url = storage.served().over(registry, storage.folder)
@@ -400,7 +401,7 @@ def test_a_damaged_weight_is_sent_again_by_the_same_push_and_refused_by_pull(
     folder.mkdir()
     for name, content in material.checkpoint.items():
         (folder / name).write_bytes(content)
-    with closing(open_embedded(storage.settings())) as registry:
+    with closing(open_fresh(storage.settings())) as registry:
         registry.add_base("tiny", material.base)
         weights = material.checkpoint["model.safetensors"]
         registry.upload(io.BytesIO(weights), sha256=sha256(weights), size=len(weights))

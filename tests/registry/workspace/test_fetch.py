@@ -17,13 +17,14 @@ import transformers
 from loratree_composer.base.manifest import read_base
 from loratree_registry.core.records import Version
 from loratree_registry.core.registry import Registry
-from loratree_registry.embedded.registry import EmbeddedRegistry, open_embedded
+from loratree_registry.embedded.registry import EmbeddedRegistry
 from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from loratree_registry.remote.registry import RemoteRegistry
 from loratree_registry.settings import Settings
 from loratree_registry.workspace.fetch import fetch, pull
 from loratree_registry.workspace.publish import publish_directory
 from tests import tiny
+from tests.registry.fresh import open_fresh
 from tests.registry.serving import Served
 
 REF = "tiny/medicine@1"
@@ -48,7 +49,7 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def registry(base: Path, adapter: Path, home: Path) -> Iterator[EmbeddedRegistry]:
     """A registry whose tiny/medicine@1 is the adapter."""
-    opened = open_embedded(Settings.from_environment({"LORATREE_HOME": str(home)}))
+    opened = open_fresh(Settings.from_environment({"LORATREE_HOME": str(home)}))
     opened.add_base("tiny", read_base(base), source=str(base))
     publish_directory(opened, adapter, "tiny/medicine", home=home)
     yield opened

@@ -14,13 +14,14 @@ import safetensors.torch
 from loratree_composer.base.manifest import read_base
 from loratree_registry.core.chain import Chain, Mode
 from loratree_registry.core.digests import FileDigest, digest_stream
-from loratree_registry.embedded.registry import EmbeddedRegistry, open_embedded
+from loratree_registry.embedded.registry import EmbeddedRegistry
 from loratree_registry.errors import Conflict, Invalid, LoratreeError, NotFound
 from loratree_registry.settings import Settings
 from loratree_registry.workspace.base_locations import remember_base
 from loratree_registry.workspace.lockfile import Artifact, Lockfile
 from loratree_registry.workspace.publish import PublishResult, publish_directory
 from tests import tiny
+from tests.registry.fresh import open_fresh
 
 MEDICINE, CARDIOLOGY, ALICE = "tiny/medicine", "tiny/medicine/cardiology", "tiny/medicine/cardiology/diagnosis/alice"
 
@@ -102,7 +103,7 @@ class Bench:
 
 @pytest.fixture
 def bench(made: Made, tmp_path: Path) -> Iterator[Bench]:
-    registry = open_embedded(Settings.from_environment({"LORATREE_HOME": str(tmp_path / "home")}))
+    registry = open_fresh(Settings.from_environment({"LORATREE_HOME": str(tmp_path / "home")}))
     registry.add_base("tiny", read_base(made.base), source="example/tiny-llama")
     yield Bench(registry, made, tmp_path)
     registry.close()
