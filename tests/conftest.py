@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.long import LONG
+
 # A busy machine is slow now and then: how long an example takes says nothing about what it shows.
 settings.register_profile("loratree", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("soak", settings.get_profile("loratree"), max_examples=2_000)
@@ -26,6 +28,7 @@ SLOW_FOLDERS = (
     *(f"registry/{name}" for name in ("api", "blobs", "database", "embedded")),
 )
 SLOW_FOLDERS += ("registry/housekeeping", "registry/remote")
+LONG_FILES = ("cli/demo/test_flow.py",)  # the whole demo in small, three times; .ci/run runs the demo itself, too
 SLOW_WORDS = (
     "against_peft",
     "compiled",
@@ -49,9 +52,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Do not even import the slow folders under --fast."""
-    slow = (Path(__file__).parent / folder for folder in SLOW_FOLDERS)
-    return True if config.getoption("--fast") and collection_path in slow else None
+    """Leave out what takes long where .ci/run does not ask for it; do not even import the slow folders under --fast."""
+    left_out = (*(SLOW_FOLDERS if config.getoption("--fast") else ()), *(() if LONG else LONG_FILES))
+    return True if collection_path in (Path(__file__).parent / name for name in left_out) else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -40,11 +40,15 @@ class PostgreSQL:
         url = self._migrated.pop()
         yield url
         engine = create_engine(url)
-        with engine.begin() as connection:  # a third of what TRUNCATE takes for a few rows
-            for table in reversed(metadata.sorted_tables):
-                connection.execute(table.delete())
-            for sequence in connection.scalars(text("SELECT sequencename FROM pg_sequences")).all():
-                connection.execute(text(f"ALTER SEQUENCE {sequence} RESTART"))
+        with engine.begin() as connection:
+            if connection.scalar(text("SELECT count(*) > 1000 FROM nodes")):
+                tables = ", ".join(table.name for table in metadata.sorted_tables)
+                connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
+            else:  # a third of what TRUNCATE takes for a few rows
+                for table in reversed(metadata.sorted_tables):
+                    connection.execute(table.delete())
+                for sequence in connection.scalars(text("SELECT sequencename FROM pg_sequences")).all():
+                    connection.execute(text(f"ALTER SEQUENCE {sequence} RESTART"))
         engine.dispose()
         self._migrated.append(url)
 

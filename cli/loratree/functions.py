@@ -56,7 +56,8 @@ def resolve(
 def pull(ref: str, out: Folder, *, strict: bool = False, registry: Registry | None = None) -> Version:
     """Download the version that `ref` names into the folder `out` as a PEFT directory, without its ancestors.
 
-    Raises LoratreeError.
+    It is there to be published elsewhere or trained on: alone it computes something else than the composition. To run a
+    path, `compose` it. Raises LoratreeError.
     """
     from loratree_registry.workspace.fetch import pull as pull_version
 

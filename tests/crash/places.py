@@ -17,11 +17,11 @@ from loratree_registry.embedded.storage import open_storage
 from loratree_registry.housekeeping.collecting import collect
 from loratree_registry.settings import Settings
 from tests import ceph, s3
+from tests.long import LONG
 from tests.postgresql import PostgreSQL, postgresql
 
 BUCKET = "crash"
 DATABASES = ("sqlite", "postgresql")
-LONG = os.environ.get("LORATREE_TEST_LONG") == "1"  # what takes long runs in .ci/run, and not in `make test`
 STORES = ("local", *(["moto"] if LONG else []), *(["ceph"] if ceph.wanted() else []))
 
 

@@ -9,7 +9,8 @@ import pytest
 from tests.crash import sabotage
 from tests.crash.child import Sabotage
 from tests.crash.matrix import ROLES, Matrix, Role, Row, Scene
-from tests.crash.places import DATABASES, LONG, STORES, Places
+from tests.crash.places import DATABASES, STORES, Places
+from tests.long import LONG
 
 FEW: list[tuple[Role, str]] = [("server", "base push"), ("database", "delete"), ("publisher", "import")]
 OTHERS: list[tuple[Role, str]] = [

@@ -23,7 +23,7 @@ from loratree_registry.embedded.registry import EmbeddedRegistry
 from loratree_registry.embedded.storage import Storage as Opened
 from loratree_registry.embedded.storage import open_storage
 from loratree_registry.errors import Conflict, NotUploaded, Unavailable
-from loratree_registry.housekeeping.collecting import UPLOAD, Collected, collect
+from loratree_registry.housekeeping.collecting import UPLOAD_AGE, Collected, collect
 from loratree_registry.settings import Settings
 from loratree_registry.workspace.publish import publish_directory
 from tests.registry.conftest import Storage
@@ -180,7 +180,7 @@ def test_two_collectors_at_once_remove_all_and_nothing_else(kept: Kept, material
 
 def test_what_uploads_left_goes_after_an_hour_at_least(kept: Kept) -> None:
     uploads, temporary = kept.settings.home / "uploads", kept.settings.home / "blobs" / "tmp"
-    long_ago = (datetime.now(UTC) - UPLOAD - timedelta(minutes=1)).timestamp()
+    long_ago = (datetime.now(UTC) - UPLOAD_AGE - timedelta(minutes=1)).timestamp()
     for folder in (uploads, temporary):
         folder.mkdir(parents=True)
     for name in ("old", "new"):
@@ -228,7 +228,7 @@ def test_an_upload_that_somebody_goes_on_with_stays_however_long_ago_it_began(st
                 direct.complete(upload)
 
         for go_on in (lambda: direct.part(upload.id, 1), lambda: direct.begin(upload.sha256, upload.size), complete):
-            kept.run(f"UPDATE uploads SET touched_at = '{now() - 2 * UPLOAD:%Y-%m-%d %H:%M:%S.%f}'")
+            kept.run(f"UPDATE uploads SET touched_at = '{now() - 2 * UPLOAD_AGE:%Y-%m-%d %H:%M:%S.%f}'")
             go_on()
             assert kept.collect(timedelta(minutes=1)) == []
         assert direct.find(upload.id).id == upload.id

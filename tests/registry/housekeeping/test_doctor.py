@@ -9,14 +9,14 @@ from sqlalchemy import create_engine, text
 from loratree_registry.blobs.probe import Check
 from loratree_registry.core.times import now
 from loratree_registry.database.engine import writing
-from loratree_registry.housekeeping.doctor import examine
+from loratree_registry.housekeeping.doctor import diagnose
 from loratree_registry.settings import Settings
 from tests.registry.conftest import Build, Storage
 from tests.registry.material import Material, publish
 
 
 def checked(settings: Settings) -> dict[str, Check]:
-    return {check.name: check for check in examine(settings)}
+    return {check.name: check for check in diagnose(settings)}
 
 
 @pytest.mark.parametrize(("database", "blobs"), [("sqlite", "local"), ("postgresql", "local"), ("sqlite", "s3")])
@@ -66,7 +66,7 @@ def test_a_database_in_a_folder_that_is_not_there_fails(tmp_path: Path) -> None:
 
 def test_an_s3_server_that_does_not_answer_is_told_once(tmp_path: Path, bucket: dict[str, str]) -> None:
     missing = bucket | {"LORATREE_HOME": str(tmp_path), "LORATREE_BLOBS": "s3://nowhere"}
-    found = [check for check in examine(Settings.from_environment(missing)) if check.name.startswith("blobs")]
+    found = [check for check in diagnose(Settings.from_environment(missing)) if check.name.startswith("blobs")]
     assert [(check.name, check.ok) for check in found] == [("blobs: reachable", False)]
 
 
