@@ -142,7 +142,7 @@ def _switch(folder: Path, name: str, repeats: int) -> Row:
     """From one merged chain to another: with nothing in common, or (switch-leaf) with the same ancestors."""
     import torch
 
-    from loratree_composer.adapters.adapter import composed
+    from loratree_composer.adapters.adapter import programs_of
     from loratree_composer.base.manifest import read_base
     from loratree_composer.live.merged_weights import MergedWeights
 
@@ -153,13 +153,13 @@ def _switch(folder: Path, name: str, repeats: int) -> Row:
     names = [_names(chain) for chain in ("one", "two")]
     same = len(RANKS) - 1 if name.startswith("switch-leaf") else 0
     chains[1][:same], names[1][:same] = chains[0][:same], names[0][:same]
-    weights, programs = MergedWeights(model), composed(chains[0])
+    weights, programs = MergedWeights(model), programs_of(chains[0])
     theirs.merge_adapter(names[0])
     turns = {"ours": 0, "theirs": 0}
 
     def ours() -> None:
         turns["ours"] ^= 1
-        weights.merge(composed(chains[turns["ours"]]))
+        weights.merge(programs_of(chains[turns["ours"]]))
 
     def peft_switch() -> None:
         turns["theirs"] ^= 1
@@ -188,29 +188,29 @@ def _addmm_each(model: Any, deltas: Any) -> None:
 
 def _made_ready(chain: Any) -> dict[str, Any]:
     """A chain's programs as a Composer keeps them: scaled, side by side."""
-    from loratree_composer.adapters.adapter import composed
+    from loratree_composer.adapters.adapter import programs_of
 
-    return {name: program.ready() for name, program in composed(chain).items()}
+    return {name: program.with_cached_edits() for name, program in programs_of(chain).items()}
 
 
 def _ready(programs: Any, *, leaf: bool = False) -> dict[str, Any]:
     """The factors of each tensor's chain, or of its last level, side by side."""
     from loratree_composer.arithmetic.edits import joined
 
-    return {name: joined(program.leaf if leaf else program.edits)[0].delta for name, program in programs.items()}
+    return {name: joined(program.leaf_edits if leaf else program.edits)[0].delta for name, program in programs.items()}
 
 
 def _stack(folder: Path, name: str, repeats: int) -> Row:
     import torch
 
-    from loratree_composer.adapters.adapter import composed
+    from loratree_composer.adapters.adapter import programs_of
     from loratree_composer.base.manifest import read_base
     from loratree_composer.live.stack import Stack
 
     base, ours = _model(folder / "base", torch.float32), _model(folder / "base", torch.float32)
     theirs = _peft(folder, torch.float32, "one")
     theirs.base_model.set_adapter(_names("one"))
-    programs = composed(_ours(folder, "one", read_base(folder / "base")))
+    programs = programs_of(_ours(folder, "one", read_base(folder / "base")))
     Stack(ours, programs)
     tokens = torch.randint(0, 8000, (1, 1 if name.endswith("decode") else PREFILL))
 
@@ -251,7 +251,7 @@ def _compress(folder: Path, name: str, repeats: int) -> Row:
     """The seven matrices of one layer cut to rank 32; PEFT's `svd` takes seconds, so three rounds are enough."""
     import torch
 
-    from loratree_composer.adapters.adapter import composed
+    from loratree_composer.adapters.adapter import programs_of
     from loratree_composer.arithmetic.compress import compressed
     from loratree_composer.base.manifest import read_base
     from loratree_registry.core.chain import Limit
@@ -261,7 +261,7 @@ def _compress(folder: Path, name: str, repeats: int) -> Row:
         _ours(folder / name, "one", read_base(folder / name / "base")),
         _peft(folder / name, torch.float32, "one"),
     )
-    deltas = _ready(composed(chain))
+    deltas = _ready(programs_of(chain))
 
     def peft_svd() -> None:
         theirs.add_weighted_adapter(_names("one"), [1.0] * len(RANKS), "svd", combination_type="svd", svd_rank=TO_RANK)
@@ -270,7 +270,7 @@ def _compress(folder: Path, name: str, repeats: int) -> Row:
         if "svd" in theirs.peft_config:
             theirs.delete_adapter("svd")
 
-    runs = [lambda: compressed(_ready(composed(chain)), Limit(rank=TO_RANK)), peft_svd, partial(_products, deltas)]
+    runs = [lambda: compressed(_ready(programs_of(chain)), Limit(rank=TO_RANK)), peft_svd, partial(_products, deltas)]
     medians = interleaved(runs, repeats=min(repeats, 3), reset=reset)
     peft_svd()
     ours = {module: cut.delta for module, cut in compressed(deltas, Limit(rank=TO_RANK)).items()}

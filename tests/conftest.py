@@ -27,10 +27,12 @@ SLOW_FOLDERS = (
     "crash",
     *(f"registry/{name}" for name in ("api", "blobs", "database", "embedded")),
 )
-SLOW_FOLDERS += ("registry/housekeeping", "registry/remote")
+SLOW_FOLDERS += ("composer/checkpoints", "registry/housekeeping", "registry/remote")
 LONG_FILES = ("cli/demo/test_flow.py",)  # the whole demo in small, three times; .ci/run runs the demo itself, too
 SLOW_WORDS = (
+    "_contract",
     "against_peft",
+    "compose_",
     "compiled",
     "imports",
     "killed",
@@ -40,6 +42,8 @@ SLOW_WORDS = (
     "process",
     "remote",
     "s3",
+    "split",
+    "strange_text",
     "test_scale",
     "thousand",
     "two_servers",

@@ -40,7 +40,10 @@ def limit_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @click.option("--rank", type=int, metavar="N", help="Truncate each module to its best approximation of rank N.")
     @click.option(
-        "--energy", type=float, metavar="SHARE", help="Truncate each to the least rank that keeps this share."
+        "--energy",
+        type=float,
+        metavar="SHARE",
+        help="Truncate each module to the lowest rank that keeps this share of its energy ‖ΔW‖², such as 0.99.",
     )
     @wraps(command)
     def limited(*arguments: Any, rank: int | None, energy: float | None, **options: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from loratree_composer.adapters.adapter import Adapter, composed
+from loratree_composer.adapters.adapter import Adapter, programs_of
 from loratree_composer.adapters.reader import AdapterReader
 from loratree_composer.base.stored_tensor import CODES
 from loratree_composer.checkpoints.merged_checkpoint import write_merged
@@ -43,7 +43,8 @@ def compose(
     `merge` writes the base's checkpoint with every delta summed in, shard by shard; `flatten` writes one PEFT adapter
     that needs no base weights. An empty chain merges to a copy of the base. `follow`, `weights` and `strict` mean the
     same as in Registry.resolve. With a `limit`, each module of a flattened chain is truncated, and compression.json
-    records the rest. `base_directory` is the base's checkpoint; the default is the folder that `home` remembers.
+    records what was kept of each module. `base_directory` is the base's checkpoint; the default is the folder that
+    `home` remembers.
 
     The same composition gives the same bytes. If `out` holds it intact, even because another process finished first,
     its lockfile is returned. After a failure or an interruption, `out` is whole or does not exist.
@@ -60,11 +61,11 @@ def compose(
     checkpoint = open_checkpoint(base_directory or _find_checkpoint(registry, home, chain)) if mode == "merge" else None
     reader = AdapterReader(registry, manifest, home)
     # Merging reads one tensor's factors at a time: a chain may be larger than memory. Flattening needs all factors.
-    adapters = reader.stored(resolution) if checkpoint is not None else reader.chain(resolution)
+    adapters = reader.open_chain(resolution) if checkpoint is not None else reader.load_chain(resolution)
     try:
         with whole_folder(out) as stage:
             if checkpoint is not None:
-                write_merged(checkpoint, manifest, composed(adapters), stage)
+                write_merged(checkpoint, manifest, programs_of(adapters), stage)
                 dtype = _join_dtypes(manifest)
             else:
                 dtype = _write_flattened(adapters, manifest, registry.base(chain.base), limit, stage)

@@ -7,7 +7,7 @@ from weakref import finalize
 
 from torch import nn
 
-from loratree_composer.adapters.adapter import WeightedChain, composed
+from loratree_composer.adapters.adapter import WeightedChain, programs_of
 from loratree_composer.adapters.reader import AdapterReader
 from loratree_composer.base.files import open_base
 from loratree_composer.base.identify import identify
@@ -169,11 +169,11 @@ class Composer:
             raise Invalid(f"{ref} is not in the tree of {self._base.name}, the base of this model")
         check_unclaimed(self._model, self._mark)
         resolution = self._registry.resolve(ref, follow=follow, weights=weights)
-        return resolution, self._adapters.chain(resolution)
+        return resolution, self._adapters.load_chain(resolution)
 
     def _prepare_programs(self, resolution: Resolution, chain: WeightedChain, levels: slice) -> Programs:
         key = resolution.composition, levels.start, levels.stop
-        return self._recent.get(key, lambda: composed(chain[levels], above=chain[: levels.start or 0]))
+        return self._recent.get(key, lambda: programs_of(chain[levels], above=chain[: levels.start or 0]))
 
     def _set_current(self, resolution: Resolution) -> Resolution:
         self._current = resolution

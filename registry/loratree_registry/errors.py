@@ -18,7 +18,7 @@ class LoratreeError(Exception):
 
 
 class Invalid(LoratreeError):
-    """The input itself is wrong, whatever the registry holds."""
+    """The input is wrong in itself, or does not fit the base, the chain or the bytes that it names."""
 
     status = 422
     title = "Invalid input"

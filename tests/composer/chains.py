@@ -11,7 +11,7 @@ import torch
 import transformers
 from torch import nn
 
-from loratree_composer.adapters.adapter import Adapter, composed, read_adapter
+from loratree_composer.adapters.adapter import Adapter, programs_of, read_adapter
 from loratree_composer.arithmetic.edits import Add, joined
 from loratree_composer.arithmetic.lowrank import LowRank
 from loratree_registry.core.manifest import BaseManifest
@@ -33,7 +33,7 @@ def read(directory: Path, manifest: BaseManifest) -> Adapter:
 def summed(chain: Sequence[tuple[Adapter, float]]) -> dict[str, LowRank]:
     """Σ wᵢ sᵢ BᵢAᵢ of a chain of plain deltas, by module, as PEFT turns them."""
     found = {}
-    for name, program in composed(chain).items():
+    for name, program in programs_of(chain).items():
         (add,) = joined(program.edits)
         assert isinstance(add, Add)
         found[name.removesuffix(".weight")] = add.delta.transposed() if add.kind == "Conv1D" else add.delta

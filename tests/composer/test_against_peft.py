@@ -10,7 +10,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from loratree_composer.adapters.adapter import composed
+from loratree_composer.adapters.adapter import programs_of
 from loratree_composer.arithmetic.program import Program
 from loratree_composer.base.manifest import manifest_of_module
 from loratree_composer.flatten.flatten import FlatAdapter, flattened
@@ -22,7 +22,7 @@ from tests.composer.conftest import Tree
 
 
 def programs(tree: Tree) -> dict[str, Program]:
-    return composed([(chains.read(directory, tree.manifest), 1.0) for directory in tree.chain])
+    return programs_of([(chains.read(directory, tree.manifest), 1.0) for directory in tree.chain])
 
 
 def flat(tree: Tree, directory: Path) -> Path:

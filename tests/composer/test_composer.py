@@ -300,13 +300,13 @@ def compiled(function: Any) -> Any:
 def test_adapters_are_read_once_and_the_least_recently_used_leave_memory(catalog: Catalog) -> None:
     adapters = AdapterReader(catalog.registry, catalog.tree.manifest, catalog.home)
     resolution = catalog.registry.resolve(catalog.leaf)
-    first = adapters.chain(resolution)
+    first = adapters.load_chain(resolution)
     stored = (catalog.home / "blobs").rename(catalog.home / "away")
-    assert [adapter for adapter, _ in adapters.chain(resolution)] == [adapter for adapter, _ in first]
+    assert [adapter for adapter, _ in adapters.load_chain(resolution)] == [adapter for adapter, _ in first]
     stored.rename(catalog.home / "blobs")
     small = AdapterReader(catalog.registry, catalog.tree.manifest, catalog.home, kept=first[-1][0].nbytes)
-    again = [small.chain(resolution)[depth][0] for depth in (0, 3)]
-    assert small.chain(catalog.registry.resolve(catalog.path(1)))[0][0] is not again[0]
+    again = [small.load_chain(resolution)[depth][0] for depth in (0, 3)]
+    assert small.load_chain(catalog.registry.resolve(catalog.path(1)))[0][0] is not again[0]
 
 
 def test_a_damaged_blob_is_refused_although_the_leaf_was_used_before(catalog: Catalog) -> None:
@@ -325,10 +325,10 @@ def test_an_answer_that_does_not_have_its_digests_is_refused(catalog: Catalog) -
     resolution = catalog.registry.resolve(catalog.leaf)
     shorter = replace(resolution, chain=resolution.chain[:-1])
     with pytest.raises(Corrupt, match="does not give the digests"):
-        adapters.chain(shorter)
+        adapters.load_chain(shorter)
     renamed = [*resolution.chain[:-1], replace(resolution.chain[-1], path=catalog.path(1))]
     with pytest.raises(Corrupt, match=r"record of tiny/medicine@1 does not give the digest"):
-        adapters.chain(replace(resolution, chain=renamed))
+        adapters.load_chain(replace(resolution, chain=renamed))
 
 
 def test_an_interrupt_before_the_weights_are_written_leaves_the_bare_base(
@@ -341,7 +341,7 @@ def test_an_interrupt_before_the_weights_are_written_leaves_the_bare_base(
     before, composer = chains.state_digest(model), Composer(model, catalog.registry, home=catalog.home)
     for put_on in (composer.merge, composer.use):
         composer.merge(catalog.path(1))
-        monkeypatch.setattr(module, "composed", _interrupted)
+        monkeypatch.setattr(module, "programs_of", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             put_on(catalog.leaf)
         monkeypatch.undo()

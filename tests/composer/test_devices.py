@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from loratree_composer.adapters.adapter import composed
+from loratree_composer.adapters.adapter import programs_of
 from loratree_composer.arithmetic.edits import Add
 from loratree_composer.arithmetic.merge import merged
 from loratree_composer.base.sharing import tensors
@@ -50,7 +50,7 @@ def test_merging_stays_in_place_and_restores_bit_for_bit(
     merges = MergedWeights(model, pristine=pristine)
     chain = [(chains.read(path, tree.manifest), 1.0) for path in tree.chain]
     for depth in (3, 1, 2):
-        merges.merge(composed(chain[:depth]))
+        merges.merge(programs_of(chain[:depth]))
         assert chains.state_digest(model) != before
     merges.restore()
     assert chains.state_digest(model) == before
@@ -59,7 +59,7 @@ def test_merging_stays_in_place_and_restores_bit_for_bit(
 
 def test_merged_and_stacked_agree(tree: Tree, device: torch.device) -> None:
     merged_model, stacked = (chains.load(tree.base).to(device) for _ in range(2))
-    deltas = composed([(chains.read(path, tree.manifest), 1.0) for path in tree.chain])
+    deltas = programs_of([(chains.read(path, tree.manifest), 1.0) for path in tree.chain])
     MergedWeights(merged_model).merge(deltas)
     Stack(stacked, deltas)
     with torch.inference_mode():

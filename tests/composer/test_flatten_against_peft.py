@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from loratree_composer.adapters.adapter import Adapter, composed
+from loratree_composer.adapters.adapter import Adapter, programs_of
 from loratree_composer.base.manifest import manifest_of_module
 from loratree_composer.flatten.flatten import FlatAdapter, flattened
 from loratree_composer.live.merged_weights import MergedWeights
@@ -72,7 +72,7 @@ def test_a_flattened_chain_of_two_is_what_merging_it_gives(row: Row, tmp_path: P
     loaded = flatten(row, base, adapters, tmp_path / "flat")
     found = run(row, loaded)
     alone = run(row, row.load(base, adapters[1]))
-    MergedWeights(base).merge(composed(read(adapters, manifest_of_module(base))))
+    MergedWeights(base).merge(programs_of(read(adapters, manifest_of_module(base))))
     expected = run(row, base)
     assert chains.relative(found, expected) < 1e-5
     if "override" not in row.rules:
@@ -101,7 +101,7 @@ def test_one_trained_bias_of_two_tied_ones_is_written_for_each(tmp_path: Path) -
     base = row.base()
     adapters = [row.adapt(base, tmp_path / f"level{seed}", seed, r=2 * seed) for seed in (1, 2)]
     found = run(row, flatten(row, base, adapters, tmp_path / "flat"))
-    MergedWeights(base).merge(composed(read(adapters, manifest_of_module(base))))
+    MergedWeights(base).merge(programs_of(read(adapters, manifest_of_module(base))))
     assert chains.relative(found, run(row, base)) < 1e-5
 
 
@@ -177,7 +177,7 @@ def test_a_flattened_chain_of_unlike_levels_is_what_merging_it_gives(case: str, 
     adapters = [row.adapt(base, tmp_path / f"level{at}", at + 1, **config) for at, config in enumerate(configs)]
     found = run(row, flatten(row, base, adapters, tmp_path / "flat"))
     without = run(row, base)
-    MergedWeights(base).merge(composed(read(adapters, manifest_of_module(base))))
+    MergedWeights(base).merge(programs_of(read(adapters, manifest_of_module(base))))
     expected = run(row, base)
     assert chains.relative(without, expected) > 1e-3
     assert chains.relative(found, expected) < 1e-5
@@ -225,7 +225,7 @@ def test_what_one_adapter_cannot_hold_is_refused_with_the_remedy(case: str, tmp_
     adapters = [row.adapt(base, tmp_path / f"level{at}", at + 1, **config) for at, config in enumerate(configs)]
     with pytest.raises(Invalid, match=rf"{reason}.*: compose it by merging$"):
         flatten(row, base, adapters, tmp_path / "flat")
-    MergedWeights(base).merge(composed(read(adapters, manifest_of_module(base))))  # which is the remedy
+    MergedWeights(base).merge(programs_of(read(adapters, manifest_of_module(base))))  # which is the remedy
 
 
 def test_a_limit_on_a_convolution_in_groups_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from loratree_composer.adapters.adapter import Adapter, AdapterPart, Bias, Factors, Rows, Value, composed
+from loratree_composer.adapters.adapter import Adapter, AdapterPart, Bias, Factors, Rows, Value, programs_of
 from loratree_composer.base.manifest import manifest_of_module
 from loratree_composer.flatten.flatten import flattened
 from loratree_composer.live.merged_weights import MergedWeights
@@ -121,7 +121,7 @@ def reference(case: Drawn) -> tuple[Tensor, dict[str, Tensor]]:
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for adapter, weight in case.chain:
         if weight:
-            for name, edits in adapter.level(weight).edits.items():
+            for name, edits in adapter.step(weight).edits.items():
                 state[name] = exact(state[name], edits)
     model.load_state_dict(state)
     return outputs(model), state
@@ -131,14 +131,14 @@ def forms(case: Drawn) -> dict[str, Tensor]:
     """The outputs of the chain merged, stacked, and split after each level."""
     found = {}
     merged = case.model()
-    MergedWeights(merged).merge(composed(case.chain))
+    MergedWeights(merged).merge(programs_of(case.chain))
     found["merged"] = outputs(merged)
     for depth in range(len(case.chain)):
         model = case.model()
         before = chains.state_digest(model)
         merges = MergedWeights(model)
-        merges.merge(composed(case.chain[:depth]))
-        stack = Stack(model, composed(case.chain[depth:]))
+        merges.merge(programs_of(case.chain[:depth]))
+        stack = Stack(model, programs_of(case.chain[depth:]))
         found[f"split after {depth}"] = outputs(model)
         stack.remove()
         merges.restore()
@@ -187,7 +187,7 @@ def test_flattened_in_peft_is_the_float64_function_too(case: Drawn) -> None:
 def test_a_16_bit_merge_is_the_float64_one_rounded_once(case: Drawn) -> None:
     _, expected = reference(case)
     model = case.model()
-    MergedWeights(model).merge(composed(case.chain))
+    MergedWeights(model).merge(programs_of(case.chain))
     for name, found in model.state_dict().items():
         slack = 2e-5 * (expected[name].abs() + 10)
         assert ((found.double() - expected[name]).abs() <= half_ulp(found) + slack).all(), name

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loratree_composer.adapters.adapter import Adapter, composed
+from loratree_composer.adapters.adapter import Adapter, programs_of
 from loratree_composer.base.manifest import manifest_of_module
 from loratree_composer.base.sharing import tensors, ties
 from loratree_composer.live.merged_weights import MergedWeights
@@ -42,7 +42,7 @@ def test_an_adapter_stacked_or_merged_is_pefts_forward_and_leaves_no_trace(row: 
     directory = row.adapt(model, tmp_path)
     expected = run(row, row.load(exact(row), directory))
     before, state, plain = tensors(model), chains.state_digest(model), run(row, model)
-    programs = composed([(chains.read(directory, manifest_of_module(model)), 1.0)])
+    programs = programs_of([(chains.read(directory, manifest_of_module(model)), 1.0)])
 
     stack = Stack(model, programs)
     assert chains.relative(run(row, model), expected) < 1e-5
@@ -124,10 +124,10 @@ def test_a_chain_stacked_merged_or_split_anywhere_is_pefts_level_by_level(
     expected = run(row, references[-1])
     weights = MergedWeights(model)
     for depth in range(len(chain) + 1):
-        weights.merge(composed(chain[:depth]))
+        weights.merge(programs_of(chain[:depth]))
         if depth:
             assert chains.relative(run(row, model), run(row, references[depth - 1])) < 1e-5
-        stack = Stack(model, composed(chain[depth:]))
+        stack = Stack(model, programs_of(chain[depth:]))
         assert chains.relative(run(row, model), expected) < 1e-5
         stack.remove()
     weights.restore()
@@ -142,7 +142,7 @@ def test_grouped_convolutions_of_a_chain_are_one_pair_that_both_levels_make(tmp_
         tuned: Any = row.load(exact(row), levels[0])
         tuned.load_adapter(levels[1], "deeper", autocast_adapter_dtype=False)
         tuned.double().base_model.set_adapter(["default", "deeper"])
-    Stack(model, composed([(chains.read(level, manifest_of_module(model)), 1.0) for level in levels]))
+    Stack(model, programs_of([(chains.read(level, manifest_of_module(model)), 1.0) for level in levels]))
     assert chains.relative(run(row, model), run(row, tuned)) < 1e-5
 
 
@@ -152,7 +152,7 @@ def test_level_weights_multiply_what_each_level_adds(name: str, tmp_path: Path) 
     model = row.base()
     levels = {level: row.adapt(model, tmp_path / level, seed=seed) for seed, level in enumerate(given)}
     chain = [(chains.read(levels[level], manifest_of_module(model)), weight) for level, weight in given.items()]
-    Stack(model, composed(chain))
+    Stack(model, programs_of(chain))
     assert chains.relative(run(row, model), run(row, weighted(row, levels, given))) < 1e-5
 
 
@@ -188,7 +188,7 @@ def test_a_16_bit_chain_is_within_its_rounding_wherever_it_is_split(
     rounded = chains.relative(run(row, references[-1].to(dtype)), expected)
     weights = MergedWeights(model)
     for depth in range(len(chain) + 1):
-        weights.merge(composed(chain[:depth]))
-        stack = Stack(model, composed(chain[depth:]))
+        weights.merge(programs_of(chain[:depth]))
+        stack = Stack(model, programs_of(chain[depth:]))
         assert chains.relative(run(row, model), expected) < 16 * rounded
         stack.remove()

@@ -9,7 +9,7 @@ import peft
 import pytest
 import torch
 
-from loratree_composer.adapters.adapter import composed
+from loratree_composer.adapters.adapter import programs_of
 from loratree_composer.base.manifest import read_base
 from loratree_composer.live.merged_weights import MergedWeights
 from tests import tiny
@@ -33,7 +33,7 @@ def test_a_thousand_random_switches_leave_the_base_as_it_was(
 ) -> None:
     base, paths = tree
     manifest, model = read_base(base), chains.load(base, torch.bfloat16)
-    users = [composed([(chains.read(path, manifest), 1.0) for path in chain]) for chain in paths]
+    users = [programs_of([(chains.read(path, manifest), 1.0) for path in chain]) for chain in paths]
     before, merges, chooser = chains.state_digest(model), MergedWeights(model), random.Random(0)
     digests: dict[int, set[str]] = {user: set() for user in range(USERS)}
     for turn in range(SWITCHES):

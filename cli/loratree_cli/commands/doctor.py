@@ -23,10 +23,10 @@ def doctor(as_json: bool) -> None:
     loratree doctor
     LORATREE_DATABASE=postgresql://… LORATREE_BLOBS=s3://bucket/prefix loratree doctor --json
     """
-    from loratree_registry.housekeeping.doctor import examine
+    from loratree_registry.housekeeping.doctor import diagnose
 
     checks = []
-    for check in examine(Settings.from_environment()):
+    for check in diagnose(Settings.from_environment()):
         checks.append(check)
         if not as_json:
             click.echo(f"{_WORDS[check.ok]:<5} {check.name}: {check.says}")

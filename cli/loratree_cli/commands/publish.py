@@ -34,8 +34,9 @@ def publish(
 ) -> None:
     """Publish the PEFT adapter in DIRECTORY as the next version at PATH, or all adapters that a manifest lists.
 
-    The version is pinned to the version or base that it was trained on: from the lockfile beside its
-    base_model_name_or_path, else --parent, else, if nothing names one, the nearest ancestor's head.
+    The version is pinned to the version or base that it was trained on: what the lockfile beside its
+    base_model_name_or_path says, else --parent, else what its config names, else the nearest ancestor's head. If that
+    is not clear, publish asks for --parent.
 
     A manifest has one line per adapter, JSON or (FILE.csv) comma-separated values: directory and path, and optionally
     parent, level and note. Parents are published before children. An adapter that is already published is reported, and

@@ -91,13 +91,13 @@ AdapterPart = Factors | Bias | Value | Rows
 class Adapter:
     """An adapter: its parts by the base's tensor names, sorted, its version's digest, and its config's task_type.
 
-    `follows` maps a tensor that has its part only because of a tie to the tensor that it is tied to.
+    `tied_to` maps each tensor that changes only through a tie to the tensor that it is tied to.
     """
 
     parts: Mapping[str, tuple[AdapterPart, ...]]
     digest: str = ""
     task_type: str | None = None
-    follows: Mapping[str, str] = field(default_factory=dict)
+    tied_to: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -109,8 +109,8 @@ class Adapter:
         """The dtypes in which its factors and values are stored."""
         return {tensor.dtype for tensor in self._tensors() if tensor.is_floating_point()}
 
-    def level(self, weight: float, *, apart: Collection[str] = ()) -> ChainStep:
-        """Return the adapter's edits at a level weight, without the tensors in `apart`.
+    def step(self, weight: float, *, apart: Collection[str] = ()) -> ChainStep:
+        """Return the chain step with the adapter's edits at a level weight, without the tensors in `apart`.
 
         Raises Invalid if the weight is not 1 and a part is not a plain delta.
         """
@@ -161,7 +161,7 @@ def read_adapter(file: Path, spec: AdapterSpec, *, digest: str = "", task_type: 
             parts = read_parts(tensors, spec)
     except (SafetensorError, OSError) as error:
         raise Invalid(f"{file} does not hold the adapter that its version describes: {error}") from error
-    return Adapter(parts, digest, task_type, spec.follows())
+    return Adapter(parts, digest, task_type, spec.tied_to())
 
 
 def read_parts(tensors: StoredTensors, spec: AdapterSpec) -> dict[str, tuple[AdapterPart, ...]]:
@@ -178,7 +178,7 @@ def read_parts(tensors: StoredTensors, spec: AdapterSpec) -> dict[str, tuple[Ada
     return {name: tuple(parts[name]) for name in sorted(parts)}
 
 
-def composed(chain: WeightedChain, *, above: WeightedChain = ()) -> dict[str, Program]:
+def programs_of(chain: WeightedChain, *, above: WeightedChain = ()) -> dict[str, Program]:
     """Return the program of each tensor for a chain, root to leaf, in float32; a level weight of 0 drops a level.
 
     `above` is the chain of the levels above, which the programs leave out. Ties depend on it: if earlier levels gave
@@ -188,9 +188,9 @@ def composed(chain: WeightedChain, *, above: WeightedChain = ()) -> dict[str, Pr
     levels = []
     for adapter, weight in (*above, *chain):
         if weight:
-            apart = frozenset(name for name, own in adapter.follows.items() if not _are_tied(name, own, earlier))
+            apart = frozenset(name for name, own in adapter.tied_to.items() if not _are_tied(name, own, earlier))
             earlier.append((adapter, apart))
-            levels.append(adapter.level(weight, apart=apart))
+            levels.append(adapter.step(weight, apart=apart))
     return programs(levels[sum(1 for _, weight in above if weight) :])
 
 

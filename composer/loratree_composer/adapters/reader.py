@@ -33,7 +33,7 @@ class AdapterReader:
         self._limit = kept
         self._cache: OrderedDict[str, Adapter] = OrderedDict()
 
-    def chain(self, resolution: Resolution) -> list[tuple[Adapter, float]]:
+    def load_chain(self, resolution: Resolution) -> list[tuple[Adapter, float]]:
         """Return the adapters of a resolved chain with their level weights, root to leaf.
 
         Raises Corrupt if bytes or records do not have the digests that name them.
@@ -43,8 +43,8 @@ class AdapterReader:
         records = {} if known else self._fetch_records(resolution.chain)
         return [(self._get_adapter(link, records), link.weight) for link in resolution.chain]
 
-    def stored(self, resolution: Resolution) -> list[tuple[Adapter, float]]:
-        """Return the chain as `chain` does, but with parts that stay in their files and are read at each access."""
+    def open_chain(self, resolution: Resolution) -> list[tuple[Adapter, float]]:
+        """Return the chain as `load_chain` does, but leave the parts in their files, to be read at each access."""
         self._check(resolution)
         records = self._fetch_records(resolution.chain)
         return [(self._open_stored(link, records.get(link.digest)), link.weight) for link in resolution.chain]
@@ -78,7 +78,7 @@ class AdapterReader:
 
     def _open_stored(self, link: Link, version: Version | None) -> Adapter:
         file, header, spec = self._open(link, version)
-        return Adapter(StoredParts(file, header, spec), link.digest, _task_type_of(version), spec.follows())
+        return Adapter(StoredParts(file, header, spec), link.digest, _task_type_of(version), spec.tied_to())
 
     def _open(self, link: Link, version: Version | None) -> tuple[Path, Header, AdapterSpec]:
         """Fetch a version's weights, and return the file, its header and the spec of the adapter."""

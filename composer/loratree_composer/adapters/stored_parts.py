@@ -54,6 +54,4 @@ def _split_by_tensor(spec: AdapterSpec) -> dict[str, AdapterSpec]:
     for row in spec.rows:
         rows[row.parameter].append(row)
     names = sorted({*modules, *values, *rows})
-    return {
-        name: AdapterSpec(tuple(modules[name]), values=tuple(values[name]), rows=tuple(rows[name])) for name in names
-    }
+    return {n: AdapterSpec(tuple(modules[n]), values=tuple(values[n]), rows=tuple(rows[n])) for n in names}

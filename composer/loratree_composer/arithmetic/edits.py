@@ -20,7 +20,7 @@ class Add:
 
     `kind` is the kind of layer that the delta was made for. In a grouped convolution `groups` is above 1 and b is
     [out, rank/groups]: no value of W gives such a delta, so it can be stacked but not merged. `bound` is
-    delta.largest(), or None if it is not computed yet.
+    delta.largest(), computed in advance, or None. A small bound lets a merge skip the check for finite values.
     """
 
     delta: LowRank
@@ -77,6 +77,7 @@ def joined(edits: Sequence[Edit]) -> tuple[Edit, ...]:
     result: list[Edit] = []
     adds: list[Add] = []
     for edit in edits[_find_last_replace(edits) :]:
+        # A grouped Add stays apart: a merge refuses it anyway, and stacking and flattening join it group by group.
         if isinstance(edit, Add) and edit.groups == 1:
             adds.append(edit)
             continue

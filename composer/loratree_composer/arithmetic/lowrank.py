@@ -49,14 +49,21 @@ class LowRank:
         return self.rank * _find_largest(self.a) * _find_largest(self.b)
 
 
-def concat(levels: Sequence[LowRank]) -> LowRank:
+def concat(levels: Sequence[LowRank], groups: int = 1) -> LowRank:
     """Return Σ BᵢAᵢ as one product: a [Σr, in] stacks the rows of each A, b [out, Σr] the columns of each B.
 
+    If `groups` is above 1, the rows of a are ordered by group, because b [out, Σr/groups] counts ranks within a group.
     Rounding depends on the order of the levels, so callers always pass root to leaf and always get the same bits.
     """
+    # A level of rank 0 adds nothing, and cannot be split into groups.
+    levels = [level for level in levels if level.rank] or levels[:1]
     if len(levels) == 1:
         return levels[0]
-    return LowRank(torch.cat([level.a for level in levels], dim=-2), torch.cat([level.b for level in levels], dim=-1))
+    b = torch.cat([level.b for level in levels], dim=-1)
+    if groups == 1:
+        return LowRank(torch.cat([level.a for level in levels], dim=-2), b)
+    a = torch.cat([level.a.reshape(groups, -1, level.a.shape[-1]) for level in levels], dim=1)
+    return LowRank(a.flatten(0, 1), b)
 
 
 def _widen(tensor: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from typing import assert_never
 
 import torch
 from torch import Tensor
@@ -44,7 +45,9 @@ def merge_into(target: Tensor, source: Tensor, edits: Sequence[Edit], *, name: s
             if not _is_surely_finite(edits, target.dtype):
                 _check_finite(target, name)
         else:
-            target.copy_(_get_value(edits[-1]))
+            last = edits[-1]
+            assert isinstance(last, Replace)
+            target.copy_(last.value)
 
 
 def _sum_into(target: Tensor, source: Tensor, edits: Sequence[Edit]) -> None:
@@ -140,6 +143,8 @@ def _apply(edit: Edit, rows: Tensor, start: int) -> None:
         case ReplaceRows(indices, value):
             inside = (indices >= start) & (indices < here.stop)
             rows[indices[inside] - start] = value[inside].to(rows.dtype)
+        case _:
+            assert_never(edit)
 
 
 def _add(rows: Tensor, a: Tensor, b: Tensor, here: slice) -> None:
@@ -182,8 +187,3 @@ def _check_finite(result: Tensor, name: str) -> None:
         raise Invalid(
             f"{name} would hold values that are not finite after merging: a scale or a level weight is too large"
         )
-
-
-def _get_value(edit: Edit) -> Tensor:
-    assert isinstance(edit, Replace)
-    return edit.value

@@ -1,4 +1,4 @@
-"""The normal form W' = R(g ⊙ W) + B A: the effect of a chain on one matrix, however deep the chain is.
+"""The normal form W' = R(g ⊙ W) + B A: a chain's effect on one matrix as one gain, replaced rows and one product B A.
 
 Edits fold into the form one by one, so that a stacked chain of any depth costs one gain and one pair of products.
 """
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from loratree_composer.arithmetic.edits import Add, Edit, ReplaceRows, Rescale
-from loratree_composer.arithmetic.lowrank import LowRank
+from loratree_composer.arithmetic.lowrank import LowRank, concat
 from loratree_composer.arithmetic.merge import ROWS, gain, output_norms
 from loratree_composer.arithmetic.precision import full_float32
 
@@ -61,6 +61,7 @@ def normal_form(weight: Tensor, edits: Sequence[Edit]) -> NormalForm:
 def _start_form(matrix: Tensor, dtype: torch.dtype) -> NormalForm:
     height, width = matrix.shape
     a, b = (torch.empty(shape, dtype=dtype, device=matrix.device) for shape in ((0, width), (height, 0)))
+    # `a` is also the values of the replaced rows: there are no rows yet, so both are [0, q].
     return NormalForm(LowRank(a, b), torch.empty(0, dtype=torch.int64, device=matrix.device), a)
 
 
@@ -68,25 +69,18 @@ def _apply(form: NormalForm, edit: LayerEdit, matrix: Tensor) -> NormalForm:
     device, dtype = matrix.device, form.delta.a.dtype
     match edit:
         case Add(delta, _, groups):
-            return replace(form, delta=_join_deltas(form.delta, delta.to(device, dtype), groups), groups=groups)
+            return replace(form, delta=concat([form.delta, delta.to(device, dtype)], groups), groups=groups)
         case Rescale(delta, magnitude, dim):
-            form = replace(form, delta=_join_deltas(form.delta, delta.to(device, dtype), 1))
+            form = replace(form, delta=concat([form.delta, delta.to(device, dtype)]))
             return _rescale(form, gain(magnitude.to(device, dtype), _compute_norms(form, matrix, dim)), dim)
         case ReplaceRows(rows, value):
             return _replace_rows(form, rows.to(device), value.to(device, dtype))
 
 
-def _join_deltas(above: LowRank, below: LowRank, groups: int) -> LowRank:
-    """Join two deltas into one product, group by group, because b counts ranks from the first rank of a group."""
-    if not above.rank:
-        return below
-    a = torch.cat([delta.a.reshape(groups, -1, delta.a.shape[1]) for delta in (above, below)], dim=1)
-    return LowRank(a.reshape(-1, a.shape[2]), torch.cat([above.b, below.b], dim=1))
-
-
 def _compute_norms(form: NormalForm, matrix: Tensor, dim: int) -> Tensor:
     """Return the norm of each output of W', computed a block of rows at a time."""
     parts = [output_norms(form.matrix(matrix, slice(row, row + ROWS)), dim) for row in range(0, len(matrix), ROWS)]
+    # If outputs are columns, a block has only a piece of each: a column's norm is the norm of its pieces' norms.
     return torch.cat(parts) if dim == 0 else torch.linalg.vector_norm(torch.stack(parts), dim=0)
 
 
@@ -97,6 +91,7 @@ def _rescale(form: NormalForm, scale: Tensor, dim: int) -> NormalForm:
         form,
         delta=LowRank(a, b * factor) if dim == 0 else LowRank(a * factor, b),
         values=form.values * (factor[form.rows] if dim == 0 else factor),
+        # All Rescales of one matrix have the same `dim`, because the kind of its layer decides it.
         gain=scale if form.gain is None else form.gain * scale,
         dim=dim,
     )

@@ -28,46 +28,46 @@ class Program:
 
     The ancestors and the last level are summed one after the other, never as one product, so that a cached sum of the
     ancestors gives the same bits as a new sum. Edits are as large as the factors, so each access makes them again,
-    unless `made` stores the ancestors' edits and the leaf's. Programs with equal keys have equal results on one base.
+    unless `cached_edits` holds both. Programs with equal keys have equal results on one base.
     """
 
     name: str
-    ancestors: tuple[ChainStep, ...] = ()
-    last: ChainStep | None = None
-    made: tuple[tuple[Edit, ...], tuple[Edit, ...]] | None = None
+    ancestor_steps: tuple[ChainStep, ...] = ()
+    leaf_step: ChainStep | None = None
+    cached_edits: tuple[tuple[Edit, ...], tuple[Edit, ...]] | None = None
 
-    def ready(self) -> "Program":
-        """Return the program with its edits stored, so that a merge has nothing to fold or concatenate."""
-        return replace(self, made=(_add_bounds(self.above), _add_bounds(self.leaf)))
+    def with_cached_edits(self) -> "Program":
+        """Return the program with its edits cached, so that a merge has nothing to fold or concatenate."""
+        return replace(self, cached_edits=(_add_bounds(self.ancestor_edits), _add_bounds(self.leaf_edits)))
 
     @property
-    def above(self) -> tuple[Edit, ...]:
+    def ancestor_edits(self) -> tuple[Edit, ...]:
         """The ancestors' edits."""
-        if self.made is not None:
-            return self.made[0]
-        return joined([edit for level in self.ancestors for edit in level.edits[self.name]])
+        if self.cached_edits is not None:
+            return self.cached_edits[0]
+        return joined([edit for level in self.ancestor_steps for edit in level.edits[self.name]])
 
     @property
-    def leaf(self) -> tuple[Edit, ...]:
+    def leaf_edits(self) -> tuple[Edit, ...]:
         """The last level's edits."""
-        if self.made is not None:
-            return self.made[1]
-        return () if self.last is None else joined(self.last.edits[self.name])
+        if self.cached_edits is not None:
+            return self.cached_edits[1]
+        return () if self.leaf_step is None else joined(self.leaf_step.edits[self.name])
 
     @property
     def edits(self) -> tuple[Edit, ...]:
         """All edits, root to leaf."""
-        return (*self.above, *self.leaf)
+        return (*self.ancestor_edits, *self.leaf_edits)
 
     @property
     def above_key(self) -> Key:
         """The name of the ancestors' sum on a given base."""
-        return tuple((level.digest, level.weight) for level in self.ancestors), None
+        return tuple((level.digest, level.weight) for level in self.ancestor_steps), None
 
     @property
     def key(self) -> Key:
         """The name of the result on a given base, to the bit: the levels, and which level is the last."""
-        last = None if self.last is None else (self.last.digest, self.last.weight)
+        last = None if self.leaf_step is None else (self.leaf_step.digest, self.leaf_step.weight)
         return self.above_key[0], last
 
 

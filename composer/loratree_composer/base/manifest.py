@@ -142,10 +142,7 @@ def _group_tied_names(module: nn.Module) -> dict[str, list[str]]:
 
 
 def _check_names(
-    module: nn.Module,
-    expected: Mapping[str, Tensor],
-    types: Mapping[str, TensorType],
-    names: Mapping[str, list[str]],
+    module: nn.Module, expected: Mapping[str, Tensor], types: Mapping[str, TensorType], names: Mapping[str, list[str]]
 ) -> None:
     problems = [f"{first} is missing" for first, present in names.items() if not present]
     problems += [f"{name} is unexpected" for name in sorted(set(types) - set(expected))]

@@ -23,7 +23,6 @@ from loratree_registry.tensor_files.comparison import misfits
 
 # The files to copy beside the weights: configs, tokenizers and chat templates, but no code and no trainer's state.
 BESIDE: Final = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe")
-
 _NOT_BESIDE: Final = ("loratree.json", "adapter_config.json", "trainer_state.json")
 
 

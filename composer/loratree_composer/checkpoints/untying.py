@@ -20,7 +20,6 @@ from loratree_registry.errors import Invalid, listed
 from loratree_registry.tensor_files.checkpoint import Checkpoint, Shard
 
 _CONFIG: Final = "config.json"
-
 _TIE: Final = "tie_word_embeddings"
 
 

@@ -62,7 +62,7 @@ class Compression:
         (directory / COMPRESSION).write_text(text, encoding="utf-8")
 
 
-def kept(modules: Mapping[str, Compressed]) -> tuple[Kept, ...]:
+def records_of(modules: Mapping[str, Compressed]) -> tuple[Kept, ...]:
     """Return the record of each truncated module, in the order of names."""
     return tuple(Kept(name, m.rank_before, m.delta.rank, m.energy, m.norm) for name, m in sorted(modules.items()))
 

@@ -1,4 +1,4 @@
-"""A chain as one ordinary PEFT adapter of rank Σr, in the form that every engine loads."""
+"""A chain as one PEFT adapter of rank Σr. Engines load it too if it has only deltas of linear layers and embeddings."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from loratree_composer.adapters.adapter import Adapter, AdapterPart, Factors, Rows, Value, composed
+from loratree_composer.adapters.adapter import Adapter, Bias, Factors, programs_of
 from loratree_composer.arithmetic.compress import Compressed, compressed
 from loratree_composer.arithmetic.lowrank import LowRank
 from loratree_composer.base.layer_kind import TRANSPOSED
 from loratree_composer.base.stored_tensor import type_of
-from loratree_composer.flatten.compression import Kept, kept
+from loratree_composer.flatten.compression import Kept, records_of
 from loratree_composer.flatten.overrides import flat_overrides
 from loratree_composer.flatten.parts import REMEDY, flat_parts
 from loratree_composer.flatten.peft_place import LoraPlace
@@ -64,7 +64,7 @@ def flattened(
     Raises Invalid if there are no deltas, if one adapter cannot hold the chain (as with DoRA), if the chain does not
     fit the base, or if a value is not finite.
     """
-    parts, base = flat_parts(composed(chain)), BaseIndex(manifest)
+    parts, base = flat_parts(programs_of(chain)), BaseIndex(manifest)
     if not parts.names:
         raise Invalid(f"there is no adapter to flatten, the composition is the base itself: {REMEDY}")
     places = flat_places(parts, base, nesting(chain))
@@ -72,21 +72,22 @@ def flattened(
     cut = _compress(deltas, places, limit)
     deltas |= {name: module.delta for name, module in cut.items()}
     overrides = flat_overrides(parts, base, {place.name for place in places.values()})
-    dtype = exact([*_list_factors(deltas), *parts.shifts.values()], widest(_find_dtypes(chain)))
+    factors = [factor for delta in deltas.values() for factor in (delta.a, delta.b)]
+    dtype = choose_dtype([*factors, *parts.shifts.values()], common_dtype(_find_dtypes(chain)))
     tensors = _build_tensors(places, deltas, parts.shifts, _find_rank(places, deltas), dtype)
     config = _build_config(_find_rank(places, deltas), places, manifest, task_type(chain), base_model)
     config |= ({"lora_bias": True} if parts.shifts else {}) | overrides.config
-    flat = FlatAdapter(config, tensors | overrides.tensors, dtype, kept(cut))
+    flat = FlatAdapter(config, tensors | overrides.tensors, dtype, records_of(cut))
     keys = {(name, place.keys[0]) for name, place in places.items()} | overrides.keys.items()
     _check_readable(flat, manifest, keys)
     return flat
 
 
-def exact(factors: Collection[Tensor], dtype: torch.dtype) -> torch.dtype:
+def choose_dtype(factors: Collection[Tensor], dtype: torch.dtype) -> torch.dtype:
     """Return `dtype` if it holds every factor bit for bit, else the dtype that the factors are summed in."""
     if all(torch.equal(factor.to(dtype).to(factor.dtype), factor) for factor in factors):
         return dtype
-    return widest({factor.dtype for factor in factors})
+    return common_dtype({factor.dtype for factor in factors})
 
 
 def task_type(chain: Sequence[tuple[Adapter, float]]) -> str | None:
@@ -95,7 +96,7 @@ def task_type(chain: Sequence[tuple[Adapter, float]]) -> str | None:
     return tasks.pop() if len(tasks) == 1 else None
 
 
-def widest(dtypes: Collection[torch.dtype]) -> torch.dtype:
+def common_dtype(dtypes: Collection[torch.dtype]) -> torch.dtype:
     """Return the smallest dtype that holds the values of all: float32 for float16 with bfloat16, and for no dtype."""
     return reduce(torch.promote_types, dtypes or {torch.float32})
 
@@ -103,15 +104,8 @@ def widest(dtypes: Collection[torch.dtype]) -> torch.dtype:
 def _find_dtypes(chain: Sequence[tuple[Adapter, float]]) -> set[torch.dtype]:
     """Return the dtypes that the levels' factors are stored in."""
     parts = (part for adapter, _ in chain for parts in adapter.parts.values() for part in parts)
-    return {(part.a if isinstance(part, Factors) else part.value).dtype for part in parts if not _is_replacement(part)}
-
-
-def _is_replacement(part: AdapterPart) -> bool:
-    return isinstance(part, Value | Rows)
-
-
-def _list_factors(deltas: Mapping[str, LowRank]) -> list[Tensor]:
-    return [factor for delta in deltas.values() for factor in (delta.a, delta.b)]
+    added = (part for part in parts if isinstance(part, Factors | Bias))
+    return {(part.a if isinstance(part, Factors) else part.value).dtype for part in added}
 
 
 def _compress(
@@ -135,9 +129,8 @@ def _compress(
 
 def _find_rank(places: Mapping[str, LoraPlace], deltas: Mapping[str, LowRank]) -> int:
     """Return the rank of every module: the highest, rounded up to a multiple of every convolution's groups."""
-    highest, groups = max((delta.rank for delta in deltas.values()), default=1), 1
-    for place in places.values():
-        groups = lcm(groups, place.groups)
+    highest = max((delta.rank for delta in deltas.values()), default=1)
+    groups = lcm(*(place.groups for place in places.values()))
     return -(-highest // groups) * groups
 
 

@@ -45,6 +45,7 @@ def flat_parts(programs: Mapping[str, Program]) -> FlatParts:
     parts, ordered, mixed = FlatParts(), [], []
     with full_float32():
         for name, program in programs.items():
+            # The leaf may join the ancestors' product here, as a flattened adapter has no cached sum of the ancestors.
             edits = joined(program.edits)
             if isinstance(edits[0], Replace):
                 parts.values[name] = _compute_value(edits[0], edits[1:], name)
@@ -69,18 +70,10 @@ def _add(parts: FlatParts, name: str, edits: Sequence[Edit]) -> bool:
     if rows:
         parts.rows[name] = _unite_rows(rows)
     if adds:
-        parts.deltas[name] = _concat([add.delta for add in adds], adds[0].groups)
+        parts.deltas[name] = concat([add.delta for add in adds], adds[0].groups)
     if shifts:
         parts.shifts[name] = torch.stack(_cast_alike(shifts)).sum(0)
     return True
-
-
-def _concat(deltas: Sequence[LowRank], groups: int) -> LowRank:
-    """Return Σ BᵢAᵢ as one product; each convolution group has its own ranks: a [rank, in], b [out, rank/groups]."""
-    if groups == 1:
-        return concat(deltas)
-    a = torch.cat([delta.a.reshape(groups, -1, delta.a.shape[-1]) for delta in deltas], dim=1)
-    return LowRank(a.flatten(0, 1), torch.cat([delta.b for delta in deltas], dim=-1))
 
 
 def _compute_value(replaced: Replace, edits: Sequence[Edit], name: str) -> Tensor:

@@ -88,7 +88,7 @@ class LoraPlace:
         return dict(zip(self.keys, (a.reshape(layout.a), b.permute(1, 2, 0).reshape(layout.b)), strict=True))
 
 
-def place(base: BaseIndex, parameter: str, *, depth: int = 0, inputs: int = 0) -> LoraPlace | None:
+def find_place(base: BaseIndex, parameter: str, *, depth: int = 0, inputs: int = 0) -> LoraPlace | None:
     """Return the place of a LoRA on `parameter`, or None if PEFT has none; on experts it has `depth` LoRAs around it.
 
     `inputs` is the width of a convolution's A: all its inputs times its kernel's size, not divided by its groups.

@@ -6,16 +6,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from loratree_composer.adapters.adapter import Adapter, Factors
 from loratree_composer.base.layer_kind import TRANSPOSED
 from loratree_composer.flatten.parts import REMEDY, FlatParts
-from loratree_composer.flatten.peft_place import LoraPlace, place
-from loratree_composer.flatten.targets import filled
+from loratree_composer.flatten.peft_place import LoraPlace, find_place
+from loratree_composer.flatten.targets import with_siblings
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.peft_format.layout import ATTENTION, CONVOLUTIONS, EXPERTS
 from loratree_registry.peft_format.names import BaseIndex, module_of
 from loratree_registry.peft_format.past_forward import is_read_past_forward
 
-Nesting = Mapping[
-    str, Sequence[Sequence[str]]
-]  # module → for each level, its parameters that have LoRAs, innermost first
+# module → for each level, its parameters that have LoRAs, innermost first
+Nesting = Mapping[str, Sequence[Sequence[str]]]
 
 
 def flat_places(parts: FlatParts, base: BaseIndex, nested: Nesting) -> dict[str, LoraPlace]:
@@ -27,7 +26,7 @@ def flat_places(parts: FlatParts, base: BaseIndex, nested: Nesting) -> dict[str,
     for name in _list_tensors(parts, base):
         delta = parts.deltas.get(name)
         inputs = 0 if delta is None else delta.shape[-1]
-        lora = place(base, name, depth=_find_depth(name, parts.deltas, base, nested), inputs=inputs)
+        lora = find_place(base, name, depth=_find_depth(name, parts.deltas, base, nested), inputs=inputs)
         if lora is None:
             problems.append(f"{name} is no weight of a layer that PEFT puts a LoRA on")
         elif delta is not None and (problem := _find_misfit(lora, lora.as_peft(delta).shape)):
@@ -59,12 +58,15 @@ def nesting(chain: Iterable[tuple[Adapter, float]]) -> Nesting:
 
 
 def _list_tensors(parts: FlatParts, base: BaseIndex) -> list[str]:
-    """Return the tensors that get factors: with a delta, with a shifted bias, or needed by engines beside these."""
+    """Return the tensors that get factors: with a delta, with a shifted bias, or with zeros beside these.
+
+    Engines expect the sibling layers (k beside q) in every numbered layer; PEFT expects both weights of an attention.
+    """
     names = parts.deltas.keys() | {f"{module_of(name)}.weight" for name in parts.shifts}
     kinds = {name: base.parameters[name].kind for name in names if name in base.parameters}
     matrices = {module_of(name) for name, kind in kinds.items() if kind in TRANSPOSED}
     fillable = [module for module in base.kinds if _is_fillable(module, parts, base)]
-    names |= {f"{module}.weight" for module in filled(matrices, fillable)}
+    names |= {f"{module}.weight" for module in with_siblings(matrices, fillable)}
     for name in list(names):
         for module in (module_of(name), module_of(module_of(name))):
             if base.kinds.get(module) == ATTENTION:

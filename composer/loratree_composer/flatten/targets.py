@@ -10,7 +10,7 @@ SIBLINGS: Final = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
-def filled(names: Collection[str], layers: Collection[str]) -> set[str]:
+def with_siblings(names: Collection[str], layers: Collection[str]) -> set[str]:
     """Return the modules among `layers` that equal one of `names`, or a sibling of one, in any numbered layer."""
     wanted = {_mask_numbers(sibling) for name in names for sibling in _list_siblings(name)}
     return {name for name in layers if _mask_numbers(name) in wanted}

@@ -1,4 +1,4 @@
-"""A chain merged into a live module and removed again bit for bit: the only code to write live weights in place."""
+"""A chain merged into a live module and removed bit for bit: the only code that writes into a caller's weights."""
 
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -95,7 +95,7 @@ class MergedWeights:
         check_values(tensor, (), name=name)
         origin, pristine = self._track_origin(name, tensor), partial(self._read_original, name, tensor)
         source = None if self._prefixes is None else self._prefixes.of(name, tensor, pristine, origin, program)
-        edits = program.edits if source is None else program.leaf
+        edits = program.edits if source is None else program.leaf_edits
         check_fit(fit_problems(self._module, name, tensor, edits))
         check_mergeable(tensor, edits, name=name)
         self._merged[name] = None  # until the write succeeds, the tensor is neither pristine nor merged

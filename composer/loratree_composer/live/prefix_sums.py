@@ -19,14 +19,14 @@ class PrefixSums:
     """
 
     def __init__(self) -> None:
-        self._last: dict[str, Key] = {}
+        self._before: dict[str, Key] = {}  # the ancestors of each tensor in the merge before the present one
+        self._now: dict[str, Key] = {}
         self._sums: dict[str, tuple[Key, object, Tensor]] = {}
-        self._seen: dict[str, Key] = {}
 
     def begin(self, programs: Mapping[str, Program]) -> None:
         """Record the ancestors of the next merge, and drop the sums of other ancestors."""
-        self._seen, self._last = self._last, {name: program.above_key for name, program in programs.items()}
-        for name in [name for name, (key, *_) in self._sums.items() if self._last.get(name) != key]:
+        self._before, self._now = self._now, {name: program.above_key for name, program in programs.items()}
+        for name in [name for name, (key, *_) in self._sums.items() if self._now.get(name) != key]:
             del self._sums[name]
 
     def of(
@@ -37,21 +37,23 @@ class PrefixSums:
         `pristine` reads the base's value, and `origin` is equal as long as that value is the same.
         """
         key = program.above_key
-        if program.last is None or not is_known(key) or tensor.dtype not in FLOATS:
+        if program.leaf_step is None or not is_known(key) or tensor.dtype not in FLOATS:
             return None
         dtype = torch.promote_types(tensor.dtype, torch.float32)
         form = dtype, tensor.device, tensor.shape
+        # Put back only if it still fits: every other way out then drops the stale sum.
         _, known_origin, cached = self._sums.pop(name, (key, None, tensor))
         if origin is not None and known_origin == origin and (cached.dtype, cached.device, cached.shape) == form:
             self._sums[name] = key, origin, cached
             return cached
-        if self._seen.get(name) != key or isinstance(program.leaf[0], Replace):
+        # A leaf that begins with a Replace discards the sum of its ancestors, so none is made.
+        if self._before.get(name) != key or isinstance(program.leaf_edits[0], Replace):
             return None
         total = torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format, requires_grad=False)
-        merge_into(total, pristine(), program.above, name=name)
+        merge_into(total, pristine(), program.ancestor_edits, name=name)
         self._sums[name] = key, origin, total
         return total
 
     def clear(self) -> None:
         """Free every sum."""
-        self._last, self._seen, self._sums = {}, {}, {}
+        self._now, self._before, self._sums = {}, {}, {}

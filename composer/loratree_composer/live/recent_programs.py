@@ -30,7 +30,7 @@ class RecentPrograms:
         if key not in self._kept and key not in self._asked:
             self._asked.append(key)
             return make()
-        programs, size = self._kept.pop(key) if key in self._kept else _make_ready(make())
+        programs, size = self._kept.pop(key) if key in self._kept else _cache_edits(make())
         self._kept[key] = programs, size
         while len(self._kept) > 1 and sum(size for _, size in self._kept.values()) > self._limit:
             self._kept.popitem(last=False)
@@ -41,10 +41,10 @@ class RecentPrograms:
         self._kept.clear()
 
 
-def _make_ready(programs: Programs) -> tuple[Programs, int]:
-    """Return the programs with their edits made, and the size of these edits in bytes."""
-    made = {name: program.ready() for name, program in programs.items()}
-    return made, sum(edit_size(edit) for program in made.values() for edit in program.edits)
+def _cache_edits(programs: Programs) -> tuple[Programs, int]:
+    """Return the programs with their edits cached, and the size of these edits in bytes."""
+    cached = {name: program.with_cached_edits() for name, program in programs.items()}
+    return cached, sum(edit_size(edit) for program in cached.values() for edit in program.edits)
 
 
 def edit_size(edit: Edit) -> int:

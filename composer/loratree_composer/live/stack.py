@@ -105,7 +105,7 @@ def is_stacked(module: nn.Module) -> bool:
 
 
 def _split(layer: nn.Module, name: str, edits: Sequence[Edit]) -> tuple[Sequence[Edit], Sequence[Edit]]:
-    """Split the edits into the first, which a copy of the tensor holds, and the rest, which run beside the layer."""
+    """Split the edits into a beginning, held by a copy of the tensor, and an end that runs beside the layer."""
     if not _has_plain_forward(layer, name):
         return edits, ()
     beside = (Add, Rescale, ReplaceRows) if kind_of(layer) in ("Linear", "Embedding") else (Add, Rescale)

@@ -72,6 +72,7 @@ def put_back(module: nn.Module, name: str, original: Tensor) -> None:
     except AttributeError:
         return  # the module no longer has this name
     if (original.dtype, original.device) != (replacement.dtype, replacement.device):
+        # The caller cast or moved the model, so this object takes a converted copy: no memory of a weight is written.
         original.data = original.data.to(replacement.device, replacement.dtype)
     if isinstance(original, nn.Parameter):
         original.requires_grad_(replacement.requires_grad)

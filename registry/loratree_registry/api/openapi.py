@@ -44,7 +44,7 @@ async def _get_registry(request: Request) -> Registry:
     return registry
 
 
-Catalog = Annotated[Registry, Depends(_get_registry)]
+ServedRegistry = Annotated[Registry, Depends(_get_registry)]
 NodePath = Annotated[str, Path(description="base/segment/…", examples=[PATH])]
 RefPath = Annotated[str, Path(description="PATH or PATH@SELECTOR: a number, an alias or a digest", examples=[REF])]
 After = Annotated[str | None, Query(description="The `next` of the previous page")]

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from typing_extensions import override
 
 from loratree_registry.blobs.store import BlobStore, ReadBack, StoredBlob
-from loratree_registry.blobs.verified import check_announced, drain, intact, verified
+from loratree_registry.blobs.verified import check_announced, drain, is_intact, verified
 from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.core.paths import is_digest
 from loratree_registry.disk.disk_errors import disk_errors, sync
@@ -112,7 +112,7 @@ class LocalBlobStore(BlobStore):
         path = self.path(digest)
         try:
             with path.open("rb") as stream:
-                return intact(stream, digest, size, read_back)
+                return is_intact(stream, digest, size, read_back)
         except FileNotFoundError:
             return False
 
@@ -124,8 +124,8 @@ class LocalBlobStore(BlobStore):
                 file.flush()
                 os.fsync(file.fileno())
             with temporary.open("rb") as file:
-                is_intact = intact(file, digest, size, read_back)
-            if not is_intact:
+                returned = is_intact(file, digest, size, read_back)
+            if not returned:
                 raise Unavailable(f"the disk of {self.root} gave back other bytes than were written: check the disk")
             self._reveal(temporary, self.path(digest))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, Protocol, cast
 
 from loratree_registry.blobs.store import PART
-from loratree_registry.blobs.verified import changed, drain, read, verified
+from loratree_registry.blobs.verified import drain, read, size_error, verified
 from loratree_registry.disk.disk_errors import disk_errors
 
 
@@ -39,7 +39,7 @@ class _Seekable:
     def parts(self) -> Iterator[IO[bytes]]:
         length = self._stream.seek(0, io.SEEK_END) - self._start
         if length != self._size:
-            raise changed(self._digest, self._size, "more" if length > self._size else str(length))
+            raise size_error(self._digest, self._size, "more" if length > self._size else str(length))
         for start in range(0, max(length, 1), PART):
             part = _PartFile(self._stream, self._start + start, min(PART, length - start), self._digest)
             yield cast("BinaryIO", part)
@@ -99,7 +99,7 @@ class _PartFile(io.RawIOBase):
         remaining = self._length - self._at
         chunk = read(self._stream, self._digest, remaining if count < 0 else min(count, remaining))
         if remaining and count and not chunk:
-            raise changed(self._digest, self._length, str(self._at))
+            raise size_error(self._digest, self._length, str(self._at))
         self._at += len(chunk)
         return chunk
 

@@ -32,11 +32,11 @@ def verified(stream: BinaryIO, digest: str, size: int) -> Iterator[bytes]:
     while chunk := read(stream, digest, min(CHUNK, size + 1 - count)):
         count += len(chunk)
         if count > size:
-            raise changed(digest, size, "more")
+            raise size_error(digest, size, "more")
         hasher.update(chunk)
         yield chunk
     if count < size:
-        raise changed(digest, size, str(count))
+        raise size_error(digest, size, str(count))
     actual = DIGEST_PREFIX + hasher.hexdigest()
     if actual != digest:
         raise Invalid(f"the bytes sent as {digest} are others: got {actual}; hash the file again and send it again")
@@ -65,7 +65,7 @@ def read(stream: BinaryIO, digest: str, count: int) -> bytes:
         raise Invalid(f"the bytes to send as {digest} cannot be read: {error.strerror or error}") from error
 
 
-def changed(digest: str, size: int, got: str) -> Invalid:
+def size_error(digest: str, size: int, got: str) -> Invalid:
     """Return the error for a stream that has another size than was announced."""
     return Invalid(
         f"the bytes sent as {digest} are not the ones announced: expected {size} bytes, got {got}; "
@@ -73,7 +73,7 @@ def changed(digest: str, size: int, got: str) -> Invalid:
     )
 
 
-def intact(stream: BinaryIO, digest: str, size: int, read_back: ReadBack | None = None) -> bool:
+def is_intact(stream: BinaryIO, digest: str, size: int, read_back: ReadBack | None = None) -> bool:
     """Read `stream` to its end, first through `read_back`, and return whether it holds the bytes of `digest`.
 
     Raises the error of `read_back` only if the bytes are right: an error about wrong bytes says nothing.
@@ -89,13 +89,13 @@ def intact(stream: BinaryIO, digest: str, size: int, read_back: ReadBack | None 
         return hashed.finish() == (digest, size)
 
 
-def holds(store: BlobStore, digest: str, size: int, read_back: ReadBack | None = None) -> bool:
+def has_intact(store: BlobStore, digest: str, size: int, read_back: ReadBack | None = None) -> bool:
     """Read a blob and return whether it is stored and intact; its name alone proves nothing.
 
-    Raises the errors of `intact`, and Unavailable if the store does not answer.
+    Raises the errors of `is_intact`, and Unavailable if the store does not answer.
     """
     try:
         with store.open(digest) as stream:
-            return intact(stream, digest, size, read_back)
+            return is_intact(stream, digest, size, read_back)
     except NotFound:
         return False

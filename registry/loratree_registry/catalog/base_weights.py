@@ -7,7 +7,7 @@ from typing import BinaryIO
 from sqlalchemy import Connection
 
 from loratree_registry.blobs.store import BlobStore
-from loratree_registry.blobs.verified import intact
+from loratree_registry.blobs.verified import is_intact
 from loratree_registry.catalog.bases import find_base
 from loratree_registry.catalog.files import check_uploaded, hold_uploaded, open_stored
 from loratree_registry.core.digests import DIGEST_PREFIX, FileDigest
@@ -133,7 +133,7 @@ def _read_shard(blobs: BlobStore, file: FileDigest) -> list[tuple[str, StoredTen
             tensors.append((name, StoredTensor(file.name, TensorType(tensor.dtype, tensor.shape), digest)))
 
     with open_stored(blobs, file) as stream:
-        if not intact(stream, file.sha256, file.size, read_tensors):
+        if not is_intact(stream, file.sha256, file.size, read_tensors):
             raise _damage_of(file)
     return tensors
 

@@ -25,7 +25,7 @@ def hold_uploaded(connection: Connection, files: list[FileDigest]) -> None:
 
 
 def record_stored(connection: Connection, sha256: str, size: int, lease: str) -> None:
-    """Record that bytes were stored and read back. Raises NotUploaded if their lease has run out."""
+    """Record that bytes were stored and read back. Raises NotUploaded if a collection ended the lease."""
     if not queries.blobs.record_stored(connection, sha256, size, lease):
         raise NotUploaded(f"sending {sha256} took so long that its bytes were collected: send them again")
 
@@ -77,5 +77,5 @@ def _check_sizes(sizes: dict[str, int], files: list[FileDigest]) -> None:
     if missing := [f"{file.name} ({file.sha256})" for file in files if file.sha256 not in sizes]:
         raise NotUploaded(f"these files are not uploaded: {listed(missing)}; upload them, then publish")
     other = [f"{f.name} has {sizes[f.sha256]} bytes, not {f.size}" for f in files if f.size != sizes[f.sha256]]
-    if other:
+    if other:  # a digest has one size, so the submission is wrong in itself
         raise Invalid(f"the given sizes are not the stored sizes: {listed(other)}")

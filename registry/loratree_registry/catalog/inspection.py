@@ -37,9 +37,10 @@ def inspect(stream: BinaryIO, size: int, name: str) -> Inspection:
 
 
 class Inspections:
-    """A cache of inspections by digest: an upload reads the bytes back, so publishing need not read them again.
+    """A cache of inspections by digest.
 
-    It holds at most KEPT inspections, each for KEPT_S seconds; it is thread-safe.
+    An upload reads the stored bytes back and inspects them on the way, so that publishing need not read them again
+    (docs/decisions/0013). The cache holds at most KEPT inspections, each for KEPT_S seconds; it is thread-safe.
     """
 
     def __init__(self) -> None:
@@ -54,12 +55,12 @@ class Inspections:
         """
         seen: list[Inspection] = []
 
-        def look(stream: BinaryIO) -> None:
+        def inspect_bytes(stream: BinaryIO) -> None:
             seen.clear()
             with suppress(Invalid):
                 seen.append(inspect(stream, size, digest))
 
-        yield look
+        yield inspect_bytes
         for inspection in seen:
             self._keep(digest, inspection)
 

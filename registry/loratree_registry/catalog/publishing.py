@@ -72,6 +72,8 @@ def examine(inspection: Inspection, manifest: BaseManifest, path: str, submissio
         content = content_digest(config, submission.files)
     except ValueError as error:
         raise Invalid(f"the adapter's config has no canonical form: {error}") from error
+    # An assumed pin (None) counts as the base: nothing says that the adapter was trained on a composed model, so its
+    # copies of weights must be the base's.
     on_base = submission.parent in (None, BASE, base_of(path))
     spec = classify(config, inspection.header, manifest, digests=inspection.digests, on_base=on_base)
     return Examined(config, spec, content)
@@ -83,7 +85,8 @@ def publish(connection: Connection, path: str, submission: Submission, examined:
     node, above = trail[-1], _read_parents(connection, trail, submission)
     pin = above[-1] if above else None
     digest = _compute_digest(node, pin, submission, examined)
-    taken = queries.nodes.lock_node(connection, node.id)  # first, so that two publishes of one content make one version
+    # The lock comes before the query for the same content, so that two publishes of one content make one version.
+    last_number = queries.nodes.lock_node(connection, node.id)
     same = queries.publishing.same_content(connection, node.id, examined.content)
     check_content(path, same)
     if submission.found == "assumed" and same:
@@ -93,15 +96,15 @@ def publish(connection: Connection, path: str, submission: Submission, examined:
     if known := [row for row in same if row.digest == digest]:
         return _return_existing(connection, path, known[0])
     hold_uploaded(connection, submission.files)  # a collection may have removed them since the first check
-    created = _insert(connection, node, pin, _choose_number(path, taken), digest, submission, examined)
+    created = _insert(connection, node, pin, _choose_number(path, last_number), digest, submission, examined)
     return Published(version=created, created=True, warnings=_list_warnings(examined, pin))
 
 
-def _choose_number(path: str, taken: int) -> int:
+def _choose_number(path: str, last_number: int) -> int:
     """Return the number after the last used number. Raises Conflict if no ref could name it."""
-    if taken >= MAX_NUMBER:
+    if last_number >= MAX_NUMBER:
         raise Conflict(f"{path} has given out every number to {MAX_NUMBER}: publish at another path")
-    return taken + 1
+    return last_number + 1
 
 
 def _return_existing(connection: Connection, path: str, row: SameContent) -> Published:

@@ -20,10 +20,11 @@ _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 def whole_folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `out` if the block succeeds, and is removed if the block fails.
 
-    The folder lies in a hidden sibling of `out`, on the same file system, so that one rename moves it into place. All
-    files are on the disk before the rename. The next call removes the folder of a killed process. `out` must be absent
-    or empty; a link to an empty folder stays a link. Raises Conflict if another program filled `out` in the meantime or
-    this process runs in it, Unavailable if the disk refuses.
+    The folder lies in a hidden sibling of `out`, on the same file system, so that one rename moves it into place. The
+    files directly in the folder are on the disk before the rename; a caller that makes subfolders syncs their files
+    itself, as LocalBlobStore does. The next call removes the folder of a killed process. `out` must be absent or empty;
+    a link to an empty folder stays a link. Raises Conflict if another program filled `out` in the meantime or this
+    process runs in it, Unavailable if the disk refuses.
     """
     try:
         out = _resolve_target(out)

@@ -19,15 +19,16 @@ from loratree_registry.database import queries
 from loratree_registry.database.engine import reading, writing
 from loratree_registry.errors import Invalid, NotFound
 
-# A block for the bytes of a digest and a size: it gives their ReadBack, and keeps the result if it ends without error.
-Looking = Callable[[str, int], AbstractContextManager[ReadBack]]
+# Inspections.keeping: yields the function to run over the bytes that are read back, and keeps its result if the block
+# succeeds.
+Inspecting = Callable[[str, int], AbstractContextManager[ReadBack]]
 
 
 class DirectUploads(ClientUploads):
     """Uploads to a store by presigned URLs, which every worker finds in the database, and downloads from it."""
 
-    def __init__(self, engine: Engine, store: DirectStore, looking: Looking) -> None:
-        self._engine, self._store, self._looking = engine, store, looking
+    def __init__(self, engine: Engine, store: DirectStore, inspecting: Inspecting) -> None:
+        self._engine, self._store, self._inspecting = engine, store, inspecting
 
     @override
     def begin(self, sha256: str, size: int) -> Upload:
@@ -58,8 +59,8 @@ class DirectUploads(ClientUploads):
         with writing(self._engine) as connection:
             lease = queries.blobs.lease_blob(connection, transfer.digest, transfer.size)
         try:
-            with self._looking(transfer.digest, transfer.size) as look:
-                self._store.accept(transfer, read_back=look)
+            with self._inspecting(transfer.digest, transfer.size) as inspect_bytes:
+                self._store.accept(transfer, read_back=inspect_bytes)
         except Invalid:
             self._forget(upload.id)
             raise

@@ -12,7 +12,7 @@ from typing_extensions import override
 from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.blobs.sending import send
 from loratree_registry.blobs.store import PART, BlobStore, DirectStore
-from loratree_registry.blobs.verified import check_announced, holds, skip
+from loratree_registry.blobs.verified import check_announced, has_intact, skip
 from loratree_registry.catalog import (
     aliases,
     base_weights,
@@ -125,7 +125,7 @@ class EmbeddedRegistry(Registry):
         with reading(self._engine) as connection:
             list_files = base_weights.list_files if _is_base(ref) else files.list_files
             listed = list_files(connection, ref)
-        return [file for file in listed if not holds(self._blobs, file.sha256, file.size)]
+        return [file for file in listed if not has_intact(self._blobs, file.sha256, file.size)]
 
     @override
     def create_node(self, path: str, *, level: Level | None = None) -> Node:
@@ -200,8 +200,8 @@ class EmbeddedRegistry(Registry):
         with writing(self._engine) as connection:
             lease = queries.blobs.lease_blob(connection, sha256, size)
         # The bytes come before the row that records them: the database is never ahead of the store.
-        with self._inspections.keeping(sha256, size) as look:
-            self._blobs.put(sha256, size, stream, read_back=look)
+        with self._inspections.keeping(sha256, size) as inspect_bytes:
+            self._blobs.put(sha256, size, stream, read_back=inspect_bytes)
         with writing(self._engine) as connection:
             files.record_stored(connection, sha256, size, lease)
 

@@ -1,4 +1,7 @@
-"""Uploads through the service: one folder for each upload, one file for each part, shared by a server's workers."""
+"""Uploads whose parts the HTTP server receives into a folder, and then passes to Registry.upload.
+
+Only `api/` uses StagedUploads. It stands here because `housekeeping/` removes its leftovers too, through `expire`.
+"""
 
 import fcntl
 import io
@@ -22,12 +25,12 @@ from loratree_registry.core.uploads import LIFETIME_S, Part, Upload, Uploads, un
 from loratree_registry.disk.disk_errors import disk_errors
 from loratree_registry.errors import Conflict, Invalid, listed
 
-MAX_PARTS: Final = 10_000  # S3's limit
+MAX_PARTS: Final = 10_000  # S3's limit too, so that a base that fits into one registry fits into another
 _ID = re.compile(r"[0-9a-f]{32}")
 _ANNOUNCED = "announced"
 
 
-class Store(Protocol):
+class StoreUpload(Protocol):
     """A function that stores a complete upload: Registry.upload."""
 
     def __call__(self, stream: BinaryIO, *, sha256: str, size: int) -> None:
@@ -43,7 +46,7 @@ class StagedUploads(Uploads):
     upload locks `announced`, which is never replaced; a kill releases the lock. So workers share only the folder.
     """
 
-    def __init__(self, root: Path, store: Store) -> None:
+    def __init__(self, root: Path, store: StoreUpload) -> None:
         self.root, self._store = root, store
 
     @override
@@ -52,15 +55,15 @@ class StagedUploads(Uploads):
         check_announced(sha256, size)
         if size > PART * MAX_PARTS:
             raise Invalid(f"an upload holds at most {PART * MAX_PARTS} bytes, {sha256} has {size}")
-        name = secrets.token_hex(16) if size <= PART else _choose_name(sha256, size)
+        upload_id = secrets.token_hex(16) if size <= PART else _choose_id(sha256, size)
         with self._catch_disk_errors(size):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             expire(self.root, before=datetime.now(UTC) - timedelta(seconds=LIFETIME_S))
-            folder = self.root / name
+            folder = self.root / upload_id
             folder.mkdir(mode=0o700, exist_ok=True)
             with suppress(FileExistsError), _write_whole(folder / _ANNOUNCED, replace=False) as file:
                 file.write(json.dumps([sha256, size]).encode())
-        return self.find(name)
+        return self.find(upload_id)
 
     @override
     def find(self, id: str) -> Upload:
@@ -152,7 +155,12 @@ class StagedUploads(Uploads):
 
 
 def expire(root: Path, *, before: datetime, dry_run: bool = False) -> list[str]:
-    """Remove the uploads that got nothing since `before`, and return their names."""
+    """Remove the uploads that got nothing since `before`, and return their names.
+
+    An upload is locked while it is checked, but not while it is removed. If a client completes it in between, the parts
+    vanish while `complete` reads them. That is harmless: `complete` stores only bytes with the announced digest. If a
+    part is missing, `complete` raises LoratreeError, and the client sends the bytes again.
+    """
     expired = []
     with disk_errors(root, "LORATREE_HOME"):
         for folder in sorted(root.iterdir()) if root.is_dir() else []:
@@ -213,7 +221,7 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _choose_name(sha256: str, size: int) -> str:
+def _choose_id(sha256: str, size: int) -> str:
     """Return the id of an upload of several parts: equal bytes have equal ids, so that any client can resume it."""
     return digest_json([sha256, size])[-32:]
 

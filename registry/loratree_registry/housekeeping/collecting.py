@@ -2,6 +2,14 @@
 
 First a transaction condemns the row of each unused blob, so that no new version can refer to the blob. Then another
 transaction locks the row, removes the bytes and last the row. After a kill at any point, the next run continues.
+
+Three ages protect what is still in use:
+
+- the grace (`gc --grace`, 24 hours by default) protects a blob that an upload, a version or a deletion used within it,
+  and the files of an unfinished upload;
+- UPLOAD_AGE (1 hour) protects the files of an unfinished upload even if the grace is shorter;
+- LIFETIME_S (24 hours, core/uploads.py) is how long an idle upload can be resumed. The server removes an older one from
+  its folder without `gc`, when the next upload begins.
 """
 
 from collections.abc import Iterator
@@ -24,7 +32,7 @@ from loratree_registry.embedded.storage import Storage
 from loratree_registry.errors import Unavailable, listed
 
 PAGE: Final = 500
-UPLOAD: Final = timedelta(hours=1)  # an unfinished upload has no lease in the store, so this age protects it
+UPLOAD_AGE: Final = timedelta(hours=1)  # parts and temporary files are no blobs yet: only their age protects them
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +52,7 @@ def collect(storage: Storage, uploads: Path, *, grace: timedelta, dry_run: bool 
     """
     engine, blobs, before = storage.engine, storage.blobs, now() - grace
     failures = _Failures()
-    yield from _remove_leftovers(storage, uploads, failures, before=now() - max(grace, UPLOAD), dry_run=dry_run)
+    yield from _remove_leftovers(storage, uploads, failures, before=now() - max(grace, UPLOAD_AGE), dry_run=dry_run)
     if dry_run:
         yield from _list_removable(engine, blobs, before)
     else:
@@ -111,7 +119,12 @@ def _condemn_orphans(engine: Engine, blobs: BlobStore, before: datetime) -> None
 
 
 def _remove(engine: Engine, blobs: BlobStore, sha256: str) -> bool:
-    """Remove condemned bytes and then their row, with the row locked; return False if a new lease has saved them."""
+    """Remove condemned bytes and then their row, with the row locked; return False if a new lease has saved them.
+
+    The bytes are removed inside the transaction: otherwise an upload could lease the row and put the bytes again first,
+    and this call would remove them. On SQLite, all writers wait until the store answers. This is accepted: a request to
+    S3 ends after about 26 seconds at most (blobs/s3/client.py), and a writer waits for 30.
+    """
     with writing(engine) as connection:
         if not queries.collecting.hold_condemned(connection, sha256):
             return False
@@ -156,6 +169,8 @@ def _remove_leftovers(
     """Remove the leftovers of uploads that nobody continued since `before`."""
     names = _end_transfers(storage, failures, before=before, dry_run=dry_run)
     names |= {f"uploads/{name}" for name in expire(uploads, before=before, dry_run=dry_run)}
+    # The ids are read before the sweep, so that it keeps each upload that a client may continue; an upload that begins
+    # after this read is too young for the sweep.
     with reading(storage.engine) as connection:
         unfinished = {f"uploads/{name}" for name in queries.uploads.upload_ids(connection)}
     with failures.noting("leftovers of uploads in the blob store"):

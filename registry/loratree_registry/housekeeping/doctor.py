@@ -29,13 +29,13 @@ STALE: Final = timedelta(days=1)
 _TOLERATED: Final = ("conditional writes", "checksums")
 _NEEDED: Final = ("reachable", "writable", "listing")  # the search for leftovers needs these
 _PINGS: Final = 5
-_PARTS: Final = {"composer": "torch", "server": "fastapi", "s3": "boto3", "postgres": "psycopg", "demo": "peft"}
+_EXTRAS: Final = {"composer": "torch", "server": "fastapi", "s3": "boto3", "postgres": "psycopg", "demo": "peft"}
 
 
-def examine(settings: Settings) -> Iterator[Check]:
+def diagnose(settings: Settings) -> Iterator[Check]:
     """Check everything that `settings` name, in order; a failed check skips only the checks that depend on it."""
     yield _check_release()
-    yield from (_check_part(extra, package) for extra, package in _PARTS.items())
+    yield from (_check_extra(extra, package) for extra, package in _EXTRAS.items())
     yield from _check_home(settings.home)
     if settings.url is not None:
         yield from _check_server(settings.url)
@@ -49,7 +49,7 @@ def _check_release() -> Check:
     return Check("release", True, f"loratree {version('loratree')} on Python {python}, schema {HEAD}")
 
 
-def _check_part(extra: str, package: str) -> Check:
+def _check_extra(extra: str, package: str) -> Check:
     try:
         return Check(f"part {extra}", True, f"{package} {version(package)}")
     except PackageNotFoundError:

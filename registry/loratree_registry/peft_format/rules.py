@@ -1,6 +1,7 @@
 """The table of the layer kinds on which LoRA is composed, and of the features of PEFT that are refused, with reasons.
 
-To compose more, change this table: add a layer kind to COMPOSED, or remove a Refusal.
+Each Refusal names what is refused. To compose it, or to add a layer kind to COMPOSED, also write its layout, its field
+in the spec and its edit (docs/architecture.md, "Where things go").
 """
 
 from typing import Final

@@ -92,8 +92,8 @@ class AdapterSpec:
     values: tuple[ValueSpec, ...] = ()
     rows: tuple[RowsSpec, ...] = ()
 
-    def follows(self) -> dict[str, str]:
-        """Return the tensors that have a part only because of a tie, each with the tensor that the part's key names."""
+    def tied_to(self) -> dict[str, str]:
+        """Map each tensor that changes only through a tie to the tensor that it is tied to."""
         sources: dict[str, str] = {}
         parts: list[ValueSpec | RowsSpec] = [*self.values, *self.rows]
         for part in parts:

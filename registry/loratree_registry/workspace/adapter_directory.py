@@ -60,6 +60,10 @@ class AdapterDirectory:
         except Invalid as error:
             raise Invalid(f"{self.path}: {error}") from error
 
+    def check_against(self, manifest: BaseManifest, *, on_base: bool = True) -> None:
+        """Check the modules against a base as `spec` does, only for its errors. Raises Invalid."""
+        self.spec(manifest, on_base=on_base)
+
     def warnings(self, spec: AdapterSpec) -> list[str]:
         """Return warnings about a valid adapter that a person should look at."""
         return warnings(self.config, spec)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from loratree_registry.blobs.local import LocalBlobStore
-from loratree_registry.blobs.verified import holds
+from loratree_registry.blobs.verified import has_intact
 from loratree_registry.core.digests import FileDigest, canonical_json, digest_stream
 from loratree_registry.core.paths import base_of
 from loratree_registry.core.records import ADAPTER_CONFIG, Version
@@ -37,7 +37,7 @@ def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
                 raise _damage_error(ref, file)
         return stored
     cache = LocalBlobStore(home / CACHE, setting="LORATREE_HOME")
-    if not holds(cache, file.sha256, file.size):
+    if not has_intact(cache, file.sha256, file.size):
         with open_resumed(registry, ref, file.name) as stream:
             try:
                 cache.put(file.sha256, file.size, stream)

@@ -1,4 +1,4 @@
-"""The pin of a new version: the version or the base that the adapter was trained on (DESIGN.md, rule 2).
+"""The pin of a new version: the version or the base that the adapter was trained on (docs/tree.md, "Pins").
 
 A wrong pin would record a wrong lineage for ever. So a verified lockfile decides, then --parent, then the adapter's
 config; the head is assumed only if the config names nothing, and publish asks for --parent if the answer stays open.
@@ -62,7 +62,11 @@ def _pin_from_option(registry: Registry, path: str, parent: str) -> FoundPin:
 def _pin_from_composition(
     registry: Registry, base: Base, adapter: AdapterDirectory, path: str, explicit: FoundPin | None
 ) -> FoundPin | None:
-    """Return the pin of the lockfile beside base_model_name_or_path; None if there is none or --parent overrules it."""
+    """Return the pin of the lockfile beside base_model_name_or_path.
+
+    Returns None if there is no lockfile, or if it is unusable and --parent is given. A usable lockfile must agree with
+    --parent, and a lockfile of another base is always refused.
+    """
     folder = _find_folder(adapter)
     if folder is None:
         return None

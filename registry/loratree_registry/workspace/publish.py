@@ -79,7 +79,8 @@ def prepare(
     """Check a folder as far as possible before a byte of it is sent. Raises LoratreeError."""
     manifest = _read_manifest(registry, path)
     adapter = read_adapter_directory(directory)
-    adapter.spec(manifest, on_base=False)  # every check that does not need the pin
+    # The registry checks the adapter again: this check saves an upload, and the registry trusts no client.
+    adapter.check_against(manifest, on_base=False)  # every check that does not need the pin
     known = _find_same_content(registry, path, adapter)
     for version in known:
         if version.quarantined is not None:
@@ -90,8 +91,9 @@ def prepare(
         if not known:
             raise
         pin = _pin_of(known[0])
+    # An assumed pin (None) counts as the base: nothing says that the adapter was trained on a composed model.
     if pin.parent in (None, BASE):
-        adapter.spec(manifest)
+        adapter.check_against(manifest)
     same = [version for version in known if pin.parent is None or version.pin.digest == pin.digest]
     if same and level not in (None, same[0].level):
         raise Conflict(f"{path} is a {same[0].level} and cannot become a {level}: levels never change")
@@ -100,7 +102,7 @@ def prepare(
 
 def check_adapter(registry: Registry, directory: Path, path: str) -> None:
     """Check a folder before the version that it is pinned to exists. Raises LoratreeError."""
-    read_adapter_directory(directory).spec(_read_manifest(registry, path), on_base=False)
+    read_adapter_directory(directory).check_against(_read_manifest(registry, path), on_base=False)
 
 
 def _read_manifest(registry: Registry, path: str) -> BaseManifest:

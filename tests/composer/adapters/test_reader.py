@@ -37,10 +37,10 @@ def noting(catalog: Catalog) -> Iterator[Noting]:
 
 def test_a_chains_versions_come_at_once_however_deep_and_not_again(catalog: Catalog, noting: Noting) -> None:
     adapters = AdapterReader(noting, catalog.tree.manifest, catalog.home)
-    first = adapters.chain(noting.resolve(catalog.leaf))
+    first = adapters.load_chain(noting.resolve(catalog.leaf))
     assert (len(first), noting.asked) == (len(LEVELS), [f"{catalog.leaf}@1"])
-    adapters.chain(noting.resolve(catalog.leaf))
-    adapters.chain(noting.resolve(catalog.path(2)))
+    adapters.load_chain(noting.resolve(catalog.leaf))
+    adapters.load_chain(noting.resolve(catalog.path(2)))
     assert noting.asked == [f"{catalog.leaf}@1"]
 
 
@@ -48,14 +48,14 @@ def test_a_followed_version_that_no_pin_leads_to_is_asked_for_too(catalog: Catal
     newer = tiny.adapter(catalog.tree.base, catalog.home / "newer", seed=11, rank=3)
     catalog.publish(newer, catalog.path(1), parent="base")
     adapters = AdapterReader(noting, catalog.tree.manifest, catalog.home)
-    followed = adapters.chain(noting.resolve(catalog.leaf, follow="latest"))
+    followed = adapters.load_chain(noting.resolve(catalog.leaf, follow="latest"))
     assert noting.asked == [f"{catalog.leaf}@1", f"{catalog.path(1)}@2"]
-    pinned = adapters.chain(noting.resolve(catalog.leaf))
+    pinned = adapters.load_chain(noting.resolve(catalog.leaf))
     assert [new is old for (new, _), (old, _) in zip(followed, pinned, strict=True)] == [False, True, True, True]
 
 
 def test_what_does_not_fit_into_memory_is_read_again_in_one_question(catalog: Catalog, noting: Noting) -> None:
     adapters = AdapterReader(noting, catalog.tree.manifest, catalog.home, kept=1)
     for _ in range(2):
-        assert len(adapters.chain(noting.resolve(catalog.leaf))) == len(LEVELS)
+        assert len(adapters.load_chain(noting.resolve(catalog.leaf))) == len(LEVELS)
     assert noting.asked == [f"{catalog.leaf}@1"] * 2

@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 from transformers.models.falcon.modeling_falcon import FalconLinear
 from transformers.pytorch_utils import Conv1D
 
-from loratree_composer.adapters.adapter import composed
+from loratree_composer.adapters.adapter import programs_of
 from loratree_composer.base.layer_kind import kind_of
 from loratree_composer.base.manifest import manifest_of_module
 from loratree_composer.live.merged_weights import MergedWeights
@@ -154,7 +154,7 @@ def test_falcons_own_linear_is_composed_as_peft_does(tmp_path: Path) -> None:
         if "lora_" in name:
             parameter.data = torch.randn_like(parameter) * 0.1
     tuned.save_pretrained(tmp_path)
-    deltas = composed([(chains.read(tmp_path, manifest_of_module(model)), 1.0)])
+    deltas = programs_of([(chains.read(tmp_path, manifest_of_module(model)), 1.0)])
     expected, stacked = chains.logits(tuned), copy.deepcopy(model)
     Stack(stacked, deltas)
     MergedWeights(model).merge(deltas)

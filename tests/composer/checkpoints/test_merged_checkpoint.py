@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from loratree_composer.adapters.adapter import Adapter, AdapterPart, Bias, Factors, Rows, Value, composed
+from loratree_composer.adapters.adapter import Adapter, AdapterPart, Bias, Factors, Rows, Value, programs_of
 from loratree_composer.arithmetic.program import Program
 from loratree_composer.base.manifest import read_base
 from loratree_composer.checkpoints.merged_checkpoint import write_merged
@@ -57,7 +57,7 @@ def written(base: Path, programs: Mapping[str, Program], out: Path) -> Path:
 
 
 def programs(parts: Parts) -> dict[str, Program]:
-    return composed([(Adapter(parts), 1.0)])
+    return programs_of([(Adapter(parts), 1.0)])
 
 
 def check_equal(found: nn.Module, expected: nn.Module) -> None:

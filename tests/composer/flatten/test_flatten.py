@@ -9,8 +9,8 @@ from torch import nn
 from loratree_composer.adapters.adapter import Adapter, Factors
 from loratree_composer.arithmetic.lowrank import LowRank
 from loratree_composer.base.manifest import manifest_of_module
-from loratree_composer.flatten.flatten import FlatAdapter, flattened, widest
-from loratree_composer.flatten.targets import filled, target_modules
+from loratree_composer.flatten.flatten import FlatAdapter, common_dtype, flattened
+from loratree_composer.flatten.targets import target_modules, with_siblings
 from loratree_registry.core.manifest import BaseManifest, Parameter
 from loratree_registry.errors import Invalid
 from loratree_registry.peft_format.targets import TargetModules
@@ -49,8 +49,8 @@ def test_missing_layers_and_siblings_are_filled_with_zeros(llama: Tree) -> None:
 
 def test_gate_and_up_are_siblings_and_down_is_alone(llama: Tree) -> None:
     names = [f"{layer}.mlp.{name}_proj" for layer in LAYERS for name in ("gate", "up", "down")]
-    assert filled({names[1]}, names) == {name for name in names if "down" not in name}
-    assert filled({names[2]}, names) == {name for name in names if "down" in name}
+    assert with_siblings({names[1]}, names) == {name for name in names if "down" not in name}
+    assert with_siblings({names[2]}, names) == {name for name in names if "down" in name}
 
 
 def test_every_module_has_one_rank_and_no_scale_is_left(llama: Tree) -> None:
@@ -155,9 +155,9 @@ def test_a_level_weight_multiplies_its_delta_and_zero_drops_the_level(llama: Tre
 
 
 def test_the_widest_dtype_holds_every_value() -> None:
-    assert widest([torch.bfloat16, torch.bfloat16]) == torch.bfloat16
-    assert widest([torch.bfloat16, torch.float16]) == torch.float32
-    assert widest([torch.float16, torch.float32]) == torch.float32
+    assert common_dtype([torch.bfloat16, torch.bfloat16]) == torch.bfloat16
+    assert common_dtype([torch.bfloat16, torch.float16]) == torch.float32
+    assert common_dtype([torch.float16, torch.float32]) == torch.float32
 
 
 def test_no_delta_at_all_is_refused(llama: Tree) -> None:

@@ -14,7 +14,7 @@ def made(seed: int) -> dict[str, Program]:
 
 def test_a_ready_program_gives_the_same_bits() -> None:
     weight, program = torch.randn(8, 4), made(0)["0.weight"]
-    ready = program.ready()
+    ready = program.with_cached_edits()
     assert (ready.key, ready.above_key) == (program.key, program.above_key)
     assert torch.equal(merged(weight, ready.edits, name="w"), merged(weight, program.edits, name="w"))
     assert ready.edits[0] is ready.edits[0]
@@ -30,7 +30,7 @@ def test_programs_are_kept_ready_from_their_second_time() -> None:
     recent = RecentPrograms()
     found = [recent.get("a", make)["0.weight"] for _ in range(4)]
     assert len(calls) == 2
-    assert [program.made is None for program in found] == [True, False, False, False]
+    assert [program.cached_edits is None for program in found] == [True, False, False, False]
     assert found[1] is found[2] is found[3]
 
 

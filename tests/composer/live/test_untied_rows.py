@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from loratree_composer.adapters.adapter import Adapter, composed
+from loratree_composer.adapters.adapter import Adapter, programs_of
 from loratree_composer.base.manifest import manifest_of_module
 from loratree_composer.live.merged_weights import MergedWeights
 from loratree_composer.live.stack import Stack
@@ -34,7 +34,7 @@ def chain(row: Row, base: nn.Module, folder: Path, *, apart: bool) -> tuple[list
     upper = chains.read(row.adapt(base, folder / "upper"), manifest)
     parent = copy.deepcopy(base)
     parent = untied(parent) if apart else parent
-    MergedWeights(parent).merge(composed([(upper, 1.0)]))
+    MergedWeights(parent).merge(programs_of([(upper, 1.0)]))
     if not apart:
         parent = copy.deepcopy(base)
         state = {name: tensor.clone() for name, tensor in _merged_state(base, upper).items()}
@@ -46,7 +46,7 @@ def chain(row: Row, base: nn.Module, folder: Path, *, apart: bool) -> tuple[list
 
 def _merged_state(base: nn.Module, adapter: Adapter) -> dict[str, torch.Tensor]:
     model = copy.deepcopy(base)
-    MergedWeights(model).merge(composed([(adapter, 1.0)]))
+    MergedWeights(model).merge(programs_of([(adapter, 1.0)]))
     return dict(model.state_dict())
 
 
@@ -57,9 +57,9 @@ def test_rows_go_where_they_went_in_training(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         levels, expected = chain(row, base, tmp_path, apart=name in ABOVE)
         merged, stacked, split = (copy.deepcopy(base) for _ in range(3))
-        MergedWeights(merged).merge(composed(levels))
-        Stack(stacked, composed(levels))
-        MergedWeights(split).merge(composed(levels[:1]))
-        Stack(split, composed(levels[1:], above=levels[:1]))
+        MergedWeights(merged).merge(programs_of(levels))
+        Stack(stacked, programs_of(levels))
+        MergedWeights(split).merge(programs_of(levels[:1]))
+        Stack(split, programs_of(levels[1:], above=levels[:1]))
         for model in (merged, stacked, split):
             assert chains.relative(logits(model), expected) < 1e-5

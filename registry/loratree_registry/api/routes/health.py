@@ -9,7 +9,7 @@ from importlib.metadata import version
 from fastapi import APIRouter
 
 from loratree_registry.api import examples
-from loratree_registry.api.openapi import Catalog, answers
+from loratree_registry.api.openapi import ServedRegistry, answers
 from loratree_registry.api.strict_route import Route
 from loratree_registry.wire.bodies import Health
 
@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/health", tags=["health"], route_class=Route)
 
 
 @router.get("", responses=answers(examples.HEALTH))
-def health(registry: Catalog) -> Health:
+def health(registry: ServedRegistry) -> Health:
     """Report that the server answers and reaches its database, and its release.
 
     Needs no rights: whoever reaches the server may ask.

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from loratree_registry.api import examples
-from loratree_registry.api.openapi import PAGE_LIMIT, After, Catalog, NodePath, PageLimit, RefPath, answers, body
+from loratree_registry.api.openapi import PAGE_LIMIT, After, NodePath, PageLimit, RefPath, ServedRegistry, answers, body
 from loratree_registry.api.strict_route import Route
 from loratree_registry.core.records import Page, Retained, Tombstone
 from loratree_registry.wire.bodies import Keep
@@ -16,7 +16,7 @@ _Why = Annotated[str, Query(description="Why the version is deleted, in one line
 
 
 @router.delete("/versions/{ref:text}", responses=answers(examples.TOMBSTONE, 404, 409, 410))
-def delete_version(registry: Catalog, ref: RefPath, reason: _Why) -> Tombstone:
+def delete_version(registry: ServedRegistry, ref: RefPath, reason: _Why) -> Tombstone:
     """Delete a version, named by its number or digest, and leave a tombstone.
 
     Refused while another version is pinned to it or an alias names it.
@@ -26,13 +26,13 @@ def delete_version(registry: Catalog, ref: RefPath, reason: _Why) -> Tombstone:
 
 @router.get("/tombstones/{path:text}", responses=answers(examples.one_page(examples.TOMBSTONE, "1"), 404))
 def list_tombstones(
-    registry: Catalog, path: NodePath, after: After = None, limit: PageLimit = PAGE_LIMIT
+    registry: ServedRegistry, path: NodePath, after: After = None, limit: PageLimit = PAGE_LIMIT
 ) -> Page[Tombstone]:
     """List the tombstones of the versions deleted at `path`, newest first."""
     return registry.tombstones(path, after=after, limit=limit)
 
 
 @router.post("/retentions/{path:text}", responses=answers(examples.RETAINED, 404))
-def retain(registry: Catalog, path: NodePath, keep: Annotated[Keep, body(examples.KEEP)]) -> Retained:
+def retain(registry: ServedRegistry, path: NodePath, keep: Annotated[Keep, body(examples.KEEP)]) -> Retained:
     """Delete all versions at `path` except the newest `keep`, the head, and those that an alias or a pin names."""
     return registry.retain(path, keep=keep.keep, dry_run=keep.dry_run)

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from loratree_registry.api import examples
-from loratree_registry.api.openapi import PAGE_LIMIT, After, Catalog, NodePath, PageLimit, RefPath, answers, body
+from loratree_registry.api.openapi import PAGE_LIMIT, After, NodePath, PageLimit, RefPath, ServedRegistry, answers, body
 from loratree_registry.api.strict_route import Route
 from loratree_registry.core.records import Lineage, Page, Published, Resolution, Submission, Version
 from loratree_registry.wire.bodies import NewVersion
@@ -32,7 +32,7 @@ _PUBLISHED[201]["model"] = Published
 
 @submissions.post("/versions/{path:text}", responses=_PUBLISHED)
 def publish(
-    registry: Catalog,
+    registry: ServedRegistry,
     path: NodePath,
     version: Annotated[NewVersion, body(examples.NEW_VERSION)],
     response: Response,
@@ -46,7 +46,7 @@ def publish(
 
 @router.get("/versions/{path:text}", responses=answers(examples.one_page(examples.VERSION, "2"), 404))
 def list_versions(
-    registry: Catalog,
+    registry: ServedRegistry,
     path: NodePath,
     content: Annotated[str | None, Query(description="List only the versions with this content digest")] = None,
     after: After = None,
@@ -57,14 +57,14 @@ def list_versions(
 
 
 @router.get("/version/{ref:text}", responses=answers(examples.VERSION, 404, 410))
-def get_version(registry: Catalog, ref: RefPath) -> Version:
+def get_version(registry: ServedRegistry, ref: RefPath) -> Version:
     """Return the version that `ref` names."""
     return registry.version(ref)
 
 
 @router.get("/resolve/{ref:text}", responses=answers(examples.RESOLUTION, 403, 404, 409, 410))
 def resolve(
-    registry: Catalog,
+    registry: ServedRegistry,
     ref: RefPath,
     follow: Annotated[
         str | None, Query(description="Take each ancestor at this alias if it is set, else at its pin")
@@ -77,20 +77,20 @@ def resolve(
 
 
 @router.get("/lineage/{ref:text}", responses=answers(examples.LINEAGE, 404, 410))
-def lineage(registry: Catalog, ref: RefPath) -> Lineage:
+def lineage(registry: ServedRegistry, ref: RefPath) -> Lineage:
     """Return the lineage of a version: each pin, one edge at a time, up to the base."""
     return registry.lineage(ref)
 
 
 @router.get("/ancestry/{ref:text}", responses=answers([examples.PARENT_VERSION, examples.VERSION], 404))
-def list_ancestry(registry: Catalog, ref: RefPath) -> list[Version]:
+def list_ancestry(registry: ServedRegistry, ref: RefPath) -> list[Version]:
     """List the full records of the pinned ancestors of a version, root to leaf, and of the version itself, last."""
     return registry.ancestry(ref)
 
 
 @router.get("/dependents/{ref:text}", responses=answers(examples.one_page(examples.VERSION, "41"), 404))
 def list_dependents(
-    registry: Catalog, ref: RefPath, after: After = None, limit: PageLimit = PAGE_LIMIT
+    registry: ServedRegistry, ref: RefPath, after: After = None, limit: PageLimit = PAGE_LIMIT
 ) -> Page[Version]:
     """List the versions trained directly on the version that `ref` names."""
     return registry.dependents(ref, after=after, limit=limit)

@@ -14,7 +14,7 @@ from loratree_registry.blobs.s3.client import s3_errors
 from loratree_registry.blobs.s3.leftovers import sweep
 from loratree_registry.blobs.s3.staged import Staged, begin
 from loratree_registry.blobs.store import LINK_S, DirectStore, ReadBack, StoredBlob, Target, Transfer
-from loratree_registry.blobs.verified import check_announced, drain, holds, intact, verified
+from loratree_registry.blobs.verified import check_announced, drain, has_intact, is_intact, verified
 from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.core.paths import is_digest
 from loratree_registry.errors import Invalid, NotFound, Unavailable
@@ -40,7 +40,7 @@ class S3BlobStore(DirectStore):
     def put(self, digest: str, size: int, stream: BinaryIO, *, read_back: ReadBack | None = None) -> None:
         """Store `stream` through a staged object, in parts if it is large. See BlobStore.put."""
         check_announced(digest, size)
-        if holds(self, digest, size, read_back):
+        if has_intact(self, digest, size, read_back):
             drain(verified(stream, digest, size))
             return
         source = sending(stream, digest, size)
@@ -49,7 +49,7 @@ class S3BlobStore(DirectStore):
             try:
                 is_stored = self._copy_if_intact(staged.name, digest, size, read_back)
             except NotFound:  # the answer to a copy in parts was lost, and boto3 sent the request again
-                is_stored = holds(self, digest, size, read_back)
+                is_stored = has_intact(self, digest, size, read_back)
             if not is_stored:
                 source.check()  # raises if the fault is in the stream, not in the server
                 raise Unavailable(f"{self} gave back other bytes than were written as {digest}: check that server")
@@ -119,7 +119,7 @@ class S3BlobStore(DirectStore):
             with staged.out_of_reach() as name:
                 is_stored = self._copy_if_intact(name, digest, size, read_back)
         except NotFound as error:
-            if not holds(self, digest, size, read_back):
+            if not has_intact(self, digest, size, read_back):
                 raise staged.missing([str(number) for number in range(1, transfer.parts + 1)]) from error
             return
         _remove(staged)
@@ -157,7 +157,7 @@ class S3BlobStore(DirectStore):
         intact is like trusting it to store them intact; `verify` reads every blob again. Raises NotFound, Unavailable.
         """
         with self.bucket.open(name) as (stored, stream):
-            if stored.size != size or not intact(stream, digest, size, read_back):
+            if stored.size != size or not is_intact(stream, digest, size, read_back):
                 return False
         self.bucket.copy(name, _name_of(digest), size)
         return True

@@ -1,4 +1,4 @@
-"""All SQL of the registry, one noun per file. A query takes a connection and never commits."""
+"""All SQL of the registry, one noun or one use case per file. A query takes a connection and never commits."""
 
 from loratree_registry.database.queries import (
     aliases,

@@ -1,6 +1,7 @@
 """Queries of collecting: one transaction condemns the blobs that nothing refers to, later ones remove them.
 
-No version can refer to a condemned blob, but an upload of the same bytes can still save it.
+A collector looks at references and at `touched_at`, never at a lease. No version can refer to a condemned blob, but an
+upload of the same bytes can still save it by a new lease.
 """
 
 from collections.abc import Iterable
@@ -58,7 +59,11 @@ def list_condemned(connection: Connection, *, after: str, limit: int) -> list[Bl
 
 
 def hold_condemned(connection: Connection, sha256: str) -> bool:
-    """Lock a condemned row until the transaction ends. Return False if the blob was saved, or another has locked it."""
+    """Lock a condemned row until the transaction ends. Return False if the blob was saved, or another has locked it.
+
+    Nothing should refer to a condemned blob. References are checked again all the same, because removed bytes cannot
+    come back.
+    """
     here = blobs.c.sha256 == sha256
     query = select(blobs.c.sha256).where(here, _condemned).with_for_update(skip_locked=True)
     if connection.scalar(query) is None:
