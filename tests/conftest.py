@@ -28,7 +28,8 @@ SLOW_FOLDERS = (
     *(f"registry/{name}" for name in ("api", "blobs", "database", "embedded")),
 )
 SLOW_FOLDERS += ("composer/checkpoints", "registry/housekeeping", "registry/remote")
-LONG_FILES = ("cli/demo/test_flow.py",)  # the whole demo in small, three times; .ci/run runs the demo itself, too
+# The whole demo in small, three times; a base of 300 MB; the registry's benchmark at a thousand users.
+LONG_FILES = ("cli/demo/test_flow.py", "cli/test_large_base.py", "benchmarks/test_registry.py")
 SLOW_WORDS = (
     "_contract",
     "against_peft",
