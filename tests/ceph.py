@@ -21,6 +21,7 @@ from tests.s3 import S3Server
 
 _PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 _START_S = 120
+_TRIES = 3
 _CONFIGURATION = """
 [global]
 fsid = {fsid}
@@ -69,15 +70,32 @@ def ceph() -> Iterator[S3Server]:
             "radosgw, ceph-mon, ceph-osd and ceph-common, or unset LORATREE_TEST_CEPH"
         )
     with ExitStack() as started:
-        folder = Path(tempfile.mkdtemp(prefix="ceph"))  # a socket's path may have 107 bytes, so no test's own folder
-        started.callback(shutil.rmtree, folder, ignore_errors=True)
-        monitor, gateway = _free_ports(2)
-        fsid = str(uuid.uuid4())
-        (folder / "ceph.conf").write_text(_CONFIGURATION.format(fsid=fsid, gateway=gateway, folder=folder))
-        cluster = _Cluster(folder, started)
-        cluster.start_monitor(fsid, monitor)
-        cluster.start_store()
-        yield cluster.start_gateway(f"http://127.0.0.1:{gateway}")
+        yield _start_cluster(started)
+
+
+def _start_cluster(started: ExitStack) -> S3Server:
+    """Start a cluster, again where that fails: another process may take a free port before the monitor does."""
+    for _ in range(_TRIES - 1):
+        with ExitStack() as one_try:
+            try:
+                server = _start_once(one_try)
+            except RuntimeError:
+                continue
+            started.push(one_try.pop_all())
+            return server
+    return _start_once(started)
+
+
+def _start_once(started: ExitStack) -> S3Server:
+    folder = Path(tempfile.mkdtemp(prefix="ceph"))  # a socket's path may have 107 bytes, so no test's own folder
+    started.callback(shutil.rmtree, folder, ignore_errors=True)
+    monitor, gateway = _free_ports(2)
+    fsid = str(uuid.uuid4())
+    (folder / "ceph.conf").write_text(_CONFIGURATION.format(fsid=fsid, gateway=gateway, folder=folder))
+    cluster = _Cluster(folder, started)
+    cluster.start_monitor(fsid, monitor)
+    cluster.start_store()
+    return cluster.start_gateway(f"http://127.0.0.1:{gateway}")
 
 
 class _Cluster:
