@@ -10,7 +10,6 @@ from sqlalchemy import Engine
 from typing_extensions import override
 
 from loratree_registry.blobs.local import LocalBlobStore
-from loratree_registry.blobs.sending import send
 from loratree_registry.blobs.store import PART, BlobStore, DirectStore
 from loratree_registry.blobs.verified import check_announced, has_intact, skip
 from loratree_registry.catalog import (
@@ -195,6 +194,8 @@ class EmbeddedRegistry(Registry):
     def upload(self, stream: BinaryIO, *, sha256: str, size: int) -> None:
         check_announced(sha256, size)
         if self.direct and size > PART:
+            from loratree_registry.blobs.sending import send  # which a listing does without
+
             send(self.direct, stream, sha256=sha256, size=size)  # a killed upload resumes with the missing parts
             return
         with writing(self._engine) as connection:
