@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import peft
 import torch
+from peft.tuners.lora import config as lora
 from torch import nn
 
 from loratree_registry.peft_format.spec import Rule
@@ -32,6 +33,7 @@ from tests.peft_bases import (
     llama4,
     logits,
     mixtral,
+    olmoe,
     quiet,
     qwen3_moe,
     sequence,
@@ -111,8 +113,9 @@ def fill(tuned: nn.Module, *, std: float = 0.2) -> None:
             parameter.copy_(noise)  # in place: some are tied
         else:
             parameter.add_(noise)
+    saved = tuned.state_dict().keys()  # other buffers, such as Gemma 3's embed_scale, are never saved
     for name, buffer in tuned.named_buffers():
-        if ".modules_to_save." in name:
+        if ".modules_to_save." in name and name in saved:
             buffer.add_(torch.rand_like(buffer) if buffer.is_floating_point() else 7)
 
 
@@ -265,6 +268,36 @@ ACCEPTED: Final[tuple[Row, ...]] = (
         target_modules=["k_proj"],
         target_parameters=["q_proj.weight"],
         rank_pattern={"q_proj.weight": 2},
+    ),
+    _composed(
+        "parameter-embedding",
+        "target_parameters on an embedding",
+        llama,
+        ADDITIVE,
+        target_modules=Q,
+        target_parameters=["embed_tokens.weight"],
+    ),
+    *(
+        _composed(
+            f"all-linear-{name}",
+            f"all-linear on {title}: its router too, by target_parameters",
+            make,
+            ADDITIVE,
+            target_modules="all-linear",
+        )
+        for name, title, make in (
+            ("mixtral", "Mixtral", mixtral),
+            ("qwen3-moe", "Qwen 3 MoE", qwen3_moe),
+            ("olmoe", "OLMoE", olmoe),
+        )
+    ),
+    _composed(
+        "velora",
+        "VeLoRA: another backward pass, the same forward",
+        llama,
+        ADDITIVE,
+        target_modules=Q,
+        velora_config=lora.VeloraConfig(),
     ),
     _composed(
         "saved-modules",

@@ -206,6 +206,11 @@ def mixtral() -> nn.Module:
     return experts(transformers.MixtralConfig, transformers.MixtralForCausalLM)
 
 
+def olmoe() -> nn.Module:
+    """A small OLMoE: experts stored [experts, out, in]."""
+    return experts(transformers.OlmoeConfig, transformers.OlmoeForCausalLM, num_experts=4, head_dim=4)
+
+
 def llama4() -> nn.Module:
     """A small Llama 4: experts stored [experts, in, out], which PEFT takes the other way round."""
     settings = {

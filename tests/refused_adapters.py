@@ -82,13 +82,6 @@ REFUSED: Final[tuple[Row, ...]] = (
         monteclora_config=lora.MontecloraConfig(),
     ),
     _refused(
-        "velora",
-        "VeLoRA: another backward pass",
-        "VeLoRA is not composed",
-        target_modules=Q,
-        velora_config=lora.VeloraConfig(),
-    ),
-    _refused(
         "pissa",
         "PiSSA, not converted: the base was changed",
         CHANGED + ' (init_lora_weights="pissa")',
@@ -191,17 +184,10 @@ REFUSED: Final[tuple[Row, ...]] = (
     _refused(
         "parameters-other",
         "target_parameters on a module that is not known",
-        "target_parameters on such a module is not composed (matrices of kind Matrices)",
+        "target_parameters on such a parameter is not composed (matrices of kind Matrices)",
         Odd,
         target_modules=[],
         target_parameters=["matrices.up", "matrices.down"],
-    ),
-    _refused(
-        "parameters-embedding",
-        "target_parameters on an Embedding",
-        "target_parameters on such a module is not composed (model.embed_tokens of kind Embedding)",
-        target_modules=[],
-        target_parameters=["embed_tokens.weight"],
     ),
     _refused(
         "lora-in-saved",

@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from loratree_composer.adapters.adapter import Adapter, programs_of
+from loratree_composer.adapters.adapter import Adapter, is_untied, programs_of
 from loratree_composer.adapters.reader import AdapterReader
 from loratree_composer.base.stored_tensor import CODES
 from loratree_composer.checkpoints.merged_checkpoint import write_merged
@@ -65,7 +65,8 @@ def compose(
     try:
         with whole_folder(out) as stage:
             if checkpoint is not None:
-                write_merged(checkpoint, manifest, programs_of(adapters), stage)
+                untied = is_untied(adapters, manifest.tied_names())
+                write_merged(checkpoint, manifest, programs_of(adapters), stage, untied=untied)
                 dtype = _join_dtypes(manifest)
             else:
                 dtype = _write_flattened(adapters, manifest, registry.base(chain.base), limit, stage)

@@ -1,22 +1,27 @@
 """Composer: any path of the tree, composed on a live model."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Self
 from weakref import finalize
 
 from torch import nn
 
 from loratree_composer.adapters.adapter import WeightedChain, programs_of
+from loratree_composer.adapters.budget import DEFAULT, Budget
 from loratree_composer.adapters.reader import AdapterReader
-from loratree_composer.base.files import open_base
+from loratree_composer.base.files import load_base, open_base
 from loratree_composer.base.identify import identify
 from loratree_composer.live.bare_model import bare_model
-from loratree_composer.live.claims import check_unclaimed, claim, release
+from loratree_composer.live.claims import free, restore_all
+from loratree_composer.live.composition import LiveComposition, MakePrograms
 from loratree_composer.live.merged_weights import MergedWeights
 from loratree_composer.live.pristine import PristinePlace
 from loratree_composer.live.recent_programs import Programs, RecentPrograms
-from loratree_composer.live.stack import Stack
 from loratree_registry.connect import connect
 from loratree_registry.core.paths import base_of, parse_ref
 from loratree_registry.core.records import Base, Resolution
@@ -25,6 +30,28 @@ from loratree_registry.errors import Invalid, listed
 from loratree_registry.settings import Settings
 
 Weights = Mapping[str, float]  # level weights by path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What a Composer holds beside the model, in bytes.
+
+    `adapters`, `programs` and `prefix_sums` are kept only to be faster, and share `budget`. `pristine` is the untouched
+    weights of a merge, on the host or the device, and the copies of names that a chain has untied. `stacked` is the
+    factors and the composed copies on the model now.
+    """
+
+    budget: int
+    adapters: int
+    programs: int
+    prefix_sums: int
+    pristine: int
+    stacked: int
+
+    @property
+    def total(self) -> int:
+        """The sum of everything that is held."""
+        return self.adapters + self.programs + self.prefix_sums + self.pristine + self.stacked
 
 
 class Composer:
@@ -45,9 +72,15 @@ class Composer:
     reads the untouched weights: a copy on the `host` or on the weights' own `device`, as large as all weights merged so
     far, or the base's checkpoint in `files`, which needs no memory but a read at each merge. `prefixes` caches the
     float32 sum of the ancestors beside the weights, 4 bytes for each weight that the leaf changes, so that merging
-    another leaf under the same ancestors adds only the leaf; the default is True only for a model on a CPU. `home` is
-    the folder of this machine's caches (default: LORATREE_HOME). Raises Invalid if the model is not the base, and
-    Conflict if the model already carries a composition.
+    another leaf under the same ancestors adds only the leaf; the default is True only for a model on a CPU.
+
+    `budget` is the number of bytes that may be kept only to be faster, 2 GiB by default: adapters that were used (at
+    most half), programs ready to merge (an eighth), and prefix sums. What does not fit is not kept; 0 keeps nothing.
+    `memory` says what is held now. `home` is the folder of this machine's caches (default: LORATREE_HOME).
+
+    A composition stays on the model if its Composer is gone; the next Composer on the model takes it off. Raises
+    Invalid if the model is not the base, is quantised, sharded or offloaded, and Conflict if it carries the composition
+    of a Composer that still exists.
     """
 
     def __init__(
@@ -59,10 +92,11 @@ class Composer:
         verify: bool = True,
         pristine: PristinePlace = "host",
         prefixes: bool | None = None,
+        budget: int = DEFAULT,
         home: Path | None = None,
     ) -> None:
-        self._mark = object()
-        check_unclaimed(model, self._mark)
+        free(model, None)
+        self._budget = Budget(budget)
         self._model = model = bare_model(model)
         home = home or Settings.from_environment().home
         if registry is None:
@@ -70,14 +104,57 @@ class Composer:
             finalize(self, registry.close)
         self._registry = registry
         self._base, manifest = identify(model, registry, name=base, verify=verify, home=home)
-        self._adapters = AdapterReader(registry, manifest, home)
+        if not verify:
+            count = len(manifest.parameters)
+            warnings.warn(
+                f"verify=False: the names and shapes of {count} tensors are those of the base {self._base.name}, and "
+                "their values were not compared, so a fine-tuned copy would pass too",
+                stacklevel=2,
+            )
+        self._adapters = AdapterReader(registry, manifest, home, budget=self._budget)
         source = open_base(self._base, manifest, home) if pristine == "files" else None
         if prefixes is None:
             prefixes = all(parameter.device.type == "cpu" for parameter in model.parameters())
-        self._merged = MergedWeights(model, pristine=pristine, source=source, prefixes=prefixes)
-        self._recent = RecentPrograms()
-        self._stack: Stack | None = None
+        merged = MergedWeights(model, pristine=pristine, source=source, prefixes=prefixes, budget=self._budget)
+        self._live = LiveComposition(self, model, merged)
+        self._recent = RecentPrograms(self._budget)
         self._current: Resolution | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        ref: str,
+        registry: Registry | None = None,
+        *,
+        follow: str | None = None,
+        weights: Weights | None = None,
+        home: Path | None = None,
+        **loading: Any,
+    ) -> Self:
+        """Load the base of `ref` with transformers, and stack the chain of `ref` on it; `model` is the result.
+
+        The base is read from the folder that `loratree base add` recorded on this machine. `loading` are arguments of
+        transformers' from_pretrained, for example `dtype` or `device_map`; the default dtype is the checkpoint's.
+        Raises NotFound if the folder is not known, and what `Composer` and `use` raise.
+        """
+        home = home or Settings.from_environment().home
+        registry = connect() if registry is None else registry
+        base = registry.base(base_of(parse_ref(ref).path))
+        model = load_base(base, home, **loading)
+        # The base's name is known, and its files were compared when the base was added; the values are compared again.
+        composer = cls(model, registry, base=base.name, home=home)
+        composer.use(ref, follow=follow, weights=weights)
+        return composer
+
+    @staticmethod
+    def reset(model: nn.Module) -> None:
+        """Take every composition off `model`, whichever Composer put it on: the bare base is back, bit for bit."""
+        restore_all(model)
+
+    @property
+    def model(self) -> nn.Module:
+        """The live model; for a compiled model, the one inside the wrapper."""
+        return self._model
 
     @property
     def base(self) -> Base:
@@ -90,9 +167,26 @@ class Composer:
         return self._current
 
     @property
+    def resident(self) -> dict[str, int]:
+        """The size in bytes of each adapter that is kept in memory, by PATH@NUMBER; the least recently used first."""
+        return self._adapters.resident()
+
+    def memory(self) -> Memory:
+        """Return what this Composer holds beside the model, in bytes."""
+        held = self._budget.held
+        return Memory(
+            budget=self._budget.limit,
+            adapters=held("adapters"),
+            programs=held("programs"),
+            prefix_sums=held("prefix sums"),
+            pristine=self._live.pristine_bytes,
+            stacked=self._live.stacked_bytes,
+        )
+
+    @property
     def unreached(self) -> list[str]:
         """The stacked layers with a forward that has not run yet: after a pass, their deltas were left out."""
-        return self._stack.unreached if self._stack is not None else []
+        return self._live.unreached
 
     def use(
         self, ref: str, *, merged: str | None = None, follow: str | None = None, weights: Weights | None = None
@@ -113,17 +207,12 @@ class Composer:
         """
         resolution, chain = self._read(ref, follow, weights)
         depth = _depth_of(resolution, merged)
-        try:
-            self._unstack()
-            if depth:
-                self._merged.merge(self._prepare_programs(resolution, chain, slice(0, depth)))
-            else:
-                self._merged.restore()
-            self._stack = Stack(self._model, self._prepare_programs(resolution, chain, slice(depth, None)))
-        except BaseException:
-            self.restore()
-            raise
-        return self._set_current(resolution)
+        make = partial(self._prepare_programs, resolution, chain)
+        return self._put_on(
+            resolution,
+            merged=partial(make, slice(0, depth)) if depth else None,
+            stacked=partial(make, slice(depth, None)),
+        )
 
     @contextmanager
     def active(
@@ -145,49 +234,37 @@ class Composer:
         that are the same as after the last merge are not written. `weights` are level weights by path, by default 1.
         """
         resolution, chain = self._read(ref, follow, weights)
-        try:
-            self._unstack()
-            self._merged.merge(self._prepare_programs(resolution, chain, slice(None)))
-        except BaseException:
-            self.restore()
-            raise
-        return self._set_current(resolution)
+        make = partial(self._prepare_programs, resolution, chain, slice(None))
+        return self._put_on(resolution, merged=make, stacked=None)
 
     def restore(self, *, release: bool = False) -> None:
         """Restore the bare base, bit for bit; `release` also frees the memory reserved for the next merge."""
-        self._unstack()
-        if release:
-            self._merged.release()
-            self._recent.clear()
-            self._adapters.forget()
-        else:
-            self._merged.restore()
-        self._clear_current()
+        self._current = None
+        if not release:
+            self._live.restore()
+            return
+        self._live.release()
+        self._recent.clear()
+        self._adapters.forget()
 
     def _read(self, ref: str, follow: str | None, weights: Weights | None) -> tuple[Resolution, WeightedChain]:
         if base_of(parse_ref(ref).path) != self._base.name:
             raise Invalid(f"{ref} is not in the tree of {self._base.name}, the base of this model")
-        check_unclaimed(self._model, self._mark)
+        self._live.free_model()
         resolution = self._registry.resolve(ref, follow=follow, weights=weights)
         return resolution, self._adapters.load_chain(resolution)
 
     def _prepare_programs(self, resolution: Resolution, chain: WeightedChain, levels: slice) -> Programs:
         key = resolution.composition, levels.start, levels.stop
-        return self._recent.get(key, lambda: programs_of(chain[levels], above=chain[: levels.start or 0]))
+        return self._recent.get(key, lambda: programs_of(chain[levels]))
 
-    def _set_current(self, resolution: Resolution) -> Resolution:
+    def _put_on(
+        self, resolution: Resolution, *, merged: MakePrograms | None, stacked: MakePrograms | None
+    ) -> Resolution:
+        self._current = None  # after a failure the bare base is back
+        self._live.put_on(merged=merged, stacked=stacked)
         self._current = resolution
-        claim(self._model, self._mark)
         return resolution
-
-    def _clear_current(self) -> None:
-        self._current = None
-        release(self._model, self._mark)
-
-    def _unstack(self) -> None:
-        if self._stack is not None:
-            self._stack.remove()
-            self._stack = None
 
 
 def _depth_of(resolution: Resolution, merged: str | None) -> int:

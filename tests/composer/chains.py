@@ -16,18 +16,35 @@ from loratree_composer.arithmetic.edits import Add, joined
 from loratree_composer.arithmetic.lowrank import LowRank
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.peft_format.classify import classify
-from loratree_registry.tensor_files.header import read_header
+from loratree_registry.peft_format.tensors import FACTORS
+from loratree_registry.tensor_files.finite import check_finite
+from loratree_registry.tensor_files.header import Header, read_header
 from tests import tiny
 
+WEIGHTS = "adapter_model.safetensors"
 
-def read(directory: Path, manifest: BaseManifest) -> Adapter:
-    """Reads a PEFT directory through our own parser and classification."""
-    file = directory / "adapter_model.safetensors"
-    with file.open("rb") as stream:
-        header = read_header(stream, file.stat().st_size)
-    config = json.loads((directory / "adapter_config.json").read_text())
-    spec = classify(config, header, manifest)
-    return read_adapter(file, spec, digest=str(directory), task_type=config["task_type"])
+
+def read(directory: Path, manifest: BaseManifest, *, untied: bool = False) -> Adapter:
+    """Reads a PEFT directory as a composer reads a published one."""
+    header, config = _read_files(directory)
+    spec = classify(config, header, manifest, untied=untied)
+    return read_adapter(directory / WEIGHTS, spec, digest=str(directory), task_type=config["task_type"])
+
+
+def check(directory: Path, manifest: BaseManifest, *, untied: bool, on_base: bool) -> None:
+    """Checks a PEFT directory as publishing does, with the digests of its tensors. Raises Invalid."""
+    header, config = _read_files(directory)
+    with (directory / WEIGHTS).open("rb") as stream:
+        stream.seek(header.data_start)
+        digests = check_finite(stream, header, undigested=FACTORS)
+    spec = classify(config, header, manifest, digests=digests, untied=untied, on_base=on_base)
+    assert classify(config, header, manifest, untied=untied, on_base=on_base) == spec
+
+
+def _read_files(directory: Path) -> tuple[Header, dict[str, Any]]:
+    with (directory / WEIGHTS).open("rb") as stream:
+        header = read_header(stream, (directory / WEIGHTS).stat().st_size)
+    return header, json.loads((directory / "adapter_config.json").read_text())
 
 
 def summed(chain: Sequence[tuple[Adapter, float]]) -> dict[str, LowRank]:

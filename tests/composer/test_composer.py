@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from loratree_composer import Composer
+from loratree_composer.adapters.budget import Budget
 from loratree_composer.adapters.reader import AdapterReader
 from loratree_composer.base.manifest import manifest_of_module, read_base
 from loratree_composer.live.pristine import PristinePlace
@@ -109,7 +110,8 @@ def test_verification_can_be_left_out(catalog: Catalog) -> None:
     model = chains.load(catalog.tree.base)
     with torch.no_grad():
         model.get_parameter("model.norm.weight")[0] += 1
-    assert composer(catalog, model, verify=False).base.name == "tiny"
+    with pytest.warns(UserWarning, match="verify=False"):
+        assert composer(catalog, model, verify=False).base.name == "tiny"
 
 
 def test_among_several_bases_the_one_with_the_models_values_is_found(catalog: Catalog, tmp_path: Path) -> None:
@@ -120,7 +122,8 @@ def test_among_several_bases_the_one_with_the_models_values_is_found(catalog: Ca
     assert composer(catalog, chains.load(catalog.tree.base)).base.name == "tiny"
     with pytest.raises(Invalid, match=r"several bases \(tiny; tiny5; tiny6\)"):
         composer(catalog, chains.load(catalog.tree.base), verify=False)
-    assert composer(catalog, chains.load(catalog.tree.base), verify=False, base="tiny5").base.name == "tiny5"
+    with pytest.warns(UserWarning, match="verify=False"):
+        assert composer(catalog, chains.load(catalog.tree.base), verify=False, base="tiny5").base.name == "tiny5"
     with pytest.raises(Invalid, match="not the base tiny5: "):
         composer(catalog, chains.load(catalog.tree.base), base="tiny5")
     with pytest.raises(Invalid, match="none of the registry's bases"):
@@ -146,7 +149,8 @@ def test_a_model_in_another_dtype_whose_checkpoint_is_unknown_is_refused_with_wh
     model = chains.load(catalog.tree.base, torch.bfloat16)
     with pytest.raises(Invalid, match=r"held in BF16 and the base tiny in F32.*verify=False"):
         composer(catalog, model)
-    composer(catalog, model, verify=False).use(catalog.leaf)
+    with pytest.warns(UserWarning, match="verify=False"):
+        composer(catalog, model, verify=False).use(catalog.leaf)
 
 
 def test_a_base_that_cannot_be_compared_does_not_hide_the_one_that_the_model_is(
@@ -186,7 +190,8 @@ def test_a_model_that_already_carries_adapters_is_refused(catalog: Catalog) -> N
         with pytest.raises(Invalid, match="carries PEFT's layers"):
             composer(catalog, model)
     stacked = chains.load(catalog.tree.base)
-    composer(catalog, stacked).use(catalog.leaf)
+    kept = composer(catalog, stacked)
+    kept.use(catalog.leaf)
     for model in (stacked, copy.deepcopy(stacked)):
         with pytest.raises(Conflict, match=r"another Composer|copied from"):
             composer(catalog, model)
@@ -304,7 +309,7 @@ def test_adapters_are_read_once_and_the_least_recently_used_leave_memory(catalog
     stored = (catalog.home / "blobs").rename(catalog.home / "away")
     assert [adapter for adapter, _ in adapters.load_chain(resolution)] == [adapter for adapter, _ in first]
     stored.rename(catalog.home / "blobs")
-    small = AdapterReader(catalog.registry, catalog.tree.manifest, catalog.home, kept=first[-1][0].nbytes)
+    small = AdapterReader(catalog.registry, catalog.tree.manifest, catalog.home, budget=Budget(2 * first[-1][0].nbytes))
     again = [small.load_chain(resolution)[depth][0] for depth in (0, 3)]
     assert small.load_chain(catalog.registry.resolve(catalog.path(1)))[0][0] is not again[0]
 

@@ -1,8 +1,8 @@
 """A published adapter as stored: its parts by the base's tensor names."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -89,15 +89,11 @@ AdapterPart = Factors | Bias | Value | Rows
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapter:
-    """An adapter: its parts by the base's tensor names, sorted, its version's digest, and its config's task_type.
-
-    `tied_to` maps each tensor that changes only through a tie to the tensor that it is tied to.
-    """
+    """An adapter: its parts by the base's tensor names, sorted, its version's digest, and its config's task_type."""
 
     parts: Mapping[str, tuple[AdapterPart, ...]]
     digest: str = ""
     task_type: str | None = None
-    tied_to: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -109,8 +105,18 @@ class Adapter:
         """The dtypes in which its factors and values are stored."""
         return {tensor.dtype for tensor in self._tensors() if tensor.is_floating_point()}
 
-    def step(self, weight: float, *, apart: Collection[str] = ()) -> ChainStep:
-        """Return the chain step with the adapter's edits at a level weight, without the tensors in `apart`.
+    def unties(self, tied: Iterable[Sequence[str]]) -> bool:
+        """Return whether the adapter changes names of one tensor of the base differently; `tied` lists such names.
+
+        AdapterSpec.unties gives the same answer from digests, when the adapter is published.
+        """
+        changed = [
+            [self.parts.get(name, ()) for name in names] for names in tied if not self.parts.keys().isdisjoint(names)
+        ]
+        return any(not _are_same(first, other) for first, *others in changed for other in others)
+
+    def step(self, weight: float) -> ChainStep:
+        """Return the chain step with the adapter's edits at a level weight.
 
         Raises Invalid if the weight is not 1 and a part is not a plain delta.
         """
@@ -119,7 +125,7 @@ class Adapter:
                 f"a level weight of {weight} has no meaning for an adapter that replaces or rescales weights: use 1, "
                 "or 0 to leave the adapter out"
             )
-        return ChainStep(self.digest, weight, _Edits(self.parts, weight, frozenset(apart)))
+        return ChainStep(self.digest, weight, _Edits(self.parts, weight))
 
     def _tensors(self) -> Iterable[Tensor]:
         for part in (part for parts in self.parts.values() for part in parts):
@@ -132,18 +138,18 @@ WeightedChain = Sequence[tuple[Adapter, float]]  # root to leaf, with level weig
 class _Edits(Mapping[str, tuple[Edit, ...]]):
     """The edits of an adapter's parts at a level weight, folded in float32 at each access."""
 
-    def __init__(self, parts: Mapping[str, tuple[AdapterPart, ...]], weight: float, apart: frozenset[str]) -> None:
-        self._parts, self._weight, self._apart = parts, weight, apart
+    def __init__(self, parts: Mapping[str, tuple[AdapterPart, ...]], weight: float) -> None:
+        self._parts, self._weight = parts, weight
 
     def __getitem__(self, name: str) -> tuple[Edit, ...]:
         with full_float32():
             return tuple(part.edit(self._weight) for part in self._parts[name])
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in self._parts if name not in self._apart)
+        return iter(self._parts)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._parts)
 
 
 class StoredTensors(Protocol):
@@ -161,7 +167,7 @@ def read_adapter(file: Path, spec: AdapterSpec, *, digest: str = "", task_type: 
             parts = read_parts(tensors, spec)
     except (SafetensorError, OSError) as error:
         raise Invalid(f"{file} does not hold the adapter that its version describes: {error}") from error
-    return Adapter(parts, digest, task_type, spec.tied_to())
+    return Adapter(parts, digest, task_type)
 
 
 def read_parts(tensors: StoredTensors, spec: AdapterSpec) -> dict[str, tuple[AdapterPart, ...]]:
@@ -178,25 +184,25 @@ def read_parts(tensors: StoredTensors, spec: AdapterSpec) -> dict[str, tuple[Ada
     return {name: tuple(parts[name]) for name in sorted(parts)}
 
 
-def programs_of(chain: WeightedChain, *, above: WeightedChain = ()) -> dict[str, Program]:
-    """Return the program of each tensor for a chain, root to leaf, in float32; a level weight of 0 drops a level.
+def programs_of(chain: WeightedChain) -> dict[str, Program]:
+    """Return the program of each tensor for a chain, root to leaf, in float32; a level weight of 0 drops a level."""
+    return programs([adapter.step(weight) for adapter, weight in chain if weight])
 
-    `above` is the chain of the levels above, which the programs leave out. Ties depend on it: if earlier levels gave
-    two tied tensors different edits, a part meant for both changes only its own tensor, as it did in training.
+
+def is_untied(chain: WeightedChain, tied: Sequence[Sequence[str]]) -> bool:
+    """Return whether a level of the chain changes names of one tensor differently; `tied` lists such names.
+
+    From then on the names are apart for every deeper level, even if one of these gives them equal values again.
     """
-    earlier: list[tuple[Adapter, frozenset[str]]] = []
-    levels = []
-    for adapter, weight in (*above, *chain):
-        if weight:
-            apart = frozenset(name for name, own in adapter.tied_to.items() if not _are_tied(name, own, earlier))
-            earlier.append((adapter, apart))
-            levels.append(adapter.step(weight, apart=apart))
-    return programs(levels[sum(1 for _, weight in above if weight) :])
+    return any(adapter.unties(tied) for adapter, weight in chain if weight)
 
 
-def _are_tied(name: str, own: str, earlier: Sequence[tuple[Adapter, frozenset[str]]]) -> bool:
-    """Return whether the earlier levels gave a tensor and the tensor that it is tied to equal edits."""
-    return all(alike(*(() if of in apart else step.parts.get(of, ()) for of in (name, own))) for step, apart in earlier)
+def _are_same(one: Sequence[AdapterPart], other: Sequence[AdapterPart]) -> bool:
+    """Return whether two tensors get the same whole values and rows, to the bit; deltas always count as different."""
+    pairs = list(zip(one, other, strict=False))
+    return len(one) == len(other) and all(
+        isinstance(first, Value | Rows) and alike(first, second) for first, second in pairs
+    )
 
 
 def _is_additive(part: AdapterPart) -> bool:

@@ -34,9 +34,10 @@ def never_saved(module: nn.Module) -> set[str]:
     return set(getattr(module, "_keys_to_ignore_on_save", None) or ())
 
 
-def load_converted(directory: Path, model_class: type[nn.Module]) -> nn.Module:
-    """Load the whole model of a checkpoint on the CPU with transformers, in the dtype that its config names.
+def load_model(directory: Path, model_class: type[nn.Module], **loading: Any) -> nn.Module:
+    """Load the whole model of a checkpoint with transformers: on the CPU, in the dtype that its config names.
 
+    `loading` are other arguments of from_pretrained, such as dtype and device_map.
     Raises Invalid if a tensor is missing, is unexpected or has another shape.
     """
     loader: Any = model_class
@@ -44,7 +45,7 @@ def load_converted(directory: Path, model_class: type[nn.Module]) -> nn.Module:
         with quiet():
             model, report = loader.from_pretrained(
                 directory,
-                dtype="auto",
+                **({"dtype": "auto"} | loading),
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,

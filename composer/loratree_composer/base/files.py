@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from loratree_composer.base.converted import load_model
+from loratree_composer.base.manifest import meta_model
 from loratree_composer.base.stored_tensor import digest_of, read_tensor
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.records import Base
-from loratree_registry.errors import Invalid
+from loratree_registry.errors import Invalid, NotFound
 from loratree_registry.tensor_files.checkpoint import Checkpoint, open_checkpoint
 from loratree_registry.workspace import base_locations
 
@@ -36,6 +39,20 @@ class BaseFiles:
         if digest_of(tensor) != parameters[first].sha256:
             raise Invalid(f"{self.checkpoint.directory} no longer holds the base: {first} differs; add the base again")
         return tensor
+
+
+def load_base(base: Base, home: Path, **loading: Any) -> nn.Module:
+    """Load the model of the checkpoint that `home` records for a base, with transformers; `loading` goes to the loader.
+
+    Raises NotFound if `home` records no folder, Invalid if the folder holds no model that can be loaded.
+    """
+    directory = base_locations.base_directory(home, base.digest)
+    if directory is None:
+        raise NotFound(
+            f"the checkpoint of the base {base.name} is not known on this machine: run loratree base add {base.name} "
+            f"DIR, or fetch it with loratree base pull {base.name} --out DIR, or load the model and use Composer(model)"
+        )
+    return load_model(directory, type(meta_model(directory)), **loading)
 
 
 def open_base(base: Base, manifest: BaseManifest, home: Path) -> BaseFiles:

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loratree_composer.base.converted import is_converted, load_converted
+from loratree_composer.base.converted import is_converted, load_model
 from loratree_composer.base.layer_kind import kind_of
+from loratree_composer.base.past_forward import is_read_past_forward
 from loratree_composer.base.sharing import tensors, ties
 from loratree_composer.base.stored_tensor import digest_of, type_of
-from loratree_registry.core.manifest import BaseManifest, Parameter, check_manifest
+from loratree_composer.base.untied import remaining_ties
+from loratree_registry.core.manifest import PAST_FORWARD, BaseManifest, Parameter, check_manifest
 from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.tensor_files.checkpoint import RESAVE, TensorType, open_checkpoint
 from loratree_registry.tensor_files.comparison import TensorSource
@@ -37,7 +39,7 @@ def read_base(directory: Path) -> BaseManifest:
     model, checkpoint = meta_model(directory), open_checkpoint(directory)
     try:
         if is_converted(model, checkpoint):
-            return manifest_of_module(load_converted(directory, type(model)))
+            return manifest_of_module(load_model(directory, type(model)))
         return manifest_of(model, checkpoint)
     except Invalid as error:
         raise Invalid(f"{directory} is not a usable base: {error}") from error
@@ -80,7 +82,7 @@ def manifest_of(module: nn.Module, source: TensorSource) -> BaseManifest:
             name=name,
             shape=types[stored[first]].shape,
             dtype=types[stored[first]].dtype,
-            kind=kind_of(module.get_submodule(name.rpartition(".")[0])),
+            kind=_find_kind(module, name.rpartition(".")[0]),
             tied_to=None if name == first else first,
             sha256=digests[first] if name == first else None,
         )
@@ -91,6 +93,7 @@ def manifest_of(module: nn.Module, source: TensorSource) -> BaseManifest:
         BaseManifest(
             parameters=tuple(sorted(parameters, key=lambda parameter: parameter.name)),
             architecture=type(module).__name__,
+            remaining_ties=remaining_ties(module),
             vocabulary_size=_read_vocabulary_size(module),
         )
     )
@@ -132,6 +135,14 @@ def _read_architecture(directory: Path) -> str:
     if config.get("quantization_config") is not None:
         raise Invalid(f"{directory} is quantised, and deltas need floating-point weights: take the original model")
     return names[0]
+
+
+def _find_kind(module: nn.Module, layer: str) -> str:
+    """Return the kind of a layer, with `past forward` in its brackets if the model reads its weight without a call."""
+    kind = kind_of(module.get_submodule(layer))
+    if not is_read_past_forward(module, layer):
+        return kind
+    return f"{kind[:-1]}, {PAST_FORWARD})" if kind.endswith(")") else f"{kind}({PAST_FORWARD})"
 
 
 def _group_tied_names(module: nn.Module) -> dict[str, list[str]]:

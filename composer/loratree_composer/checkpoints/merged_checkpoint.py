@@ -10,11 +10,12 @@ from torch import nn
 
 from loratree_composer.arithmetic.merge import merge_into
 from loratree_composer.arithmetic.program import Program
-from loratree_composer.base.converted import is_converted, load_converted, never_saved, save_converted
+from loratree_composer.base.converted import is_converted, load_model, never_saved, save_converted
 from loratree_composer.base.manifest import manifest_of_module, meta_model
-from loratree_composer.base.sharing import tensors
+from loratree_composer.base.sharing import tensors, ties
 from loratree_composer.base.stored_tensor import tensor_of
-from loratree_composer.checkpoints.untying import check_tied, untie, widen_index, widened_head
+from loratree_composer.base.untied import take_apart
+from loratree_composer.checkpoints.untying import deny_ties, must_untie, untie, widen_index, widened_head
 from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.core.manifest import BaseManifest, Parameter
 from loratree_registry.errors import Invalid, listed
@@ -26,12 +27,15 @@ BESIDE: Final = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe
 _NOT_BESIDE: Final = ("loratree.json", "adapter_config.json", "trainer_state.json")
 
 
-def write_merged(base: Checkpoint, manifest: BaseManifest, programs: Mapping[str, Program], out: Path) -> None:
+def write_merged(
+    base: Checkpoint, manifest: BaseManifest, programs: Mapping[str, Program], out: Path, *, untied: bool = False
+) -> None:
     """Write the base into `out`, with each program merged into the tensor of its name and all other tensors unchanged.
 
     The shards keep their names, their dtypes and, unless a tie is taken apart, their headers. If the chain changes two
-    tied names in different ways, one name gets its own tensor after the shared one, and config.json and the index are
-    updated. Memory holds one copy of one tensor at a time. Each tensor's digest is checked against the manifest.
+    tied names in different ways, or `untied` says that a level did, the names that config.json can take apart get their
+    own tensors after the shared one, and config.json and the index are updated. Memory holds one copy of one tensor at
+    a time. Each tensor's digest is checked against the manifest.
 
     If the checkpoint's layout is not the model's, such as Mixtral's, transformers loads the whole model and writes it
     in the checkpoint's layout.
@@ -45,13 +49,15 @@ def write_merged(base: Checkpoint, manifest: BaseManifest, programs: Mapping[str
     if problems := misfits(base, manifest):
         model = meta_model(base.directory)
         if is_converted(model, base):
-            problems = write_merged_model(base, type(model), manifest, programs, out)
+            problems = write_merged_model(base, type(model), manifest, programs, out, untied=untied)
         if problems:
             raise _not_the_base(base.directory, problems)
         _copy_beside(base.directory, out, without=INDEX)
+        if must_untie(manifest, programs, untied=untied):
+            deny_ties(out)
         return
     _copy_beside(base.directory, out)
-    added = untie(base, manifest, programs, out)
+    added = untie(base, manifest, programs, out, untied=untied)
     for shard in base.shards:
         with (out / shard.path.name).open("wb") as target:
             _write_shard(shard, expected, programs, added, target)
@@ -121,16 +127,22 @@ def _not_the_base(directory: Path, problems: list[str]) -> Invalid:
 
 
 def write_merged_model(
-    base: Checkpoint, model_class: type[nn.Module], manifest: BaseManifest, programs: Mapping[str, Program], out: Path
+    base: Checkpoint,
+    model_class: type[nn.Module],
+    manifest: BaseManifest,
+    programs: Mapping[str, Program],
+    out: Path,
+    *,
+    untied: bool = False,
 ) -> list[str]:
     """Load the model, merge in its memory and let transformers write it into `out` in the layout of the base.
 
     The whole model must fit in memory: the layout on disk is not the model's, so tensors cannot be written one by one.
     Returns a clause for each difference from the manifest's base; if there is any, nothing is written. Raises Invalid
-    if a program changes a tensor that is never saved or would take a tie apart, or if a value is not finite.
+    if a program changes a tensor that is never saved, if a tie cannot be taken apart, or if a value is not finite.
     """
-    check_tied(manifest, programs)
-    model = load_converted(base.directory, model_class)
+    is_apart = must_untie(manifest, programs, untied=untied)
+    model = load_model(base.directory, model_class)
     if differences := _compare_manifests(manifest_of_module(model), manifest):
         return differences
     if lost := sorted(never_saved(model) & programs.keys()):
@@ -138,7 +150,9 @@ def write_merged_model(
             f"the chain changes {listed(lost, limit=3)}, which {manifest.architecture} computes itself and "
             "transformers never saves: put the chain on a live model with Composer, or flatten it"
         )
-    live, first = tensors(model), {p.name for p in manifest.parameters if p.tied_to is None}
+    if is_apart:
+        take_apart(model)
+    live, first = tensors(model), {name for name, first in ties(model).items() if name == first}
     for name in sorted(first & programs.keys()):
         merge_into(live[name], live[name], programs[name].edits, name=name)
     sizes = [shard.header.size for shard in base.shards]

@@ -1,110 +1,90 @@
 """A checkpoint's ties (one tensor under several names), taken apart if a chain changes the names differently."""
 
-import inspect
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import CodeType
 from typing import Any, Final
-
-from torch import nn
 
 from loratree_composer.arithmetic.edits import alike
 from loratree_composer.arithmetic.program import Program
 from loratree_composer.base.manifest import meta_model
 from loratree_composer.base.sharing import ties
+from loratree_composer.base.untied import TIE
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.tensor_files.checkpoint import Checkpoint, Shard
 
 _CONFIG: Final = "config.json"
-_TIE: Final = "tie_word_embeddings"
 
 
 def untie(
-    base: Checkpoint, manifest: BaseManifest, programs: Mapping[str, Program], directory: Path
+    base: Checkpoint, manifest: BaseManifest, programs: Mapping[str, Program], directory: Path, *, untied: bool
 ) -> dict[str, list[str]]:
     """Return the names that need a tensor of their own, by the stored tensor that they are copied from.
 
-    If there are such names, set tie_word_embeddings to false in `directory`/config.json, and build the model of that
-    config, without memory. Raises Invalid if the model still ties names that the chain changes in different ways, or
-    if its forward reads tie_word_embeddings, and so would compute something else.
+    Returns {} unless the chain takes ties apart: then set tie_word_embeddings to false in `directory`/config.json.
+    Raises Invalid if that config would not give the manifest's remaining ties, or not take all of these ties apart.
     """
-    firsts = {parameter.name: parameter.tied_to or parameter.name for parameter in manifest.parameters}
-    if not (broken := _find_broken_ties(firsts, programs)):
+    if not must_untie(manifest, programs, untied=untied):
         return {}
-    model = _build_untied(directory, firsts, programs)
-    if model is None:
-        raise _cannot_untie(broken, manifest)
-    if reads_tie(model):
-        raise Invalid(
-            f"the base ties {listed(broken, limit=3)}, the chain changes only some of these names or each "
-            f"differently, and the forward of {manifest.architecture} computes something else if config.json says "
-            f"{_TIE}: false: put the chain on a live model with Composer, or flatten it"
-        )
-    return _find_added(base, firsts, ties(model))
+    deny_ties(directory)
+    remaining = ties(meta_model(directory))
+    if _select_tied(remaining) != (manifest.remaining_ties or {}):
+        raise _cannot_untie(manifest, _list_tied(manifest))
+    return _find_added(base, manifest, remaining)
 
 
-def reads_tie(model: nn.Module) -> bool:
-    """Return whether the forward of the model, or of a module in it, reads tie_word_embeddings."""
-    classes = {cls for module in model.modules() for cls in type(module).__mro__}
-    forwards = [inspect.unwrap(vars(cls)["forward"]) for cls in classes if "forward" in vars(cls)]
-    return any(_TIE in _find_words(forward.__code__) for forward in forwards if inspect.isfunction(forward))
+def deny_ties(directory: Path) -> None:
+    """Set tie_word_embeddings to false in `directory`/config.json, and in every config inside it."""
+    path = directory / _CONFIG
+    config = _deny_in(json.loads(path.read_text(encoding="utf-8")))
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _find_words(code: CodeType) -> Iterator[object]:
-    """Yield the names and constants in a function's code, and in the functions inside it."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        yield from _find_words(constant) if isinstance(constant, CodeType) else (constant,)
+def must_untie(manifest: BaseManifest, programs: Mapping[str, Program], *, untied: bool) -> bool:
+    """Return whether the chain changes names that the base ties differently, or `untied` says that a level does.
+
+    Raises Invalid if names that would remain tied are changed differently.
+    """
+    if not (untied or _find_broken_ties(manifest, programs)):
+        return False
+    if (broken := _find_broken_ties(manifest.untied(), programs)) or manifest.remaining_ties == manifest.ties():
+        raise _cannot_untie(manifest, broken or _list_tied(manifest))
+    return True
 
 
-def check_tied(manifest: BaseManifest, programs: Mapping[str, Program]) -> None:
-    """Raise Invalid if the chain changes the names of one tied tensor in different ways."""
-    firsts = {parameter.name: parameter.tied_to or parameter.name for parameter in manifest.parameters}
-    if broken := _find_broken_ties(firsts, programs):
-        raise _cannot_untie(broken, manifest)
-
-
-def _cannot_untie(broken: list[str], manifest: BaseManifest) -> Invalid:
+def _cannot_untie(manifest: BaseManifest, broken: list[str]) -> Invalid:
     return Invalid(
-        f"the base ties {listed(broken, limit=3)}, the chain changes only some of these names or each differently, and "
-        f"{manifest.architecture} cannot be written without that tie: put the chain on a live model with Composer"
+        f"the chain changes names differently that the base ties ({listed(broken, limit=3)}), and "
+        f"{manifest.architecture} cannot be written without that tie, or would compute something else: put the chain "
+        "on a live model with Composer, or flatten it"
     )
 
 
-def _find_broken_ties(firsts: Mapping[str, str], programs: Mapping[str, Program]) -> list[str]:
+def _list_tied(manifest: BaseManifest) -> list[str]:
+    return [" and ".join(names) for names in manifest.tied_names()]
+
+
+def _find_broken_ties(manifest: BaseManifest, programs: Mapping[str, Program]) -> list[str]:
     """Return the ties that hold names with different edits, each as 'name and name'."""
-    return [" and ".join(group) for group in _group_names(firsts) if not _are_alike(group, programs)]
+    return [" and ".join(names) for names in manifest.tied_names() if not _are_alike(names, programs)]
 
 
-def _build_untied(directory: Path, firsts: Mapping[str, str], programs: Mapping[str, Program]) -> nn.Module | None:
-    """Return the untied model, without values, and leave its config in `directory`; None if no config unties it."""
-    path = directory / _CONFIG
-    config = json.loads(path.read_text(encoding="utf-8"))
-    for document in (config | {_TIE: False}, _deny_ties(config)):
-        path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        try:
-            model = meta_model(directory)
-        except Invalid:
-            continue
-        remaining = ties(model)
-        if remaining.keys() == firsts.keys() and not _find_broken_ties(remaining, programs):
-            return model
-    return None
-
-
-def _deny_ties(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config with tie_word_embeddings false in it and in every config inside it."""
+def _deny_in(document: Mapping[str, Any]) -> dict[str, Any]:
     configs = {name: value for name, value in document.items() if isinstance(value, dict) and "model_type" in value}
-    return {**document, **{name: _deny_ties(value) for name, value in configs.items()}, _TIE: False}
+    return {**document, **{name: _deny_in(value) for name, value in configs.items()}, TIE: False}
 
 
-def _find_added(base: Checkpoint, firsts: Mapping[str, str], remaining: Mapping[str, str]) -> dict[str, list[str]]:
+def _select_tied(firsts: Mapping[str, str]) -> dict[str, str]:
+    return {name: first for name, first in firsts.items() if name != first}
+
+
+def _find_added(base: Checkpoint, manifest: BaseManifest, remaining: Mapping[str, str]) -> dict[str, list[str]]:
     """Return one name of each remaining group that has no stored tensor, by the stored tensor that has its value."""
     stored, added = base.shard_of, defaultdict(list)
+    firsts = {parameter.name: parameter.tied_to or parameter.name for parameter in manifest.parameters}
     for group in _group_names(remaining):
         if stored.keys().isdisjoint(group):
             source = next(name for name in firsts if name in stored and firsts[name] == firsts[group[0]])

@@ -15,7 +15,7 @@ from loratree_composer.arithmetic.lowrank import LowRank
 from loratree_composer.base.layer_kind import TRANSPOSED
 from loratree_composer.base.stored_tensor import type_of
 from loratree_composer.flatten.compression import Kept, records_of
-from loratree_composer.flatten.overrides import flat_overrides
+from loratree_composer.flatten.overrides import flat_overrides, heads_of
 from loratree_composer.flatten.parts import REMEDY, flat_parts
 from loratree_composer.flatten.peft_place import LoraPlace
 from loratree_composer.flatten.places import flat_places, nesting
@@ -53,8 +53,8 @@ def flattened(
     factors are written in the smallest dtype that holds the factors of every level, or in float32 if that dtype does
     not hold the folded factors bit for bit. A module's missing layers, and missing siblings of q, k, v and of gate, up,
     are filled with zeros, because some engines otherwise drop the layer type. The task_type is the one that all levels
-    share, else null: PEFT infers more from it, such as a trained `score` for SEQ_CLS. `base_model` is written as
-    base_model_name_or_path.
+    share; it is null if they differ, or if PEFT would expect a head for it that no level has trained, such as `score`
+    for SEQ_CLS. `base_model` is written as base_model_name_or_path.
 
     Engines load deltas of linear layers and of embeddings. PEFT alone loads the rest: convolutions, attention and
     experts; lora_bias, on all modules or none; the composed values of modules_to_save and of biases, and rows.
@@ -71,11 +71,15 @@ def flattened(
     deltas = {place.name: place.as_peft(parts.deltas[name]) for name, place in places.items() if name in parts.deltas}
     cut = _compress(deltas, places, limit)
     deltas |= {name: module.delta for name, module in cut.items()}
-    overrides = flat_overrides(parts, base, {place.name for place in places.values()})
+    task = task_type(chain)
+    heads = heads_of(task, parts.values, base)
+    overrides = flat_overrides(parts, base, {place.name for place in places.values()}, heads or ())
     factors = [factor for delta in deltas.values() for factor in (delta.a, delta.b)]
     dtype = choose_dtype([*factors, *parts.shifts.values()], common_dtype(_find_dtypes(chain)))
     tensors = _build_tensors(places, deltas, parts.shifts, _find_rank(places, deltas), dtype)
-    config = _build_config(_find_rank(places, deltas), places, manifest, task_type(chain), base_model)
+    config = _build_config(
+        _find_rank(places, deltas), places, manifest, task if heads is not None else None, base_model
+    )
     config |= ({"lora_bias": True} if parts.shifts else {}) | overrides.config
     flat = FlatAdapter(config, tensors | overrides.tensors, dtype, records_of(cut))
     keys = {(name, place.keys[0]) for name, place in places.items()} | overrides.keys.items()

@@ -1,6 +1,6 @@
 """The whole values and the rows of a flattened adapter: their keys in PEFT's file and their fields in its config."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from loratree_composer.flatten.parts import REMEDY, FlatParts
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.peft_format.names import LAYER, PREFIX, BaseIndex, module_of
+from loratree_registry.peft_format.overrides import implied_modules
 from loratree_registry.peft_format.tensors import ROWS
 
 CONTAINERS: Final = ("ParameterList", "ParameterDict")
@@ -25,14 +26,24 @@ class FlatOverrides:
     config: dict[str, Any] = field(default_factory=dict)
 
 
-def flat_overrides(parts: FlatParts, base: BaseIndex, lora: Collection[str]) -> FlatOverrides:
+def heads_of(task: str | None, values: Collection[str], base: BaseIndex) -> list[str] | None:
+    """Return the modules of the base that PEFT saves for a task_type; None if the values do not hold all of them."""
+    ends = implied_modules(task)
+    modules = {module for name in base.parameters for module in _list_enclosing(name)} if ends else ()
+    heads = [module for module in sorted(modules) if module.endswith(ends)]
+    return heads if all(name in values for name in base.parameters if within(name, heads)) else None
+
+
+def flat_overrides(parts: FlatParts, base: BaseIndex, lora: Collection[str], heads: Sequence[str]) -> FlatOverrides:
     """Return the values and rows of `parts`, beside LoRAs on the modules `lora`. Raises Invalid if PEFT has no place.
+
+    `heads` are modules that PEFT saves whole because of the task_type.
 
     Whole modules become modules_to_save. Other biases become bias="lora_only" if every bias is in a module with a LoRA,
     else bias="all", for which PEFT loads the biases that the file holds. Rows become trainable_token_indices.
     """
     overrides = FlatOverrides()
-    saved = saved_modules(parts.values, base)
+    saved = saved_modules(parts.values, base, heads)
     biases = {name for name in parts.values if not within(name, saved)}
     if saved:
         overrides.config["modules_to_save"] = saved
@@ -51,19 +62,24 @@ def flat_overrides(parts: FlatParts, base: BaseIndex, lora: Collection[str]) -> 
     return overrides
 
 
-def saved_modules(values: Collection[str], base: BaseIndex) -> list[str]:
-    """Return the outermost modules that whole values replace; a bias that is replaced alone replaces no module.
+def saved_modules(values: Collection[str], base: BaseIndex, heads: Sequence[str] = ()) -> list[str]:
+    """Return the outermost modules that whole values replace, and `heads`; a bias alone replaces no module.
 
     Raises Invalid if a module is replaced only in part, or if a value is in no layer that PEFT can copy.
     """
     owners = {name: _find_layer(module_of(name), base) for name in values if not name.endswith(".bias")}
     if homeless := sorted(name for name, module in owners.items() if not module):
         raise Invalid(f"PEFT copies layers, and {listed(homeless, limit=3)} is of the model itself: {REMEDY}")
-    modules = sorted(set(owners.values()))
+    modules = sorted({*owners.values(), *heads})
     missing = [name for name in base.parameters if within(name, modules) and name not in values]
     if missing:
         raise Invalid(f"PEFT replaces whole modules, and the chain leaves out {listed(missing, limit=3)}: {REMEDY}")
     return [module for module in modules if not within(module, modules)]
+
+
+def _list_enclosing(name: str) -> list[str]:
+    segments = name.split(".")
+    return [".".join(segments[:count]) for count in range(1, len(segments))]
 
 
 def _find_layer(module: str, base: BaseIndex) -> str:

@@ -10,14 +10,13 @@ from loratree_composer.arithmetic.lowrank import LowRank
 from loratree_registry.peft_format.layout import (
     ATTENTION,
     CONVOLUTIONS,
-    EXPERTS,
     OUT_PROJ,
     Layout,
     layer_layout,
     parameter_layout,
 )
 from loratree_registry.peft_format.names import LAYER, PREFIX, BaseIndex, module_of
-from loratree_registry.peft_format.rules import COMPOSED
+from loratree_registry.peft_format.rules import is_by_parameter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +38,7 @@ class LoraPlace:
     @property
     def by_parameter(self) -> bool:
         """True if the config names the parameter and not its module."""
-        return self.kind in EXPERTS
+        return is_by_parameter(self.kind)
 
     @property
     def name(self) -> str:
@@ -85,25 +84,31 @@ class LoraPlace:
             used = delta.rank // self.groups
             a[:, :, :used] = delta.a.reshape(layout.experts, self.groups, used, -1)
             b[..., :used] = delta.b / self.times
-        return dict(zip(self.keys, (a.reshape(layout.a), b.permute(1, 2, 0).reshape(layout.b)), strict=True))
+        # At rank 1, the permuted b is only a view, and safetensors writes contiguous tensors alone.
+        return dict(
+            zip(self.keys, (a.reshape(layout.a), b.permute(1, 2, 0).reshape(layout.b).contiguous()), strict=True)
+        )
 
 
 def find_place(base: BaseIndex, parameter: str, *, depth: int = 0, inputs: int = 0) -> LoraPlace | None:
-    """Return the place of a LoRA on `parameter`, or None if PEFT has none; on experts it has `depth` LoRAs around it.
+    """Return the place of a LoRA on `parameter`, or None if PEFT has none.
 
-    `inputs` is the width of a convolution's A: all its inputs times its kernel's size, not divided by its groups.
+    A LoRA by parameter has `depth` LoRAs on other parameters of its module around it. `inputs` is the width of a
+    convolution's A: all its inputs times its kernel's size, not divided by its groups.
     """
     tensor = base.parameters.get(parameter)
     if tensor is None:
         return None
     module, _, leaf = parameter.rpartition(".")
     kind, target, layer, times, groups = tensor.kind, module, module, 1, 1
-    if kind in EXPERTS:
-        target, layer = parameter, module + f".{LAYER}" * depth
-    elif kind == OUT_PROJ and base.kinds.get(module_of(module)) == ATTENTION:
+    if kind == OUT_PROJ and base.kinds.get(module_of(module)) == ATTENTION:
         kind, times, target = ATTENTION, 2, module_of(module)
         layer = f"{target}.{LAYER}.{module.rpartition('.')[2]}"
-    elif kind not in COMPOSED or leaf != ("in_proj_weight" if kind == ATTENTION else "weight"):
+    elif is_by_parameter(kind):
+        if kind == OUT_PROJ or parameter_layout(kind, tensor.shape, 1) is None:
+            return None
+        target, layer = parameter, module + f".{LAYER}" * depth
+    elif leaf != ("in_proj_weight" if kind == ATTENTION else "weight"):
         return None
     elif kind in CONVOLUTIONS:
         groups = max(1, inputs // prod(tensor.shape[1:]))

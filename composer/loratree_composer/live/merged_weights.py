@@ -5,6 +5,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from loratree_composer.adapters.budget import Budget
 from loratree_composer.arithmetic.merge import check_mergeable, check_values, merge_into, writing
 from loratree_composer.arithmetic.precision import full_float32
 from loratree_composer.arithmetic.program import Key, Program, is_known
@@ -23,7 +24,8 @@ class MergedWeights:
     any number of switches. Only tensors that differ from the last merge are computed and written. `pristine` chooses
     the source of the pristine values: `host` and `device` hold a copy of every tensor that a merge has written, until
     `release`; `files` reads `source` each time. With `prefixes`, the float32 sum of the ancestors is cached on the
-    tensor's device for each tensor that the leaf edits too, 4 bytes a value, if a second merge has the same ancestors.
+    tensor's device for each tensor that the leaf edits too, 4 bytes a value, if a second merge has the same ancestors
+    and the sum fits in `budget`.
 
     A tensor that the chain edits under one name, while other names share its memory, gets memory of its own until the
     restore. A caller's write to a merged tensor is lost at the next merge or restore. After a restore a caller may
@@ -38,12 +40,18 @@ class MergedWeights:
         pristine: PristinePlace = "host",
         source: Source | None = None,
         prefixes: bool = True,
+        budget: Budget | None = None,
     ) -> None:
         self._module = module
         self._pristine = Pristine(pristine, source)
-        self._prefixes = PrefixSums() if prefixes else None
+        self._prefixes = PrefixSums(budget) if prefixes else None
         self._untied = UntiedTensors(module)
         self._merged: dict[str, tuple[Key, object] | None] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """The size in bytes of the pristine copies, and of the copies of names that are untied now."""
+        return self._pristine.nbytes + self._untied.nbytes
 
     @property
     def names(self) -> list[str]:

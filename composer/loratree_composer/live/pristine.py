@@ -62,6 +62,11 @@ class Pristine:
         """Record that `tensor` holds its pristine value again, until someone writes to it."""
         self._copies[name].stamp = stamp(tensor)
 
+    @property
+    def nbytes(self) -> int:
+        """The size of the copies in bytes."""
+        return sum(copy.value.nbytes for copy in self._copies.values() if copy.value is not None)
+
     def forget(self) -> None:
         """Free every copy. Call it only while every tensor holds its pristine value."""
         self._copies.clear()

@@ -1,6 +1,7 @@
 """A chain that runs beside a live module's layers and leaves their weights untouched: y = G ⊙ (Wx) + B(Ax) + b."""
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from torch import Tensor, nn
 
@@ -14,6 +15,9 @@ from loratree_composer.base.sharing import tensors
 from loratree_composer.live.fit import check_fit, fit_problems, owner, shared_layers
 from loratree_composer.live.stacked_layers import KINDS, StackedLayer
 from loratree_composer.live.untied_tensors import drop_compiled, put, put_back
+
+# accelerate, which places the layers of a device_map, sets a layer's forward to a hook around this attribute.
+INNER: Final = "_old_forward"
 
 
 class Stack:
@@ -38,6 +42,7 @@ class Stack:
         self._beside: dict[str, StackedLayer] = {}
         self._copies: dict[str, Tensor] = {}
         self._originals: dict[str, Tensor] = {}
+        self._inner: dict[str, object] = {}
         with full_float32():
             self._prepare_all(programs)
         try:
@@ -54,6 +59,11 @@ class Stack:
         """
         return sorted(name for name, beside in self._beside.items() if not beside.called)
 
+    @property
+    def nbytes(self) -> int:
+        """The size in bytes of the factors beside the layers, and of the composed copies."""
+        return sum(item.nbytes for items in (self._beside, self._copies) for item in items.values())
+
     def remove(self) -> None:
         """Give every layer its own forward back and every name its own tensor; the module is then as it was."""
         if self._beside or self._copies:
@@ -61,11 +71,13 @@ class Stack:
         for name, beside in self._beside.items():
             beside.stop()
             attributes = vars(self._module.get_submodule(name))
+            if attributes.get(INNER) is beside:
+                attributes[INNER] = self._inner.pop(name)
             if attributes.get("forward") is beside:
                 del attributes["forward"]
         for name, original in self._originals.items():
             put_back(self._module, name, original)
-        self._beside, self._copies, self._originals = {}, {}, {}
+        self._beside, self._copies, self._originals, self._inner = {}, {}, {}, {}
 
     def _prepare_all(self, programs: Mapping[str, Program]) -> None:
         live = tensors(self._module)
@@ -94,14 +106,18 @@ class Stack:
             self._originals[name] = live[name]
             put(self._module, name, copy)
         for name, beside in self._beside.items():
-            vars(self._module.get_submodule(name))["forward"] = beside
+            attributes = vars(self._module.get_submodule(name))
+            if INNER in attributes:
+                self._inner[name] = attributes[INNER]
+            attributes[INNER if INNER in attributes else "forward"] = beside
         if self._beside or self._copies:
             drop_compiled()
 
 
 def is_stacked(module: nn.Module) -> bool:
     """Return whether any layer of `module` carries a stacked delta."""
-    return any(isinstance(vars(layer).get("forward"), StackedLayer) for layer in module.modules())
+    forwards = (vars(layer).get(name) for layer in module.modules() for name in ("forward", INNER))
+    return any(isinstance(forward, StackedLayer) for forward in forwards)
 
 
 def _split(layer: nn.Module, name: str, edits: Sequence[Edit]) -> tuple[Sequence[Edit], Sequence[Edit]]:
@@ -122,8 +138,16 @@ def _has_plain_forward(layer: nn.Module, name: str) -> bool:
         kind_of(layer) in KINDS
         and name.endswith(".weight")
         and "weight" in layer._parameters
-        and "forward" not in vars(layer)
+        and _has_own_forward(layer)
     )
+
+
+def _has_own_forward(layer: nn.Module) -> bool:
+    """Return whether the layer's forward is that of its class, alone or inside a hook of accelerate."""
+    attributes = vars(layer)
+    if INNER in attributes:
+        return getattr(attributes[INNER], "__func__", None) is type(layer).forward
+    return "forward" not in attributes
 
 
 def _compose_copy(tensor: Tensor, edits: Sequence[Edit], name: str) -> Tensor:

@@ -42,6 +42,11 @@ class StackedLayer:
         x = args[0] if args else next(iter(kwargs.values()))
         return self._run_bare(x, weight, bias) if self._is_stopped else self._run_stacked(x, weight, bias)
 
+    @property
+    def nbytes(self) -> int:
+        """The size of its factors, gains and rows in bytes."""
+        return sum(value.nbytes for value in vars(self).values() if isinstance(value, Tensor))
+
     def stop(self) -> None:
         """Act as the layer's own forward from now on, for callers that have wrapped this object and still call it."""
         self._is_stopped = True

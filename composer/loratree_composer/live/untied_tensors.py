@@ -47,6 +47,11 @@ class UntiedTensors:
         """Return the shared tensor that `name` was untied from, or None if `name` is not untied."""
         return self._shared.get(name)
 
+    @property
+    def nbytes(self) -> int:
+        """The size in bytes of the copies that untied names have."""
+        return sum(shared.nbytes for shared in self._shared.values())
+
     def take_back(self) -> None:
         """Give every name its shared tensor back."""
         for name in list(self._shared):

@@ -27,23 +27,36 @@ from loratree_registry.core.paths import (
     parse_ref,
     versionless,
 )
-from loratree_registry.core.records import ADAPTER_WEIGHTS, Pin, PinSource, Published, Submission, Version
+from loratree_registry.core.records import (
+    ADAPTER_WEIGHTS,
+    AdapterSummary,
+    Pin,
+    PinSource,
+    Published,
+    Submission,
+    Version,
+)
 from loratree_registry.core.text import check_text
 from loratree_registry.core.times import now, rfc3339
 from loratree_registry.database import queries
 from loratree_registry.database.rows import NodeRow, SameContent, VersionRow
 from loratree_registry.errors import Conflict, Invalid, listed
-from loratree_registry.peft_format.classify import canonical_config, classify, warnings
+from loratree_registry.peft_format.classify import canonical_config, classify, summarize, warnings
 from loratree_registry.peft_format.spec import AdapterSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A checked submission: its canonical config, the adapter's contents, and the content digest."""
+    """A checked submission: its canonical config, the adapter's parts and summary, and the content digest.
+
+    `untied` is true if the adapter was read as one that was trained where its ancestors had taken ties apart.
+    """
 
     config: dict[str, Any]
     spec: AdapterSpec
+    summary: AdapterSummary
     content: str
+    untied: bool
 
 
 def check_submission(path: str, submission: Submission) -> None:
@@ -65,8 +78,22 @@ def check_submission(path: str, submission: Submission) -> None:
     check_text("note", submission.note, limit=2000)
 
 
-def examine(inspection: Inspection, manifest: BaseManifest, path: str, submission: Submission) -> Examined:
-    """Check an adapter, after its weights were read, against its base. Raises Invalid."""
+def is_parent_untied(connection: Connection, path: str, submission: Submission) -> bool:
+    """Return whether the chain that an adapter was trained on takes ties of the base apart.
+
+    Raises NotFound, Invalid.
+    """
+    nodes = queries.nodes.nodes_on_path(connection, parse_path(path))
+    return _is_untied(_read_parents(connection, path, nodes, submission))
+
+
+def examine(
+    inspection: Inspection, manifest: BaseManifest, path: str, submission: Submission, *, untied: bool = False
+) -> Examined:
+    """Check an adapter, after its weights were read, against its base. Raises Invalid.
+
+    `untied` is what `is_parent_untied` returns.
+    """
     try:
         config = canonical_config(submission.config)
         content = content_digest(config, submission.files)
@@ -75,15 +102,19 @@ def examine(inspection: Inspection, manifest: BaseManifest, path: str, submissio
     # An assumed pin (None) counts as the base: nothing says that the adapter was trained on a composed model, so its
     # copies of weights must be the base's.
     on_base = submission.parent in (None, BASE, base_of(path))
-    spec = classify(config, inspection.header, manifest, digests=inspection.digests, on_base=on_base)
-    return Examined(config, spec, content)
+    header, digests = inspection.header, inspection.digests
+    spec = classify(config, header, manifest, digests=digests, on_base=on_base, untied=untied)
+    summary = summarize(spec, config, header, manifest, digests=digests, on_base=on_base, untied=untied)
+    return Examined(config, spec, summary, content, untied)
 
 
 def publish(connection: Connection, path: str, submission: Submission, examined: Examined) -> Published:
     """Make the examined files a version at `path`, or return the version that already holds them."""
     trail = ensure_trail(connection, path, level=submission.level)
-    node, above = trail[-1], _read_parents(connection, trail, submission)
+    node, above = trail[-1], _read_parents(connection, path, trail, submission)
     pin = above[-1] if above else None
+    if _is_untied(above) != examined.untied:
+        raise Conflict(f"the head above {path} changed while the adapter was checked: publish it again")
     digest = _compute_digest(node, pin, submission, examined)
     # The lock comes before the query for the same content, so that two publishes of one content make one version.
     last_number = queries.nodes.lock_node(connection, node.id)
@@ -111,14 +142,17 @@ def _return_existing(connection: Connection, path: str, row: SameContent) -> Pub
     return Published.already(version(connection, f"{path}@{row.number}"))
 
 
-def _read_parents(connection: Connection, trail: list[NodeRow], submission: Submission) -> list[VersionRow]:
+def _is_untied(chain: list[VersionRow]) -> bool:
+    return any(row.adapter().unties for row in chain)
+
+
+def _read_parents(connection: Connection, path: str, nodes: list[NodeRow], submission: Submission) -> list[VersionRow]:
     """Return the chain that the adapter was trained on, root to leaf; an empty chain means the base.
 
-    Raises NotFound, Invalid.
+    `nodes` are the nodes on the way to `path` that exist. Raises NotFound, Invalid.
     """
-    path = trail[-1].path
     if submission.parent is None:  # the nearest head
-        versioned = [node for node in trail[:-1] if node.head is not None]
+        versioned = [node for node in nodes if node.path != path and node.head is not None]
         return queries.versions.pinned_chain(connection, versioned[-1].id, None) if versioned else []
     if submission.parent in (BASE, base_of(path)):
         return []
@@ -126,9 +160,9 @@ def _read_parents(connection: Connection, trail: list[NodeRow], submission: Subm
     if not is_ancestor(parent.path, path):
         above = ", ".join(reversed(ancestors_of(path)))
         raise Invalid(f"{parent.path} is not above {path}: the parent is a version at one of {above}")
-    [node] = [node for node in trail if node.path == parent.path]
-    chain = queries.versions.pinned_chain(connection, node.id, parent.selector)
-    if not chain:
+    node = next((node for node in nodes if node.path == parent.path), None)
+    chain = [] if node is None else queries.versions.pinned_chain(connection, node.id, parent.selector)
+    if not chain and node is not None:
         raise no_version(connection, node, parent.selector)
     return chain
 
@@ -151,7 +185,7 @@ def _insert(
     submission: Submission,
     examined: Examined,
 ) -> Version:
-    [file], summary, moment = submission.files, examined.spec.summary(), now()
+    [file], summary, moment = submission.files, examined.summary, now()
     queries.publishing.insert_published(
         connection,
         node.path,
@@ -200,7 +234,7 @@ def _list_warnings(examined: Examined, pin: VersionRow | None) -> list[str]:
     texts = warnings(examined.config, examined.spec, on_base=pin is None)
     if pin and pin.withdrawn_reason is not None:
         texts.append(f"{pin.ref}, which it was trained on, was withdrawn ({pin.withdrawn_reason})")
-    rank = max(examined.spec.summary().ranks)
+    rank = max(examined.summary.ranks)
     above = max(pin.adapter().ranks) if pin else rank
     if rank > above and pin:
         texts.append(f"its rank {rank} is above the rank {above} of {pin.ref}, which it was trained on")

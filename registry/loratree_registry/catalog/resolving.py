@@ -15,6 +15,7 @@ from loratree_registry.core.paths import HEAD, Ref, parse_alias, parse_ref
 from loratree_registry.core.records import Link, Resolution
 from loratree_registry.database import queries
 from loratree_registry.database.rows import NodeRow, VersionRow
+from loratree_registry.errors import Conflict, listed
 
 Followed = Literal["alias", "pin"]
 ChosenVersion = tuple[VersionRow, Followed | None]
@@ -37,6 +38,7 @@ def resolve(
         known = {row.id for row in pinned}
         # A version at an alias has pins of its own, which `pinned` does not hold.
         check_above(connection, str(parsed), [row for row, how in chosen if how == "alias" and row.id not in known])
+        _check_ties(str(parsed), [row for row, _ in chosen])
     check_chain(str(parsed), pinned)
     if strict:
         check_strict(str(parsed), [row for row, _ in chosen])
@@ -77,6 +79,26 @@ def _follow_alias(
     by_pin: dict[int, ChosenVersion] = {row.node_id: (row, "pin") for row in pinned[:-1]}
     ancestors = by_pin | by_alias
     return [*(ancestors[node_id] for node_id in above if node_id in ancestors), (leaf, None)]
+
+
+def _check_ties(ref: str, chain: list[VersionRow]) -> None:
+    """Raise Conflict if a version would mean another function than in training, because of ties of the base.
+
+    Some parts of an adapter, such as token rows, change an embedding and the head that is tied to it, or the embedding
+    alone if an ancestor had taken the two apart. An ancestor that is followed may have done otherwise.
+    """
+    untying: list[str] = []
+    for row in chain:
+        summary = row.adapter()
+        if summary.trained_tied is not None and summary.trained_tied == bool(untying):
+            were, now = ("one tensor", "apart") if summary.trained_tied else ("apart", "one tensor")
+            cause = f" after {listed(untying)}" if untying else ""
+            raise Conflict(
+                f"{ref} cannot follow these ancestors: {row.ref} was trained where names that the base ties were "
+                f"{were}, and{cause} they are {now}, so it would be another function; resolve it by its pins, or train "
+                f"{row.path} again on these ancestors"
+            )
+        untying += [row.ref] if summary.unties else []
 
 
 def _to_link(row: VersionRow, followed: Followed | None, weight: float, files: list[FileDigest]) -> Link:

@@ -1,7 +1,7 @@
 """Manifest of a base: its tensors, and the digest that names it; standard library only."""
 
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from loratree_registry.core.digests import digest_json
@@ -10,6 +10,9 @@ from loratree_registry.errors import Invalid, listed
 SCHEMA = "loratree/base/1"
 
 MATRICES = ("Linear", "Conv1D")
+
+# In the brackets of a layer's kind: the model reads the layer's weight without calling the layer.
+PAST_FORWARD: Final = "past forward"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,15 +34,42 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseManifest:
-    """Every tensor of a base, sorted by name, and the facts that an adapter is checked against."""
+    """Every tensor of a base, sorted by name, and the facts that an adapter is checked against.
+
+    `tied_to` in `parameters` says which names are one tensor in the base. A composed folder whose chain changes two
+    such names differently says `tie_word_embeddings: false`, and transformers then takes more names apart than these
+    two. `remaining_ties` maps each name that is still tied in such a folder to the first name of its tensor. It equals
+    the base's own ties if no such folder can be written; None means that no name is tied there.
+    """
 
     parameters: tuple[Parameter, ...]
     architecture: str | None = None
     vocabulary_size: int | None = None
+    remaining_ties: dict[str, str] | None = field(default=None, hash=False)
 
     def by_name(self) -> dict[str, Parameter]:
         """Return the parameters, by their full names."""
         return {parameter.name: parameter for parameter in self.parameters}
+
+    def ties(self) -> dict[str, str]:
+        """Map each tied name of the base to the first name of its tensor."""
+        return {parameter.name: parameter.tied_to for parameter in self.parameters if parameter.tied_to is not None}
+
+    def tied_names(self) -> list[list[str]]:
+        """Return the names of each tensor that has several names; the first name of a tensor comes first."""
+        groups = defaultdict(list)
+        for name, first in self.ties().items():
+            groups[first].append(name)
+        return [[first, *names] for first, names in sorted(groups.items())]
+
+    def untied(self) -> "BaseManifest":
+        """Return the manifest of a composed folder in which the names of a tie have different values."""
+        own, remaining = self.by_name(), self.remaining_ties or {}
+        parameters = []
+        for name, parameter in own.items():
+            sha256 = None if name in remaining else own[parameter.tied_to or name].sha256
+            parameters.append(replace(parameter, tied_to=remaining.get(name), sha256=sha256))
+        return replace(self, parameters=tuple(parameters))
 
     @property
     def digest(self) -> str:
@@ -70,6 +100,7 @@ def check_manifest(manifest: BaseManifest) -> BaseManifest:
         problems += _find_problems(parameter)
         if parameter.tied_to is not None and parameter.tied_to not in untied:
             problems.append(f"{parameter.name} is tied to {parameter.tied_to}, which is not an untied tensor")
+    problems += _find_wrong_ties(manifest)
     if not names:
         problems.append("it has no parameters")
     if problems:
@@ -89,6 +120,17 @@ def _find_problems(parameter: Parameter) -> list[str]:
     if (parameter.sha256 is None) == (parameter.tied_to is None):
         problems.append(f"{parameter.name} needs either a sha256 or a tensor that it is tied to")
     return problems
+
+
+def _find_wrong_ties(manifest: BaseManifest) -> list[str]:
+    """Return one clause for each remaining tie that is no tie of the base, or whose first name is tied too."""
+    ties, remaining = manifest.ties(), manifest.remaining_ties or {}
+    wrong = [
+        name
+        for name, first in remaining.items()
+        if name == first or first in remaining or ties.get(name, name) != ties.get(first, first)
+    ]
+    return [f"{ascii(name)[:100]} cannot remain tied to {ascii(remaining[name])[:100]}" for name in sorted(wrong)]
 
 
 MAX_NAME: Final = 512

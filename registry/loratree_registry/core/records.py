@@ -78,7 +78,12 @@ class Pin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterSummary:
-    """A summary of an adapter: its distinct ranks, scales and dtypes, and how many modules and parameters it has."""
+    """A summary of an adapter: its distinct ranks, scales and dtypes, and how many modules and parameters it has.
+
+    `unties` is true if the adapter changes names that the base ties in different ways: in the composition, these names
+    are no longer one tensor. `trained_tied` says whether the tied names were one tensor when the adapter was trained.
+    It is null if that makes no difference: then the adapter means the same over ancestors of both kinds.
+    """
 
     ranks: list[int]
     scales: list[float]
@@ -86,6 +91,8 @@ class AdapterSummary:
     parameters: int
     dtypes: list[str]
     rules: dict[str, int]
+    unties: bool = False
+    trained_tied: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -212,7 +212,11 @@ class EmbeddedRegistry(Registry):
 
         publishing.check_submission(path, submission)
         manifest, inspection = self.base_manifest(base_of(path)), self._inspect(submission.files)
-        examined = publishing.examine(inspection, manifest, path, submission)
+        untied = False
+        if manifest.ties():
+            with reading(self._engine) as connection:
+                untied = publishing.is_parent_untied(connection, path, submission)
+        examined = publishing.examine(inspection, manifest, path, submission, untied=untied)
         with writing(self._engine) as connection:
             return publishing.publish(connection, path, submission, examined)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.records import AdapterSummary
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.peft_format.config import PEFT_VERSION, canonical_config, differs, unknown_fields
 from loratree_registry.peft_format.findings import Findings
@@ -25,7 +26,7 @@ from loratree_registry.peft_format.tensors import sorted_tensors
 from loratree_registry.peft_format.token_rows import TokenRows
 from loratree_registry.tensor_files.header import Header
 
-__all__ = ["canonical_config", "classify", "warnings"]
+__all__ = ["canonical_config", "classify", "summarize", "warnings"]
 
 TIED_TARGETS: Final = ("embed_tokens", "lm_head")  # PEFT checks only these names before it ties two LoRAs
 
@@ -37,6 +38,7 @@ def classify(
     *,
     digests: Mapping[str, str] | None = None,
     on_base: bool = True,
+    untied: bool = False,
 ) -> AdapterSpec:
     """Check an adapter against its base and classify every part of it.
 
@@ -44,12 +46,13 @@ def classify(
     bytes. PEFT saves the base's lm_head beside a LoRA on lm_head, and this copy is accepted only if its bytes are the
     base's. A published adapter needs no digests, because publishing compared its copies. If the adapter was trained on
     a composed model (`on_base` is false), the copy is the composed model's lm_head, and any values are accepted.
-    Raises Invalid, listing every problem: refused features, unknown fields and tensors, A without B, wrong shapes.
+    `untied` is true if the ancestors that it was trained on had taken the base's ties apart. Raises Invalid, listing
+    every problem: refused features, unknown fields and tensors, A without B, wrong shapes.
     """
     if config.get("peft_type") != "LORA":
         raise Invalid(f"the adapter cannot be published: its peft_type is {shown(config.get('peft_type'))}, not LORA")
     findings = Findings()
-    saved = SavedAdapter(config, header.tensors, digests, BaseIndex(manifest), findings, on_base)
+    saved = SavedAdapter(config, header.tensors, digests, BaseIndex(manifest, untied=untied), findings, on_base)
     scaling = _read_config(saved)
     tensors = sorted_tensors(saved)
     low_rank = LowRankParts.of(saved, tensors)
@@ -64,7 +67,30 @@ def classify(
         raise Invalid(
             "the adapter cannot be published: it holds no lora_A and lora_B, and nothing else that was trained"
         )
-    return AdapterSpec(modules, tuple(sorted(overrides.copies)), values, rows)
+    unread = tuple(sorted([*tensors.unread, *low_rank.unread]))
+    return AdapterSpec(modules, tuple(sorted(overrides.copies)), values, rows, unread)
+
+
+def summarize(
+    spec: AdapterSpec,
+    config: Mapping[str, Any],
+    header: Header,
+    manifest: BaseManifest,
+    *,
+    digests: Mapping[str, str],
+    on_base: bool,
+    untied: bool,
+) -> AdapterSummary:
+    """Return the summary of `spec`, which `classify` made of the same arguments."""
+    tied = manifest.tied_names()
+    if spec.names.isdisjoint(name for names in tied for name in names):
+        return spec.summary()
+    try:
+        other = classify(config, header, manifest, digests=digests, on_base=on_base, untied=not untied)
+        is_same = (other.modules, other.values, other.rows) == (spec.modules, spec.values, spec.rows)
+    except Invalid:
+        is_same = False
+    return spec.summary(unties=spec.unties(tied, digests), trained_tied=None if is_same else not untied)
 
 
 def warnings(config: Mapping[str, Any], spec: AdapterSpec, *, on_base: bool = True) -> list[str]:
@@ -143,5 +169,5 @@ def _is_tied_to_target(saved: SavedAdapter, targets: TargetModules, module: str)
     """Return whether PEFT puts a LoRA on `module` because `module` is tied to an embedding that has a LoRA."""
     if not saved.says("ensure_weight_tying") or f"{module}.weight" not in saved.base.parameters:
         return False
-    tied = [module_of(name) for name in saved.base.tied(f"{module}.weight")]
+    tied = [module_of(name) for name in saved.base.trained_with(f"{module}.weight")]
     return any(targets.includes(other) and other.rpartition(".")[2] in TIED_TARGETS for other in tied)

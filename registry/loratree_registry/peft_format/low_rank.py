@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, permutations
 from typing import Final
 
@@ -34,29 +34,43 @@ from loratree_registry.peft_format.saved_adapter import FLOATS, SavedAdapter
 from loratree_registry.peft_format.scaling import Scaling
 from loratree_registry.peft_format.spec import ModuleSpec
 from loratree_registry.peft_format.targets import TargetParameters
-from loratree_registry.peft_format.tensors import BIAS, EMBEDDING_A, EMBEDDING_B, MAGNITUDE, A, AdapterTensors, B
+from loratree_registry.peft_format.tensors import (
+    BIAS,
+    EMBEDDING_A,
+    EMBEDDING_B,
+    FACTORS,
+    MAGNITUDE,
+    A,
+    AdapterTensors,
+    B,
+)
+from loratree_registry.tensor_files.header import ZEROS
 
 LARGEST: Final = 3.4028234663852886e38  # the largest float32; deltas are summed in float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LowRankPart:
-    """A LoRA on one parameter of a module. `keys` maps the ending of each tensor's name to its key in the file."""
+    """A LoRA on one parameter of a module. `keys` maps the ending of each tensor's name to its key in the file.
+
+    `by_parameter` is true if target_parameters chose it: PEFT then names A and B the same on every kind of layer.
+    """
 
     module: str
     parameter: str
     kind: str
     keys: Mapping[str, str]
+    by_parameter: bool = False
 
     @property
     def a(self) -> str:
         """The ending of A's name."""
-        return EMBEDDING_A if self.kind == "Embedding" else A
+        return EMBEDDING_A if self.kind == "Embedding" and not self.by_parameter else A
 
     @property
     def b(self) -> str:
         """The ending of B's name."""
-        return EMBEDDING_B if self.kind == "Embedding" else B
+        return EMBEDDING_B if self.kind == "Embedding" and not self.by_parameter else B
 
     def is_complete(self, saved: SavedAdapter) -> bool:
         """Return whether the file holds exactly the tensors that PEFT writes for this LoRA; record each problem."""
@@ -102,11 +116,11 @@ class LowRankPart:
         for letter, ending in (("A", self.a), ("B", self.b)):
             if ending not in self.keys:
                 yield f"module {self.module} has no lora_{letter}, both A and B are needed"
-        for ending, field in ((MAGNITUDE, "use_dora"), (BIAS, "lora_bias")):
-            if saved.says(field) and ending not in self.keys:
-                yield f"module {self.module} has no {ending[1:]}, and its config says {field}"
-            elif not saved.says(field) and ending in self.keys:
-                yield f"tensor {self.keys[ending]} would not be loaded, as its config does not say {field}"
+        for ending, setting in ((MAGNITUDE, "use_dora"), (BIAS, "lora_bias")):
+            if saved.says(setting) and ending not in self.keys:
+                yield f"module {self.module} has no {ending[1:]}, and its config says {setting}"
+            elif not saved.says(setting) and ending in self.keys:
+                yield f"tensor {self.keys[ending]} would not be loaded, as its config does not say {setting}"
 
     def _shapes_of_factors(self, layout: Layout) -> list[tuple[str, Shape]]:
         return [(self.a, layout.a), (self.b, layout.b)]
@@ -149,11 +163,15 @@ Stacks = Mapping[str, Sequence[Mapping[str, str]]]
 
 @dataclass(frozen=True, slots=True)
 class LowRankParts:
-    """The LoRAs of an adapter. `stacks` lists those on one module from the outermost: PEFT wraps one in the next."""
+    """The LoRAs of an adapter. `stacks` lists those on one module from the outermost: PEFT wraps one in the next.
+
+    `unread` collects the keys of LoRAs that have no effect.
+    """
 
     saved: SavedAdapter
     parameters: TargetParameters
     stacks: Stacks
+    unread: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, saved: SavedAdapter, tensors: AdapterTensors) -> "LowRankParts":
@@ -197,11 +215,23 @@ class LowRankParts:
                 f"module {module} is not in the base: is this the base that the adapter was trained on?"
             )
         elif self._is_read_past_forward(module, kind):
-            self.saved.findings.refuse(PAST_FORWARD, module)
+            if self._is_zero(module):
+                self.unread.extend(key for keys in self.stacks[module] for key in keys.values())
+            else:
+                self.saved.findings.refuse(PAST_FORWARD, module)
         elif self._is_by_parameter(module):
             yield from self._read_parameters(module, kind, scaling)
         else:
             yield from self._read_layer(module, kind, scaling)
+
+    def _is_zero(self, module: str) -> bool:
+        """Return whether every LoRA on `module` is zero, as it stays on a layer that is never called and never trained.
+
+        PEFT begins with a B of zeros, and on an embedding with an A of zeros.
+        """
+        digests, stack = self.saved.digests, self.stacks[module]
+        factors = [[key for ending, key in keys.items() if ending in FACTORS] for keys in stack]
+        return digests is None or all(any(digests.get(key) == ZEROS for key in keys) for keys in factors)
 
     def _is_by_parameter(self, module: str) -> bool:
         nested = len(self.stacks[module]) > 1 or self.saved.base.kinds.get(module) in EXPERTS
@@ -243,7 +273,9 @@ class LowRankParts:
         findings, stack, chosen = self.saved.findings, self.stacks[module], self.parameters.of(module)
         parts = [LowRankPart(module=module, parameter="", kind="Linear", keys=keys) for keys in stack]
         complete = [part.is_complete(self.saved) for part in parts]
-        if kind not in ("Linear", *EXPERTS):
+        if kind.endswith("parametrized)"):
+            findings.refuse(PARAMETRIZED, module)
+        elif kind not in EXPERTS and any(len(parameter.shape) != 2 for parameter in chosen):
             findings.refuse(PARAMETERS, f"{module} of kind {kind}")
         elif len(chosen) != len(stack) or len(stack) > MAX_NESTED:
             names = ", ".join(parameter.name for parameter in chosen) or "no parameter"
@@ -268,7 +300,7 @@ class LowRankParts:
             if len(parameter.shape) == 3 and parameter.shape[0] == 1:
                 self.saved.findings.refuse(SINGLE_EXPERT, name)
                 continue
-            matched = LowRankPart(module=part.module, parameter=name, kind=kind, keys=part.keys)
+            matched = LowRankPart(module=part.module, parameter=name, kind=kind, keys=part.keys, by_parameter=True)
             yield from self._make_spec(matched, layout, scaling.rank(name), scaling.scale(name))
 
     def _are_fitting(

@@ -1,5 +1,6 @@
 """Names in the modules that PEFT wraps around the base's, and the base's own names; standard library only."""
 
+import re
 from collections import defaultdict
 from collections.abc import Container
 from typing import Final, NamedTuple
@@ -12,6 +13,7 @@ TOKENS: Final = "token_adapter"  # the module that replaces rows of an embedding
 SAVED: Final = "modules_to_save"  # the trained copy of a whole module
 ORIGINAL: Final = "original_module"  # the base's module, beside its trained copy
 _WRAPPERS: Final = frozenset({LAYER, TOKENS, SAVED, ORIGINAL})
+_NAMED_COPY: Final = re.compile(rf"(^|\.){SAVED}\.[^.]+\.")
 
 
 class BaseName(NamedTuple):
@@ -24,21 +26,29 @@ class BaseName(NamedTuple):
 def base_name(name: str, known: Container[str]) -> BaseName | None:
     """Remove PEFT's segments from `name`, the last one first, until it is in `known`; return None if it never is.
 
-    A base may use such a segment in its own names: the segment stays if the name with it is known.
+    A base may use such a segment in its own names: the segment stays if the name with it is known. The biases in a
+    saved module are saved once more, with the adapter's name after `modules_to_save`.
     """
     segments, taken = name.split("."), []
     while ".".join(segments) not in known:
         at = next((at for at in range(len(segments) - 1, -1, -1) if segments[at] in _WRAPPERS), None)
         if at is None:
-            return None
+            unnamed = _NAMED_COPY.sub(rf"\1{SAVED}.", name)
+            return base_name(unnamed, known) if unnamed != name else None
         taken.append(segments.pop(at))
     return BaseName(".".join(segments), tuple(taken))
 
 
 class BaseIndex:
-    """An index of a base, for checking an adapter. It lists only the modules that own parameters directly."""
+    """An index of a base, for checking an adapter. It lists only the modules that own parameters directly.
 
-    def __init__(self, manifest: BaseManifest) -> None:
+    `untied` is true for an adapter that was trained where ancestors had taken the base's ties apart. The config of that
+    model said `tie_word_embeddings: false`, so PEFT trained no name together with another.
+    """
+
+    def __init__(self, manifest: BaseManifest, *, untied: bool = False) -> None:
+        manifest = manifest.untied() if untied else manifest
+        self.untied = untied
         self.parameters = manifest.by_name()
         self.vocabulary_size = manifest.vocabulary_size
         self.architecture = manifest.architecture or ""
@@ -62,6 +72,10 @@ class BaseIndex:
     def tied(self, name: str) -> list[str]:
         """Return every name that shares a tensor with `name`, including `name`."""
         return self._ties[self.source(name).name]
+
+    def trained_with(self, name: str) -> list[str]:
+        """Return every name that PEFT trains together with `name` if it is asked to keep ties, including `name`."""
+        return [name] if self.untied else self.tied(name)
 
 
 def module_of(name: str) -> str:

@@ -4,8 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from loratree_registry.peft_format.config import PEFT_VERSION
-from loratree_registry.peft_format.names import LAYER, SAVED, base_name, module_of
-from loratree_registry.peft_format.rules import BASE_COPY, MISSING, OTHER_SHAPE, SAVED_LORA, VOCABULARY
+from loratree_registry.peft_format.names import LAYER, ORIGINAL, SAVED, base_name, module_of
+from loratree_registry.peft_format.rules import (
+    BASE_COPY,
+    IMPLIED_MODULES,
+    MISSING,
+    OTHER_SHAPE,
+    SAVED_LORA,
+    VOCABULARY,
+)
 from loratree_registry.peft_format.saved_adapter import SavedAdapter, key_of
 from loratree_registry.peft_format.scaling import shown
 from loratree_registry.peft_format.spec import ValueSpec
@@ -23,7 +30,7 @@ class OverrideValues:
     def __init__(self, saved: SavedAdapter, lora: Mapping[str, Sequence[object]]) -> None:
         self.copies: list[str] = []
         self._saved, self._lora = saved, lora
-        self._modules = tuple(saved.names("modules_to_save"))
+        self._modules = (*saved.names("modules_to_save"), *implied_modules(saved.config.get("task_type")))
         self._ties = saved.says("ensure_weight_tying")
         self._bias = saved.config.get("bias", "none")
         self._values: dict[str, str] = {}  # parameter → key
@@ -71,8 +78,12 @@ class OverrideValues:
             saved.findings.refuse(BASE_COPY, key)
 
     def _is_composed(self, parameter: str, taken: tuple[str, ...], key: str) -> bool:
-        """Return whether the tensor is a composed model's head beside its LoRA; its right values are unknown here."""
+        """Return whether the tensor is the composed model's, beside its trained form. Its right values are not known.
+
+        PEFT saves the head beside its LoRA, and with bias="all" the biases that a saved module had before.
+        """
         is_beside = taken == (LAYER,) and module_of(parameter) in self._lora
+        is_beside = is_beside or (ORIGINAL in taken and self._is_saved(module_of(parameter)))
         return is_beside and not self._saved.on_base and self._saved.resembles_base(key, parameter)
 
     def _is_vocabulary(self, parameter: str, key: str) -> bool:
@@ -83,7 +94,7 @@ class OverrideValues:
     def _is_trained(self, parameter: str, taken: tuple[str, ...]) -> bool:
         """Return whether the config says that this tensor was trained, and PEFT would read it under this name."""
         if not taken:
-            tied = self._saved.base.tied(parameter) if self._ties else [parameter]
+            tied = self._saved.base.trained_with(parameter) if self._ties else [parameter]
             if any(self._is_saved(module_of(name)) for name in tied):
                 return True
         wrapped = sum(len(self._lora.get(module, ())) for module in _walk_up(module_of(parameter)))
@@ -97,7 +108,9 @@ class OverrideValues:
     def _check_missing(self) -> None:
         for parameter in self._saved.base.parameters if self._modules else ():
             if parameter not in self._seen and self._is_saved(module_of(parameter)):
-                self._saved.findings.add(f"modules_to_save chooses {parameter}, and the file does not hold it")
+                task = self._saved.config.get("task_type")
+                chooser = "modules_to_save" if not implied_modules(task) else f"modules_to_save, or task_type {task},"
+                self._saved.findings.add(f"{chooser} chooses {parameter}, and the file does not hold it")
 
     def _add_tied_biases(self) -> Iterator[tuple[str, str]]:
         """Yield each value, and each bias for its ties too. A bias is trained in place, a saved module as a copy."""
@@ -106,6 +119,11 @@ class OverrideValues:
             if not self._is_saved(module_of(parameter)):
                 tied = self._saved.base.tied(parameter)
                 yield from ((name, key) for name in tied if name not in self._values)
+
+
+def implied_modules(task: object) -> tuple[str, ...]:
+    """Return the ends of the names of the modules that PEFT trains for a task_type without being told to."""
+    return IMPLIED_MODULES.get(task, ()) if isinstance(task, str) else ()
 
 
 def _walk_up(module: str) -> Iterator[str]:

@@ -29,7 +29,7 @@ PARAMETRIZED: Final = Refusal(
     "the base has no weight to add to; leave it out, or train the whole layer with modules_to_save",
 )
 PARAMETERS: Final = Refusal(
-    "target_parameters on such a module", "only a Linear's matrix and transformers' experts can be; use target_modules"
+    "target_parameters on such a parameter", "only a matrix and transformers' experts can be; use target_modules"
 )
 AMBIGUOUS: Final = Refusal(
     "target_parameters on parameters of one shape", "the file does not say which LoRA is on which; target one of them"
@@ -77,7 +77,6 @@ MEGATRON: Final = Refusal(
     "Megatron", "its parallel layers are saved in parts; train without megatron_config", reshapes=True
 )
 MONTECLORA: Final = Refusal("MonteCLoRA", "it samples around A and B; train without monteclora_config")
-VELORA: Final = Refusal("VeLoRA", "it may change what A and B mean, which was not checked; train without velora_config")
 
 # Config field → the refusal of every value except the default.
 REFUSED_FIELDS: Final[dict[str, Refusal]] = {
@@ -89,19 +88,32 @@ REFUSED_FIELDS: Final[dict[str, Refusal]] = {
     "layer_replication": REPLICATION,
     "megatron_config": MEGATRON,
     "monteclora_config": MONTECLORA,
-    "velora_config": VELORA,
 }
 
 # Ending of a tensor's name, after the module's name → its refusal.
 REFUSED_TENSORS: Final[dict[str, Refusal]] = {
     ".lora_diag": KASA,
-    ".lora_velora_embed": VELORA,
     ".lora_monteclora_sampler.expert_weights": MONTECLORA,
     ".lora_monteclora_sampler.expert_weights_prior": MONTECLORA,
     ".lora_monteclora_sampler.gaussian_var_prior": MONTECLORA,
     ".lora_monteclora_sampler.std_prior": MONTECLORA,
 }
 
+# Task of a config → the ends of the names of modules that PEFT trains and saves, even if modules_to_save has them not.
+IMPLIED_MODULES: Final[dict[str, tuple[str, ...]]] = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
+
+# Endings of tensors that only training reads: VeLoRA's backward pass is its own, and its forward is LoRA's.
+TRAINING_ONLY: Final = (".lora_velora_embed",)
+
 # Values of init_lora_weights, besides true and false. The changing ones change the base before training.
 PLAIN_INITS: Final = ("gaussian", "orthogonal", "eva", "mica")
 CHANGING_INITS: Final = ("pissa", "olora", "corda", "lora_ga", "loftq")
+
+
+def is_by_parameter(kind: str) -> bool:
+    """Return whether only target_parameters can put a LoRA on a layer of this kind, such as experts or a router."""
+    return kind not in COMPOSED

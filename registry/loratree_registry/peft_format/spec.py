@@ -1,5 +1,7 @@
 """The parts of an adapter, without the values of its tensors; standard library only."""
 
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -81,30 +83,51 @@ class RowsSpec:
 
 @dataclass(frozen=True, slots=True)
 class AdapterSpec:
-    """Every part of an adapter, sorted by name, and the keys of the copies: tensors that nothing reads.
+    """Every part of an adapter, sorted by name, and the keys of the tensors that nothing reads.
 
-    A copy repeats the model that the adapter was trained on, or another tensor of the file. Every other tensor of the
-    file belongs to at least one part.
+    A copy repeats the model that the adapter was trained on, or another tensor of the file. An unread tensor serves
+    only training, or belongs to a LoRA without effect. Every other tensor of the file belongs to at least one part.
     """
 
     modules: tuple[ModuleSpec, ...]
     copies: tuple[str, ...] = ()
     values: tuple[ValueSpec, ...] = ()
     rows: tuple[RowsSpec, ...] = ()
+    unread: tuple[str, ...] = ()
 
-    def tied_to(self) -> dict[str, str]:
-        """Map each tensor that changes only through a tie to the tensor that it is tied to."""
-        sources: dict[str, str] = {}
-        parts: list[ValueSpec | RowsSpec] = [*self.values, *self.rows]
-        for part in parts:
-            alike = [other.parameter for other in parts if other.key == part.key]
-            own = max(alike, key=lambda name: (f".{name.rpartition('.')[0]}." in part.key, len(name)))
-            if own != part.parameter:
-                sources[part.parameter] = own
-        return sources
+    @property
+    def names(self) -> set[str]:
+        """The names of the base's tensors that the adapter changes."""
+        return set(self._list_changes())
 
-    def summary(self) -> AdapterSummary:
-        """Return the distinct ranks, scales and dtypes, and the counts of modules, parameters and rules."""
+    def unties(self, tied: Iterable[Sequence[str]], digests: Mapping[str, str]) -> bool:
+        """Return whether the adapter changes names of one tensor differently; `tied` lists such names.
+
+        `digests` are the digests of the file's tensors: PEFT may save one trained value under each of its names.
+        """
+        changes = self._list_changes()
+
+        def digest(part: tuple[str, str, object]) -> tuple[str, str, object]:
+            rule, key, rest = part
+            return rule, digests.get(key, key), rest
+
+        return any(len({tuple(map(digest, changes.get(name, ()))) for name in names}) > 1 for names in tied)
+
+    def _list_changes(self) -> dict[str, list[tuple[str, str, object]]]:
+        """Return what changes each tensor, in the order in which it is applied: the rule, the key, and the rest."""
+        changes: dict[str, list[tuple[str, str, object]]] = defaultdict(list)
+        for value in self.values:
+            changes[value.parameter].append(("value", value.key, value.dtype))
+        for rows in self.rows:
+            changes[rows.parameter].append(("rows", rows.key, (rows.rows, rows.dtype)))
+        for module in self.modules:
+            changes[module.parameter].append((module.rule, module.a, module.parameter))
+            if module.bias is not None:
+                changes[f"{module.name}.bias"].append(("bias", module.bias, module.name))
+        return changes
+
+    def summary(self, *, unties: bool = False, trained_tied: bool | None = None) -> AdapterSummary:
+        """Return the distinct ranks, scales and dtypes, the counts of modules, parameters and rules, and the ties."""
         modules = self.modules
         overrides: tuple[ValueSpec | RowsSpec, ...] = (*self.values, *self.rows)
         stored = {part.key: prod(part.shape) for part in overrides}  # a key that tied tensors share counts once
@@ -118,4 +141,6 @@ class AdapterSpec:
             parameters=sum(module.elements for module in modules) + sum(stored.values()),
             dtypes=sorted(dtypes),
             rules={rule: rules.count(rule) for rule in sorted(set(rules))},
+            unties=unties,
+            trained_tied=trained_tied,
         )

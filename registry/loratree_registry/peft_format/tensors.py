@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from loratree_registry.peft_format.names import PREFIX, base_name
-from loratree_registry.peft_format.rules import REFUSED_TENSORS
+from loratree_registry.peft_format.rules import REFUSED_TENSORS, TRAINING_ONLY
 from loratree_registry.peft_format.saved_adapter import SavedAdapter
 
 A: Final = ".lora_A.weight"
@@ -23,12 +23,14 @@ _ENDINGS: Final = (*FACTORS, MAGNITUDE, BIAS, ROWS)
 class AdapterTensors:
     """The keys of an adapter's tensors: a LoRA's in `layers` by name and ending, token rows in `rows` by module.
 
-    `rest` holds every other key by name: whole tensors of the base, and tensors that PEFT does not write.
+    `unread` lists the keys that only training reads. `rest` holds every other key by name: whole tensors of the base,
+    and tensors that PEFT does not write.
     """
 
     layers: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     rows: dict[str, str] = field(default_factory=dict)
     rest: dict[str, str] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
 
 
 def sorted_tensors(saved: SavedAdapter) -> AdapterTensors:
@@ -44,6 +46,8 @@ def sorted_tensors(saved: SavedAdapter) -> AdapterTensors:
             tensors.rows[name.removesuffix(ROWS)] = key
         elif ending is not None:
             tensors.layers[name.removesuffix(ending)][ending] = key
+        elif name.endswith(TRAINING_ONLY) and base_name(name, saved.base.parameters) is None:
+            tensors.unread.append(key)
         elif not _is_refused(saved, name):
             tensors.rest[name] = key
     return tensors

@@ -29,9 +29,8 @@ class TokenRows:
     def read(self, tensors: Mapping[str, str]) -> tuple[RowsSpec, ...]:
         """Read the tensors (module in the file → key); return the rows, sorted by parameter; record each problem."""
         specs = [rows for module, key in tensors.items() for rows in self._read_module(module, key, tensors)]
-        trained = {module for rows in specs for module in map(module_of, self._saved.base.tied(rows.parameter))} | set(
-            tensors
-        )
+        base = self._saved.base
+        trained = {module_of(name) for rows in specs for name in base.trained_with(rows.parameter)} | set(tensors)
         for end in sorted(self._ids):
             if not any(module.endswith(end) for module in trained):
                 self._saved.findings.add(
@@ -66,12 +65,16 @@ class TokenRows:
                 yield RowsSpec(parameter=name, key=key, rows=ids, dtype=tensor.dtype, shape=tensor.shape)
 
     def _find_trained_parameters(self, parameter: str, keys: Collection[str]) -> list[str]:
-        """Return the parameters that PEFT trains with these rows: for an embedding, its ties without own rows too."""
+        """Return the parameters that PEFT trains with these rows: for an embedding, its ties too.
+
+        If one of the ties has rows of its own, their ids differ, and PEFT ties none of them.
+        """
         own = self._saved.base.parameters[parameter]
         if own.tied_to is not None or own.kind != "Embedding":
             return [parameter]
-        tied = self._saved.base.tied(parameter)
-        return [name for name in tied if name == parameter or module_of(name) not in keys]
+        tied = self._saved.base.trained_with(parameter)
+        has_others = any(module_of(name) in keys for name in tied if name != parameter)
+        return [parameter] if has_others else tied
 
     def _is_valid(self, parameter: str, key: str, ids: Ids) -> bool:
         shape = self._saved.base.parameters[parameter].shape

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.errors import Invalid, listed
-from loratree_registry.tensor_files.header import Header, Tensor
+from loratree_registry.tensor_files.header import ZEROS, Header, Tensor
 
 CHUNK: Final = 1024 * 1024  # bytes; a multiple of every item's size
 
@@ -26,8 +26,9 @@ _WHOLE: Final = frozenset({"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64"
 def check_finite(
     stream: BinaryIO, header: Header, *, undigested: tuple[str, ...] = (), name: str = "the safetensors file"
 ) -> dict[str, str]:
-    """Read every tensor and return its digest by its name, unless the name ends with one of `undigested`.
+    """Read every tensor and return its digest by its name.
 
+    A tensor whose name ends with one of `undigested` gets ZEROS if it holds only zeros, and no entry otherwise.
     `stream` stands at `header.data_start`, where read_header left it, and is read forward to its end. Raises Invalid,
     naming each tensor that holds NaN or Inf, or has a dtype that cannot be checked: any other than F16, BF16, F32, F64
     and the whole numbers.
@@ -42,9 +43,11 @@ def check_finite(
     problems, digests = [], {}
     for key, tensor in header.tensors.items():
         hasher = None if key.endswith(undigested) else hashlib.sha256()
-        nans, infinities = _count(stream, tensor, name, hasher)
+        nans, infinities, is_zero = _count(stream, tensor, name, hasher)
         if hasher:
             digests[key] = DIGEST_PREFIX + hasher.hexdigest()
+        elif is_zero:
+            digests[key] = ZEROS
         if nans or infinities:
             problems.append(f"{key} holds {nans} NaN and {infinities} Inf")
     if problems:
@@ -52,10 +55,10 @@ def check_finite(
     return digests
 
 
-def _count(stream: BinaryIO, tensor: Tensor, name: str, hasher: "hashlib._Hash | None") -> tuple[int, int]:
-    """Count the NaN and the ±Inf in the next tensor of the stream."""
+def _count(stream: BinaryIO, tensor: Tensor, name: str, hasher: "hashlib._Hash | None") -> tuple[int, int, bool]:
+    """Count the NaN and the ±Inf in the next tensor of the stream, and tell whether every bit is 0."""
     code, exponent = _EXPONENTS.get(tensor.dtype, ("u1", None))
-    nans = infinities = 0
+    nans, infinities, is_zero = 0, 0, True
     remaining = tensor.end - tensor.start
     while remaining:
         chunk = _read_chunk(stream, min(remaining, CHUNK), name)
@@ -63,6 +66,7 @@ def _count(stream: BinaryIO, tensor: Tensor, name: str, hasher: "hashlib._Hash |
             hasher.update(chunk)
         bits: NDArray[Any] = np.frombuffer(chunk, dtype=code)
         remaining -= bits.nbytes
+        is_zero = is_zero and not bits.any()
         if exponent is None or (bits & exponent).max() < exponent:
             continue
         suspects = bits[bits & exponent == exponent]
@@ -70,7 +74,7 @@ def _count(stream: BinaryIO, tensor: Tensor, name: str, hasher: "hashlib._Hash |
         infinite = int(np.count_nonzero(suspects & (sign_bit - 1) == exponent))
         infinities += infinite
         nans += len(suspects) - infinite
-    return nans, infinities
+    return nans, infinities, is_zero
 
 
 def _read_chunk(stream: BinaryIO, count: int, name: str) -> bytes:

@@ -14,6 +14,7 @@ from loratree_registry.core.strict_json import parse_json
 from loratree_registry.core.text import shortened
 from loratree_registry.errors import Invalid, listed
 
+ZEROS: Final = "zeros"  # stands for the digest of an undigested tensor in which every bit is 0
 MAX_HEADER: Final = 8 * 1024 * 1024
 MAX_TENSORS: Final = 65_536  # mixture-of-experts adapters have 36,864
 MAX_DIMENSIONS: Final = 8

@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -53,16 +54,33 @@ class AdapterDirectory:
         name = self.config.get("base_model_name_or_path")
         return name if isinstance(name, str) and name.strip() else None
 
-    def spec(self, manifest: BaseManifest, *, on_base: bool = True) -> AdapterSpec:
-        """Classify the modules and check them against a base. Raises Invalid: the folder, then every problem."""
+    def spec(self, manifest: BaseManifest, *, on_base: bool = True, untied: bool = False) -> AdapterSpec:
+        """Classify the modules and check them against a base. Raises Invalid: the folder, then every problem.
+
+        `untied` is true if the ancestors that the adapter was trained on had taken ties of the base apart.
+        """
         try:
-            return classify(self.config, self.header, manifest, digests=self.digests, on_base=on_base)
+            return classify(self.config, self.header, manifest, digests=self.digests, on_base=on_base, untied=untied)
         except Invalid as error:
             raise Invalid(f"{self.path}: {error}") from error
 
-    def check_against(self, manifest: BaseManifest, *, on_base: bool = True) -> None:
+    def check_against(self, manifest: BaseManifest, *, on_base: bool = True, untied: bool = False) -> None:
         """Check the modules against a base as `spec` does, only for its errors. Raises Invalid."""
-        self.spec(manifest, on_base=on_base)
+        self.spec(manifest, on_base=on_base, untied=untied)
+
+    def check_without_pin(self, manifest: BaseManifest, *, on_base: bool = False) -> None:
+        """Check what does not depend on the pin.
+
+        Raises Invalid if the adapter fits the base neither with its ties nor without them.
+        """
+        try:
+            self.check_against(manifest, on_base=on_base)
+        except Invalid:
+            if not manifest.ties():
+                raise
+            with suppress(Invalid):
+                return self.check_against(manifest, on_base=on_base, untied=True)
+            raise
 
     def warnings(self, spec: AdapterSpec) -> list[str]:
         """Return warnings about a valid adapter that a person should look at."""

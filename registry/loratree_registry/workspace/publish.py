@@ -80,7 +80,7 @@ def prepare(
     manifest = _read_manifest(registry, path)
     adapter = read_adapter_directory(directory)
     # The registry checks the adapter again: this check saves an upload, and the registry trusts no client.
-    adapter.check_against(manifest, on_base=False)  # every check that does not need the pin
+    adapter.check_without_pin(manifest)
     known = _find_same_content(registry, path, adapter)
     for version in known:
         if version.quarantined is not None:
@@ -92,8 +92,13 @@ def prepare(
             raise
         pin = _pin_of(known[0])
     # An assumed pin (None) counts as the base: nothing says that the adapter was trained on a composed model.
-    if pin.parent in (None, BASE):
+    if pin.parent is None:
+        adapter.check_without_pin(manifest, on_base=True)
+    elif pin.parent == BASE:
         adapter.check_against(manifest)
+    elif manifest.ties():
+        above = registry.ancestry(pin.parent)
+        adapter.check_against(manifest, on_base=False, untied=any(version.summary.unties for version in above))
     same = [version for version in known if pin.parent is None or version.pin.digest == pin.digest]
     if same and level not in (None, same[0].level):
         raise Conflict(f"{path} is a {same[0].level} and cannot become a {level}: levels never change")
@@ -102,7 +107,7 @@ def prepare(
 
 def check_adapter(registry: Registry, directory: Path, path: str) -> None:
     """Check a folder before the version that it is pinned to exists. Raises LoratreeError."""
-    read_adapter_directory(directory).check_against(_read_manifest(registry, path), on_base=False)
+    read_adapter_directory(directory).check_without_pin(_read_manifest(registry, path))
 
 
 def _read_manifest(registry: Registry, path: str) -> BaseManifest:

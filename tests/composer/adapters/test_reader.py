@@ -5,6 +5,7 @@ from contextlib import closing
 
 import pytest
 
+from loratree_composer.adapters.budget import Budget
 from loratree_composer.adapters.reader import AdapterReader
 from loratree_registry.core.records import Version
 from loratree_registry.embedded.registry import EmbeddedRegistry
@@ -55,7 +56,7 @@ def test_a_followed_version_that_no_pin_leads_to_is_asked_for_too(catalog: Catal
 
 
 def test_what_does_not_fit_into_memory_is_read_again_in_one_question(catalog: Catalog, noting: Noting) -> None:
-    adapters = AdapterReader(noting, catalog.tree.manifest, catalog.home, kept=1)
+    adapters = AdapterReader(noting, catalog.tree.manifest, catalog.home, budget=Budget(1))
     for _ in range(2):
         assert len(adapters.load_chain(noting.resolve(catalog.leaf))) == len(LEVELS)
     assert noting.asked == [f"{catalog.leaf}@1"] * 2

@@ -2,6 +2,7 @@
 
 import torch
 
+from loratree_composer.adapters.budget import Budget
 from loratree_composer.arithmetic.merge import merged
 from loratree_composer.arithmetic.program import Program
 from loratree_composer.live.recent_programs import RecentPrograms, edit_size
@@ -36,7 +37,7 @@ def test_programs_are_kept_ready_from_their_second_time() -> None:
 
 def test_the_least_recently_used_are_dropped_beyond_the_limit() -> None:
     size = sum(edit_size(edit) for edit in made(0)["0.weight"].edits)
-    recent = RecentPrograms(kept=2 * size)
+    recent = RecentPrograms(Budget(8 * 2 * size))  # an eighth of it
     for key in ("a", "b", "a", "b", "c", "a", "c"):
         recent.get(key, lambda: made(0))
     assert recent.get("a", dict) != {}

@@ -41,7 +41,7 @@ def chain(row: Row, base: nn.Module, folder: Path, *, apart: bool) -> tuple[list
         parent.load_state_dict(state)
     lower = ROWS["tokens"].adapt(parent, folder / "lower", seed=5)
     expected = logits(ROWS["tokens"].load(parent, lower))
-    return [(upper, 1.0), (chains.read(lower, manifest), 1.0)], expected
+    return [(upper, 1.0), (chains.read(lower, manifest, untied=apart), 1.0)], expected
 
 
 def _merged_state(base: nn.Module, adapter: Adapter) -> dict[str, torch.Tensor]:
@@ -60,6 +60,6 @@ def test_rows_go_where_they_went_in_training(name: str, tmp_path: Path) -> None:
         MergedWeights(merged).merge(programs_of(levels))
         Stack(stacked, programs_of(levels))
         MergedWeights(split).merge(programs_of(levels[:1]))
-        Stack(split, programs_of(levels[1:], above=levels[:1]))
+        Stack(split, programs_of(levels[1:]))
         for model in (merged, stacked, split):
             assert chains.relative(logits(model), expected) < 1e-5

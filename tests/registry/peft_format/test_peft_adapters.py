@@ -172,8 +172,8 @@ def test_every_tensor_is_a_part_or_a_copy_and_counted_by_its_rule(row: Row, writ
     spec, (_, tensors) = spec_of(adapter.saved, adapter.manifest), adapter.saved
     read_by = {key for module in spec.modules for key in (module.a, module.b, module.magnitude, module.bias) if key}
     read_by |= {value.key for value in spec.values} | {rows.key for rows in spec.rows}
-    assert not read_by & set(spec.copies)
-    assert read_by | set(spec.copies) == set(tensors)
+    assert not read_by & {*spec.copies, *spec.unread}
+    assert read_by | {*spec.copies, *spec.unread} == set(tensors)
     summary = spec.summary()
     assert tuple(sorted(summary.rules)) == tuple(sorted(row.rules))
     assert sum(summary.rules.values()) == len(spec.modules) + len(spec.values) + len(spec.rows)

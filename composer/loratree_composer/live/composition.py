@@ -1,0 +1,77 @@
+"""The one composition that a live model carries: what is merged into its weights, and what is stacked beside them."""
+
+from collections.abc import Callable
+from weakref import ref
+
+from torch import nn
+
+from loratree_composer.live.claims import claim, free, release
+from loratree_composer.live.merged_weights import MergedWeights
+from loratree_composer.live.recent_programs import Programs
+from loratree_composer.live.stack import Stack
+
+MakePrograms = Callable[[], Programs]
+
+
+class LiveComposition:
+    """What a Composer, `owner`, has put on its model. It stays on the model if the Composer is gone."""
+
+    def __init__(self, owner: object, model: nn.Module, merged: MergedWeights) -> None:
+        self._owner, self._model, self._merged = ref(owner), model, merged
+        self._stack: Stack | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """True if the Composer no longer exists."""
+        return self._owner() is None
+
+    @property
+    def unreached(self) -> list[str]:
+        """The stacked layers with a forward that has not run yet."""
+        return self._stack.unreached if self._stack is not None else []
+
+    @property
+    def pristine_bytes(self) -> int:
+        """The size of the pristine copies, and of the copies of names that are untied now."""
+        return self._merged.nbytes
+
+    @property
+    def stacked_bytes(self) -> int:
+        """The size of the stacked factors and copies."""
+        return self._stack.nbytes if self._stack is not None else 0
+
+    def free_model(self) -> None:
+        """Take lost compositions off the model. Raises Conflict if another Composer has one there."""
+        free(self._model, self)
+
+    def put_on(self, *, merged: MakePrograms | None, stacked: MakePrograms | None) -> None:
+        """Replace what is on the model. After any failure the bare base is back."""
+        try:
+            self._unstack()
+            if merged is not None:
+                self._merged.merge(merged())
+            else:
+                self._merged.restore()
+            if stacked is not None:
+                self._stack = Stack(self._model, stacked())
+        except BaseException:
+            self.restore()
+            raise
+        claim(self._model, self)
+
+    def restore(self) -> None:
+        """Give the bare base back, bit for bit."""
+        self._unstack()
+        self._merged.restore()
+        release(self._model, self)
+
+    def release(self) -> None:
+        """Give the bare base back, and free the pristine copies and the cached sums."""
+        self._unstack()
+        self._merged.release()
+        release(self._model, self)
+
+    def _unstack(self) -> None:
+        if self._stack is not None:
+            self._stack.remove()
+            self._stack = None
