@@ -197,7 +197,8 @@ def _ready(programs: Any, *, leaf: bool = False) -> dict[str, Any]:
     """The factors of each tensor's chain, or of its last level, side by side."""
     from loratree_composer.arithmetic.edits import joined
 
-    return {name: joined(program.leaf_edits if leaf else program.edits)[0].delta for name, program in programs.items()}
+    edits = {name: joined(p.leaf_edits) if leaf else p.joined_edits for name, p in programs.items()}
+    return {name: of[0].delta for name, of in edits.items()}
 
 
 def _stack(folder: Path, name: str, repeats: int) -> Row:

@@ -60,6 +60,14 @@ class Program:
         return (*self.ancestor_edits, *self.leaf_edits)
 
     @property
+    def joined_edits(self) -> tuple[Edit, ...]:
+        """All edits, root to leaf, with the ancestors' product and the last level's joined into one."""
+        if self.cached_edits is not None:
+            return joined(self.edits)
+        steps = self.ancestor_steps if self.leaf_step is None else (*self.ancestor_steps, self.leaf_step)
+        return joined([edit for level in steps for edit in level.edits[self.name]])
+
+    @property
     def above_key(self) -> Key:
         """The name of the ancestors' sum on a given base."""
         return tuple((level.digest, level.weight) for level in self.ancestor_steps), None

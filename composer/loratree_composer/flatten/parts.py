@@ -7,7 +7,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from loratree_composer.arithmetic.edits import Add, Edit, Replace, ReplaceRows, Rescale, Shift, joined
+from loratree_composer.arithmetic.edits import Add, Edit, Replace, ReplaceRows, Rescale, Shift
 from loratree_composer.arithmetic.lowrank import LowRank, concat
 from loratree_composer.arithmetic.merge import merge_into
 from loratree_composer.arithmetic.precision import full_float32
@@ -46,7 +46,7 @@ def flat_parts(programs: Mapping[str, Program]) -> FlatParts:
     with full_float32():
         for name, program in programs.items():
             # The leaf may join the ancestors' product here, as a flattened adapter has no cached sum of the ancestors.
-            edits = joined(program.edits)
+            edits = program.joined_edits
             if isinstance(edits[0], Replace):
                 parts.values[name] = _compute_value(edits[0], edits[1:], name)
             elif any(isinstance(edit, Rescale) for edit in edits):
