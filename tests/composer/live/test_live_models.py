@@ -166,7 +166,9 @@ def test_memory_says_what_is_held_and_stays_within_the_budget(catalog: Catalog) 
     assert 0 < memory.programs < memory.budget
     assert memory.pristine > 0 == memory.stacked
     composed.use(catalog.leaf)
-    assert composed.memory().stacked > 0
+    assert composed.memory().stacked > 0 == composed.memory().stacks
+    composed.use(catalog.leaf)
+    assert composed.memory().stacks > 0 == composed.memory().stacked  # kept for the next time, and on the model now
     composed.restore(release=True)
     assert composed.memory().total == 0
 
@@ -178,7 +180,7 @@ def test_with_a_budget_of_zero_nothing_is_kept_and_the_function_is_the_same(cata
         put_on(catalog.leaf)
         assert chains.relative(chains.logits(model), reference(catalog)) < 1e-5
         memory = composed.memory()
-        assert (memory.adapters, memory.programs, memory.prefix_sums) == (0, 0, 0)
+        assert (memory.adapters, memory.programs, memory.stacks, memory.prefix_sums) == (0, 0, 0, 0)
     composed.restore()
     assert chains.state_digest(model) == state
 
