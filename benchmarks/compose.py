@@ -215,8 +215,9 @@ def _addmm_each(model: Any, deltas: Any) -> None:
 def _made_ready(chain: Any) -> dict[str, Any]:
     """A chain's programs as a Composer keeps them: scaled, side by side."""
     from loratree_composer.adapters.adapter import programs_of
+    from loratree_composer.arithmetic.program import ready
 
-    return {name: program.with_cached_edits() for name, program in programs_of(chain).items()}
+    return ready(programs_of(chain))
 
 
 def _ready(programs: Any, *, leaf: bool = False) -> dict[str, Any]:

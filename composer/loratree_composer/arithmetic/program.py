@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from loratree_composer.arithmetic.edits import Add, Edit, joined
+from loratree_composer.arithmetic.precision import full_float32
 
 Named = tuple[str, float]  # a version's digest and its level weight
 Key = tuple[tuple[Named, ...], Named | None]  # the ancestors that edit a tensor; the last level, if it does too
@@ -84,6 +85,12 @@ def is_known(key: Key) -> bool:
     above, last = key
     levels = above if last is None else (*above, last)
     return bool(levels) and all(digest for digest, _ in levels)
+
+
+def ready(programs: Mapping[str, Program]) -> dict[str, Program]:
+    """Return the programs with their edits cached, so that a merge has nothing to fold or concatenate."""
+    with full_float32():  # once around all edits: each entry costs as much as folding a small factor
+        return {name: program.with_cached_edits() for name, program in programs.items()}
 
 
 def _add_bounds(edits: Sequence[Edit]) -> tuple[Edit, ...]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from loratree_composer.adapters.budget import Budget, Cache
 from loratree_composer.arithmetic.edits import Add, Edit, Replace, ReplaceRows, Rescale, Shift
-from loratree_composer.arithmetic.program import Program
+from loratree_composer.arithmetic.program import Program, ready
 from loratree_composer.live.stack import Stack, fits
 from loratree_composer.live.stacked_layers import StackedLayer
 
@@ -78,7 +78,7 @@ class RecentStacks:
 
 def _cache_edits(programs: Programs) -> tuple[Programs, int]:
     """Return the programs with their edits cached, and the size of these edits in bytes."""
-    cached = {name: program.with_cached_edits() for name, program in programs.items()}
+    cached = ready(programs)
     return cached, sum(edit_size(edit) for program in cached.values() for edit in program.edits)
 
 
