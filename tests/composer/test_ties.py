@@ -12,9 +12,6 @@ from tests import tiny
 from tests.composer.trips import Config, start, travel
 from tests.peft_bases import gemma3, gpt2, opt, tied_llama
 
-HEAD_AND_ROWS: Config = {"target_modules": ["lm_head"], "trainable_token_indices": [5, 7]}
-ROWS_AND_QUERY: Config = {"target_modules": ["q_proj"], "trainable_token_indices": [5, 7]}
-
 
 def bart() -> nn.Module:
     """A small BART, which has four names for one tensor."""

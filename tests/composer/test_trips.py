@@ -24,9 +24,10 @@ from loratree_registry.errors import Invalid
 from tests import peft_bases
 from tests.composer.test_ties import bart, t5, translated
 from tests.composer.trips import Config, NotTrained, Trip, start
+from tests.long import LONG
 from tests.peft_bases import Run, logits
 
-EXAMPLES = int(os.environ.get("LORATREE_TRIPS", "3"))
+EXAMPLES = int(os.environ.get("LORATREE_TRIPS", "6" if LONG else "1"))
 CLOSE = 1e-8
 
 
@@ -92,6 +93,8 @@ def configs(draw: Any, kind: Kind) -> Config:
                 [["experts.gate_up_proj"], ["experts.down_proj"], ["experts.gate_up_proj", "experts.down_proj"]]
             )
         )
+    if not (targets or saved or chosen or "target_parameters" in config):
+        config["target_modules"] = [kind.linears[0]]  # a level without anything trained shows nothing
     return config
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,16 @@ NOT_FORWARD = (
 CALLED = {"embed_tokens"}
 
 
+_READS_OWN = re.compile(r"self(\.\w+|\[\d+\])+\.weight\b(?!\.(dtype|device|shape|size|data)\b)")
+
+
 def readings() -> Iterator[tuple[str, str]]:
     """Each (class, layer) of transformers' models whose weight a method reads without calling the layer too."""
     for file in sorted((Path(transformers.__file__).parent / "models").glob("*/modeling_*.py")):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        source = file.read_text(encoding="utf-8")
+        if not _READS_OWN.search(source):
+            continue  # parsing every model takes half a minute
+        tree = ast.parse(source)
         parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
         for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
             for method in (node for node in cls.body if isinstance(node, ast.FunctionDef)):
