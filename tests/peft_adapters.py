@@ -72,13 +72,7 @@ class Row:
         """The base model, the same values for the same seed, in eval mode."""
         torch.manual_seed(seed)
         model = self.make()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                noise = torch.randn_like(parameter) * 0.2
-                if parameter.dim() > 1:
-                    parameter.copy_(noise)
-                else:
-                    parameter.add_(noise)  # biases and norms start as zeros and ones
+        randomize(model)
         return model.to(dtype).eval()
 
     def adapt(self, base: nn.Module, directory: Path, seed: int = 1, **config: Any) -> Path:
@@ -98,6 +92,17 @@ class Row:
         with quiet():
             model = peft.PeftModel.from_pretrained(copy.deepcopy(base), directory, autocast_adapter_dtype=False)
             return model.to(next(base.parameters()).dtype).eval()
+
+
+@torch.no_grad()
+def randomize(model: nn.Module) -> None:
+    """Gives every parameter of a base visible random values."""
+    for parameter in model.parameters():
+        noise = torch.randn_like(parameter) * 0.2
+        if parameter.dim() > 1:
+            parameter.copy_(noise)
+        else:
+            parameter.add_(noise)  # biases and norms start as zeros and ones
 
 
 @torch.no_grad()

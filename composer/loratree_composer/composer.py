@@ -18,7 +18,7 @@ from loratree_composer.base.files import load_base, open_base
 from loratree_composer.base.identify import identify
 from loratree_composer.live.bare_model import bare_model
 from loratree_composer.live.claims import free, restore_all
-from loratree_composer.live.composition import LiveComposition, MakePrograms, MakeStack
+from loratree_composer.live.composition import LiveComposition
 from loratree_composer.live.merged_weights import MergedWeights
 from loratree_composer.live.pristine import PristinePlace
 from loratree_composer.live.recent_programs import Programs, RecentPrograms, RecentStacks
@@ -122,7 +122,6 @@ class Composer:
         self._live = LiveComposition(self, model, merged)
         self._recent = RecentPrograms(self._budget)
         self._stacks = RecentStacks(self._budget)
-        self._current: Resolution | None = None
 
     @classmethod
     def from_pretrained(
@@ -142,11 +141,14 @@ class Composer:
         Raises NotFound if the folder is not known, and what `Composer` and `use` raise.
         """
         home = home or Settings.from_environment().home
+        is_own = registry is None
         registry = connect() if registry is None else registry
         base = registry.base(base_of(parse_ref(ref).path))
         model = load_base(base, home, **loading)
         # The base's name is known, and its files were compared when the base was added; the values are compared again.
         composer = cls(model, registry, base=base.name, home=home)
+        if is_own:
+            finalize(composer, registry.close)
         composer.use(ref, follow=follow, weights=weights)
         return composer
 
@@ -168,7 +170,7 @@ class Composer:
     @property
     def current(self) -> Resolution | None:
         """The composition on the model; None for the bare base."""
-        return self._current
+        return self._live.current
 
     @property
     def resident(self) -> dict[str, int]:
@@ -213,11 +215,12 @@ class Composer:
         resolution, chain = self._read(ref, follow, weights)
         depth = _depth_of(resolution, merged)
         make = partial(self._prepare_programs, resolution, chain)
-        return self._put_on(
+        self._live.put_on(
             resolution,
             merged=partial(make, slice(0, depth)) if depth else None,
             stacked=partial(self._make_stack, resolution, chain, depth),
         )
+        return resolution
 
     @contextmanager
     def active(
@@ -240,11 +243,11 @@ class Composer:
         """
         resolution, chain = self._read(ref, follow, weights)
         make = partial(self._prepare_programs, resolution, chain, slice(None))
-        return self._put_on(resolution, merged=make, stacked=None)
+        self._live.put_on(resolution, merged=make, stacked=None)
+        return resolution
 
     def restore(self, *, release: bool = False) -> None:
         """Restore the bare base, bit for bit; `release` also frees the memory reserved for the next merge."""
-        self._current = None
         if not release:
             self._live.restore()
             return
@@ -267,12 +270,6 @@ class Composer:
     def _make_stack(self, resolution: Resolution, chain: WeightedChain, depth: int) -> Stack:
         key = resolution.composition, depth
         return self._stacks.make(key, self._model, lambda: programs_of(chain[depth:]))
-
-    def _put_on(self, resolution: Resolution, *, merged: MakePrograms | None, stacked: MakeStack | None) -> Resolution:
-        self._current = None  # after a failure the bare base is back
-        self._live.put_on(merged=merged, stacked=stacked)
-        self._current = resolution
-        return resolution
 
 
 def _depth_of(resolution: Resolution, merged: str | None) -> int:

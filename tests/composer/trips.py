@@ -22,7 +22,7 @@ from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.errors import Invalid
 from loratree_registry.tensor_files.checkpoint import open_checkpoint
 from tests.composer import chains
-from tests.peft_adapters import fill
+from tests.peft_adapters import fill, randomize
 from tests.peft_bases import Run, logits, quiet
 
 Config = dict[str, Any]
@@ -132,13 +132,7 @@ def start(model: nn.Module, folder: Path, *, run: Run = logits, seed: int = 0) -
     """Saves a model with random values, in float64."""
     torch.manual_seed(seed)
     base = copy.deepcopy(model).double().eval()
-    with torch.no_grad():
-        for parameter in base.parameters():
-            noise = torch.randn_like(parameter) * 0.2
-            if parameter.dim() > 1:
-                parameter.copy_(noise)
-            else:
-                parameter.add_(noise)
+    randomize(base)
     saver: Any = base
     saver.save_pretrained(folder / "base")
     directory = folder / "base"

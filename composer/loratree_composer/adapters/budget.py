@@ -61,13 +61,9 @@ class Cache(Generic[T]):
         while self._values and self._budget.held(self._name) > self._limit:
             self._remove(next(iter(self._values)))
 
-    def values(self) -> list[T]:
-        """Return every value, the least recently used first."""
-        return [value for value, _ in self._values.values()]
-
-    def sizes(self) -> dict[Hashable, int]:
-        """Return the size of each value by its key, the least recently used first."""
-        return {key: size for key, (_, size) in self._values.items()}
+    def entries(self) -> list[tuple[T, int]]:
+        """Return every value with its size, the least recently used first."""
+        return list(self._values.values())
 
     def clear(self) -> None:
         """Remove every value."""

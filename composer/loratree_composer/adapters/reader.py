@@ -68,8 +68,7 @@ class AdapterReader:
 
     def resident(self) -> dict[str, int]:
         """Return the size in bytes of each adapter in the cache, by ref, the least recently used first."""
-        values = [(self._cache.get(key), size) for key, size in self._cache.sizes().items()]
-        return {value[0]: size for value, size in values if value is not None}
+        return {name: size for (name, _), size in self._cache.entries()}
 
     def forget(self) -> None:
         """Remove every adapter from the cache."""

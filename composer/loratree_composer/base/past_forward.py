@@ -8,6 +8,26 @@ from typing import Final
 
 from torch import nn
 
+# The mask decoders and prompt encoders of Segment Anything: SAM and SAM-HQ, then SAM 2 and what was made of it.
+SAM_DECODERS: Final = ("SamHQMaskDecoder", "SamMaskDecoder")
+SAM2_DECODERS: Final = (
+    "EdgeTamMaskDecoder",
+    "EdgeTamVideoMaskDecoder",
+    "Sam2MaskDecoder",
+    "Sam2VideoMaskDecoder",
+    "Sam3TrackerMaskDecoder",
+    "Sam3TrackerVideoMaskDecoder",
+)
+SAM_PROMPTS: Final = ("SamHQPromptEncoder", "SamPromptEncoder")
+SAM2_PROMPTS: Final = (
+    "EdgeTamPromptEncoder",
+    "EdgeTamVideoPromptEncoder",
+    "Sam2PromptEncoder",
+    "Sam2VideoPromptEncoder",
+    "Sam3TrackerPromptEncoder",
+    "Sam3TrackerVideoPromptEncoder",
+)
+
 # The name of a layer in its parent → the classes of the parents, in transformers, whose forward reads its weight. A few
 # of them call the layer too, on another way through the forward.
 READ: Final[dict[str, tuple[str, ...]]] = {
@@ -65,16 +85,7 @@ READ: Final[dict[str, tuple[str, ...]]] = {
         "JanusVQVAEVectorQuantizer",
     ),
     "hq_token": ("SamHQMaskDecoder",),
-    "iou_token": (
-        "EdgeTamMaskDecoder",
-        "EdgeTamVideoMaskDecoder",
-        "Sam2MaskDecoder",
-        "Sam2VideoMaskDecoder",
-        "Sam3TrackerMaskDecoder",
-        "Sam3TrackerVideoMaskDecoder",
-        "SamHQMaskDecoder",
-        "SamMaskDecoder",
-    ),
+    "iou_token": (*SAM_DECODERS, *SAM2_DECODERS),
     "k_linear": ("DabDetrMHAttentionMap",),
     "k_proj": (
         "ConditionalDetrMHAttentionMap",
@@ -87,55 +98,14 @@ READ: Final[dict[str, tuple[str, ...]]] = {
         "Mask2FormerTransformerModule",
         "OneFormerTransformerModule",
     ),
-    "mask_tokens": (
-        "EdgeTamMaskDecoder",
-        "EdgeTamVideoMaskDecoder",
-        "Sam2MaskDecoder",
-        "Sam2VideoMaskDecoder",
-        "Sam3TrackerMaskDecoder",
-        "Sam3TrackerVideoMaskDecoder",
-        "SamHQMaskDecoder",
-        "SamMaskDecoder",
-    ),
+    "mask_tokens": (*SAM_DECODERS, *SAM2_DECODERS),
     "ngram_embeddings": ("ProphetNetDecoder",),
-    "no_mask_embed": (
-        "EdgeTamPromptEncoder",
-        "EdgeTamVideoPromptEncoder",
-        "Sam2PromptEncoder",
-        "Sam2VideoPromptEncoder",
-        "Sam3TrackerPromptEncoder",
-        "Sam3TrackerVideoPromptEncoder",
-        "SamHQPromptEncoder",
-        "SamPromptEncoder",
-    ),
-    "not_a_point_embed": (
-        "EdgeTamPromptEncoder",
-        "EdgeTamVideoPromptEncoder",
-        "Sam2PromptEncoder",
-        "Sam2VideoPromptEncoder",
-        "Sam3TrackerPromptEncoder",
-        "Sam3TrackerVideoPromptEncoder",
-        "SamHQPromptEncoder",
-        "SamPromptEncoder",
-    ),
-    "obj_score_token": (
-        "EdgeTamMaskDecoder",
-        "EdgeTamVideoMaskDecoder",
-        "Sam2MaskDecoder",
-        "Sam2VideoMaskDecoder",
-        "Sam3TrackerMaskDecoder",
-        "Sam3TrackerVideoMaskDecoder",
-    ),
+    "no_mask_embed": (*SAM_PROMPTS, *SAM2_PROMPTS),
+    "not_a_point_embed": (*SAM_PROMPTS, *SAM2_PROMPTS),
+    "obj_score_token": SAM2_DECODERS,
     "out_proj": ("WavLMAttention",),
     "patterns": ("DabDetrModel",),
-    "point_embed": (
-        "EdgeTamPromptEncoder",
-        "EdgeTamVideoPromptEncoder",
-        "Sam2PromptEncoder",
-        "Sam2VideoPromptEncoder",
-        "Sam3TrackerPromptEncoder",
-        "Sam3TrackerVideoPromptEncoder",
-    ),
+    "point_embed": SAM2_PROMPTS,
     "point_embed.0": (
         "SamHQPromptEncoder",
         "SamPromptEncoder",

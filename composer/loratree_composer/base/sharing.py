@@ -16,6 +16,11 @@ def ties(module: nn.Module) -> dict[str, str]:
     return {name: first.setdefault(_identity_of(tensor), name) for name, tensor in tensors(module).items()}
 
 
+def select_tied(firsts: Mapping[str, str]) -> dict[str, str]:
+    """Return the entries of `ties` whose name is not the first of its tensor."""
+    return {name: first for name, first in firsts.items() if name != first}
+
+
 def sharers(module: nn.Module, names: set[str]) -> dict[str, list[str]]:
     """Map each of `names` that shares bytes with other tensors of the module to the names of the other tensors."""
     by_storage = defaultdict(list)

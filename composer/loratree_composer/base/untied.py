@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from loratree_composer.base.sharing import ties
+from loratree_composer.base.sharing import select_tied, ties
 
 TIE: Final = "tie_word_embeddings"
 
@@ -19,18 +19,18 @@ def remaining_ties(module: nn.Module) -> dict[str, str]:
 
     Returns all ties of `module` if no config takes them apart without changing what its forward computes.
     """
-    own = _select_tied(module)
+    own = select_tied(ties(module))
     if not own or not hasattr(module, "tie_weights"):
         return own
     untied = _build(module)
-    return own if untied is None or reads_tie(untied) else _select_tied(untied)
+    return own if untied is None or reads_tie(untied) else select_tied(ties(untied))
 
 
 def take_apart(module: nn.Module) -> None:
     """Set tie_word_embeddings to false in the config of a model, and give each untied name a tensor of its own."""
     remaining = remaining_ties(module)
     _deny_ties(module.config)
-    for name in _select_tied(module).keys() - remaining.keys():
+    for name in select_tied(ties(module)).keys() - remaining.keys():
         holder, leaf = module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
         tensor = getattr(holder, leaf)
         value = tensor.detach().clone()
@@ -70,10 +70,6 @@ def _build(module: nn.Module) -> nn.Module | None:
         return None
     assert isinstance(model, nn.Module)
     return model if ties(model).keys() == ties(module).keys() else None
-
-
-def _select_tied(module: nn.Module) -> dict[str, str]:
-    return {name: first for name, first in ties(module).items() if name != first}
 
 
 def _find_words(code: CodeType) -> Iterator[object]:

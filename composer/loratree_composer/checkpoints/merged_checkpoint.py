@@ -48,12 +48,13 @@ def write_merged(
         raise Invalid(f"the chain cannot be merged into the base: it has no {listed(unknown, limit=5)}")
     if problems := misfits(base, manifest):
         model = meta_model(base.directory)
-        if is_converted(model, base):
-            problems = write_merged_model(base, type(model), manifest, programs, out, untied=untied)
-        if problems:
+        if not is_converted(model, base):
+            raise _not_the_base(base.directory, problems)
+        is_apart = must_untie(manifest, programs, untied=untied)
+        if problems := write_merged_model(base, type(model), manifest, programs, out, is_apart=is_apart):
             raise _not_the_base(base.directory, problems)
         _copy_beside(base.directory, out, without=INDEX)
-        if must_untie(manifest, programs, untied=untied):
+        if is_apart:
             deny_ties(out)
         return
     _copy_beside(base.directory, out)
@@ -133,7 +134,7 @@ def write_merged_model(
     programs: Mapping[str, Program],
     out: Path,
     *,
-    untied: bool = False,
+    is_apart: bool,
 ) -> list[str]:
     """Load the model, merge in its memory and let transformers write it into `out` in the layout of the base.
 
@@ -141,7 +142,6 @@ def write_merged_model(
     Returns a clause for each difference from the manifest's base; if there is any, nothing is written. Raises Invalid
     if a program changes a tensor that is never saved, if a tie cannot be taken apart, or if a value is not finite.
     """
-    is_apart = must_untie(manifest, programs, untied=untied)
     model = load_model(base.directory, model_class)
     if differences := _compare_manifests(manifest_of_module(model), manifest):
         return differences

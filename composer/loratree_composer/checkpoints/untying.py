@@ -10,7 +10,7 @@ from typing import Any, Final
 from loratree_composer.arithmetic.edits import alike
 from loratree_composer.arithmetic.program import Program
 from loratree_composer.base.manifest import meta_model
-from loratree_composer.base.sharing import ties
+from loratree_composer.base.sharing import select_tied, ties
 from loratree_composer.base.untied import TIE
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.errors import Invalid, listed
@@ -31,7 +31,7 @@ def untie(
         return {}
     deny_ties(directory)
     remaining = ties(meta_model(directory))
-    if _select_tied(remaining) != (manifest.remaining_ties or {}):
+    if select_tied(remaining) != (manifest.remaining_ties or {}):
         raise _cannot_untie(manifest, _list_tied(manifest))
     return _find_added(base, manifest, remaining)
 
@@ -75,10 +75,6 @@ def _find_broken_ties(manifest: BaseManifest, programs: Mapping[str, Program]) -
 def _deny_in(document: Mapping[str, Any]) -> dict[str, Any]:
     configs = {name: value for name, value in document.items() if isinstance(value, dict) and "model_type" in value}
     return {**document, **{name: _deny_in(value) for name, value in configs.items()}, TIE: False}
-
-
-def _select_tied(firsts: Mapping[str, str]) -> dict[str, str]:
-    return {name: first for name, first in firsts.items() if name != first}
 
 
 def _find_added(base: Checkpoint, manifest: BaseManifest, remaining: Mapping[str, str]) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from loratree_composer.flatten.parts import REMEDY, FlatParts
+from loratree_composer.flatten.targets import list_enclosing
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.peft_format.names import LAYER, PREFIX, BaseIndex, module_of
 from loratree_registry.peft_format.overrides import implied_modules
@@ -29,7 +30,7 @@ class FlatOverrides:
 def heads_of(task: str | None, values: Collection[str], base: BaseIndex) -> list[str] | None:
     """Return the modules of the base that PEFT saves for a task_type; None if the values do not hold all of them."""
     ends = implied_modules(task)
-    modules = {module for name in base.parameters for module in _list_enclosing(name)} if ends else ()
+    modules = {module for name in base.parameters for module in list_enclosing(name)} if ends else ()
     heads = [module for module in sorted(modules) if module.endswith(ends)]
     return heads if all(name in values for name in base.parameters if within(name, heads)) else None
 
@@ -75,11 +76,6 @@ def saved_modules(values: Collection[str], base: BaseIndex, heads: Sequence[str]
     if missing:
         raise Invalid(f"PEFT replaces whole modules, and the chain leaves out {listed(missing, limit=3)}: {REMEDY}")
     return [module for module in modules if not within(module, modules)]
-
-
-def _list_enclosing(name: str) -> list[str]:
-    segments = name.split(".")
-    return [".".join(segments[:count]) for count in range(1, len(segments))]
 
 
 def _find_layer(module: str, base: BaseIndex) -> str:

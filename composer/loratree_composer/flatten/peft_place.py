@@ -104,8 +104,10 @@ def find_place(base: BaseIndex, parameter: str, *, depth: int = 0, inputs: int =
     if kind == OUT_PROJ and base.kinds.get(module_of(module)) == ATTENTION:
         kind, times, target = ATTENTION, 2, module_of(module)
         layer = f"{target}.{LAYER}.{module.rpartition('.')[2]}"
+    elif kind == OUT_PROJ:
+        return None
     elif is_by_parameter(kind):
-        if kind == OUT_PROJ or parameter_layout(kind, tensor.shape, 1) is None:
+        if parameter_layout(kind, tensor.shape, 1) is None:
             return None
         target, layer = parameter, module + f".{LAYER}" * depth
     elif leaf != ("in_proj_weight" if kind == ATTENTION else "weight"):

@@ -9,7 +9,7 @@ from loratree_composer.flatten.parts import REMEDY, FlatParts
 from loratree_composer.flatten.peft_place import LoraPlace, find_place
 from loratree_composer.flatten.targets import with_siblings
 from loratree_registry.errors import Invalid, listed
-from loratree_registry.peft_format.layout import ATTENTION, CONVOLUTIONS, OUT_PROJ
+from loratree_registry.peft_format.layout import ATTENTION, CONVOLUTIONS
 from loratree_registry.peft_format.names import BaseIndex, module_of
 from loratree_registry.peft_format.past_forward import is_read_past_forward
 from loratree_registry.peft_format.rules import is_by_parameter
@@ -99,7 +99,7 @@ def _find_depth(name: str, deltas: Collection[str], base: BaseIndex, nested: Nes
     """Return how many LoRAs PEFT wraps around the LoRA on a parameter of experts."""
     module = module_of(name)
     wanted = {other for other in deltas if module_of(other) == module}
-    if not is_by_parameter(base.kinds.get(module, "")) or len(wanted) < 2 or base.kinds.get(module) == OUT_PROJ:
+    if not is_by_parameter(base.kinds.get(module, "")) or len(wanted) < 2:
         return 0
     for known in nested.get(module, ()):
         if wanted <= set(known):

@@ -21,7 +21,7 @@ def target_modules(names: Collection[str], manifest: BaseManifest) -> list[str] 
 
     PEFT compares list entries with the ends of names, so `proj` also matches `a.proj`; a pattern matches whole names.
     """
-    modules = {module for parameter in manifest.parameters for module in _list_enclosing(parameter.name)}
+    modules = {module for parameter in manifest.parameters for module in list_enclosing(parameter.name)}
     for targets in ({name.rpartition(".")[2] for name in names}, set(names)):
         if {module for module in modules if not targets.isdisjoint(_list_endings(module))} == set(names):
             return sorted(targets)
@@ -43,6 +43,7 @@ def _list_endings(name: str) -> list[str]:
     return [".".join(segments[start:]) for start in range(len(segments))]
 
 
-def _list_enclosing(parameter: str) -> list[str]:
+def list_enclosing(parameter: str) -> list[str]:
+    """Return the names of the modules around a parameter, the outermost first."""
     segments = parameter.split(".")[:-1]
     return [".".join(segments[:count]) for count in range(1, len(segments) + 1)]

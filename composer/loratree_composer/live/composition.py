@@ -9,6 +9,7 @@ from loratree_composer.live.claims import claim, free, release
 from loratree_composer.live.merged_weights import MergedWeights
 from loratree_composer.live.recent_programs import Programs
 from loratree_composer.live.stack import Stack
+from loratree_registry.core.records import Resolution
 
 MakePrograms = Callable[[], Programs]
 MakeStack = Callable[[], Stack]
@@ -20,6 +21,7 @@ class LiveComposition:
     def __init__(self, owner: object, model: nn.Module, merged: MergedWeights) -> None:
         self._owner, self._model, self._merged = ref(owner), model, merged
         self._stack: Stack | None = None
+        self.current: Resolution | None = None  # None for the bare base
 
     @property
     def is_lost(self) -> bool:
@@ -45,7 +47,7 @@ class LiveComposition:
         """Take lost compositions off the model. Raises Conflict if another Composer has one there."""
         free(self._model, self)
 
-    def put_on(self, *, merged: MakePrograms | None, stacked: MakeStack | None) -> None:
+    def put_on(self, resolution: Resolution, *, merged: MakePrograms | None, stacked: MakeStack | None) -> None:
         """Replace what is on the model. After any failure the bare base is back.
 
         `stacked` is called after the weights are merged, because a stack may depend on their values.
@@ -61,6 +63,7 @@ class LiveComposition:
         except BaseException:
             self.restore()
             raise
+        self.current = resolution
         claim(self._model, self)
 
     def restore(self) -> None:
@@ -76,6 +79,7 @@ class LiveComposition:
         release(self._model, self)
 
     def _unstack(self) -> None:
+        self.current = None  # after a failure from here on, the bare base is back
         if self._stack is not None:
             self._stack.remove()
             self._stack = None

@@ -69,7 +69,7 @@ class RecentStacks:
         """Return whether the layers of `stack` are kept here, and so already counted."""
         layers = None if stack is None else stack.layers
         first = next(iter(layers.values()), None) if layers else None
-        return first is not None and any(first in kept.values() for kept in self._kept.values())
+        return first is not None and any(first in kept.values() for kept, _ in self._kept.entries())
 
     def clear(self) -> None:
         """Free every stack that is not on a model."""

@@ -7,7 +7,7 @@ in the spec and its edit (docs/architecture.md, "Where things go").
 from typing import Final
 
 from loratree_registry.peft_format.findings import Refusal
-from loratree_registry.peft_format.layout import ATTENTION, CONVOLUTIONS
+from loratree_registry.peft_format.layout import ATTENTION, CONVOLUTIONS, OUT_PROJ
 
 # Layer kinds on which A and B are composed. Experts are absent: only target_parameters puts a LoRA on them.
 COMPOSED: Final = ("Linear", "Conv1D", "Embedding", *CONVOLUTIONS, ATTENTION)
@@ -116,4 +116,4 @@ CHANGING_INITS: Final = ("pissa", "olora", "corda", "lora_ga", "loftq")
 
 def is_by_parameter(kind: str) -> bool:
     """Return whether only target_parameters can put a LoRA on a layer of this kind, such as experts or a router."""
-    return kind not in COMPOSED
+    return kind not in (*COMPOSED, OUT_PROJ)

@@ -144,6 +144,7 @@ def test_a_model_whose_composer_is_out_of_reach_is_reset(catalog: Catalog) -> No
         ):
             composer(catalog, model)
         Composer.reset(model)
+        assert kept.current is None
         assert chains.state_digest(model) == state
         assert chains.relative(chains.logits(model), chains.logits(chains.load(catalog.tree.base))) == 0
         composer(catalog, model).use(catalog.leaf)
