@@ -1,6 +1,5 @@
 """Composer: any path of the tree, composed on a live model."""
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from loratree_composer.adapters.budget import DEFAULT, Budget
 from loratree_composer.adapters.reader import AdapterReader
 from loratree_composer.base.files import load_base, open_base
 from loratree_composer.base.identify import identify
+from loratree_composer.base.quantised import quantised_layers
 from loratree_composer.live.bare_model import bare_model
 from loratree_composer.live.claims import free, restore_all
 from loratree_composer.live.composition import LiveComposition
@@ -82,8 +82,9 @@ class Composer:
     `memory` says what is held now. `home` is the folder of this machine's caches (default: LORATREE_HOME).
 
     A composition stays on the model if its Composer is gone; the next Composer on the model takes it off. Raises
-    Invalid if the model is not the base, is quantised, sharded or offloaded, and Conflict if it carries the composition
-    of a Composer that still exists.
+    Invalid if the model is not the base, or is sharded or offloaded, and Conflict if it carries the composition of a
+    Composer that still exists. On a quantised model (bitsandbytes, torchao, …) a chain is stacked beside the quantised
+    linear layers, as in QLoRA; a warning says that their weights were not compared with the base's.
     """
 
     def __init__(
@@ -107,13 +108,7 @@ class Composer:
             finalize(self, registry.close)
         self._registry = registry
         self._base, manifest = identify(model, registry, name=base, verify=verify, home=home)
-        if not verify:
-            count = len(manifest.parameters)
-            warnings.warn(
-                f"verify=False: the names and shapes of {count} tensors are those of the base {self._base.name}, and "
-                "their values were not compared, so a fine-tuned copy would pass too",
-                stacklevel=2,
-            )
+        self._quantised = list(quantised_layers(model))
         self._adapters = AdapterReader(registry, manifest, home, budget=self._budget)
         source = open_base(self._base, manifest, home) if pristine == "files" else None
         if prefixes is None:
@@ -212,6 +207,8 @@ class Composer:
 
         Raises Invalid for a path that is not in the chain. A failure on the model restores the bare base.
         """
+        if merged is not None:
+            self._check_mergeable()
         resolution, chain = self._read(ref, follow, weights)
         depth = _depth_of(resolution, merged)
         make = partial(self._prepare_programs, resolution, chain)
@@ -241,6 +238,7 @@ class Composer:
         For each weight, one product sums the ancestors and a second adds the leaf, in float32, rounded once. Weights
         that are the same as after the last merge are not written. `weights` are level weights by path, by default 1.
         """
+        self._check_mergeable()
         resolution, chain = self._read(ref, follow, weights)
         make = partial(self._prepare_programs, resolution, chain, slice(None))
         self._live.put_on(resolution, merged=make, stacked=None)
@@ -262,6 +260,13 @@ class Composer:
         self._live.free_model()
         resolution = self._registry.resolve(ref, follow=follow, weights=weights)
         return resolution, self._adapters.load_chain(resolution)
+
+    def _check_mergeable(self) -> None:
+        if self._quantised:
+            raise Invalid(
+                f"{self._quantised[0]} is quantised, and a merge writes floating-point weights: stack the chain with "
+                "use(ref), or compose to files first and quantise the result"
+            )
 
     def _prepare_programs(self, resolution: Resolution, chain: WeightedChain, levels: slice) -> Programs:
         key = resolution.composition, levels.start, levels.stop

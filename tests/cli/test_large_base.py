@@ -21,17 +21,11 @@ from loratree_registry.peft_format.names import PREFIX
 from loratree_registry.tensor_files.checkpoint import INDEX, open_checkpoint
 from tests import tiny
 from tests.cli.conftest import Shell
+from tests.peak_memory import run_command
 
 MIB = 1024 * 1024
 HEAD = "lm_head.weight"
 LEAF = "wide/medicine/cardiology"
-# Runs the command line as `python -m loratree_cli` does. Not rusage: ru_maxrss counts what the parent had at the fork.
-CHILD = """
-import atexit, pathlib, runpy, sys
-report = pathlib.Path(sys.argv.pop(1))
-atexit.register(lambda: report.write_text(pathlib.Path("/proc/self/status").read_text()))
-runpy.run_module("loratree_cli", run_name="__main__")
-"""
 
 
 def wide_llama(directory: Path, layers: int) -> Path:
@@ -78,17 +72,6 @@ def adapter(base: Path, directory: Path, rank: int) -> Path:
     return directory
 
 
-def peak(shell: Shell, report: Path, *arguments: str | Path) -> int:
-    """Runs the command line and returns the most memory, in bytes, that its process ever had resident."""
-    environment = os.environ | {"LORATREE_HOME": str(shell.home)}
-    command = [sys.executable, "-c", CHILD, str(report), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    found = re.search(r"VmHWM:\s+(\d+) kB", report.read_text())
-    assert found is not None
-    return int(found[1]) * 1024
-
-
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Shell]:
     """A base of 7 shards of 42 MiB and a small one, embeddings tied, and a registry with two levels over it."""
@@ -107,7 +90,7 @@ def test_merging_takes_less_memory_than_the_largest_shard_and_512_mib(
 ) -> None:
     base, shell = wide
     sizes = [shard.header.size for shard in open_checkpoint(base).shards]
-    found = peak(shell, tmp_path / "report", "compose", LEAF, "--mode", "merge", "--out", tmp_path / "out")
+    _, found = run_command(shell.home, ["compose", LEAF, "--mode", "merge", "--out", tmp_path / "out"])
     bound = max(sizes) + 512 * MIB
     record_property(
         "measured",

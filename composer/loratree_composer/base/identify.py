@@ -1,12 +1,14 @@
 """The search for the base of a live model among the bases of a registry."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from torch import nn
 
 from loratree_composer.base.files import BaseFiles
-from loratree_composer.base.sharing import tensors
+from loratree_composer.base.layer_kind import TRANSPOSED
+from loratree_composer.base.quantised import describe_quantised, quantised_layers, unquantised_tensors
 from loratree_composer.base.stored_tensor import digest_of, type_of
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.records import Base
@@ -23,15 +25,34 @@ def identify(model: nn.Module, registry: Registry, *, name: str | None, verify: 
 
     With `verify` every tensor's bytes are compared. If a tensor's dtype is not the base's, the tensor is compared with
     the base's checkpoint, which `home` records, cast to the tensor's dtype. A base with the model's own dtypes takes
-    precedence over a base that must be cast. Without `verify` only names and shapes are compared. Raises Invalid,
-    listing the tensors that differ, or the bases that the model fits equally well.
+    precedence over a base that must be cast. Without `verify`, and of quantised weights, only names and shapes are
+    compared, and a warning says so. Raises Invalid, listing the tensors that differ, or the bases that the model fits
+    equally well.
     """
     candidates = _list_candidates(registry, name)
     fitting = [candidate for candidate in candidates if not any(_find_misfits(model, candidate[1]))]
     alike = _verify(model, fitting, home) if verify else fitting
     if len(alike) == 1:
+        _warn_of_unchecked(model, alike[0], verify=verify)
         return alike[0]
     raise Invalid(_explain_refusal(model, candidates, fitting, alike, home))
+
+
+def _warn_of_unchecked(model: nn.Module, candidate: Candidate, *, verify: bool) -> None:
+    base, manifest = candidate
+    if not verify:
+        warnings.warn(
+            f"verify=False: the names and shapes of {len(manifest.parameters)} tensors are those of the base "
+            f"{base.name}, and their values were not compared, so a fine-tuned copy would pass too",
+            stacklevel=4,
+        )
+    if quantised := list(quantised_layers(model)):
+        maker = describe_quantised(model.get_submodule(quantised[0]))
+        warnings.warn(
+            f"{len(quantised)} layers are quantised ({quantised[0]} is a {maker}): their weights were not compared "
+            f"with those of the base {base.name}, and a chain is stacked beside the quantised function",
+            stacklevel=4,
+        )
 
 
 def _verify(model: nn.Module, fitting: list[Candidate], home: Path) -> list[Candidate]:
@@ -51,8 +72,8 @@ def _verify(model: nn.Module, fitting: list[Candidate], home: Path) -> list[Cand
 
 
 def _has_dtypes(model: nn.Module, manifest: BaseManifest) -> bool:
-    live = tensors(model)
-    return all(type_of(live[parameter.name]).dtype == parameter.dtype for parameter in manifest.parameters)
+    live, expected = unquantised_tensors(model), manifest.by_name()
+    return all(type_of(tensor).dtype == expected[name].dtype for name, tensor in live.items())
 
 
 def _list_candidates(registry: Registry, name: str | None) -> list[Candidate]:
@@ -71,26 +92,36 @@ def _list_bases(registry: Registry) -> Iterator[Base]:
 
 def _find_misfits(model: nn.Module, manifest: BaseManifest) -> Iterator[str]:
     """Yield a problem for each name or shape that differs between the model and the base."""
-    live, expected = tensors(model), manifest.by_name()
-    for name in sorted(live.keys() | expected.keys()):
-        if name not in live:
+    live, expected = unquantised_tensors(model), manifest.by_name()
+    shapes = {name: tuple(tensor.shape) for name, tensor in live.items()}
+    shapes |= dict(_list_quantised(model, manifest))
+    for name in sorted(shapes.keys() | expected.keys()):
+        if name not in shapes:
             yield f"{name} is missing"
         elif name not in expected:
             yield f"{name} is unexpected"
-        elif tuple(live[name].shape) != expected[name].shape:
-            yield f"{name} is {list(live[name].shape)}, expected {list(expected[name].shape)}"
-        elif live[name].is_meta:
+        elif shapes[name] != expected[name].shape:
+            yield f"{name} is {list(shapes[name])}, expected {list(expected[name].shape)}"
+        elif name in live and live[name].is_meta:
             yield f"{name} holds no values (it is on the meta device)"
+
+
+def _list_quantised(model: nn.Module, manifest: BaseManifest) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the name of each quantised weight, and the shape that the base would store it in."""
+    kinds = {parameter.name: parameter.kind.partition("(")[0] for parameter in manifest.parameters}
+    for layer, size in quantised_layers(model).items():
+        name = f"{layer}.weight"
+        yield name, size[::-1] if TRANSPOSED.get(kinds.get(name, "")) else size
 
 
 def _find_differences(model: nn.Module, candidate: Candidate, home: Path) -> Iterator[str]:
     """Yield a problem for each tensor with other values than the base's."""
     base, manifest = candidate
-    live, expected = tensors(model), manifest.by_name()
+    live, expected = unquantised_tensors(model), manifest.by_name()
     files: BaseFiles | None = None
-    for parameter in manifest.parameters:
+    for parameter in (parameter for parameter in manifest.parameters if parameter.name in live):
         tensor, source = live[parameter.name], expected[parameter.tied_to or parameter.name]
-        if source is not parameter and tensor is live[source.name]:
+        if source is not parameter and tensor is live.get(source.name):
             continue
         if type_of(tensor).dtype == source.dtype:
             is_same = digest_of(tensor) == source.sha256

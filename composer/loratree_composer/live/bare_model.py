@@ -1,8 +1,7 @@
-"""The plain model under a torch.compile wrapper; other wrappers, and quantised or sharded models, are refused."""
+"""The plain model under a torch.compile wrapper; other wrappers, and sharded or offloaded models, are refused."""
 
 import sys
 from collections.abc import Iterator
-from typing import Any, Final
 
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -15,7 +14,7 @@ def bare_model(model: nn.Module) -> nn.Module:
     """Return the module inside a torch.compile wrapper, or `model` itself if it has no wrapper.
 
     Raises Invalid if the model, or a part of it, has another wrapper that changes the names or values of its tensors,
-    or if its weights are quantised, sharded or offloaded, and Conflict if it carries a stacked composition.
+    or if its weights are sharded or offloaded, and Conflict if it carries a stacked composition.
     """
     optimized = _find_wrapper_classes()
     while isinstance(model, optimized):
@@ -57,22 +56,6 @@ def _check_plain(model: nn.Module) -> None:
         )
 
 
-# Packages of quantised layers and tensors: the base's own values are no longer there.
-_QUANTISERS: Final = (
-    "auto_gptq",
-    "autoawq",
-    "awq",
-    "bitsandbytes",
-    "compressed_tensors",
-    "fbgemm_gpu",
-    "gptqmodel",
-    "hqq",
-    "optimum",
-    "quanto",
-    "torchao",
-)
-
-
 def _find_unusable_weights(model: nn.Module) -> Iterator[str]:
     """Yield a sentence for each reason why the model's weights are not the base's plain tensors."""
     own: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
@@ -82,24 +65,9 @@ def _find_unusable_weights(model: nn.Module) -> Iterator[str]:
             "and each process holds a part of a weight: load the whole model on one device, or compose to files first "
             "and shard the result"
         )
-    classes = [(name, type(layer)) for name, layer in model.named_modules()]
-    classes += [(name, type(tensor)) for name, tensor in own] + [(name, type(tensor.data)) for name, tensor in own]
-    if quantised := [(name, cls) for name, cls in classes if cls.__module__.partition(".")[0] in _QUANTISERS]:
-        name, cls = quantised[0]
-        yield _explain_quantised(f"{name} is a {cls.__module__.partition('.')[0]} {cls.__name__}")
-    config: Any = getattr(model, "config", None)
-    if getattr(config, "quantization_config", None) is not None:
-        yield _explain_quantised("its config has a quantization_config")
     hooked = [name for name, layer in model.named_modules() if hasattr(layer, "_hf_hook")]
     if hooked and (offloaded := [name for name, tensor in own if tensor.is_meta]):
         yield (
             f"the model is offloaded by accelerate ({listed(offloaded, limit=1)} is on the meta device between "
             "passes): load it with a device_map of devices that hold all of it"
         )
-
-
-def _explain_quantised(what: str) -> str:
-    return (
-        f"the model is quantised ({what}), and a chain is summed with the base's own weights: load the model without "
-        "quantization, or compose to files first and quantise the result"
-    )

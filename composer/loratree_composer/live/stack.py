@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import torch
 from torch import Tensor, nn
 
 from loratree_composer.arithmetic.edits import Add, Edit, ReplaceRows, Rescale
@@ -10,10 +11,11 @@ from loratree_composer.arithmetic.merge import check_values, merged
 from loratree_composer.arithmetic.normal_form import normal_form
 from loratree_composer.arithmetic.precision import full_float32
 from loratree_composer.arithmetic.program import Program
-from loratree_composer.base.layer_kind import kind_of
+from loratree_composer.base.layer_kind import TRANSPOSED, kind_of
+from loratree_composer.base.quantised import describe_quantised, quantised_layers, unquantised_tensors
 from loratree_composer.base.sharing import tensors
 from loratree_composer.live.fit import check_fit, fit_problems, owner, shared_layers
-from loratree_composer.live.stacked_layers import KINDS, StackedLayer
+from loratree_composer.live.stacked_layers import KINDS, StackedLayer, StackedQuantised
 from loratree_composer.live.untied_tensors import drop_compiled, put, put_back
 
 # accelerate, which places the layers of a device_map, sets a layer's forward to a hook around this attribute.
@@ -24,10 +26,10 @@ class Stack:
     """A chain stacked onto a live module: no tensor of the module is written, and `remove` leaves no trace.
 
     Deltas and DoRA on Linear, Conv1D, Embedding and convolutions run beside the layer, and so do replaced rows of
-    Linear and Embedding. A layer costs one pair of products and one gain at any depth of the chain. The factors have
-    the layer's own dtype and device. If the model reads a layer's weight past the layer's forward (a functional call
-    such as linear(x, layer.weight)), the delta has no effect there, although a merge would include it. After a forward
-    pass, `unreached` names such layers.
+    Linear and Embedding, and deltas alone on quantised linear layers. A layer costs one pair of products and one gain
+    at any depth of the chain. The factors have the layer's own dtype and device. If the model reads a layer's weight
+    past the layer's forward (a functional call such as linear(x, layer.weight)), the delta has no effect there,
+    although a merge would include it. After a forward pass, `unreached` names such layers.
 
     Every other tensor that the chain edits (a bias, a whole value, attention's in_proj and out_proj, experts, norms,
     buffers) is replaced by a composed copy of the same size until `remove`. state_dict() shows the copy, and an
@@ -90,9 +92,12 @@ class Stack:
         self._beside, self._copies, self._originals, self._inner = {}, {}, {}, {}
 
     def _prepare_all(self, programs: Mapping[str, Program]) -> None:
-        live = tensors(self._module)
-        problems = [f"{name} is not in the model" for name in programs if name not in live]
+        live = unquantised_tensors(self._module)
+        quantised = {f"{layer}.weight": size for layer, size in quantised_layers(self._module).items()}
+        problems = [f"{name} is not in the model" for name in programs if name not in live | quantised]
         problems += shared_layers(self._module, programs)
+        for name in (name for name in programs if name in quantised):
+            problems += self._prepare_quantised(name, quantised[name], programs[name].joined_edits, live)
         for name in (name for name in programs if name in live):
             edits = programs[name].joined_edits  # computed at each access
             check_values(live[name], edits, name=name)
@@ -100,6 +105,24 @@ class Stack:
             if not problems:
                 self._prepare(name, live[name], edits)
         check_fit(problems)
+
+    def _prepare_quantised(
+        self, name: str, size: tuple[int, int], edits: Sequence[Edit], live: Mapping[str, Tensor]
+    ) -> list[str]:
+        """Prepare a quantised weight of `size` (out, in), or return why the edits do not fit it."""
+        layer_name = name.rpartition(".")[0]
+        layer, deltas = self._module.get_submodule(layer_name), [edit for edit in edits if isinstance(edit, Add)]
+        if len(deltas) != 1 or len(edits) != 1 or deltas[0].kind not in TRANSPOSED or not _has_own_forward(layer):
+            return [
+                f"{name} is quantised ({describe_quantised(layer)}), and only low-rank deltas run beside a quantised "
+                "layer's own forward, not DoRA, token rows or a whole value: take the model without quantization, or "
+                "compose to files first and quantise the result"
+            ]
+        delta = deltas[0].delta.transposed() if TRANSPOSED[deltas[0].kind] else deltas[0].delta
+        if delta.shape != size:
+            return [f"{name} is quantised from shape {list(size)}, and the adapter's part is {list(delta.shape)}"]
+        self._beside[layer_name] = StackedQuantised(layer_name, layer, delta, _find_dtype(live))
+        return []
 
     def _prepare(self, name: str, tensor: Tensor, edits: Sequence[Edit]) -> None:
         layer = owner(self._module, name)
@@ -165,6 +188,11 @@ def _has_own_forward(layer: nn.Module) -> bool:
     if INNER in attributes:
         return getattr(attributes[INNER], "__func__", None) is type(layer).forward
     return "forward" not in attributes
+
+
+def _find_dtype(live: Mapping[str, Tensor]) -> torch.dtype:
+    """Return the dtype of the model's first tensor that is not quantised: an embedding's, and so the activations'."""
+    return next((tensor.dtype for tensor in live.values() if tensor.is_floating_point()), torch.get_default_dtype())
 
 
 def _compose_copy(tensor: Tensor, edits: Sequence[Edit], name: str) -> Tensor:

@@ -1,11 +1,13 @@
 """The forward of each kind of layer while a chain is stacked on it: y = G ⊙ (Wx) + B(Ax) + b."""
 
 from typing import Any, Final
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from loratree_composer.arithmetic.lowrank import LowRank
 from loratree_composer.arithmetic.merge import LINE
 from loratree_composer.arithmetic.normal_form import NormalForm
 from loratree_composer.base.layer_kind import kind_of
@@ -13,19 +15,104 @@ from loratree_registry.errors import Invalid
 
 
 class StackedLayer:
-    """A layer's forward that runs a chain's normal form beside the weight; it reads the weight and never writes it.
+    """A layer's forward that runs a chain's normal form beside the weight, and never writes the weight.
 
     The normal form is the whole chain as one gain, replaced rows and one B A: a deeper chain needs no more products.
-    The object is the layer's own `forward` attribute, because a forward hook would cost more at one token. It holds the
-    layer's table of parameters and not the layer, so that no cycle keeps a dropped model in memory.
+    The object is the layer's own `forward` attribute, because a forward hook would cost more at one token. It has no
+    strong reference to the layer, so that no cycle keeps a dropped model in memory. `dtype` is the dtype of what it
+    holds, on `device`.
     """
 
-    def __init__(self, name: str, layer: nn.Module, form: NormalForm) -> None:
+    def __init__(self, name: str, dtype: torch.dtype, device: torch.device) -> None:
         self.name, self.called, self._is_stopped = name, False, False
+        self._dtype, self._device = dtype, device
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the layer's y for its one argument x."""
+        raise NotImplementedError
+
+    @property
+    def depends_on_weight(self) -> bool:
+        """True if what it holds was computed from the weight's values: a gain of DoRA, or rows beside it."""
+        return False
+
+    def is_of(self, layer: nn.Module) -> bool:
+        """Return whether it was made for this layer, in the dtype and on the device that the weight has now."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Act as the stacked layer again, after `stop`."""
+        self._is_stopped, self.called = False, False
+
+    @property
+    def nbytes(self) -> int:
+        """The size of its factors, gains and rows in bytes."""
+        return sum(value.nbytes for value in vars(self).values() if isinstance(value, Tensor))
+
+    def stop(self) -> None:
+        """Act as the layer's own forward from now on, for callers that have wrapped this object and still call it."""
+        self._is_stopped = True
+
+    def _hold(self, tensor: Tensor) -> Tensor:
+        """Return the tensor in the layer's dtype on its device. Raises Invalid if it is not finite there."""
+        value = tensor.to(self._device, self._dtype)
+        # Products are faster from where a line of the cache begins, and autograd keeps no tensor of inference mode.
+        if value.data_ptr() % LINE or value.is_inference():
+            value = value.clone()
+        if value.numel() and not torch.isfinite(torch.stack(torch.aminmax(value))).all():
+            raise Invalid(
+                f"{self.name} would be given values that are not finite in {self._dtype}: the adapter is broken or "
+                "overflows"
+            )
+        return value
+
+
+class StackedQuantised(StackedLayer):
+    """A stacked linear layer whose weight is quantised: y = layer(x) + B(Ax), x [..., in], a [rank, in], b [out, rank].
+
+    `dtype` is the dtype that the factors take; x is cast to it for the products, as in PEFT.
+    """
+
+    def __init__(self, name: str, layer: nn.Module, delta: LowRank, dtype: torch.dtype) -> None:
+        super().__init__(name, dtype, device_of(layer))
+        self._layer, self._forward = ref(layer), type(layer).forward
+        self._a, self._b = self._hold(delta.a).contiguous(), _order_by_rank(self._hold(delta.b))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the layer's y for its one argument x. Raises Invalid if the layer was moved after stacking."""
+        self.called = True
+        layer = self._layer()
+        assert layer is not None
+        y: Tensor = self._forward(layer, *args, **kwargs)
+        if self._is_stopped:
+            return y
+        if device_of(layer) != self._device:
+            raise Invalid(
+                f"{self.name} was stacked on {self._device} and is now on {device_of(layer)}: call use() again after "
+                "the model is moved"
+            )
+        x = args[0] if args else next(iter(kwargs.values()))
+        delta = functional.linear(functional.linear(x.to(self._dtype), self._a), self._b)
+        return y + delta.to(y.dtype)  # not in place: y may be a view that its quantiser's backward reads
+
+    def is_of(self, layer: nn.Module) -> bool:
+        """Return whether it was made for this layer, on the device that the layer has now."""
+        return self._layer() is layer and device_of(layer) == self._device
+
+
+def device_of(layer: nn.Module) -> torch.device:
+    """Return the device of the layer's tensors."""
+    return next(tensor.device for tensor in (*layer.parameters(), *layer.buffers()))
+
+
+class StackedWeight(StackedLayer):
+    """A stacked layer that computes with the weight itself, which it reads at each call."""
+
+    def __init__(self, name: str, layer: nn.Module, form: NormalForm) -> None:
         self._tensors = layer._parameters
         weight = self._tensors["weight"]
         assert weight is not None
-        self._dtype, self._device = weight.dtype, weight.device
+        super().__init__(name, weight.dtype, weight.device)
         self._rank = form.delta.rank
         self._gain = None if form.gain is None else self._hold(form.gain)
         self._values = self._hold(form.values) if len(form.rows) else None
@@ -45,7 +132,7 @@ class StackedLayer:
 
     @property
     def depends_on_weight(self) -> bool:
-        """True if what it holds was computed from the weight's values: a gain of DoRA, or rows beside it."""
+        """True if it holds a gain of DoRA, or rows beside it."""
         return self._gain is not None or self._values is not None
 
     def is_of(self, layer: nn.Module) -> bool:
@@ -54,40 +141,14 @@ class StackedLayer:
         is_same = self._tensors is layer._parameters and weight is not None
         return is_same and (weight.dtype, weight.device) == (self._dtype, self._device)  # type: ignore[union-attr]
 
-    def start(self) -> None:
-        """Act as the stacked layer again, after `stop`."""
-        self._is_stopped, self.called = False, False
-
-    @property
-    def nbytes(self) -> int:
-        """The size of its factors, gains and rows in bytes."""
-        return sum(value.nbytes for value in vars(self).values() if isinstance(value, Tensor))
-
-    def stop(self) -> None:
-        """Act as the layer's own forward from now on, for callers that have wrapped this object and still call it."""
-        self._is_stopped = True
-
     def _run_bare(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         raise NotImplementedError
 
     def _run_stacked(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         raise NotImplementedError
 
-    def _hold(self, tensor: Tensor) -> Tensor:
-        """Return the tensor in the layer's dtype on its device. Raises Invalid if it is not finite there."""
-        value = tensor.to(self._device, self._dtype)
-        # Products are faster from where a line of the cache begins, and autograd keeps no tensor of inference mode.
-        if value.data_ptr() % LINE or value.is_inference():
-            value = value.clone()
-        if value.numel() and not torch.isfinite(torch.stack(torch.aminmax(value))).all():
-            raise Invalid(
-                f"{self.name} would be given values that are not finite in {self._dtype}: the adapter is broken or "
-                "overflows"
-            )
-        return value
 
-
-class StackedLinear(StackedLayer):
+class StackedLinear(StackedWeight):
     """A stacked linear layer: x [..., in], a [rank, in], b [out, rank], G [out], rows of outputs; y [..., out]."""
 
     def __init__(self, name: str, layer: nn.Module, form: NormalForm) -> None:
@@ -121,7 +182,7 @@ class StackedLinear(StackedLayer):
         return y
 
 
-class StackedEmbedding(StackedLayer):
+class StackedEmbedding(StackedWeight):
     """A stacked embedding: x [...] ids, b [vocabulary, rank], a [rank, dim], G [dim], rows of ids; y [..., dim].
 
     If the layer multiplies its rows by an embed_scale, the whole sum is multiplied by it.
@@ -151,7 +212,7 @@ class StackedEmbedding(StackedLayer):
         return y.add_(functional.linear(functional.embedding(x, self._b), self._a)) if self._rank else y
 
 
-class StackedConv(StackedLayer):
+class StackedConv(StackedWeight):
     """A stacked convolution.
 
     x [..., in, size…], a [rank, in, kernel…], b [out, rank/groups, 1…], G [out]; y [..., out, size…].
@@ -188,7 +249,7 @@ class StackedConv(StackedLayer):
         return result
 
 
-KINDS: Final[dict[str, type[StackedLayer]]] = {
+KINDS: Final[dict[str, type[StackedWeight]]] = {
     "Linear": StackedLinear,
     "Conv1D": StackedLinear,
     "Embedding": StackedEmbedding,
