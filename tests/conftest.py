@@ -28,12 +28,13 @@ SLOW_FOLDERS = (
     *(f"registry/{name}" for name in ("api", "blobs", "database", "embedded")),
 )
 SLOW_FOLDERS += ("composer/checkpoints", "registry/housekeeping", "registry/remote")
-# The whole demo in small, three times; a base of 300 MB; the registry's benchmark at a thousand users; a real model.
+# The whole demo in small, three times; a base of 300 MB; the benchmark at a thousand users; a real model; quantisers.
 LONG_FILES = (
     "cli/demo/test_flow.py",
     "cli/test_large_base.py",
     "benchmarks/test_registry.py",
     "composer/test_real_model.py",
+    "composer/live/test_quantised.py",
 )
 SLOW_WORDS = (
     "_contract",

@@ -1,4 +1,7 @@
-"""Chains stacked on models that bitsandbytes and torchao have quantised: y = Ŵx + BAx, as PEFT's QLoRA computes it."""
+"""Chains stacked on models that bitsandbytes and torchao have quantised: y = Ŵx + BAx, as PEFT's QLoRA computes it.
+
+Both packages belong to the extra `quantised`; .ci/run installs them beside its environment.
+"""
 
 import warnings
 from collections.abc import Callable
@@ -11,7 +14,6 @@ import pytest
 import torch
 import transformers
 from torch import nn
-from torchao.quantization import Int8WeightOnlyConfig
 
 from loratree_composer import Composer
 from loratree_composer.base.quantised import quantised_layers
@@ -21,13 +23,21 @@ from tests.composer import chains
 from tests.composer.conftest import Catalog, Tree, open_catalog
 from tests.peft_bases import quiet
 
+
+def torchao_type() -> Any:
+    """Eight bits a weight."""
+    import torchao.quantization
+
+    return torchao.quantization.Int8WeightOnlyConfig()
+
+
 FOUR_BIT = "bitsandbytes Linear4bit"
 CONFIGS: dict[str, Callable[[], Any]] = {
     FOUR_BIT: lambda: transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
     ),
     "bitsandbytes Linear8bitLt": lambda: transformers.BitsAndBytesConfig(load_in_8bit=True),
-    "torchao Int8Tensor": lambda: transformers.TorchAoConfig(Int8WeightOnlyConfig()),
+    "torchao Int8Tensor": lambda: transformers.TorchAoConfig(torchao_type()),
 }
 # Linear8bitLt rounds its inputs to float16 and then to int8, so a rounding error upstream may become a step there.
 TOLERANCE = dict.fromkeys(CONFIGS, 1e-5) | {"bitsandbytes Linear8bitLt": 1e-3}
