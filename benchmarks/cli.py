@@ -80,9 +80,10 @@ def _median(home: Path, arguments: list[Any], repeats: int) -> tuple[float, floa
 
 
 def _extend(counts: list[int], few: tuple[float, float], many: tuple[float, float]) -> tuple[float, float]:
-    """Return seconds and memory at WHOLE layers, on the line through two measurements."""
+    """Return seconds and memory at WHOLE layers, on the line through two measurements, and never below the second."""
     share = (WHOLE - counts[0]) / (counts[1] - counts[0])
-    return few[0] + (many[0] - few[0]) * share, few[1] + (many[1] - few[1]) * share
+    seconds, memory = (one + max(0, other - one) * share for one, other in zip(few, many, strict=True))
+    return max(seconds, many[0]), max(memory, many[1])
 
 
 def _print(columns: dict[str, Costs]) -> None:
