@@ -9,6 +9,7 @@ from loratree_cli.output import every, json_option, limit_option, print_json, pr
 from loratree_registry.connect import connected
 from loratree_registry.core.records import Base
 from loratree_registry.core.registry import MAX_PAGE, Registry
+from loratree_registry.errors import listed
 from loratree_registry.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def add(name: str, directory: Path, source: str | None, store: bool, as_json: bo
         print_json(added)
     else:
         say(f"{added.name} is a {added.architecture} of {added.parameters:,} parameters")
+        if left := list(manifest.leftovers):
+            say(f"left out, because the model has no place for them: {listed(left, limit=3)}")
         click.echo(added.digest)
 
 

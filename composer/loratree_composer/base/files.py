@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from loratree_composer.base.converted import load_model
-from loratree_composer.base.manifest import meta_model
+from loratree_composer.base.manifest import fit_layout, meta_model
 from loratree_composer.base.stored_tensor import digest_of, read_tensor
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.records import Base
@@ -27,12 +27,13 @@ class BaseFiles:
         """Read one tensor to the CPU, in the dtype of the file. Raises Invalid if the files no longer hold it."""
         parameters = self.manifest.by_name()
         first = parameters[name].tied_to or name
-        names = [first, *(p.name for p in self.manifest.parameters if p.tied_to == first)]
-        stored = next((candidate for candidate in names if candidate in self.checkpoint.shard_of), None)
+        names = {first, *(p.name for p in self.manifest.parameters if p.tied_to == first)}
+        places = self.manifest.locate(self.checkpoint.shard_of)
+        stored = next((candidate for candidate, target in places.items() if target in names), None)
         if stored is None:
             raise Invalid(
-                f"{self.checkpoint.directory} holds no {first}: if it is still the base, transformers renames, "
-                "fuses or computes its tensors when it loads them, and none can be read alone; keep the pristine "
+                f"{self.checkpoint.directory} holds no {first}: if it is still the base, transformers fuses "
+                "or computes its tensors when it loads them, and none can be read alone; keep the pristine "
                 "weights in memory, or load the model in the base's own dtype"
             )
         tensor = read_tensor(self.checkpoint, stored)
@@ -63,4 +64,9 @@ def open_base(base: Base, manifest: BaseManifest, home: Path) -> BaseFiles:
             f"the checkpoint of the base {base.name} is not known on this machine: run loratree base add {base.name} "
             "DIR, or keep the pristine weights in memory"
         )
-    return BaseFiles(manifest, open_checkpoint(directory))
+    return base_files(manifest, open_checkpoint(directory))
+
+
+def base_files(manifest: BaseManifest, checkpoint: Checkpoint) -> BaseFiles:
+    """Return the tensors of a checkpoint of the base, whatever names it has for them."""
+    return BaseFiles(fit_layout(manifest, checkpoint), checkpoint)

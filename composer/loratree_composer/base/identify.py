@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from loratree_composer.base.files import BaseFiles
+from loratree_composer.base.files import BaseFiles, base_files
 from loratree_composer.base.layer_kind import TRANSPOSED
 from loratree_composer.base.quantised import describe_quantised, quantised_layers, unquantised_tensors
 from loratree_composer.base.stored_tensor import digest_of, type_of
@@ -126,7 +126,7 @@ def _find_differences(model: nn.Module, candidate: Candidate, home: Path) -> Ite
         if type_of(tensor).dtype == source.dtype:
             is_same = digest_of(tensor) == source.sha256
         else:
-            files = files or BaseFiles(manifest, _open_checkpoint(base, home, type_of(tensor).dtype, source.dtype))
+            files = files or base_files(manifest, _open_checkpoint(base, home, type_of(tensor).dtype, source.dtype))
             is_same = digest_of(files.read(source.name).to(tensor.dtype)) == digest_of(tensor)
         if not is_same:
             yield f"{parameter.name} has other values"

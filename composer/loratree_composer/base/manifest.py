@@ -2,22 +2,26 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from loratree_composer.base.converted import is_converted, load_model
+from loratree_composer.base.converted import load_model
 from loratree_composer.base.layer_kind import kind_of
+from loratree_composer.base.layout import Layout, layout_of
 from loratree_composer.base.past_forward import is_read_past_forward
 from loratree_composer.base.sharing import tensors, ties
 from loratree_composer.base.stored_tensor import digest_of, type_of
 from loratree_composer.base.untied import remaining_ties
 from loratree_registry.core.manifest import PAST_FORWARD, BaseManifest, Parameter, check_manifest
+from loratree_registry.core.records import ADAPTER_CONFIG
 from loratree_registry.errors import Invalid, NotFound, listed
-from loratree_registry.tensor_files.checkpoint import RESAVE, TensorType, open_checkpoint
+from loratree_registry.tensor_files.checkpoint import RESAVE, Checkpoint, TensorType, open_checkpoint
 from loratree_registry.tensor_files.comparison import TensorSource
 
 # The errors that transformers and the code of its models raise for a config that makes no sense.
@@ -25,10 +29,11 @@ _UNBUILDABLE = (OSError, ValueError, TypeError, ArithmeticError, LookupError, At
 
 
 def read_base(directory: Path) -> BaseManifest:
-    """Return the manifest of a checkpoint that `save_pretrained` wrote, without running code from its directory.
+    """Return the manifest of a checkpoint that transformers loads, without running code from its directory.
 
-    The model is built on the meta device only. If transformers renames, fuses or computes tensors when it loads the
-    checkpoint (Mixtral, Llava, GPT-NeoX, Marian), the base is the loaded model, and all of it is loaded into memory.
+    The base is what transformers loads: tensors under the names of the model, whatever the checkpoint calls them, and
+    without the tensors that the model has no place for. The model is built on the meta device only. If transformers
+    fuses or computes tensors when it loads the checkpoint (Mixtral, GPT-NeoX, Marian), all of it is loaded into memory.
 
     Raises NotFound if there is no such directory, Invalid if it holds no safetensors checkpoint of a known model.
     """
@@ -37,10 +42,17 @@ def read_base(directory: Path) -> BaseManifest:
             f"{directory} is not a directory: expected the folder of a downloaded model, not a name on a hub"
         )
     model, checkpoint = meta_model(directory), open_checkpoint(directory)
+    if (directory / ADAPTER_CONFIG).exists():
+        raise Invalid(
+            f"{directory} holds an adapter beside the model ({ADAPTER_CONFIG}), and transformers would load both: "
+            "move the adapter's files to a folder of their own"
+        )
     try:
-        if is_converted(model, checkpoint):
+        layout = layout_of(model, checkpoint.types())
+        if layout.is_converted:
             return manifest_of_module(load_model(directory, type(model)))
-        return manifest_of(model, checkpoint)
+        manifest = manifest_of(model, Named(checkpoint, layout), leftovers=layout.leftovers)
+        return manifest.with_layout(layout.names, layout.leftovers)
     except Invalid as error:
         raise Invalid(f"{directory} is not a usable base: {error}") from error
 
@@ -65,35 +77,46 @@ def meta_model(directory: Path) -> nn.Module:
     return model
 
 
-def manifest_of(module: nn.Module, source: TensorSource) -> BaseManifest:
+def fit_layout(manifest: BaseManifest, checkpoint: Checkpoint) -> BaseManifest:
+    """Return the manifest with the names of `checkpoint`, which may hold the base under names that it does not know."""
+    if set(manifest.locate(checkpoint.types()).values()) <= manifest.by_name().keys():
+        return manifest
+    layout = layout_of(meta_model(checkpoint.directory), checkpoint.types())
+    return manifest if layout.is_converted else manifest.with_layout(layout.names, layout.leftovers)
+
+
+def manifest_of(module: nn.Module, source: TensorSource, *, leftovers: Sequence[str] = ()) -> BaseManifest:
     """Return the manifest of `module` with values from `source`, which may store a tied tensor under any of its names.
 
-    Raises Invalid, listing every missing or unexpected name, every other shape, and every copy of a tied tensor that
-    differs from the first copy.
+    If `source` has several names of a tied tensor with different values, the names are no tie: so transformers loads
+    them. Raises Invalid, listing every missing name (beside the `leftovers`, one of which may be meant), every other
+    shape, and every copy of a tied tensor that differs although the model's own code shares it.
     """
     expected, types, groups = tensors(module), source.types(), _group_tied_names(module)
-    names = {first: [name for name in group if name in types] for first, group in groups.items()}
-    _check_names(module, expected, types, names)
-    stored = {first: present[0] for first, present in names.items()}
-    digests = {first: source.sha256(name) for first, name in stored.items()}
-    _check_copies(source, digests, names)
-    parameters = [
-        Parameter(
-            name=name,
-            shape=types[stored[first]].shape,
-            dtype=types[stored[first]].dtype,
-            kind=_find_kind(module, name.rpartition(".")[0]),
-            tied_to=None if name == first else first,
-            sha256=digests[first] if name == first else None,
-        )
-        for first, group in groups.items()
-        for name in group
-    ]
+    _check_names(expected, types, groups, leftovers)
+    digests = {name: source.sha256(name) for group in groups.values() for name in group if name in types}
+    parameters = []
+    for names in (part for group in groups.values() for part in _split(module, group, digests)):
+        stored = next(name for name in names if name in types)
+        for name in names:
+            is_first = name == names[0]
+            parameters.append(
+                Parameter(
+                    name=name,
+                    shape=types[stored].shape,
+                    dtype=types[stored].dtype,
+                    kind=_find_kind(module, name.rpartition(".")[0]),
+                    tied_to=None if is_first else names[0],
+                    sha256=digests[stored] if is_first else None,
+                )
+            )
+    firsts = {parameter.name: parameter.tied_to or parameter.name for parameter in parameters}
+    remaining = {name: first for name, first in remaining_ties(module).items() if firsts[name] == firsts[first]}
     return check_manifest(
         BaseManifest(
             parameters=tuple(sorted(parameters, key=lambda parameter: parameter.name)),
             architecture=type(module).__name__,
-            remaining_ties=remaining_ties(module),
+            remaining_ties=remaining,
             vocabulary_size=_read_vocabulary_size(module),
         )
     )
@@ -102,6 +125,27 @@ def manifest_of(module: nn.Module, source: TensorSource) -> BaseManifest:
 def manifest_of_module(module: nn.Module) -> BaseManifest:
     """Return the manifest of a live module, hashing one tensor at a time from the device that holds it."""
     return manifest_of(module, _Live(module))
+
+
+@dataclass(frozen=True)
+class Named:
+    """The tensors of a checkpoint under the names that the model has for them."""
+
+    checkpoint: Checkpoint
+    layout: Layout
+
+    def types(self) -> dict[str, TensorType]:
+        """Return every tensor's dtype code and shape, by the model's name."""
+        types = self.checkpoint.types()
+        return {name: types[stored] for stored, name in self.layout.names.items()}
+
+    def sha256(self, name: str) -> str:
+        """Return the digest over one tensor's bytes."""
+        return self.checkpoint.sha256(self._stored[name])
+
+    @cached_property
+    def _stored(self) -> dict[str, str]:
+        return {name: stored for stored, name in self.layout.names.items()}
 
 
 class _Live:
@@ -153,28 +197,39 @@ def _group_tied_names(module: nn.Module) -> dict[str, list[str]]:
 
 
 def _check_names(
-    module: nn.Module, expected: Mapping[str, Tensor], types: Mapping[str, TensorType], names: Mapping[str, list[str]]
+    expected: Mapping[str, Tensor],
+    types: Mapping[str, TensorType],
+    groups: Mapping[str, list[str]],
+    leftovers: Sequence[str],
 ) -> None:
-    problems = [f"{first} is missing" for first, present in names.items() if not present]
-    problems += [f"{name} is unexpected" for name in sorted(set(types) - set(expected))]
-    for name in (name for present in names.values() for name in present):
+    problems = [f"{first} is missing" for first, group in groups.items() if types.keys().isdisjoint(group)]
+    problems += [f"{name} is unexpected" for name in (leftovers if problems else ())]
+    for name in sorted(types.keys() & expected.keys()):
         if types[name].shape != tuple(expected[name].shape):
             problems.append(f"{name} is {list(types[name].shape)}, expected {list(expected[name].shape)}")
     if problems:
-        raise Invalid(f"its tensors are not those of {type(module).__name__}: {listed(problems, limit=5)}; {RESAVE}")
+        raise Invalid(f"its tensors are not those of the model: {listed(problems, limit=5)}; {RESAVE}")
 
 
-def _check_copies(source: TensorSource, digests: Mapping[str, str], names: Mapping[str, list[str]]) -> None:
-    different = [
-        f"{name} and {present[0]}"
-        for first, present in names.items()
-        for name in present[1:]
-        if source.sha256(name) != digests[first]
-    ]
-    if different:
+def _split(module: nn.Module, group: list[str], digests: Mapping[str, str]) -> list[list[str]]:
+    """Split the names of a tied tensor into the names that share a value, as transformers ties them when it loads.
+
+    A name without a value is tied to its source in the model's own table, or else to the first name with a value.
+    """
+    present = [name for name in group if name in digests]
+    sources: Mapping[str, str] = getattr(module, "all_tied_weights_keys", None) or {}
+    parts: dict[str, list[str]] = {}
+    for name in group:
+        holder = name if name in digests else sources.get(name, present[0])
+        digest = digests.get(holder, digests[present[0]])
+        parts.setdefault(digest, []).append(name)
+    known = {*sources, *sources.values()}
+    shared = [name for part in list(parts.values())[1:] for name in part if name not in known]
+    if shared:
         raise Invalid(
-            f"the model ties tensors that are stored with different values: {listed(different, limit=3)}; {RESAVE}"
+            f"the model shares tensors that are stored with different values: {group[0]} and {shared[0]}; {RESAVE}"
         )
+    return list(parts.values())
 
 
 def _read_vocabulary_size(module: nn.Module) -> int | None:

@@ -10,14 +10,15 @@ from torch import nn
 
 from loratree_composer.arithmetic.merge import merge_into
 from loratree_composer.arithmetic.program import Program
-from loratree_composer.base.converted import is_converted, load_model, never_saved, save_converted
-from loratree_composer.base.manifest import manifest_of_module, meta_model
+from loratree_composer.base.converted import load_model, save_converted
+from loratree_composer.base.layout import layout_of, never_saved
+from loratree_composer.base.manifest import fit_layout, manifest_of_module, meta_model
 from loratree_composer.base.sharing import tensors, ties
 from loratree_composer.base.stored_tensor import tensor_of
 from loratree_composer.base.untied import take_apart
 from loratree_composer.checkpoints.untying import deny_ties, must_untie, untie, widen_index, widened_head
 from loratree_registry.core.digests import DIGEST_PREFIX
-from loratree_registry.core.manifest import BaseManifest, Parameter
+from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.tensor_files.checkpoint import INDEX, Checkpoint, Shard
 from loratree_registry.tensor_files.comparison import misfits
@@ -46,9 +47,10 @@ def write_merged(
     expected = manifest.by_name()
     if unknown := sorted(name for name in programs if name not in expected):
         raise Invalid(f"the chain cannot be merged into the base: it has no {listed(unknown, limit=5)}")
+    manifest = fit_layout(manifest, base)
     if problems := misfits(base, manifest):
         model = meta_model(base.directory)
-        if not is_converted(model, base):
+        if not layout_of(model, base.types()).is_converted:
             raise _not_the_base(base.directory, problems)
         is_apart = must_untie(manifest, programs, untied=untied)
         if problems := write_merged_model(base, type(model), manifest, programs, out, is_apart=is_apart):
@@ -61,22 +63,25 @@ def write_merged(
     added = untie(base, manifest, programs, out, untied=untied)
     for shard in base.shards:
         with (out / shard.path.name).open("wb") as target:
-            _write_shard(shard, expected, programs, added, target)
+            _write_shard(shard, manifest, programs, added, target)
     if added and (out / INDEX).is_file():
         widen_index(out / INDEX, base, added)
 
 
 def _write_shard(
     shard: Shard,
-    expected: Mapping[str, Parameter],
+    manifest: BaseManifest,
     programs: Mapping[str, Program],
     added: Mapping[str, list[str]],
     target: BinaryIO,
 ) -> None:
-    changed = []
+    changed, expected, names = [], manifest.by_name(), manifest.locate(shard.header.tensors)
     target.write(widened_head(shard, added))
     for stored in shard.header.tensors:  # in the order of their bytes, so that the file is written front to back
-        for name in (stored, *added.get(stored, ())):
+        if stored not in names:
+            _copy(shard, stored, target)  # a leftover
+            continue
+        for name in (names[stored], *added.get(stored, ())):
             program = programs.get(name)
             digest = _copy(shard, stored, target) if program is None else _merge(shard, stored, name, program, target)
             if digest != expected[expected[name].tied_to or name].sha256:

@@ -79,11 +79,11 @@ def _deny_in(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def _find_added(base: Checkpoint, manifest: BaseManifest, remaining: Mapping[str, str]) -> dict[str, list[str]]:
     """Return one name of each remaining group that has no stored tensor, by the stored tensor that has its value."""
-    stored, added = base.shard_of, defaultdict(list)
+    stored, added = manifest.locate(base.shard_of), defaultdict(list)
     firsts = {parameter.name: parameter.tied_to or parameter.name for parameter in manifest.parameters}
     for group in _group_names(remaining):
-        if stored.keys().isdisjoint(group):
-            source = next(name for name in firsts if name in stored and firsts[name] == firsts[group[0]])
+        if set(stored.values()).isdisjoint(group):
+            source = next(name for name, target in stored.items() if firsts[target] == firsts[group[0]])
             added[source].append(group[0])
     return dict(added)
 

@@ -19,7 +19,10 @@ _MAX_COUNT = 2**53 - 1  # up to here a JSON number is exact
 
 
 def add_base(connection: Connection, name: str, manifest: BaseManifest, *, source: str | None) -> Base:
-    """Record a base and the root of its tree; the same name and digest again change nothing. Raises Conflict."""
+    """Record a base and the root of its tree. Raises Conflict if the name stands for another digest.
+
+    The same name and digest again add the names of another checkpoint of the base, if it has others, and no more.
+    """
     digest = check_base(name, manifest, source)
     base_id = queries.bases.insert_base(connection, name=name, digest=digest, source=source, **base_values(manifest))
     base = find_base(connection, name)
@@ -32,7 +35,18 @@ def add_base(connection: Connection, name: str, manifest: BaseManifest, *, sourc
             f"the base {name} is {base.digest} and cannot become {digest}: other weights are another base, "
             "add them under another name"
         )
+    else:
+        _add_layout(connection, base, manifest)
     return base.record()
+
+
+def _add_layout(connection: Connection, base: BaseRow, manifest: BaseManifest) -> None:
+    if base_manifest(connection, base.name).knows_layout(manifest):
+        return
+    queries.nodes.lock_node(connection, queries.nodes.nodes_on_path(connection, base.name)[0].id)
+    known = base_manifest(connection, base.name)  # again, behind the lock: another process may add names too
+    widened = known.with_layout(manifest.stored_names or {}, manifest.leftovers)
+    queries.bases.update_manifest(connection, base.id, asdict(check_manifest(widened)))
 
 
 def find_base(connection: Connection, name: str) -> BaseRow:

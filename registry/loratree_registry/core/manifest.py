@@ -1,6 +1,7 @@
 """Manifest of a base: its tensors, and the digest that names it; standard library only."""
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -40,12 +41,17 @@ class BaseManifest:
     such names differently says `tie_word_embeddings: false`, and transformers then takes more names apart than these
     two. `remaining_ties` maps each name that is still tied in such a folder to the first name of its tensor. It equals
     the base's own ties if no such folder can be written; None means that no name is tied there.
+
+    Checkpoints of the base may store a tensor under an older name, or with the prefix of a base model added or removed:
+    `stored_names` maps each such name to the parameter's. `leftovers` are names in a checkpoint that are no parameters.
     """
 
     parameters: tuple[Parameter, ...]
     architecture: str | None = None
     vocabulary_size: int | None = None
     remaining_ties: dict[str, str] | None = field(default=None, hash=False)
+    stored_names: dict[str, str] | None = field(default=None, hash=False)
+    leftovers: tuple[str, ...] = ()
 
     def by_name(self) -> dict[str, Parameter]:
         """Return the parameters, by their full names."""
@@ -61,6 +67,21 @@ class BaseManifest:
         for name, first in self.ties().items():
             groups[first].append(name)
         return [[first, *names] for first, names in sorted(groups.items())]
+
+    def locate(self, stored: Iterable[str]) -> dict[str, str]:
+        """Map each name in a checkpoint to the parameter that it stores, without leftovers; unknown names are kept."""
+        own, other, leftovers = self.by_name(), self.stored_names or {}, set(self.leftovers)
+        return {name: name if name in own else other.get(name, name) for name in stored if name not in leftovers}
+
+    def with_layout(self, names: Mapping[str, str], leftovers: Iterable[str]) -> "BaseManifest":
+        """Return the manifest that knows another checkpoint of the base too: its stored names, and its leftovers."""
+        stored_names = (self.stored_names or {}) | {stored: name for stored, name in names.items() if stored != name}
+        others = {*self.leftovers, *leftovers} - stored_names.keys()
+        return replace(self, stored_names=stored_names or None, leftovers=tuple(sorted(others)))
+
+    def knows_layout(self, other: "BaseManifest") -> bool:
+        """Return whether every stored name and leftover of `other` is known here."""
+        return self.with_layout(other.stored_names or {}, other.leftovers) == self
 
     def untied(self) -> "BaseManifest":
         """Return the manifest of a composed folder in which the names of a tie have different values."""
@@ -85,7 +106,8 @@ class BaseManifest:
 def read_manifest(document: dict[str, Any]) -> BaseManifest:
     """Return the manifest that `document`, its stored JSON, describes."""
     parameters = tuple(Parameter(**(stored | {"shape": tuple(stored["shape"])})) for stored in document["parameters"])
-    return BaseManifest(**(document | {"parameters": parameters}))
+    leftovers = tuple(document.get("leftovers", ()))
+    return BaseManifest(**(document | {"parameters": parameters, "leftovers": leftovers}))
 
 
 def check_manifest(manifest: BaseManifest) -> BaseManifest:
@@ -100,7 +122,7 @@ def check_manifest(manifest: BaseManifest) -> BaseManifest:
         problems += _find_problems(parameter)
         if parameter.tied_to is not None and parameter.tied_to not in untied:
             problems.append(f"{parameter.name} is tied to {parameter.tied_to}, which is not an untied tensor")
-    problems += _find_wrong_ties(manifest)
+    problems += _find_wrong_ties(manifest) + _find_wrong_layout(manifest)
     if not names:
         problems.append("it has no parameters")
     if problems:
@@ -131,6 +153,21 @@ def _find_wrong_ties(manifest: BaseManifest) -> list[str]:
         if name == first or first in remaining or ties.get(name, name) != ties.get(first, first)
     ]
     return [f"{ascii(name)[:100]} cannot remain tied to {ascii(remaining[name])[:100]}" for name in sorted(wrong)]
+
+
+def _find_wrong_layout(manifest: BaseManifest) -> list[str]:
+    """Return one clause for each stored name or leftover that cannot be one."""
+    own, other = manifest.by_name(), manifest.stored_names or {}
+    problems = [
+        f"{ascii(name)[:100]} {problem}" for name in (*other, *manifest.leftovers) if (problem := name_problem(name))
+    ]
+    problems += [
+        f"{name} stands for {target}, which is no parameter" for name, target in other.items() if target not in own
+    ]
+    doubtful = [name for name in (*other, *manifest.leftovers) if name in own] + sorted(
+        other.keys() & set(manifest.leftovers)
+    )
+    return problems + [f"{name} cannot be a parameter and another stored name" for name in doubtful]
 
 
 MAX_NAME: Final = 512

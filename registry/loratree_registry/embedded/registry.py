@@ -68,7 +68,7 @@ class EmbeddedRegistry(Registry):
         """`direct` allows clients to write to the store and read from it directly, if the store can do that."""
         self._engine, self._blobs = engine, blobs
         self._inspections = Inspections()
-        self._manifest = lru_cache(_MANIFESTS)(self._read_manifest)  # a base never changes and is never removed
+        self._manifest = lru_cache(_MANIFESTS)(self.base_manifest)  # to publish: a base's tensors never change
         self.direct = (
             DirectUploads(engine, blobs, self._inspections.keeping)
             if direct and isinstance(blobs, DirectStore)
@@ -92,9 +92,6 @@ class EmbeddedRegistry(Registry):
 
     @override
     def base_manifest(self, name: str) -> BaseManifest:
-        return self._manifest(name)
-
-    def _read_manifest(self, name: str) -> BaseManifest:
         with reading(self._engine) as connection:
             return bases.base_manifest(connection, name)
 
@@ -211,7 +208,7 @@ class EmbeddedRegistry(Registry):
         from loratree_registry.catalog import publishing  # slow to import, and only publishing needs it
 
         publishing.check_submission(path, submission)
-        manifest, inspection = self.base_manifest(base_of(path)), self._inspect(submission.files)
+        manifest, inspection = self._manifest(base_of(path)), self._inspect(submission.files)
         untied = False
         if manifest.ties():
             with reading(self._engine) as connection:

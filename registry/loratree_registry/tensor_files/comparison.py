@@ -1,6 +1,7 @@
 """A comparison of a checkpoint with a base, one tensor at a time, without loading the model."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -26,9 +27,9 @@ class TensorSource(Protocol):
 def holds_base(folder: Path, manifest: BaseManifest) -> bool:
     """Return whether the checkpoint in `folder` holds exactly the base's tensors: names, dtypes, shapes and bytes.
 
-    A tied tensor may have any of its names. Shapes are compared first, so that another model is recognised before its
-    weights are read. The answer is false for an unreadable checkpoint, and for a checkpoint with an adapter beside its
-    weights, because transformers would load the adapter too.
+    A tensor may have any of its names, and the leftovers that the base is known with may be there. Shapes are compared
+    first, so that another model is recognised before its weights are read. The answer is false for an unreadable
+    checkpoint, and for one with an adapter beside its weights, because transformers would load the adapter too.
     """
     if os.path.lexists(folder / ADAPTER_CONFIG):
         return False
@@ -40,15 +41,15 @@ def holds_base(folder: Path, manifest: BaseManifest) -> bool:
 
 
 def has_names(folder: Path, manifest: BaseManifest) -> bool:
-    """Return whether the checkpoint in `folder` holds all of the base's tensors under the base's own names.
+    """Return whether the checkpoint in `folder` holds all of the base's tensors, each under a known name.
 
-    Transformers renames, fuses or computes the tensors of some architectures as it loads them. `holds_base` cannot
-    compare such a checkpoint.
+    Transformers fuses or computes the tensors of some architectures as it loads them. `holds_base` cannot compare such
+    a checkpoint.
     """
     expected = manifest.by_name()
     untied = {name for name, parameter in expected.items() if parameter.tied_to is None}
     try:
-        names = open_checkpoint(folder).types().keys()
+        names = set(manifest.locate(open_checkpoint(folder).types()).values())
         return names <= expected.keys() and {expected[name].tied_to or name for name in names} == untied
     except (Invalid, NotFound):
         return False
@@ -57,19 +58,22 @@ def has_names(folder: Path, manifest: BaseManifest) -> bool:
 def misfits(checkpoint: TensorSource, manifest: BaseManifest) -> list[str]:
     """Return a clause for each tensor that is missing, unexpected, or of another dtype or shape than the base's."""
     expected, actual = manifest.by_name(), checkpoint.types()
-    stored = {expected[name].tied_to or name for name in actual if name in expected}
-    problems = [f"{name} is unexpected" for name in sorted(actual.keys() - expected.keys())]
-    problems += [f"{p.name} is missing" for p in manifest.parameters if p.tied_to is None and p.name not in stored]
-    for name in sorted(actual.keys() & expected.keys()):
+    names = manifest.locate(actual)
+    known = {stored: name for stored, name in names.items() if name in expected}
+    firsts = {expected[name].tied_to or name for name in known.values()}
+    problems = [f"{stored} is unexpected" for stored in sorted(names.keys() - known.keys())]
+    problems += [f"{p.name} is missing" for p in manifest.parameters if p.tied_to is None and p.name not in firsts]
+    problems += [f"{name} is stored twice" for name, count in sorted(Counter(known.values()).items()) if count > 1]
+    for stored, name in sorted(known.items()):
         kind = TensorType(expected[name].dtype, expected[name].shape)
-        if actual[name] != kind:
-            problems.append(f"{name} is {actual[name]}, expected {kind}")
+        if actual[stored] != kind:
+            problems.append(f"{stored} is {actual[stored]}, expected {kind}")
     return problems
 
 
 def differences(checkpoint: TensorSource, manifest: BaseManifest) -> Iterator[str]:
     """Yield each tensor that differs in its bytes from the base's, as they are read. `misfits` must be empty."""
     expected = manifest.by_name()
-    for name in sorted(checkpoint.types()):
-        if checkpoint.sha256(name) != expected[expected[name].tied_to or name].sha256:
-            yield name
+    for stored, name in sorted(manifest.locate(checkpoint.types()).items()):
+        if checkpoint.sha256(stored) != expected[expected[name].tied_to or name].sha256:
+            yield stored

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, exists, insert, select
+from sqlalchemy import Connection, exists, insert, select, update
 
 from loratree_registry.core.digests import FileDigest
 from loratree_registry.database.queries.shared import insert_new, past
@@ -36,6 +36,11 @@ def find_manifest(connection: Connection, name: str) -> dict[str, Any] | None:
     """Return a base's manifest as JSON, or None if there is no such base."""
     manifest: dict[str, Any] | None = connection.scalar(select(bases.c.manifest).where(bases.c.name == name))
     return manifest
+
+
+def update_manifest(connection: Connection, base_id: int, manifest: dict[str, Any]) -> None:
+    """Replace the manifest of a base by one with the same tensors."""
+    connection.execute(update(bases).where(bases.c.id == base_id).values(manifest=manifest))
 
 
 def insert_base_files(connection: Connection, base_id: int, files: list[FileDigest]) -> None:
