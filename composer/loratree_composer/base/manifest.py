@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loratree_composer.base.casts import Tensors, cast_digests
 from loratree_composer.base.converted import load_model
 from loratree_composer.base.layer_kind import kind_of
 from loratree_composer.base.layout import Layout, layout_of
 from loratree_composer.base.past_forward import is_read_past_forward
 from loratree_composer.base.sharing import tensors, ties
-from loratree_composer.base.stored_tensor import digest_of, type_of
+from loratree_composer.base.stored_tensor import digest_of, read_tensor, type_of
 from loratree_composer.base.untied import remaining_ties
 from loratree_registry.core.manifest import PAST_FORWARD, BaseManifest, Parameter, check_manifest
 from loratree_registry.core.records import ADAPTER_CONFIG
 from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.tensor_files.checkpoint import RESAVE, Checkpoint, TensorType, open_checkpoint
-from loratree_registry.tensor_files.comparison import TensorSource
 
 # The errors that transformers and the code of its models raise for a config that makes no sense.
 _UNBUILDABLE = (OSError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, ImportError, RuntimeError)
@@ -85,7 +85,7 @@ def fit_layout(manifest: BaseManifest, checkpoint: Checkpoint) -> BaseManifest:
     return manifest if layout.is_converted else manifest.with_layout(layout.names, layout.leftovers)
 
 
-def manifest_of(module: nn.Module, source: TensorSource, *, leftovers: Sequence[str] = ()) -> BaseManifest:
+def manifest_of(module: nn.Module, source: Tensors, *, leftovers: Sequence[str] = ()) -> BaseManifest:
     """Return the manifest of `module` with values from `source`, which may store a tied tensor under any of its names.
 
     If `source` has several names of a tied tensor with different values, the names are no tie: so transformers loads
@@ -117,6 +117,7 @@ def manifest_of(module: nn.Module, source: TensorSource, *, leftovers: Sequence[
             parameters=tuple(sorted(parameters, key=lambda parameter: parameter.name)),
             architecture=type(module).__name__,
             remaining_ties=remaining,
+            casts=cast_digests(module, source, firsts, types),
             vocabulary_size=_read_vocabulary_size(module),
         )
     )
@@ -143,6 +144,10 @@ class Named:
         """Return the digest over one tensor's bytes."""
         return self.checkpoint.sha256(self._stored[name])
 
+    def read(self, name: str) -> Tensor:
+        """Read one tensor to the CPU."""
+        return read_tensor(self.checkpoint, self._stored[name])
+
     @cached_property
     def _stored(self) -> dict[str, str]:
         return {name: stored for stored, name in self.layout.names.items()}
@@ -164,6 +169,9 @@ class _Live:
 
     def sha256(self, name: str) -> str:
         return digest_of(self._tensors[name])
+
+    def read(self, name: str) -> Tensor:
+        return self._tensors[name]
 
 
 def _read_architecture(directory: Path) -> str:

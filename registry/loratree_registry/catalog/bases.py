@@ -21,7 +21,7 @@ _MAX_COUNT = 2**53 - 1  # up to here a JSON number is exact
 def add_base(connection: Connection, name: str, manifest: BaseManifest, *, source: str | None) -> Base:
     """Record a base and the root of its tree. Raises Conflict if the name stands for another digest.
 
-    The same name and digest again add the names of another checkpoint of the base, if it has others, and no more.
+    The same name and digest again add what this manifest knows of the base beyond the recorded one, and no more.
     """
     digest = check_base(name, manifest, source)
     base_id = queries.bases.insert_base(connection, name=name, digest=digest, source=source, **base_values(manifest))
@@ -36,17 +36,17 @@ def add_base(connection: Connection, name: str, manifest: BaseManifest, *, sourc
             "add them under another name"
         )
     else:
-        _add_layout(connection, base, manifest)
+        _widen(connection, base, manifest)
     return base.record()
 
 
-def _add_layout(connection: Connection, base: BaseRow, manifest: BaseManifest) -> None:
-    if base_manifest(connection, base.name).knows_layout(manifest):
+def _widen(connection: Connection, base: BaseRow, manifest: BaseManifest) -> None:
+    known = base_manifest(connection, base.name)
+    if known.widened_by(manifest) == known:
         return
     queries.nodes.lock_node(connection, queries.nodes.nodes_on_path(connection, base.name)[0].id)
-    known = base_manifest(connection, base.name)  # again, behind the lock: another process may add names too
-    widened = known.with_layout(manifest.stored_names or {}, manifest.leftovers)
-    queries.bases.update_manifest(connection, base.id, asdict(check_manifest(widened)))
+    known = base_manifest(connection, base.name)  # again, behind the lock: another process may widen it too
+    queries.bases.update_manifest(connection, base.id, asdict(check_manifest(known.widened_by(manifest))))
 
 
 def find_base(connection: Connection, name: str) -> BaseRow:

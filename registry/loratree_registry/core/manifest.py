@@ -44,6 +44,9 @@ class BaseManifest:
 
     Checkpoints of the base may store a tensor under an older name, or with the prefix of a base model added or removed:
     `stored_names` maps each such name to the parameter's. `leftovers` are names in a checkpoint that are no parameters.
+
+    `casts` has the digests of embeddings and heads in other dtypes, by name and dtype code: PEFT saves copies of them
+    beside a LoRA, in the dtype of the training. None if the base was recorded without them.
     """
 
     parameters: tuple[Parameter, ...]
@@ -52,6 +55,7 @@ class BaseManifest:
     remaining_ties: dict[str, str] | None = field(default=None, hash=False)
     stored_names: dict[str, str] | None = field(default=None, hash=False)
     leftovers: tuple[str, ...] = ()
+    casts: dict[str, dict[str, str]] | None = field(default=None, hash=False)
 
     def by_name(self) -> dict[str, Parameter]:
         """Return the parameters, by their full names."""
@@ -79,9 +83,10 @@ class BaseManifest:
         others = {*self.leftovers, *leftovers} - stored_names.keys()
         return replace(self, stored_names=stored_names or None, leftovers=tuple(sorted(others)))
 
-    def knows_layout(self, other: "BaseManifest") -> bool:
-        """Return whether every stored name and leftover of `other` is known here."""
-        return self.with_layout(other.stored_names or {}, other.leftovers) == self
+    def widened_by(self, other: "BaseManifest") -> "BaseManifest":
+        """Return the manifest with what `other`, of the same base, knows too: stored names, leftovers and casts."""
+        widened = self.with_layout(other.stored_names or {}, other.leftovers)
+        return widened if other.casts is None else replace(widened, casts=other.casts | (self.casts or {}))
 
     def untied(self) -> "BaseManifest":
         """Return the manifest of a composed folder in which the names of a tie have different values."""

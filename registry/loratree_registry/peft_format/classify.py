@@ -10,7 +10,13 @@ from typing import Any, Final
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.records import AdapterSummary
 from loratree_registry.errors import Invalid, listed
-from loratree_registry.peft_format.config import PEFT_VERSION, canonical_config, differs, unknown_fields
+from loratree_registry.peft_format.config import (
+    PEFT_VERSION,
+    canonical_config,
+    describing_fields,
+    differs,
+    unknown_fields,
+)
 from loratree_registry.peft_format.findings import Findings
 from loratree_registry.peft_format.layout import EXPERTS
 from loratree_registry.peft_format.low_rank import LowRankParts
@@ -96,6 +102,12 @@ def summarize(
 def warnings(config: Mapping[str, Any], spec: AdapterSpec, *, on_base: bool = True) -> list[str]:
     """Return what a person should check in a valid adapter, such as copies of the base or pattern keys in conflict."""
     messages = []
+    if described := describing_fields(config):
+        fields = [f"{field}={shown(config[field])}" for field in described]
+        messages.append(
+            f"its config has fields that PEFT {PEFT_VERSION} does not know, which are kept and not used: "
+            f"{listed(fields, limit=3)}"
+        )
     if spec.copies:
         source = (
             "the base, which nothing reads" if on_base else "what it was trained on, which nothing reads or compares"
@@ -136,8 +148,11 @@ def _read_config(saved: SavedAdapter) -> Scaling | None:
     for field, refusal in REFUSED_FIELDS.items():
         if field in config and differs(field, config[field]):
             findings.refuse(refusal, f"{field}={shown(config[field])}")
-    for field in unknown_fields(config):
-        findings.add(f"its config sets {field}={shown(config[field])}, which PEFT {PEFT_VERSION} does not know")
+    for field in sorted(set(unknown_fields(config)) - set(describing_fields(config))):
+        findings.add(
+            f"its config sets {field}={shown(config[field])}, which PEFT {PEFT_VERSION} does not know and which may "
+            "change what it computes: train without it, or remove it from adapter_config.json if it only describes"
+        )
     for field in ("use_dora", "lora_bias", "ensure_weight_tying"):
         if not isinstance(config.get(field, False), bool | None):
             findings.add(f"{field} is {shown(config[field])}, expected true or false")

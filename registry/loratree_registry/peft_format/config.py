@@ -1,5 +1,6 @@
 """The fields and defaults of PEFT's LoraConfig, and the form of a config that digests cover; standard library only."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -103,6 +104,28 @@ def differs(field: str, value: object) -> bool:
 def unknown_fields(config: Mapping[str, Any]) -> list[str]:
     """Return the fields of `config` that PEFT's LoraConfig does not have and that have a value, sorted."""
     return sorted(field for field in config if field not in DEFAULTS and differs(field, config[field]))
+
+
+# Words in the names of settings that change what an adapter computes, as those of PEFT do.
+_CHANGING: Final = re.compile(
+    r"^use_|_(config|pattern|type)$|(^|_)(alpha|bias|experts?|init|layers?|modules?|parameters?|ranks?|scal(e|ing)|weights?)(_|$)"
+)
+
+
+def describing_fields(config: Mapping[str, Any]) -> list[str]:
+    """Return the unknown fields that describe the adapter and change nothing, such as `transformers_version`, sorted.
+
+    A field that a later PEFT wrote may change what the adapter computes, and so may a field with a name like those of
+    PEFT's own settings.
+    """
+    if _parse_version(config.get("peft_version")) > _parse_version(PEFT_VERSION):
+        return []
+    return [field for field in unknown_fields(config) if not _CHANGING.search(field.lower())]
+
+
+def _parse_version(version: object) -> list[int]:
+    numbers = re.match(r"\d+(\.\d+)*", version) if isinstance(version, str) else None
+    return [int(number) for number in numbers[0].split(".")] if numbers else []
 
 
 def _sort(field: str, value: Any) -> Any:

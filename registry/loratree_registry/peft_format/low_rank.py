@@ -102,13 +102,18 @@ class LowRankPart:
             b=self.keys[self.b],
             in_features=layout.in_features,
             out_features=layout.out_features,
-            dtype=saved.tensors[self.keys[self.a]].dtype,
+            dtype=self._dtype(saved),
             transposed=layout.transposed,
             experts=layout.experts,
             groups=layout.groups,
             magnitude=magnitude,
             bias=self.keys.get(BIAS),
         )
+
+    def _dtype(self, saved: SavedAdapter) -> str:
+        """Return the dtype of A and B; if they differ, the wider one that both are exact in."""
+        a, b = (saved.tensors[self.keys[ending]].dtype for ending in (self.a, self.b))
+        return a if a == b else "F64" if "F64" in (a, b) else "F32"
 
     def _check_keys(self, saved: SavedAdapter) -> Iterator[str]:
         for ending in self.keys.keys() - {self.a, self.b, MAGNITUDE, BIAS}:
@@ -138,7 +143,7 @@ class LowRankPart:
 
     def _check_numbers(self, saved: SavedAdapter, scale: float) -> Iterator[str]:
         a, b = (saved.tensors[self.keys[ending]].dtype for ending in (self.a, self.b))
-        if a != b or a not in FLOATS:
+        if a not in FLOATS or b not in FLOATS:
             yield f"module {self.module} has A in {a} and B in {b}, expected one of {', '.join(FLOATS)}"
         for key in (self.keys[ending] for ending in (MAGNITUDE, BIAS) if ending in self.keys):
             if saved.tensors[key].dtype not in FLOATS:

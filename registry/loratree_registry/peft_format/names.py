@@ -51,6 +51,7 @@ class BaseIndex:
         self.untied = untied
         self.parameters = manifest.by_name()
         self.vocabulary_size = manifest.vocabulary_size
+        self.casts = manifest.casts or {}
         self.architecture = manifest.architecture or ""
         self.kinds: dict[str, str] = {}
         self._owned: dict[str, list[Parameter]] = defaultdict(list)

@@ -40,14 +40,18 @@ class SavedAdapter:
         return []
 
     def repeats_base(self, key: str, parameter: str) -> bool:
-        """Return whether a tensor has the bytes of the base's. Without digests, compare only dtype and shape."""
-        same = self.digests is None or self.digests.get(key) == self.base.source(parameter).sha256
-        return same and self.resembles_base(key, parameter)
+        """Return whether a tensor is the base's, in its dtype or cast. Without digests, compare only the shape."""
+        if not self.resembles_base(key, parameter):
+            return False
+        source, dtype = self.base.source(parameter), self.tensors[key].dtype
+        expected = source.sha256 if dtype == source.dtype else self.base.casts.get(source.name, {}).get(dtype)
+        return self.digests is None or (expected is not None and self.digests.get(key) == expected)
 
     def resembles_base(self, key: str, parameter: str) -> bool:
-        """Return whether a tensor has the dtype and shape of the base's."""
+        """Return whether a tensor has the shape of the base's, and its dtype or another one that it can be cast to."""
         tensor, source = self.tensors[key], self.base.source(parameter)
-        return (tensor.dtype, tensor.shape) == (source.dtype, source.shape)
+        is_cast = tensor.dtype in FLOATS and source.dtype in FLOATS
+        return tensor.shape == source.shape and (is_cast or tensor.dtype == source.dtype)
 
     def repeats(self, key: str, other: str) -> bool:
         """Return whether two tensors of the file have the same bytes. Without digests, compare only dtype and shape."""

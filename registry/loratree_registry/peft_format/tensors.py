@@ -17,6 +17,8 @@ BIAS: Final = ".lora_B.bias"
 ROWS: Final = ".token_adapter.trainable_tokens_delta"
 FACTORS: Final = (A, B, EMBEDDING_A, EMBEDDING_B)
 _ENDINGS: Final = (*FACTORS, MAGNITUDE, BIAS, ROWS)
+# As the key of a magnitude is inside a model; PEFT reads it from a file too.
+_OTHER_ENDINGS: Final = {".lora_magnitude_vector.weight": MAGNITUDE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,10 @@ def sorted_tensors(saved: SavedAdapter) -> AdapterTensors:
         if ending == ROWS:
             tensors.rows[name.removesuffix(ROWS)] = key
         elif ending is not None:
-            tensors.layers[name.removesuffix(ending)][ending] = key
+            part, standard = tensors.layers[name.removesuffix(ending)], _OTHER_ENDINGS.get(ending, ending)
+            if standard in part:
+                saved.findings.add(f"tensors {part[standard]} and {key} are one part of LoRA, and only one can be read")
+            part[standard] = key
         elif name.endswith(TRAINING_ONLY) and base_name(name, saved.base.parameters) is None:
             tensors.unread.append(key)
         elif not _is_refused(saved, name):
@@ -55,7 +60,7 @@ def sorted_tensors(saved: SavedAdapter) -> AdapterTensors:
 
 def _find_ending(saved: SavedAdapter, name: str) -> str | None:
     """Return the ending of a LoRA's or a row's tensor, or None for a whole tensor even if its name ends like one."""
-    ending = next((ending for ending in _ENDINGS if name.endswith(ending)), None)
+    ending = next((ending for ending in (*_ENDINGS, *_OTHER_ENDINGS) if name.endswith(ending)), None)
     if ending is None or base_name(name.removesuffix(ending), saved.base.kinds) is not None:
         return ending
     return None if base_name(name, saved.base.parameters) is not None else ending

@@ -1,0 +1,204 @@
+"""Adapters as tools wrote them: what PEFT loads from each file is what is composed."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from loratree_composer import Composer, compose
+from loratree_composer.base.manifest import read_base
+from loratree_registry.errors import Invalid
+from loratree_registry.peft_format.classify import classify
+from loratree_registry.peft_format.classify import warnings as warnings_of
+from loratree_registry.workspace.base_locations import remember_base
+from tests import tiny
+from tests.composer import chains
+from tests.composer.conftest import Catalog, Tree, open_catalog
+from tests.peft_bases import quiet
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+Tensors = dict[str, Tensor]
+
+
+def as_it_is(_: Tensors) -> None:
+    """Changes nothing."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """How an adapter was trained and written: the base's dtype, the training's, PEFT's options, and what differs then.
+
+    If `is_rounded`, the file has a copy of the head that was rounded for the training. PEFT would write it over the
+    base's own head; what is composed is the base, as PEFT loads the file without the copy.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    base: torch.dtype = torch.float32
+    training: torch.dtype = torch.float32
+    tensors: Callable[[Tensors], object] = as_it_is
+    config: Callable[[dict[str, Any]], object] = as_it_is
+    is_rounded: bool = False
+
+    def save(self, base: Path, directory: Path) -> Path:
+        """Train random values with PEFT on the base, and write the folder as the tool did."""
+        torch.manual_seed(3)
+        loader: Any = transformers.AutoModelForCausalLM
+        with quiet():
+            settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"]} | self.options
+            model = loader.from_pretrained(base, dtype=self.training)
+            tuned: Any = peft.get_peft_model(model, peft.LoraConfig(**settings))
+            for name, parameter in tuned.named_parameters():
+                if "lora_magnitude" in name:
+                    parameter.data *= 1.25
+                elif "lora_" in name:
+                    parameter.data = torch.randn_like(parameter) * 0.1
+            tuned.save_pretrained(directory)
+        tensors, config = load_file(directory / WEIGHTS), json.loads((directory / CONFIG).read_text())
+        self.tensors(tensors)
+        self.config(config)
+        save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+        (directory / CONFIG).write_text(json.dumps(config))
+        return directory
+
+
+def halve_b(tensors: Tensors) -> None:
+    for key in [key for key in tensors if "lora_B" in key]:
+        tensors[key] = tensors[key].bfloat16()
+
+
+def name_magnitudes_as_modules(tensors: Tensors) -> None:
+    for key in [key for key in tensors if key.endswith("lora_magnitude_vector")]:
+        tensors[f"{key}.weight"] = tensors.pop(key)
+
+
+def as_peft_0_2_wrote(config: dict[str, Any]) -> None:
+    """Keeps the fields of PEFT 0.2, and adds two that it had and later versions have not."""
+    known = ("base_model_name_or_path", "bias", "fan_in_fan_out", "inference_mode", "init_lora_weights", "lora_alpha")
+    known = (*known, "lora_dropout", "modules_to_save", "peft_type", "r", "target_modules", "task_type")
+    kept = {key: config[key] for key in known}
+    config.clear()
+    config.update(kept, enable_lora=None, merge_weights=False)
+
+
+DESCRIBED = {"transformers_version": "4.44.0", "learning_rate": 2e-4, "loraplus_lr_ratio": 16.0, "dataset": ["a", "b"]}
+ENDS = ["lm_head", "embed_tokens"]
+
+WRITTEN: dict[str, Written] = {
+    "A in float32 and B in bfloat16": Written(tensors=halve_b),
+    "DoRA with lora_magnitude_vector.weight": Written({"use_dora": True}, tensors=name_magnitudes_as_modules),
+    "fields that describe": Written(config=lambda config: config.update(DESCRIBED)),
+    "PEFT 0.2": Written(config=as_peft_0_2_wrote),
+    "the head and the embedding, trained in float32 on a bfloat16 base": Written(
+        {"target_modules": ENDS}, base=torch.bfloat16
+    ),
+    "the head and the embedding, trained in bfloat16 on a float32 base": Written(
+        {"target_modules": ENDS}, training=torch.bfloat16, is_rounded=True
+    ),
+    "the head, trained in float16 on a bfloat16 base": Written(
+        {"target_modules": ["lm_head"]}, base=torch.bfloat16, training=torch.float16
+    ),
+}
+
+
+@pytest.fixture(params=WRITTEN)
+def written(request: pytest.FixtureRequest) -> Written:
+    return WRITTEN[request.param]
+
+
+@pytest.fixture
+def catalog(written: Written, tmp_path: Path) -> Iterator[Catalog]:
+    """A registry that holds the adapter as tiny/domain."""
+    base = tiny.llama(tmp_path / "base", dtype=written.base)
+    directory = written.save(base, tmp_path / "adapter")
+    found = open_catalog(tmp_path / "home", Tree(base, read_base(base), [directory]))
+    with closing(found.registry):
+        found.registry.add_base("tiny", found.tree.manifest)
+        remember_base(found.home, found.tree.manifest.digest, base)
+        found.publish(directory, "tiny/domain", parent="base")
+        yield found
+
+
+def test_each_form_is_what_peft_loads(catalog: Catalog, written: Written, tmp_path: Path) -> None:
+    [directory], base = catalog.tree.chain, catalog.tree.base
+    if written.is_rounded:
+        tensors = load_file(directory / WEIGHTS)
+        save_file({key: value for key, value in tensors.items() if "base_layer" not in key}, directory / WEIGHTS)
+    with quiet():
+        tuned = peft.PeftModel.from_pretrained(chains.load(base), directory)  # type: ignore[arg-type]
+    expected = chains.logits(tuned.eval())
+    model = chains.load(base)
+    composer, forms = Composer(model, catalog.registry, home=catalog.home), {}
+    composer.use("tiny/domain")
+    forms["stacked"] = chains.logits(model)
+    composer.merge("tiny/domain")
+    forms["merged"] = chains.logits(model)
+    if catalog.tree.manifest.parameters[0].dtype == "F32":  # a merge of files rounds to the base's dtype
+        compose(catalog.registry, "tiny/domain", "merge", tmp_path / "merged", home=catalog.home)
+        forms["files"] = chains.logits(chains.load(tmp_path / "merged"))
+    assert chains.relative(chains.logits(chains.load(base)), expected) > 0.01
+    assert {name: chains.relative(found, expected) < 1e-5 for name, found in forms.items()} == dict.fromkeys(
+        forms, True
+    )
+
+
+def test_a_copy_of_the_head_with_other_values_is_refused_in_any_dtype(tmp_path: Path) -> None:
+    base = tiny.llama(tmp_path / "base", dtype=torch.bfloat16)
+
+    def spoil(tensors: Tensors) -> None:
+        [key] = [key for key in tensors if key.endswith("lm_head.base_layer.weight")]
+        tensors[key][3, 3] += 1
+
+    directory = Written({"target_modules": ["lm_head"]}, tensors=spoil).save(base, tmp_path / "adapter")
+    with pytest.raises(Invalid, match=r"a copy of the base's weights with other values is not composed \(.*lm_head"):
+        chains.check(directory, read_base(base), untied=False, on_base=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"use_sorcery": True}, "use_sorcery=true"),
+        ({"sorcery_config": {"depth": 3}}, 'sorcery_config={"depth": 3}'),
+        ({"sorcery_scale": 0.5}, "sorcery_scale=0.5"),
+        ({"sorcery": 1, "peft_version": "0.99.0"}, "sorcery=1"),
+    ],
+)
+def test_a_field_that_may_change_what_is_computed_is_refused(
+    tmp_path: Path, change: dict[str, Any], field: str
+) -> None:
+    base = tiny.llama(tmp_path / "base")
+    directory = Written(config=lambda config: config.update(change)).save(base, tmp_path / "adapter")
+    with pytest.raises(Invalid) as caught:
+        chains.check(directory, read_base(base), untied=False, on_base=True)
+    assert f"its config sets {field}, which PEFT" in str(caught.value)
+    assert "may change what it computes: train without it, or remove it" in str(caught.value)
+
+
+def test_fields_that_describe_are_named(tmp_path: Path) -> None:
+    base = tiny.llama(tmp_path / "base")
+    directory = WRITTEN["fields that describe"].save(base, tmp_path / "adapter")
+    header, config = chains._read_files(directory)
+    messages = warnings_of(config, classify(config, header, read_base(base)))
+    assert any(
+        "fields that PEFT 0.21.2 does not know" in message and "learning_rate=0.0002" in message for message in messages
+    )
+
+
+def test_a_magnitude_under_both_of_its_names_is_refused(tmp_path: Path) -> None:
+    base = tiny.llama(tmp_path / "base")
+
+    def double(tensors: Tensors) -> None:
+        for key in [key for key in tensors if key.endswith("lora_magnitude_vector")]:
+            tensors[f"{key}.weight"] = tensors[key].clone()
+
+    directory = Written({"use_dora": True}, tensors=double).save(base, tmp_path / "adapter")
+    with pytest.raises(Invalid, match=r"are one part of LoRA, and only one can be read"):
+        chains.check(directory, read_base(base), untied=False, on_base=True)
