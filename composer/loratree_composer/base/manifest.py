@@ -15,6 +15,7 @@ from loratree_composer.base.casts import Tensors, cast_digests
 from loratree_composer.base.converted import load_model
 from loratree_composer.base.layer_kind import kind_of
 from loratree_composer.base.layout import Layout, layout_of
+from loratree_composer.base.older_names import older_names
 from loratree_composer.base.past_forward import is_read_past_forward
 from loratree_composer.base.sharing import tensors, ties
 from loratree_composer.base.stored_tensor import digest_of, read_tensor, type_of
@@ -112,12 +113,15 @@ def manifest_of(module: nn.Module, source: Tensors, *, leftovers: Sequence[str] 
             )
     firsts = {parameter.name: parameter.tied_to or parameter.name for parameter in parameters}
     remaining = {name: first for name, first in remaining_ties(module).items() if firsts[name] == firsts[first]}
+    older = older_names(module)
     return check_manifest(
         BaseManifest(
             parameters=tuple(sorted(parameters, key=lambda parameter: parameter.name)),
             architecture=type(module).__name__,
             remaining_ties=remaining,
             casts=cast_digests(module, source, firsts, types),
+            older_modules=older.known or None,
+            lost_modules=older.unknown or None,
             vocabulary_size=_read_vocabulary_size(module),
         )
     )

@@ -47,6 +47,9 @@ class BaseManifest:
 
     `casts` has the digests of embeddings and heads in other dtypes, by name and dtype code: PEFT saves copies of them
     beside a LoRA, in the dtype of the training. None if the base was recorded without them.
+
+    `older_modules` maps the names that modules had before transformers renamed them to the present ones, where PEFT
+    renames them in an adapter's file too. `lost_modules` are those that PEFT does not.
     """
 
     parameters: tuple[Parameter, ...]
@@ -56,6 +59,8 @@ class BaseManifest:
     stored_names: dict[str, str] | None = field(default=None, hash=False)
     leftovers: tuple[str, ...] = ()
     casts: dict[str, dict[str, str]] | None = field(default=None, hash=False)
+    older_modules: dict[str, str] | None = field(default=None, hash=False)
+    lost_modules: dict[str, str] | None = field(default=None, hash=False)
 
     def by_name(self) -> dict[str, Parameter]:
         """Return the parameters, by their full names."""
@@ -84,9 +89,14 @@ class BaseManifest:
         return replace(self, stored_names=stored_names or None, leftovers=tuple(sorted(others)))
 
     def widened_by(self, other: "BaseManifest") -> "BaseManifest":
-        """Return the manifest with what `other`, of the same base, knows too: stored names, leftovers and casts."""
+        """Return the manifest with what `other`, of the same base, knows too: names and casts."""
         widened = self.with_layout(other.stored_names or {}, other.leftovers)
-        return widened if other.casts is None else replace(widened, casts=other.casts | (self.casts or {}))
+        return replace(
+            widened,
+            casts=_union(other.casts, self.casts),
+            older_modules=_union(other.older_modules, self.older_modules),
+            lost_modules=_union(other.lost_modules, self.lost_modules),
+        )
 
     def untied(self) -> "BaseManifest":
         """Return the manifest of a composed folder in which the names of a tie have different values."""
@@ -106,6 +116,10 @@ class BaseManifest:
         """Return [name, dtype, shape, sha256] of each untied tensor, sorted by name."""
         untied = (parameter for parameter in self.parameters if parameter.tied_to is None)
         return sorted([p.name, p.dtype, list(p.shape), p.sha256] for p in untied)
+
+
+def _union(new: dict[str, Any] | None, known: dict[str, Any] | None) -> dict[str, Any] | None:
+    return known if new is None else new | (known or {})
 
 
 def read_manifest(document: dict[str, Any]) -> BaseManifest:
@@ -169,6 +183,10 @@ def _find_wrong_layout(manifest: BaseManifest) -> list[str]:
     problems += [
         f"{name} stands for {target}, which is no parameter" for name, target in other.items() if target not in own
     ]
+    modules = {name.rpartition(".")[0] for name in own}
+    for older in (manifest.older_modules or {}, manifest.lost_modules or {}):
+        problems += [f"{name} is an older name of no module" for name, new in older.items() if new not in modules]
+        problems += [f"{name} is a module and an older name" for name in older if name in modules]
     doubtful = [name for name in (*other, *manifest.leftovers) if name in own] + sorted(
         other.keys() & set(manifest.leftovers)
     )

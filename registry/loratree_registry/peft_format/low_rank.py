@@ -28,6 +28,7 @@ from loratree_registry.peft_format.rules import (
     PARAMETERS,
     PARAMETRIZED,
     PAST_FORWARD,
+    RENAMED,
     SINGLE_EXPERT,
 )
 from loratree_registry.peft_format.saved_adapter import FLOATS, SavedAdapter
@@ -215,7 +216,9 @@ class LowRankParts:
 
     def _read_module(self, module: str, scaling: Scaling) -> Iterator[ModuleSpec]:
         kind = self.saved.base.kinds.get(module)
-        if kind is None:
+        if kind is None and (present := self.saved.base.renamed_to(module)) is not None:
+            self.saved.findings.refuse(RENAMED, f"{module}, now {present}")
+        elif kind is None:
             self.saved.findings.add(
                 f"module {module} is not in the base: is this the base that the adapter was trained on?"
             )

@@ -52,6 +52,7 @@ class BaseIndex:
         self.parameters = manifest.by_name()
         self.vocabulary_size = manifest.vocabulary_size
         self.casts = manifest.casts or {}
+        self.older_modules, self.lost_modules = manifest.older_modules or {}, manifest.lost_modules or {}
         self.architecture = manifest.architecture or ""
         self.kinds: dict[str, str] = {}
         self._owned: dict[str, list[Parameter]] = defaultdict(list)
@@ -60,6 +61,19 @@ class BaseIndex:
             self.kinds[module_of(parameter.name)] = parameter.kind
             self._owned[module_of(parameter.name)].append(parameter)
             self._ties[parameter.tied_to or parameter.name].append(parameter.name)
+
+    def present_layer(self, layer: str) -> str:
+        """Return a LoRA's place under the present names, if `layer` has the older name of a module; else `layer`."""
+        if base_name(layer, self.kinds) is not None:
+            return layer
+        old = base_name(layer, self.older_modules)
+        if old is None or not layer.startswith(old.name):
+            return layer
+        return self.older_modules[old.name] + layer.removeprefix(old.name)
+
+    def renamed_to(self, module: str) -> str | None:
+        """Return the present name of a module whose older name is `module`, or None if it is not known."""
+        return self.older_modules.get(module) or self.lost_modules.get(module)
 
     def owned(self, module: str) -> list[Parameter]:
         """Return the parameters that `module` owns directly, not through a submodule."""

@@ -10,6 +10,7 @@ from loratree_registry.peft_format.rules import (
     IMPLIED_MODULES,
     MISSING,
     OTHER_SHAPE,
+    RENAMED,
     SAVED_LORA,
     VOCABULARY,
 )
@@ -54,7 +55,9 @@ class OverrideValues:
 
     def _read(self, name: str, key: str) -> None:
         saved, known = self._saved, base_name(name, self._saved.base.parameters)
-        if known is None and self._is_saved(module_of(name)):
+        if known is None and (module := saved.base.renamed_to(module_of(name))) is not None:
+            saved.findings.refuse(RENAMED, f"{key}, now of {module}")
+        elif known is None and self._is_saved(module_of(name)):
             saved.findings.refuse(MISSING, key)
         elif known is None:
             saved.findings.add(f"tensor {key} is unknown: PEFT {PEFT_VERSION} writes no such part of LoRA")

@@ -24,6 +24,11 @@ DORA_GROUPS: Final = Refusal(
 PAST_FORWARD: Final = Refusal(
     "LoRA on a weight that the model reads past its layer", "PEFT's adapter does nothing there; leave it out"
 )
+RENAMED: Final = Refusal(
+    "an adapter of a module that transformers has renamed",
+    "PEFT does not rename it in the file, and cannot load it either; rename its keys, and target_modules, to the "
+    "present names",
+)
 PARAMETRIZED: Final = Refusal(
     "LoRA on a layer whose weight is computed from other tensors",
     "the base has no weight to add to; leave it out, or train the whole layer with modules_to_save",

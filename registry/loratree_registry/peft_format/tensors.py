@@ -47,7 +47,8 @@ def sorted_tensors(saved: SavedAdapter) -> AdapterTensors:
         if ending == ROWS:
             tensors.rows[name.removesuffix(ROWS)] = key
         elif ending is not None:
-            part, standard = tensors.layers[name.removesuffix(ending)], _OTHER_ENDINGS.get(ending, ending)
+            layer, standard = saved.base.present_layer(name.removesuffix(ending)), _OTHER_ENDINGS.get(ending, ending)
+            part = tensors.layers[layer]
             if standard in part:
                 saved.findings.add(f"tensors {part[standard]} and {key} are one part of LoRA, and only one can be read")
             part[standard] = key
