@@ -3,10 +3,12 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from loratree_registry.errors import MAX_SENTENCE, LoratreeError
 from tests.long import LONG
 
 # A busy machine is slow now and then: how long an example takes says nothing about what it shows.
@@ -14,6 +16,18 @@ settings.register_profile("loratree", deadline=None, suppress_health_check=[Heal
 settings.register_profile("soak", settings.get_profile("loratree"), max_examples=2_000)
 settings.register_profile("fast", settings.get_profile("loratree"), max_examples=10)
 settings.load_profile(os.environ.get("LORATREE_HYPOTHESIS", "loratree"))
+
+_init = LoratreeError.__init__
+
+
+def _init_short(error: LoratreeError, sentence: str, **options: Any) -> None:
+    """No error that a test causes has more of our own words than fit: what is beyond them belongs into its details."""
+    words = [word for word in sentence.split(" ") if len(word) <= 60]  # others are a caller's: folders, names, digests
+    assert sum(map(len, words)) + len(words) <= MAX_SENTENCE, f"too long for an error: {sentence}"
+    _init(error, sentence, **options)
+
+
+LoratreeError.__init__ = _init_short  # type: ignore[method-assign]
 
 # A shell that runs the tests in its background has them, and what they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import json
 import sys
 from importlib import import_module
 from typing import Final
@@ -87,7 +88,7 @@ def main() -> None:
     try:
         cli(prog_name="loratree")
     except LoratreeError as error:
-        fail(str(error))
+        fail(str(error), error.details)
     except ModuleNotFoundError as error:
         if error.name not in COMPOSER:
             raise
@@ -96,7 +97,16 @@ def main() -> None:
         fail(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
 
 
-def fail(sentence: str) -> None:
-    """Print one sentence to stderr and exit with status 1."""
-    click.echo(f"loratree: {sentence}", err=True)
+def fail(sentence: str, details: tuple[str, ...] = ()) -> None:
+    """Print one sentence to stderr and exit with status 1.
+
+    --verbose prints each detail on a line of its own, and --json prints all to stdout.
+    """
+    if "--json" in sys.argv:
+        click.echo(json.dumps({"error": sentence, "details": details}))
+    can_list = details and sys.argv[1:2] in (["publish"], ["base"]) and "--verbose" not in sys.argv
+    hint = f" (--verbose lists all {len(details)} problems)" if can_list else ""
+    click.echo(f"loratree: {sentence}{hint}", err=True)
+    for detail in details if "--verbose" in sys.argv else ():
+        click.echo(f"  {detail}", err=True)
     sys.exit(1)

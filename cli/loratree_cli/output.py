@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _WIDE = 10_000
 
+verbose_option = click.option("--verbose", is_flag=True, expose_value=False, help="If it fails, list every problem.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 strict_option = click.option("--strict", is_flag=True, help="Fail if a version of the chain is withdrawn.")
 limit_option = click.option("--limit", type=click.IntRange(min=1), help="Stop after this many rows.")

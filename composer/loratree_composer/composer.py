@@ -22,7 +22,7 @@ from loratree_composer.live.composition import LiveComposition
 from loratree_composer.live.merged_weights import MergedWeights
 from loratree_composer.live.pristine import PristinePlace
 from loratree_composer.live.recent_programs import Programs, RecentPrograms, RecentStacks
-from loratree_composer.live.stack import Stack
+from loratree_composer.live.stack import Stack, strip
 from loratree_registry.connect import connect
 from loratree_registry.core.paths import base_of, parse_ref
 from loratree_registry.core.records import Base, Resolution
@@ -149,8 +149,13 @@ class Composer:
 
     @staticmethod
     def reset(model: nn.Module) -> None:
-        """Take every composition off `model`, whichever Composer put it on: the bare base is back, bit for bit."""
+        """Take every composition off `model`, whichever Composer put it on: the bare base is back, bit for bit.
+
+        Of a copy of a model that carried a composition, only what ran beside the layers is taken off. Tensors that were
+        copied with a composition's values stay so; the next Composer compares them with the base's.
+        """
         restore_all(model)
+        strip(model)
 
     @property
     def model(self) -> nn.Module:

@@ -4,12 +4,26 @@ A message is one sentence that a person can act on: what is wrong, what was expe
 The API turns an error into an RFC 9457 problem document; the command line prints the sentence and exits with 1.
 """
 
+from collections.abc import Sequence
+from typing import Final
+
+MAX_SENTENCE: Final = 600  # characters of an error's message; the rest is in `details`
+_WORD: Final = 120
+
 
 class LoratreeError(Exception):
-    """The base of every error that loratree raises on purpose; `status` is its HTTP status."""
+    """The base of every error that loratree raises on purpose; `status` is its HTTP status.
+
+    `details` are the single problems, one clause each, if there are more than the sentence names. A sentence that is
+    longer than MAX_SENTENCE, as one that repeats a caller's endless name, is cut within.
+    """
 
     status = 500
     title = "Internal error"
+
+    def __init__(self, sentence: str, *, details: Sequence[str] = ()) -> None:
+        super().__init__(fitted(sentence))
+        self.details = tuple(details)
 
     @property
     def slug(self) -> str:
@@ -60,8 +74,8 @@ class Conflict(LoratreeError):
     status = 409
     title = "Conflict"
 
-    def __init__(self, sentence: str, *, current: int | None = None) -> None:
-        super().__init__(sentence)
+    def __init__(self, sentence: str, *, current: int | None = None, details: Sequence[str] = ()) -> None:
+        super().__init__(sentence, details=details)
         self.current = current
 
 
@@ -79,8 +93,25 @@ class Unavailable(LoratreeError):
     title = "Unavailable"
 
 
-def listed(problems: list[str], *, limit: int = 20) -> str:
-    """Join the problems into a list for one sentence: the first `limit`, then the number of the others."""
-    shown = "; ".join(problems[:limit])
-    rest = len(problems) - limit
-    return f"{shown}; and {rest} more" if rest > 0 else shown
+def fitted(sentence: str) -> str:
+    """Return the sentence in at most MAX_SENTENCE characters: long words are cut first, then what is in its middle."""
+    if len(sentence) > MAX_SENTENCE:
+        sentence = " ".join(f"{word[:_WORD]}…" if len(word) > _WORD else word for word in sentence.split(" "))
+    if len(sentence) > MAX_SENTENCE:
+        half = MAX_SENTENCE // 2
+        sentence = f"{sentence[: half - 1]}…{sentence[-half:]}"
+    return sentence
+
+
+def listed(problems: Sequence[str], *, limit: int = 20, length: int = 360) -> str:
+    """Join the problems for one sentence: at most `limit`, in about `length` characters, then the number of the others.
+
+    The first is always there; it is cut if it alone is longer.
+    """
+    shown = list(problems[:1]) if not problems or len(problems[0]) <= length else [f"{problems[0][: length - 1]}…"]
+    for problem in problems[1:limit]:
+        if sum(map(len, shown)) + len(problem) > length:
+            break
+        shown.append(problem)
+    rest = len(problems) - len(shown)
+    return "; ".join(shown) + (f"; and {rest} more" if rest else "")

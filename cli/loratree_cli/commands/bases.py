@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from loratree_cli.output import every, json_option, limit_option, print_json, print_table, say, short, working
+from loratree_cli.output import (
+    every,
+    json_option,
+    limit_option,
+    print_json,
+    print_table,
+    say,
+    short,
+    verbose_option,
+    working,
+)
 from loratree_registry.connect import connected
 from loratree_registry.core.records import Base
 from loratree_registry.core.registry import MAX_PAGE, Registry
@@ -28,6 +38,7 @@ def base() -> None:
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--source", help="Where it came from, such as a hub name; no code opens it.")
 @click.option("--store", is_flag=True, help="Store its weights too, as `base push` does.")
+@verbose_option
 @json_option
 def add(name: str, directory: Path, source: str | None, store: bool, as_json: bool) -> None:
     """Record the model in DIRECTORY as the base NAME.

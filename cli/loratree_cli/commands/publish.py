@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from loratree_cli.output import bytes_text, json_option, pin_text, print_json, progress, say, working
+from loratree_cli.output import bytes_text, json_option, pin_text, print_json, progress, say, verbose_option, working
 from loratree_registry.connect import connected
 from loratree_registry.core.paths import LEVELS, Level
 from loratree_registry.settings import Settings
@@ -20,6 +20,7 @@ from loratree_registry.settings import Settings
 @click.option("--manifest", type=click.Path(path_type=Path), metavar="FILE", help="Publish all adapters in FILE.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="With --manifest: threads.")
 @click.option("--dry-run", is_flag=True, help="With --manifest: check every line and publish none.")
+@verbose_option
 @json_option
 def publish(
     directory: Path | None,

@@ -19,9 +19,11 @@ from loratree_composer.base.older_names import older_names
 from loratree_composer.base.past_forward import is_read_past_forward
 from loratree_composer.base.sharing import tensors, ties
 from loratree_composer.base.stored_tensor import digest_of, read_tensor, type_of
+from loratree_composer.base.token_ties import find_input_embedding, find_token_ties
 from loratree_composer.base.untied import remaining_ties
 from loratree_registry.core.manifest import PAST_FORWARD, BaseManifest, Parameter, check_manifest
 from loratree_registry.core.records import ADAPTER_CONFIG
+from loratree_registry.disk.plain_files import check_links, hub_snapshots
 from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.tensor_files.checkpoint import RESAVE, Checkpoint, TensorType, open_checkpoint
 
@@ -42,6 +44,9 @@ def read_base(directory: Path) -> BaseManifest:
         raise NotFound(
             f"{directory} is not a directory: expected the folder of a downloaded model, not a name on a hub"
         )
+    if (snapshot := hub_snapshots(directory)) is not None:
+        raise Invalid(f"{directory} is a folder of the hub's cache: give the snapshot in it, {snapshot}")
+    check_links(directory)
     model, checkpoint = meta_model(directory), open_checkpoint(directory)
     if (directory / ADAPTER_CONFIG).exists():
         raise Invalid(
@@ -55,7 +60,7 @@ def read_base(directory: Path) -> BaseManifest:
         manifest = manifest_of(model, Named(checkpoint, layout), leftovers=layout.leftovers)
         return manifest.with_layout(layout.names, layout.leftovers)
     except Invalid as error:
-        raise Invalid(f"{directory} is not a usable base: {error}") from error
+        raise Invalid(f"{directory} is not a usable base: {error}", details=error.details) from error
 
 
 def meta_model(directory: Path) -> nn.Module:
@@ -113,13 +118,15 @@ def manifest_of(module: nn.Module, source: Tensors, *, leftovers: Sequence[str] 
             )
     firsts = {parameter.name: parameter.tied_to or parameter.name for parameter in parameters}
     remaining = {name: first for name, first in remaining_ties(module).items() if firsts[name] == firsts[first]}
-    older = older_names(module)
+    older, embedding = older_names(module), find_input_embedding(module)
     return check_manifest(
         BaseManifest(
             parameters=tuple(sorted(parameters, key=lambda parameter: parameter.name)),
             architecture=type(module).__name__,
             remaining_ties=remaining,
             casts=cast_digests(module, source, firsts, types),
+            input_embedding=embedding if f"{embedding}.weight" in firsts else None,
+            token_ties=tuple(name for name in find_token_ties(module) if f"{name}.weight" in firsts),
             older_modules=older.known or None,
             lost_modules=older.unknown or None,
             vocabulary_size=_read_vocabulary_size(module),

@@ -22,6 +22,7 @@ _PACKAGES: Final = (
     "torchao",
 )
 _INTEGRATIONS: Final = "transformers.integrations."
+_OWN: Final = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")  # torch's own quantised layers
 _WRAPPERS: Final = "transformers.integrations.executorch"
 _SIZES: Final = (("out_features", "in_features"), ("outfeatures", "infeatures"))
 
@@ -70,6 +71,8 @@ def _package_of(cls: type) -> str:
     module = cls.__module__
     if module.startswith(_INTEGRATIONS) and module != _WRAPPERS:
         return "transformers"
+    if module.startswith(_OWN):
+        return "torch.ao"
     root = module.partition(".")[0]
     return root if root in _PACKAGES else ""
 

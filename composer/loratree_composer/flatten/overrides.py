@@ -96,8 +96,11 @@ def within(name: str, modules: Collection[str]) -> bool:
 def _add_rows(overrides: FlatOverrides, name: str, parts: FlatParts, base: BaseIndex) -> None:
     """Add the rows of a tensor. PEFT trains an embedding and the tensors tied to it on the same rows and values."""
     rows, values = parts.rows[name]
-    source = base.source(name).name
-    if source != name and source in parts.rows and base.parameters[source].kind == "Embedding":
+    sources = {
+        f"{tied}.weight": f"{embedding}.weight" for embedding, names in base.token_ties().items() for tied in names
+    }
+    source = sources.get(name, name)
+    if source != name and source in parts.rows:
         ids, others = parts.rows[source]
         if torch.equal(ids, rows) and torch.equal(others, values):
             overrides.keys[name] = _row_key(source)

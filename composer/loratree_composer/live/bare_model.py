@@ -52,18 +52,18 @@ def _check_plain(model: nn.Module) -> None:
         raise Invalid(problem)
     if is_stacked(model):
         raise Conflict(
-            "the model, or the one that it was copied from, carries a composition: call its Composer's restore() first"
+            "the model, or the one that it was copied from, carries a composition: call its Composer's restore(), or "
+            "Composer.reset(model)"
         )
 
 
 def _find_unusable_weights(model: nn.Module) -> Iterator[str]:
     """Yield a sentence for each reason why the model's weights are not the base's plain tensors."""
     own: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
-    if sharded := [name for name, tensor in own if type(tensor).__name__ == "DTensor"]:
+    if (sharded := next(_find_shards(model, own), None)) is not None:
         yield (
-            f"the model is sharded ({listed(sharded, limit=1)} is a DTensor, as FSDP2 and tensor parallelism make it), "
-            "and each process holds a part of a weight: load the whole model on one device, or compose to files first "
-            "and shard the result"
+            f"the model is sharded ({sharded}), and each process holds a part of a weight: load the whole model on one "
+            "device, or compose to files first and shard the result"
         )
     hooked = [name for name, layer in model.named_modules() if hasattr(layer, "_hf_hook")]
     if hooked and (offloaded := [name for name, tensor in own if tensor.is_meta]):
@@ -71,3 +71,14 @@ def _find_unusable_weights(model: nn.Module) -> Iterator[str]:
             f"the model is offloaded by accelerate ({listed(offloaded, limit=1)} is on the meta device between "
             "passes): load it with a device_map of devices that hold all of it"
         )
+
+
+def _find_shards(model: nn.Module, own: list[tuple[str, Tensor]]) -> Iterator[str]:
+    for name, layer in model.named_modules():
+        if type(layer).__module__.startswith("torch.distributed.fsdp") and isinstance(layer, nn.Module):
+            yield f"{name or 'it'} is a {type(layer).__name__}"
+    for name, tensor in own:
+        if type(tensor).__name__ == "DTensor":
+            yield f"{name} is a DTensor, as FSDP2 and tensor parallelism make it"
+        elif hasattr(tensor, "ds_id") or hasattr(tensor, "ds_shape"):
+            yield f"{name} is a parameter of DeepSpeed ZeRO-3"

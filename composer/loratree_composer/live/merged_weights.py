@@ -84,18 +84,21 @@ class MergedWeights:
         """Write every pristine value back, bit for bit. The copies stay for the next merge.
 
         If tensors are gone, have another shape or cannot be read from files, all others are restored, and then Invalid
-        is raised with a list of these tensors. The next call tries again to read from files.
+        is raised with a list of these tensors. The next call tries again.
         """
         problems = self._restore(self._merged)
         self._untied.take_back()
         _check_restored(problems)
 
     def release(self) -> None:
-        """Restore the base, and free the copies and the cached sums."""
-        self.restore()
-        self._pristine.forget()
-        if self._prefixes is not None:
-            self._prefixes.clear()
+        """Restore the base, and free the copies and the cached sums, also if not all of the base is back."""
+        try:
+            self.restore()
+        finally:
+            self._merged.clear()
+            self._pristine.forget()
+            if self._prefixes is not None:
+                self._prefixes.clear()
 
     def _merge(self, name: str, tensor: Tensor, program: Program) -> None:
         if is_known(program.key) and self._merged.get(name) == (program.key, stamp(tensor)) and stamp(tensor):
@@ -140,9 +143,9 @@ class MergedWeights:
     def _write_back(self, name: str, tensor: Tensor | None) -> list[str]:
         if self._untied.original(name) is None:
             pristine = None if tensor is None else self._pristine.read(name, tensor)
-            if tensor is None or pristine is None or pristine.shape != tensor.shape:
-                del self._merged[name]
-                return [f"{name} is gone, or has another shape"]
+            if tensor is None or pristine is None or not _can_hold(tensor, pristine):
+                self._merged[name] = None  # the next restore tries again: a wrapper may be taken off until then
+                return [f"{name} is gone, is offloaded or sharded now, or has another shape"]
             with full_float32(), writing(tensor):
                 tensor.detach().copy_(pristine)
             self._pristine.is_back(name, tensor)
@@ -155,9 +158,14 @@ class MergedWeights:
         return {name: live[name] for name in names}
 
 
+def _can_hold(tensor: Tensor, pristine: Tensor) -> bool:
+    """Return whether a pristine value can be written into the tensor: it has memory of its own, and that shape."""
+    return tensor.shape == pristine.shape and not tensor.is_meta and type(tensor).__name__ != "DTensor"
+
+
 def _check_restored(problems: list[str]) -> None:
     if problems:
         raise Invalid(
-            f"not all of the base is back ({listed(problems)}): a tensor must not be replaced or reshaped while a "
-            "chain is merged into it, so load the model again"
+            f"not all of the base is back ({listed(problems)}): put the tensors back and restore again, or load the "
+            "model again: none may be replaced, reshaped or moved away while a chain is merged into it"
         )

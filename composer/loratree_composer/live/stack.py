@@ -1,6 +1,7 @@
 """A chain that runs beside a live module's layers and leaves their weights untouched: y = G ⊙ (Wx) + B(Ax) + b."""
 
 from collections.abc import Mapping, Sequence
+from types import MethodType
 from typing import Final
 
 import torch
@@ -82,11 +83,7 @@ class Stack:
             drop_compiled()
         for name, beside in self._beside.items():
             beside.stop()
-            attributes = vars(self._module.get_submodule(name))
-            if attributes.get(INNER) is beside:
-                attributes[INNER] = self._inner.pop(name)
-            if attributes.get("forward") is beside:
-                del attributes["forward"]
+            _take_off(self._module.get_submodule(name), beside, self._inner.get(name))
         for name, original in self._originals.items():
             put_back(self._module, name, original)
         self._beside, self._copies, self._originals, self._inner = {}, {}, {}, {}
@@ -152,6 +149,24 @@ def fits(module: nn.Module, layers: Mapping[str, StackedLayer]) -> bool:
     """Return whether the layers of an earlier stack can be installed again: nothing was replaced, cast or moved."""
     named = dict(module.named_modules())
     return all(name in named and layer.is_of(named[name]) for name, layer in layers.items())
+
+
+def strip(module: nn.Module) -> None:
+    """Give every layer of a copy of a stacked module its own forward back."""
+    for layer in module.modules():
+        for name in ("forward", INNER):
+            if isinstance(beside := vars(layer).get(name), StackedLayer):
+                _take_off(layer, beside, None)
+
+
+def _take_off(layer: nn.Module, beside: StackedLayer, inner: object | None) -> None:
+    """Give the layer its own forward back, inside a hook of accelerate too; `inner` is what the hook had before."""
+    attributes = vars(layer)
+    if attributes.get(INNER) is beside:
+        # A hook that was put around the stack took it for the layer's own forward.
+        attributes[INNER] = MethodType(type(layer).forward, layer) if inner is None else inner
+    if attributes.get("forward") is beside:
+        del attributes["forward"]
 
 
 def is_stacked(module: nn.Module) -> bool:

@@ -101,8 +101,8 @@ class StackedQuantised(StackedLayer):
 
 
 def device_of(layer: nn.Module) -> torch.device:
-    """Return the device of the layer's tensors."""
-    return next(tensor.device for tensor in (*layer.parameters(), *layer.buffers()))
+    """Return the device of the layer's tensors. Torch's own quantised layers have none, and run on the CPU."""
+    return next((tensor.device for tensor in (*layer.parameters(), *layer.buffers())), torch.device("cpu"))
 
 
 class StackedWeight(StackedLayer):

@@ -1,13 +1,13 @@
 """Tensors that several names of a module share, with separate memory for a name while its value differs."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from loratree_composer.arithmetic.program import Program
-from loratree_composer.base.sharing import overlapping, sharers
+from loratree_composer.base.sharing import overlapping, sharers, tensors
 from loratree_composer.live.fit import owner
 
 
@@ -20,28 +20,30 @@ class UntiedTensors:
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self._shared: dict[str, Tensor] = {}
+        self._copies: dict[str, Tensor] = {}
 
-    def give(self, tensors: Mapping[str, Tensor], programs: Mapping[str, Program]) -> dict[str, Tensor]:
+    def give(self, given: Mapping[str, Tensor], programs: Mapping[str, Program]) -> dict[str, Tensor]:
         """Return the tensors to write for `programs`: the given tensor, or a copy if other names share its memory.
 
         A name that was untied earlier and has no program now is tied again. A copy holds the shared tensor's value.
         """
         for name in [name for name in self._shared if name not in programs]:
             self._tie(name)
-        targets = dict(tensors)
-        shared = {*sharers(self._module, set(tensors)), *overlapping(tensors), *self._find_users_of_originals(tensors)}
+        targets = dict(self._read(given)) if self._repair() else dict(given)
+        users = self._find_users_of_originals(targets)
+        shared = {*sharers(self._module, set(targets)), *overlapping(targets), *users}
         for name in sorted(shared):
             self._shared[name] = targets[name]
-            targets[name] = _copy(targets[name])
+            targets[name] = self._copies[name] = _copy(targets[name])
             put(self._module, name, targets[name])
         if shared:
             drop_compiled()
         return targets
 
-    def _find_users_of_originals(self, tensors: Mapping[str, Tensor]) -> list[str]:
+    def _find_users_of_originals(self, given: Mapping[str, Tensor]) -> list[str]:
         """Return the names in the memory of a shared tensor that another name was untied from earlier."""
         storages = {original.untyped_storage()._cdata for original in self._shared.values()}
-        return [name for name, tensor in tensors.items() if tensor.untyped_storage()._cdata in storages]
+        return [name for name, tensor in given.items() if tensor.untyped_storage()._cdata in storages]
 
     def original(self, name: str) -> Tensor | None:
         """Return the shared tensor that `name` was untied from, or None if `name` is not untied."""
@@ -58,9 +60,30 @@ class UntiedTensors:
             self._tie(name)
 
     def _tie(self, name: str) -> None:
+        self._repair()
         put_back(self._module, name, self._shared[name])
-        del self._shared[name]
+        del self._shared[name], self._copies[name]
         drop_compiled()
+
+    def _repair(self) -> bool:
+        """Give every name that was tied to an untied copy its shared tensor back; return whether there was one.
+
+        `model.tie_weights()` ties the other names of a tensor to the copy if the copy has the name that they are tied
+        to: the shared tensor would be lost, and the other names would carry the composition.
+        """
+        live, repaired = tensors(self._module), False
+        for name, copy in self._copies.items():
+            for other in [other for other, tensor in live.items() if tensor is copy and other != name]:
+                put_back(self._module, other, self._shared[name])
+                repaired = True
+            if name in live and live[name] is self._shared[name]:  # tied again itself
+                put(self._module, name, copy)
+                repaired = True
+        return repaired
+
+    def _read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        live = tensors(self._module)
+        yield from ((name, live[name]) for name in names)
 
 
 def put(module: nn.Module, name: str, tensor: Tensor) -> None:

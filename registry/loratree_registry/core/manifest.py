@@ -48,6 +48,9 @@ class BaseManifest:
     `casts` has the digests of embeddings and heads in other dtypes, by name and dtype code: PEFT saves copies of them
     beside a LoRA, in the dtype of the training. None if the base was recorded without them.
 
+    `input_embedding` is the module that embeds the input, and `token_ties` are the modules that PEFT trains on the same
+    token rows; None if the base was recorded without them.
+
     `older_modules` maps the names that modules had before transformers renamed them to the present ones, where PEFT
     renames them in an adapter's file too. `lost_modules` are those that PEFT does not.
     """
@@ -59,6 +62,8 @@ class BaseManifest:
     stored_names: dict[str, str] | None = field(default=None, hash=False)
     leftovers: tuple[str, ...] = ()
     casts: dict[str, dict[str, str]] | None = field(default=None, hash=False)
+    input_embedding: str | None = None
+    token_ties: tuple[str, ...] | None = None
     older_modules: dict[str, str] | None = field(default=None, hash=False)
     lost_modules: dict[str, str] | None = field(default=None, hash=False)
 
@@ -94,6 +99,8 @@ class BaseManifest:
         return replace(
             widened,
             casts=_union(other.casts, self.casts),
+            input_embedding=self.input_embedding or other.input_embedding,
+            token_ties=self.token_ties if self.token_ties is not None else other.token_ties,
             older_modules=_union(other.older_modules, self.older_modules),
             lost_modules=_union(other.lost_modules, self.lost_modules),
         )
@@ -125,8 +132,10 @@ def _union(new: dict[str, Any] | None, known: dict[str, Any] | None) -> dict[str
 def read_manifest(document: dict[str, Any]) -> BaseManifest:
     """Return the manifest that `document`, its stored JSON, describes."""
     parameters = tuple(Parameter(**(stored | {"shape": tuple(stored["shape"])})) for stored in document["parameters"])
-    leftovers = tuple(document.get("leftovers", ()))
-    return BaseManifest(**(document | {"parameters": parameters, "leftovers": leftovers}))
+    lists = {name: document[name] for name in ("leftovers", "token_ties") if document.get(name) is not None}
+    return BaseManifest(
+        **(document | {"parameters": parameters} | {name: tuple(given) for name, given in lists.items()})
+    )
 
 
 def check_manifest(manifest: BaseManifest) -> BaseManifest:
@@ -184,6 +193,9 @@ def _find_wrong_layout(manifest: BaseManifest) -> list[str]:
         f"{name} stands for {target}, which is no parameter" for name, target in other.items() if target not in own
     ]
     modules = {name.rpartition(".")[0] for name in own}
+    embeddings = [manifest.input_embedding] if manifest.input_embedding is not None else []
+    embeddings += manifest.token_ties or ()
+    problems += [f"{ascii(name)[:100]} is no embedding: no such module" for name in embeddings if name not in modules]
     for older in (manifest.older_modules or {}, manifest.lost_modules or {}):
         problems += [f"{name} is an older name of no module" for name, new in older.items() if new not in modules]
         problems += [f"{name} is a module and an older name" for name in older if name in modules]

@@ -30,3 +30,18 @@ def read_plain(path: Path, *, limit: int, remedy: str) -> bytes:
     if len(content) > limit:
         raise Invalid(f"{path} is larger than {limit} bytes: {remedy}")
     return content
+
+
+def check_links(folder: Path) -> None:
+    """Raise Invalid if a config or weights are a link to nothing, as half a download leaves them in the hub's cache."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".safetensors") and path.is_symlink() and not path.exists():
+            raise Invalid(f"{path} is a link to {path.readlink()}, which is not there: download the files again")
+
+
+def hub_snapshots(folder: Path) -> Path | None:
+    """Return the newest snapshot if `folder` is a repository's folder in the hub's cache, or None if it is not."""
+    snapshots = folder / "snapshots"
+    if not (folder / "blobs").is_dir() or not snapshots.is_dir():
+        return None
+    return max(snapshots.iterdir(), key=lambda path: path.stat().st_mtime, default=None)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.records import AdapterSummary
 from loratree_registry.errors import Invalid, listed
+from loratree_registry.peft_format.causes import likely_cause
 from loratree_registry.peft_format.config import (
     PEFT_VERSION,
     canonical_config,
@@ -68,10 +69,14 @@ def classify(
     values = overrides.read(tensors.rest)
     changed = {module.parameter for module in modules} | {value.parameter for value in values}
     rows = TokenRows(saved, changed).read(tensors.rows)
-    findings.check()
+    findings.check(lambda: likely_cause(header.tensors, saved.base))
     if not (modules or values or rows):
         raise Invalid(
-            "the adapter cannot be published: it holds no lora_A and lora_B, and nothing else that was trained"
+            "the adapter cannot be published: "
+            + (
+                likely_cause(header.tensors, saved.base)
+                or "it holds no lora_A and lora_B, and nothing else that was trained"
+            )
         )
     unread = tuple(sorted([*tensors.unread, *low_rank.unread]))
     return AdapterSpec(modules, tuple(sorted(overrides.copies)), values, rows, unread)

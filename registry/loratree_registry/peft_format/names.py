@@ -57,6 +57,7 @@ class BaseIndex:
         self.kinds: dict[str, str] = {}
         self._owned: dict[str, list[Parameter]] = defaultdict(list)
         self._ties: dict[str, list[str]] = defaultdict(list)
+        self.input_embedding, self._token_ties = manifest.input_embedding, manifest.token_ties
         for parameter in manifest.parameters:
             self.kinds[module_of(parameter.name)] = parameter.kind
             self._owned[module_of(parameter.name)].append(parameter)
@@ -74,6 +75,23 @@ class BaseIndex:
     def renamed_to(self, module: str) -> str | None:
         """Return the present name of a module whose older name is `module`, or None if it is not known."""
         return self.older_modules.get(module) or self.lost_modules.get(module)
+
+    def token_ties(self) -> dict[str, list[str]]:
+        """Map an embedding to the modules that PEFT trains on the same token rows; {} if the config ties nothing.
+
+        A base that was recorded without its input embedding has the ties of each embedding that is a tensor's first
+        name, which is right for most models.
+        """
+        if self.untied:
+            return {}
+        if self._token_ties is not None:
+            return {} if self.input_embedding is None else {self.input_embedding: list(self._token_ties)}
+        firsts = [first for first in self._ties if len(self._ties[first]) > 1]
+        return {
+            module_of(first): [module_of(name) for name in self._ties[first] if name != first]
+            for first in firsts
+            if self.parameters[first].kind == "Embedding"
+        }
 
     def owned(self, module: str) -> list[Parameter]:
         """Return the parameters that `module` owns directly, not through a submodule."""

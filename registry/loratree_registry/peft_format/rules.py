@@ -53,7 +53,11 @@ BASE_COPY: Final = Refusal(
     "a copy of the base's weights with other values",
     "the base is shared, so a copy must have the same bytes; save_embedding_layers=False leaves copies out",
 )
-VOCABULARY: Final = Refusal("a resized vocabulary", "the tree's base has no rows for added tokens; train without them")
+VOCABULARY: Final = Refusal(
+    "a resized vocabulary",
+    "the base has another number of rows; resize the base as for the training (resize_token_embeddings), save it as a "
+    "base of its own, and publish to its tree",
+)
 OTHER_SHAPE: Final = Refusal("a value of another shape than the base's", "publish to a tree whose base has that shape")
 TOKENS_KIND: Final = Refusal(
     "trainable_token_indices on such a layer",

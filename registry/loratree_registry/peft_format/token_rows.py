@@ -28,15 +28,49 @@ class TokenRows:
 
     def read(self, tensors: Mapping[str, str]) -> tuple[RowsSpec, ...]:
         """Read the tensors (module in the file → key); return the rows, sorted by parameter; record each problem."""
-        specs = [rows for module, key in tensors.items() for rows in self._read_module(module, key, tensors)]
-        base = self._saved.base
-        trained = {module_of(name) for rows in specs for name in base.trained_with(rows.parameter)} | set(tensors)
+        loaded = self._find_loaded(tensors)
+        specs = [rows for module, key in tensors.items() for rows in self._read_module(module, key, loaded)]
+        trained = {*loaded, *tensors}
         for end in sorted(self._ids):
             if not any(module.endswith(end) for module in trained):
                 self._saved.findings.add(
                     f"trainable_token_indices names {end or 'rows'}, and the file holds none of them"
                 )
+        for module in sorted(module for module, source in loaded.items() if module == source and module not in tensors):
+            self._saved.findings.add(
+                f"trainable_token_indices chooses rows of {module}, and the file does not hold them"
+            )
         return tuple(sorted(specs, key=lambda rows: rows.parameter))
+
+    def _find_loaded(self, tensors: Collection[str]) -> dict[str, str]:
+        """Map each module whose rows PEFT replaces to the module whose rows it takes: its own, or an embedding's.
+
+        A plain list chooses the input embedding. Of several entries that fit tied modules, those that name a tied
+        module in full are skipped if all ids are the same, and nothing is tied if they differ.
+        """
+        base, ids, ties = self._saved.base, self._ids, self._saved.base.token_ties()
+        if "" in ids:
+            named = base.input_embedding
+            own = set(tensors) if named is None else {named}
+            return {
+                **{tied: module for module in own for tied in ties.get(module, ())},
+                **{module: module for module in own},
+            }
+        skipped: set[str] = set()
+        differing: set[str] = set()
+        for embedding, tied in ties.items():
+            fitting = [end for end in ids if embedding.endswith(end) or any(_fits(end, name) for name in tied)]
+            if len(ids) > 1 and len(fitting) > 1:
+                if all(ids[end] == ids[fitting[0]] for end in fitting):
+                    skipped |= set(fitting) & set(tied)
+                else:
+                    differing.add(embedding)
+        ends = tuple(end for end in ids if end not in skipped)
+        loaded = {module: module for module in base.kinds if ends and module.endswith(ends)}
+        for embedding, tied in ties.items():
+            if embedding in loaded and embedding not in differing:
+                loaded = {name: embedding for name in tied if name in base.kinds} | loaded
+        return loaded
 
     def _read_ids(self, value: object) -> dict[str, Ids]:
         """Return the ids by the end of a module's name. A plain list has the empty end, which fits every module."""
@@ -48,7 +82,7 @@ class TokenRows:
         self._saved.findings.add(f"trainable_token_indices is {shown(value)}, expected a list of token ids")
         return {}
 
-    def _read_module(self, module: str, key: str, keys: Collection[str]) -> Iterator[RowsSpec]:
+    def _read_module(self, module: str, key: str, loaded: Mapping[str, str]) -> Iterator[RowsSpec]:
         parameter, base = f"{module}.weight", self._saved.base
         chosen = {ids for end, ids in self._ids.items() if module.endswith(end)}
         if parameter not in base.parameters:
@@ -56,25 +90,17 @@ class TokenRows:
         elif len(chosen) != 1:
             several = "several lists" if chosen else "no list"
             self._saved.findings.add(f"trainable_token_indices has {several} of ids for {module}")
+        elif loaded.get(module) != module:
+            self._saved.findings.add(
+                f"tensor {key} has rows of {module}, and PEFT would not load them with this config"
+            )
         elif self._is_valid(parameter, key, ids := next(iter(chosen))):
-            for name in self._find_trained_parameters(parameter, keys):
+            for name in (f"{tied}.weight" for tied, source in loaded.items() if source == module):
                 if (refusal := self._find_refusal(name, is_own=name == parameter)) is not None:
                     self._saved.findings.refuse(refusal, module_of(name))
                     continue
                 tensor = self._saved.tensors[key]
                 yield RowsSpec(parameter=name, key=key, rows=ids, dtype=tensor.dtype, shape=tensor.shape)
-
-    def _find_trained_parameters(self, parameter: str, keys: Collection[str]) -> list[str]:
-        """Return the parameters that PEFT trains with these rows: for an embedding, its ties too.
-
-        If one of the ties has rows of its own, their ids differ, and PEFT ties none of them.
-        """
-        own = self._saved.base.parameters[parameter]
-        if own.tied_to is not None or own.kind != "Embedding":
-            return [parameter]
-        tied = self._saved.base.trained_with(parameter)
-        has_others = any(module_of(name) in keys for name in tied if name != parameter)
-        return [parameter] if has_others else tied
 
     def _is_valid(self, parameter: str, key: str, ids: Ids) -> bool:
         shape = self._saved.base.parameters[parameter].shape
@@ -99,3 +125,8 @@ class TokenRows:
         if kind == "Linear" and f"{module}.bias" in self._saved.base.parameters:
             return TOKENS_BIAS
         return TOKENS_TWICE if parameter in self._changed and (is_own or kind == "Embedding") else None
+
+
+def _fits(end: str, module: str) -> bool:
+    """Return whether PEFT takes an entry for a tied module: by the end of its name, or by a word in it."""
+    return module.endswith(end) or end in module.split(".")

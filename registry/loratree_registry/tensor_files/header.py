@@ -27,6 +27,12 @@ ITEM_SIZES: Final[dict[str, int]] = {
 }
 
 _METADATA = "__metadata__"
+_POINTER: Final = b"version https://git-lfs"  # how a pointer of git-LFS begins, which stands for a file's content
+_EMPTY: Final = "is empty"
+_GATHER: Final = (
+    "DeepSpeed ZeRO-3 leaves empty tensors if one process saves its own part; save with "
+    "stage3_gather_16bit_weights_on_model_save, or convert the checkpoint with zero_to_fp32.py"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,10 @@ def read_header(stream: BinaryIO, size: int, *, name: str = "the safetensors fil
     document = _parse(text, name)
     metadata = _check_metadata(document.pop(_METADATA, {}), name)
     if not document:
-        raise Invalid(f"{name} holds no tensors: save the adapter again with save_pretrained")
+        raise Invalid(
+            f"{name} holds no tensors, as a process writes it that holds no part of a sharded model: save the "
+            "whole model on the first process, with save_pretrained"
+        )
     tensors = _parse_tensors(document, 8 + length, name)
     _check_contiguous(tensors, 8 + length, size, name)
     return Header(tensors, metadata, 8 + length, size)
@@ -72,6 +81,8 @@ def _read_length(stream: BinaryIO, size: int, name: str) -> int:
     prefix = _read_exactly(stream, 8)
     if len(prefix) < 8:
         raise Invalid(f"{name} is truncated: it has {len(prefix)} bytes, a safetensors file starts with 8 of length")
+    if prefix == _POINTER[:8]:
+        raise Invalid(f"{name} is a pointer of git-LFS, not the file itself: run git lfs pull where it was cloned")
     length = int.from_bytes(prefix, "little")
     if length > MAX_HEADER:
         raise Invalid(
@@ -114,15 +125,17 @@ def _check_metadata(value: object, name: str) -> dict[str, str]:
 def _parse_tensors(document: dict[str, Any], data_start: int, name: str) -> dict[str, Tensor]:
     if len(document) > MAX_TENSORS:
         raise Invalid(f"{name} names {len(document)} tensors, at most {MAX_TENSORS} are read: it is not an adapter")
-    tensors, problems = {}, []
+    tensors, problems, empty = {}, [], 0
     for key, entry in document.items():
         parsed = name_problem(key) or _parse_tensor(entry, data_start)
         if isinstance(parsed, Tensor):
             tensors[key] = parsed
         else:
             problems.append(f"tensor {shortened(ascii(key))} {parsed}")
+            empty += parsed.startswith(_EMPTY)
     if problems:
-        raise Invalid(f"{name} is not usable: {listed(problems)}: save the adapter again")
+        remedy = "save the adapter again" if empty <= len(problems) / 2 else _GATHER
+        raise Invalid(f"{name} is not usable: {listed(problems, limit=1)}: {remedy}", details=problems)
     return dict(sorted(tensors.items(), key=lambda item: item[1].start))
 
 
@@ -139,7 +152,7 @@ def _parse_tensor(entry: object, data_start: int) -> Tensor | str:
         return f"has the data_offsets {shortened(ascii(offsets))}, expected its first byte and the one past its last"
     size = math.prod(shape) * ITEM_SIZES[dtype]
     if size == 0:
-        return f"is empty: its shape is {shape}"
+        return f"{_EMPTY}: its shape is {shape}"
     start, end = offsets
     if end - start != size:
         return f"has {end - start} bytes, {dtype} of shape {shape} takes {size}"
@@ -158,7 +171,7 @@ def _check_contiguous(tensors: dict[str, Tensor], data_start: int, size: int, na
             problems.append(f"tensor {shortened(ascii(key))} {what} (byte {tensor.start}, expected {position})")
         position = max(position, tensor.end)
     if problems:
-        raise Invalid(f"{name} is not usable: {listed(problems)}: save the adapter again")
+        raise Invalid(f"{name} is not usable: {listed(problems, limit=3)}: save the adapter again", details=problems)
     if position > size:
         raise Invalid(f"{name} is truncated: its tensors need {position} bytes and it has {size}, copy it again")
     if position < size:

@@ -21,6 +21,7 @@ NO_ROUTE: Final = "no-route"
 _URN: Final = "urn:loratree:problem:"
 KINDS: Final = (Invalid, NotFound, Gone, NotUploaded, Conflict, Quarantined, Corrupt, Unavailable)
 _KINDS: Final = {kind("").slug: kind for kind in KINDS}
+MAX_DETAILS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,7 @@ class Problem:
     """The reason why a request failed. `detail` is one sentence for a person; `type` and `status` are for programs.
 
     A conflict over an alias sets `current`: the version that the alias names now, or 0 if the alias is not set.
+    `details` are the single problems if there are more than the sentence names, at most 1,000.
     """
 
     type: str
@@ -36,6 +38,7 @@ class Problem:
     detail: str
     instance: str
     current: int | None = None
+    details: tuple[str, ...] | None = None
 
     @property
     def slug(self) -> str:
@@ -51,6 +54,8 @@ def problem(slug: str, title: str, status: int, detail: str, instance: str) -> P
 def problem_of(error: LoratreeError, instance: str) -> Problem:
     """Convert an error to its problem document."""
     document = problem(error.slug, error.title, error.status, str(error), instance)
+    if error.details:
+        document = replace(document, details=error.details[:MAX_DETAILS])
     return replace(document, current=error.current) if isinstance(error, Conflict) else document
 
 
@@ -90,7 +95,7 @@ def error_of(problem: Problem) -> LoratreeError:
     """Convert a problem document back to its error, with the same sentence on one line for a terminal."""
     sentence = one_line(problem.detail)
     if problem.slug in _KINDS:
-        error = _KINDS[problem.slug](sentence)
+        error = _KINDS[problem.slug](sentence, details=tuple(map(one_line, problem.details or ())))
         if isinstance(error, Conflict):
             error.current = problem.current
         return error

@@ -12,7 +12,7 @@ from loratree_registry.core.digests import FileDigest, content_digest
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.records import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from loratree_registry.core.strict_json import parse_json
-from loratree_registry.disk.plain_files import open_plain, read_plain
+from loratree_registry.disk.plain_files import check_links, hub_snapshots, open_plain, read_plain
 from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.peft_format.classify import canonical_config, classify, warnings
 from loratree_registry.peft_format.spec import AdapterSpec
@@ -62,7 +62,7 @@ class AdapterDirectory:
         try:
             return classify(self.config, self.header, manifest, digests=self.digests, on_base=on_base, untied=untied)
         except Invalid as error:
-            raise Invalid(f"{self.path}: {error}") from error
+            raise Invalid(f"{self.path}: {error}", details=error.details) from error
 
     def check_against(self, manifest: BaseManifest, *, on_base: bool = True, untied: bool = False) -> None:
         """Check the modules against a base as `spec` does, only for its errors. Raises Invalid."""
@@ -93,6 +93,7 @@ def read_adapter_directory(path: Path) -> AdapterDirectory:
     Raises NotFound if there is no such folder, Invalid if it holds no adapter that can be published.
     """
     entries = _list_names(path)
+    check_links(path)
     if ADAPTER_CONFIG not in entries:
         raise Invalid(_explain_no_config(path, entries))
     config = read_config(path / ADAPTER_CONFIG)
@@ -143,6 +144,8 @@ def _explain_no_config(path: Path, entries: list[str]) -> str:
     named = [str(path / entry) for entry in entries if (path / entry / ADAPTER_CONFIG).is_file()]
     if named:
         return f"{path} holds no adapter of its own but one in each of {listed(named, limit=5)}: publish one of these"
+    if (snapshots := hub_snapshots(path)) is not None:
+        return f"{path} is a folder of the hub's cache: give the snapshot in it, {snapshots}"
     if "config.json" in entries:
         return f"{path} holds a whole model and no adapter ({ADAPTER_CONFIG} is missing): add it with loratree base add"
     return f"{path} holds no {ADAPTER_CONFIG}: give the folder that save_pretrained or a Trainer wrote"

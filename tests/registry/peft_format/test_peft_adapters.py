@@ -48,11 +48,11 @@ def spec_of(saved: Saved, manifest: BaseManifest) -> AdapterSpec:
 
 
 def refusal(saved: Saved, manifest: BaseManifest) -> str:
-    """Return the one sentence that refuses an adapter."""
+    """Return the one sentence that refuses an adapter, and its details."""
     with pytest.raises(Invalid) as refused:
         spec_of(saved, manifest)
     assert "\n" not in str(refused.value)
-    return str(refused.value)
+    return "; ".join([str(refused.value), *refused.value.details])
 
 
 def named(rows: tuple[Row, ...]) -> list[Any]:
