@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +10,7 @@ from weakref import finalize
 from torch import nn
 
 from loratree_composer.adapters.adapter import WeightedChain, programs_of
-from loratree_composer.adapters.budget import DEFAULT, Budget
+from loratree_composer.adapters.budget import DEFAULT, Budget, Memory
 from loratree_composer.adapters.reader import AdapterReader
 from loratree_composer.base.files import load_base, open_base
 from loratree_composer.base.identify import identify
@@ -31,29 +30,6 @@ from loratree_registry.errors import Invalid, listed
 from loratree_registry.settings import Settings
 
 Weights = Mapping[str, float]  # level weights by path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """What a Composer holds beside the model, in bytes.
-
-    `adapters`, `programs`, `stacks` and `prefix_sums` are kept only to be faster, and share `budget`. `pristine` is the
-    untouched weights of a merge, on the host or the device, and the copies of names that a chain has untied. `stacked`
-    is the factors and the composed copies on the model now, unless they are kept in `stacks`.
-    """
-
-    budget: int
-    adapters: int
-    programs: int
-    stacks: int
-    prefix_sums: int
-    pristine: int
-    stacked: int
-
-    @property
-    def total(self) -> int:
-        """The sum of everything that is held."""
-        return self.adapters + self.programs + self.stacks + self.prefix_sums + self.pristine + self.stacked
 
 
 class Composer:
@@ -117,6 +93,8 @@ class Composer:
         self._live = LiveComposition(self, model, merged)
         self._recent = RecentPrograms(self._budget)
         self._stacks = RecentStacks(self._budget)
+        # The call that put the present composition on. No bound method: a cycle would keep a lost Composer alive.
+        self._again: tuple[str, str, dict[str, Any]] | None = None
 
     @classmethod
     def from_pretrained(
@@ -124,27 +102,46 @@ class Composer:
         ref: str,
         registry: Registry | None = None,
         *,
+        merged: str | None = None,
         follow: str | None = None,
         weights: Weights | None = None,
+        verify: bool = True,
+        pristine: PristinePlace = "host",
+        prefixes: bool | None = None,
+        budget: int = DEFAULT,
         home: Path | None = None,
         **loading: Any,
     ) -> Self:
         """Load the base of `ref` with transformers, and stack the chain of `ref` on it; `model` is the result.
 
         The base is read from the folder that `loratree base add` recorded on this machine. `loading` are arguments of
-        transformers' from_pretrained, for example `dtype` or `device_map`; the default dtype is the checkpoint's.
-        Raises NotFound if the folder is not known, and what `Composer` and `use` raise.
+        transformers' from_pretrained, for example `dtype` or `device_map`; the default dtype is the checkpoint's. The
+        others are those of `Composer` and `use`. Raises NotFound if the folder is not known, and what these two raise.
         """
         home = home or Settings.from_environment().home
         is_own = registry is None
         registry = connect() if registry is None else registry
-        base = registry.base(base_of(parse_ref(ref).path))
-        model = load_base(base, home, **loading)
-        # The base's name is known, and its files were compared when the base was added; the values are compared again.
-        composer = cls(model, registry, base=base.name, home=home)
+        try:
+            base = registry.base(base_of(parse_ref(ref).path))
+            model = load_base(base, home, **loading)
+            # The base's files were compared when the base was added; the values are compared again.
+            composer = cls(
+                model,
+                registry,
+                base=base.name,
+                verify=verify,
+                pristine=pristine,
+                prefixes=prefixes,
+                budget=budget,
+                home=home,
+            )
+            composer.use(ref, merged=merged, follow=follow, weights=weights)
+        except BaseException:
+            if is_own:
+                registry.close()
+            raise
         if is_own:
             finalize(composer, registry.close)
-        composer.use(ref, follow=follow, weights=weights)
         return composer
 
     @staticmethod
@@ -217,25 +214,32 @@ class Composer:
         resolution, chain = self._read(ref, follow, weights)
         depth = _depth_of(resolution, merged)
         make = partial(self._prepare_programs, resolution, chain)
+        self._again = None
         self._live.put_on(
             resolution,
             merged=partial(make, slice(0, depth)) if depth else None,
             stacked=partial(self._make_stack, resolution, chain, depth),
         )
+        self._again = "use", ref, {"merged": merged, "follow": follow, "weights": weights}
         return resolution
 
     @contextmanager
     def active(
         self, ref: str, *, merged: str | None = None, follow: str | None = None, weights: Weights | None = None
     ) -> Iterator[Resolution]:
-        """Stack the chain of `ref` for one `with` block, as `use` does; `restore` runs after the block.
+        """Stack the chain of `ref` for one `with` block, as `use` does; what was on the model before is back after it.
 
-        The bare base is back after the block, also if `merge` or another `use` was called in the block.
+        So blocks can be nested. After the outermost block the bare base is back, also if `merge` or another `use` was
+        called in it.
         """
+        before = self._again
         try:
             yield self.use(ref, merged=merged, follow=follow, weights=weights)
         finally:
             self.restore()
+            if before is not None:
+                call, earlier, options = before
+                getattr(self, call)(earlier, **options)
 
     def merge(self, ref: str, *, follow: str | None = None, weights: Weights | None = None) -> Resolution:
         """Merge the chain of `ref`: W' = W + Σ wᵢsᵢBᵢAᵢ, from the pristine weights. A failure restores the bare base.
@@ -246,11 +250,14 @@ class Composer:
         self._check_mergeable()
         resolution, chain = self._read(ref, follow, weights)
         make = partial(self._prepare_programs, resolution, chain, slice(None))
+        self._again = None
         self._live.put_on(resolution, merged=make, stacked=None)
+        self._again = "merge", ref, {"follow": follow, "weights": weights}
         return resolution
 
     def restore(self, *, release: bool = False) -> None:
         """Restore the bare base, bit for bit; `release` also frees the memory reserved for the next merge."""
+        self._again = None
         if not release:
             self._live.restore()
             return

@@ -1,7 +1,8 @@
 """A limit on the memory that a composer keeps only to be faster, and caches that share it."""
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from loratree_registry.errors import Invalid
@@ -19,6 +20,21 @@ class Budget:
             raise Invalid(f"a budget is a whole number of bytes from 0, got {limit!r}: 0 keeps nothing")
         self.limit: Final = limit
         self._held: dict[str, int] = {}
+        self._give_way: Callable[[], object] = lambda: None
+
+    def let_give_way(self, clear: Callable[[], object]) -> None:
+        """Name the cache that is cleared first if another one needs its memory."""
+        self._give_way = clear
+
+    def make_room(self, size: int) -> None:
+        """Clear the cache that gives way, unless `size` more bytes fit beside it."""
+        if size > self.free:
+            self._give_way()
+
+    @property
+    def free(self) -> int:
+        """The number of bytes that no cache holds."""
+        return self.limit - sum(self._held.values())
 
     def held(self, cache: str) -> int:
         """Return the number of bytes that a cache holds."""
@@ -26,11 +42,34 @@ class Budget:
 
     def left(self, cache: str) -> int:
         """Return the number of bytes that a cache may hold, beside all others."""
-        return self.limit - sum(self._held.values()) + self.held(cache)
+        return self.free + self.held(cache)
 
     def add(self, cache: str, size: int) -> None:
         """Count `size` more bytes in a cache, or fewer if it is negative."""
         self._held[cache] = self.held(cache) + size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What a Composer holds beside the model, in bytes.
+
+    `adapters`, `programs`, `stacks` and `prefix_sums` are kept only to be faster, and share `budget`. `pristine` is the
+    untouched weights of a merge, on the host or the device, and the copies of names that a chain has untied. `stacked`
+    is the factors and the composed copies on the model now, unless they are kept in `stacks`.
+    """
+
+    budget: int
+    adapters: int
+    programs: int
+    stacks: int
+    prefix_sums: int
+    pristine: int
+    stacked: int
+
+    @property
+    def total(self) -> int:
+        """The sum of everything that is held."""
+        return self.adapters + self.programs + self.stacks + self.prefix_sums + self.pristine + self.stacked
 
 
 class Cache(Generic[T]):
@@ -56,6 +95,7 @@ class Cache(Generic[T]):
     def put(self, key: Hashable, value: T, size: int) -> None:
         """Keep a value of `size` bytes, and remove others, or this one, until all fit."""
         self._remove(key)
+        self._budget.make_room(size)
         self._values[key] = value, size
         self._budget.add(self._name, size)
         while self._values and self._budget.held(self._name) > self._limit:

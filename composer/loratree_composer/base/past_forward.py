@@ -202,11 +202,21 @@ READ: Final[dict[str, tuple[str, ...]]] = {
     "value": ("LSHSelfAttention",),
 }
 
+# Model → the layer whose weight its head multiplies by, and whether this depends on the config's `legacy`.
+HEADS: Final = {
+    "DebertaForMaskedLM": ("deberta.embeddings.word_embeddings", True),
+    "DebertaV2ForMaskedLM": ("deberta.embeddings.word_embeddings", True),
+    "DiffusionGemmaForBlockDiffusion": ("embed_tokens", False),
+    "PerceiverForMaskedLM": ("perceiver.input_preprocessor.embeddings", False),
+}
+
 ENCODER: Final = ("linear1", "linear2", "self_attn")  # torch's TransformerEncoderLayer hands them to one kernel in eval
 
 
 def is_read_past_forward(module: nn.Module, name: str) -> bool:
     """Return whether `module`, a model, reads the weight of its layer `name` without calling the layer."""
+    if _is_read_by_head(module, name):
+        return True
     path = name.split(".")
     for depth in (1, 2):  # such a layer may be an entry of a list
         if depth > len(path):
@@ -218,6 +228,13 @@ def is_read_past_forward(module: nn.Module, name: str) -> bool:
         if own in ENCODER and isinstance(parent, nn.TransformerEncoderLayer):
             return True
     return False
+
+
+def _is_read_by_head(module: nn.Module, name: str) -> bool:
+    layer, is_modern = HEADS.get(type(module).__name__, ("", False))
+    if not layer or not _is_from_transformers(module) or not f".{name}".endswith(f".{layer}"):
+        return False
+    return not (is_modern and getattr(module.config, "legacy", True))
 
 
 def _is_from_transformers(module: nn.Module) -> bool:

@@ -33,7 +33,8 @@ def quantised_layers(model: nn.Module) -> dict[str, tuple[int, int]]:
     Raises Invalid if a quantised layer is not linear, or if the config says quantised and no known layer is.
     """
     made = {name: makers for name, layer in model.named_modules() if (makers := _find_makers(layer))}
-    sizes = {name: _size_of(model.get_submodule(name)) for name in made}
+    inside = tuple(f"{name}." for name in made)  # a layer's packed tensors may be modules too
+    sizes = {name: _size_of(model.get_submodule(name)) for name in made if not name.startswith(inside)}
     if others := [f"{name} is a {made[name]}" for name, size in sizes.items() if size is None]:
         raise Invalid(
             f"a chain can be stacked on quantised linear layers alone, and {listed(others, limit=3)}: quantise only "

@@ -60,6 +60,7 @@ def flat_overrides(parts: FlatParts, base: BaseIndex, lora: Collection[str], hea
         overrides.tensors[overrides.keys[name]] = value.clone() if is_shared else value
     for name in sorted(parts.rows):
         _add_rows(overrides, name, parts, base)
+    _join_row_names(overrides.config, base)
     return overrides
 
 
@@ -112,6 +113,26 @@ def _add_rows(overrides: FlatOverrides, name: str, parts: FlatParts, base: BaseI
     overrides.keys[name] = _row_key(name)
     overrides.tensors[overrides.keys[name]] = values
     overrides.config.setdefault("trainable_token_indices", {})[module_of(name)] = rows.tolist()
+
+
+def _join_row_names(config: dict[str, Any], base: BaseIndex) -> None:
+    """Choose modules that PEFT would skip by an ending that they share, if no other module has that ending.
+
+    PEFT skips each full name of a tied module if several entries for tied modules have the same ids.
+    """
+    table: dict[str, list[int]] = config.get("trainable_token_indices", {})
+    for tied in base.token_ties().values():
+        names = [name for name in table if name in tied]
+        if len(names) < 2 or any(table[name] != table[names[0]] for name in names):
+            continue
+        segments = [name.split(".") for name in names]
+        for length in range(1, min(map(len, segments)) + 1):
+            end = ".".join(segments[0][-length:])
+            if {module for module in base.kinds if module.endswith(end)} == set(names):
+                table[end] = table[names[0]]
+                for name in names:
+                    del table[name]
+                break
 
 
 def _row_key(parameter: str) -> str:

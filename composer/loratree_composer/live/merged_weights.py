@@ -68,7 +68,7 @@ class MergedWeights:
             check_fit(shared_layers(self._module, programs))
             targets = self._untied.give(self._find_tensors(programs), programs)
             if self._prefixes is not None:
-                self._prefixes.begin(programs)
+                self._prefixes.begin(programs, targets)
             with full_float32():
                 for name, tensor in targets.items():
                     self._merge(name, tensor, programs[name])

@@ -19,20 +19,25 @@ class PrefixSums:
 
     Many leaves share their ancestors: with this sum in memory, a merge computes the leaf alone and gives the same bits.
     A sum is made for the second leaf under the same ancestors, so that switching between unrelated chains never pays
-    for one. It is dropped when the ancestors change. No sum is made that does not fit in the budget.
+    for one. It is dropped when the ancestors change. The sums of a chain are made if all of them fit in the budget, and
+    they are dropped first if another cache needs their memory.
     """
 
     def __init__(self, budget: Budget | None = None) -> None:
         self._budget = budget or Budget()
+        self._budget.let_give_way(self._drop)
+        self._do_fit = False
         self._before: dict[str, Key] = {}  # the ancestors of each tensor in the merge before the present one
         self._now: dict[str, Key] = {}
         self._sums: dict[str, tuple[Key, object, Tensor]] = {}
 
-    def begin(self, programs: Mapping[str, Program]) -> None:
-        """Record the ancestors of the next merge, and drop the sums of other ancestors."""
+    def begin(self, programs: Mapping[str, Program], tensors: Mapping[str, Tensor]) -> None:
+        """Record the ancestors of the next merge into `tensors`, and drop the sums of other ancestors."""
         self._before, self._now = self._now, {name: program.above_key for name, program in programs.items()}
         for name in [name for name, (key, *_) in self._sums.items() if self._now.get(name) != key]:
             self._take(name)
+        needed = sum(_size(tensors[name]) for name, program in programs.items() if program.leaf_step is not None)
+        self._do_fit = needed <= self._budget.left(CACHE)
 
     def of(
         self, name: str, tensor: Tensor, pristine: Callable[[], Tensor], origin: object, program: Program
@@ -53,7 +58,7 @@ class PrefixSums:
         # A leaf that begins with a Replace discards the sum of its ancestors, so none is made.
         if self._before.get(name) != key or isinstance(program.leaf_edits[0], Replace):
             return None
-        if tensor.numel() * dtype.itemsize > self._budget.left(CACHE) - self._budget.held(CACHE):
+        if not self._do_fit:
             return None
         total = torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format, requires_grad=False)
         merge_into(total, pristine(), program.ancestor_edits, name=name)
@@ -62,6 +67,9 @@ class PrefixSums:
     def clear(self) -> None:
         """Free every sum."""
         self._now, self._before = {}, {}
+        self._drop()
+
+    def _drop(self) -> None:
         for name in list(self._sums):
             self._take(name)
 
@@ -75,3 +83,8 @@ class PrefixSums:
         if entry is not None:
             self._budget.add(CACHE, -entry[2].nbytes)
         return entry
+
+
+def _size(tensor: Tensor) -> int:
+    """Return the size of a sum for a weight like `tensor` in bytes."""
+    return tensor.numel() * max(4, tensor.element_size())

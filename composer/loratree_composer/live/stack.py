@@ -13,6 +13,7 @@ from loratree_composer.arithmetic.normal_form import normal_form
 from loratree_composer.arithmetic.precision import full_float32
 from loratree_composer.arithmetic.program import Program
 from loratree_composer.base.layer_kind import TRANSPOSED, kind_of
+from loratree_composer.base.past_forward import is_read_past_forward
 from loratree_composer.base.quantised import describe_quantised, quantised_layers, unquantised_tensors
 from loratree_composer.base.sharing import tensors
 from loratree_composer.live.fit import check_fit, fit_problems, owner, shared_layers
@@ -124,6 +125,11 @@ class Stack:
     def _prepare(self, name: str, tensor: Tensor, edits: Sequence[Edit]) -> None:
         layer = owner(self._module, name)
         whole, beside = _split(layer, name, edits)
+        # Rows beside a layer do not reach a head that multiplies by the layer's weight; PEFT's rows are in that weight.
+        if any(isinstance(edit, ReplaceRows) for edit in beside) and is_read_past_forward(
+            self._module, name.rpartition(".")[0]
+        ):
+            whole, beside = edits, ()
         if whole:
             self._copies[name] = tensor = _compose_copy(tensor, whole, name)
         if beside:

@@ -57,6 +57,7 @@ class BaseIndex:
         self.kinds: dict[str, str] = {}
         self._owned: dict[str, list[Parameter]] = defaultdict(list)
         self._ties: dict[str, list[str]] = defaultdict(list)
+        self.is_marked = manifest.token_ties is not None  # both were recorded from the same version on
         self.input_embedding, self._token_ties = manifest.input_embedding, manifest.token_ties
         for parameter in manifest.parameters:
             self.kinds[module_of(parameter.name)] = parameter.kind

@@ -12,6 +12,7 @@ from loratree_registry.peft_format.rules import (
     OTHER_SHAPE,
     RENAMED,
     SAVED_LORA,
+    SAVED_TWICE,
     VOCABULARY,
 )
 from loratree_registry.peft_format.saved_adapter import SavedAdapter, key_of
@@ -44,6 +45,10 @@ class OverrideValues:
         for module in sorted(self._lora):
             if self._is_saved(module):
                 self._saved.findings.refuse(SAVED_LORA, module)
+        if nested := self._find_nested():
+            for module in nested:
+                self._saved.findings.refuse(SAVED_TWICE, module)
+            return ()
         for name, key in rest.items():
             self._read(name, key)
         self._check_missing()
@@ -107,6 +112,14 @@ class OverrideValues:
     def _is_saved(self, module: str) -> bool:
         """Return whether PEFT trains a copy of `module` or of a module around it; PEFT compares the ends of names."""
         return bool(self._modules) and any(name.endswith(self._modules) for name in _walk_up(module))
+
+    def _find_nested(self) -> list[str]:
+        """Return the modules that PEFT saves although it saves a module around them too."""
+        if not self._modules:
+            return []
+        names = {name for module in self._saved.base.kinds for name in _walk_up(module)}
+        saved = {name for name in names if name.endswith(self._modules)}
+        return sorted(name for name in saved if any(outer in saved for outer in _walk_up(module_of(name))))
 
     def _check_missing(self) -> None:
         for parameter in self._saved.base.parameters if self._modules else ():

@@ -9,7 +9,8 @@ from typing import Final
 from loratree_registry.core.manifest import PAST_FORWARD
 from loratree_registry.peft_format.names import BaseIndex
 
-# Architecture → the layers that its head is given and does not call, from the models of transformers 5.23.
+# Architecture → the layers that its head is given and does not call, for bases whose manifest has no marks of such
+# layers: those that were recorded before loratree marked the layers of heads.
 BY_ARCHITECTURE: Final[dict[str, tuple[str, ...]]] = {
     "DebertaForMaskedLM": ("word_embeddings",),
     "DebertaV2ForMaskedLM": ("word_embeddings",),
@@ -20,7 +21,6 @@ BY_ARCHITECTURE: Final[dict[str, tuple[str, ...]]] = {
 
 def is_read_past_forward(base: BaseIndex, module: str) -> bool:
     """Return whether the base's model reads the weight of the layer `module` without calling the layer."""
-    layer = module.rpartition(".")[2]
-    return base.kinds.get(module, "").endswith(f"{PAST_FORWARD})") or layer in BY_ARCHITECTURE.get(
-        base.architecture, ()
-    )
+    if base.kinds.get(module, "").endswith(f"{PAST_FORWARD})"):
+        return True
+    return not base.is_marked and module.rpartition(".")[2] in BY_ARCHITECTURE.get(base.architecture, ())

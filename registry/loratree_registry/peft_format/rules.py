@@ -22,7 +22,8 @@ DORA_GROUPS: Final = Refusal(
     "DoRA on a convolution with groups", "PEFT takes the norm of another matrix there; train without use_dora"
 )
 PAST_FORWARD: Final = Refusal(
-    "LoRA on a weight that the model reads past its layer", "PEFT's adapter does nothing there; leave it out"
+    "LoRA on a weight that the model reads past its layer",
+    "PEFT's adapter has no effect where it is read so, and merged weights would have; leave it out",
 )
 RENAMED: Final = Refusal(
     "an adapter of a module that transformers has renamed",
@@ -45,6 +46,10 @@ SINGLE_EXPERT: Final = Refusal(
 )
 SAVED_LORA: Final = Refusal(
     "LoRA within modules_to_save", "PEFT cannot load the file that it saves; train the module in one way"
+)
+SAVED_TWICE: Final = Refusal(
+    "modules_to_save of a module and of one inside it",
+    "PEFT compares ends of names, and cannot load the file that it saves; train again with names that fit one of them",
 )
 MISSING: Final = Refusal(
     "modules_to_save of a module that the base lacks", "publish to a tree whose base has it, saved with the model"

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from math import prod
 from typing import Any
 
+from loratree_registry.core.manifest import PAST_FORWARD
 from loratree_registry.errors import listed
 from loratree_registry.peft_format.findings import Refusal
 from loratree_registry.peft_format.names import module_of
@@ -119,7 +120,9 @@ class TokenRows:
         return self._saved.is_float(key) and not problems
 
     def _find_refusal(self, parameter: str, *, is_own: bool) -> Refusal | None:
-        kind, module = self._saved.base.parameters[parameter].kind, module_of(parameter)
+        # A layer whose weight is read past its forward takes rows: PEFT replaces them in the weight that is read.
+        kind = self._saved.base.parameters[parameter].kind.removesuffix(f"({PAST_FORWARD})")
+        module = module_of(parameter)
         if kind not in ("Embedding", "Linear"):
             return TOKENS_KIND
         if kind == "Linear" and f"{module}.bias" in self._saved.base.parameters:

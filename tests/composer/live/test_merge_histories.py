@@ -238,6 +238,10 @@ def test_all_that_can_be_restored_is_and_the_rest_is_named() -> None:
         merges.restore()
     assert torch.equal(model.get_parameter("c.weight"), before["c.weight"])
     assert not model.get_parameter("a.weight").any()
+    with pytest.raises(Invalid, match=r"not all of the base is back \(a\.weight is gone.*b\.weight is gone"):
+        merges.restore()  # it tries again
+    with pytest.raises(Invalid, match="not all of the base is back"):
+        merges.release()
     merges.restore()
     assert merges.names == []
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from loratree_composer.adapters.budget import Budget, Cache
 from loratree_composer.arithmetic.edits import Add
 from loratree_composer.arithmetic.program import ChainStep, Program, programs
 from loratree_composer.live.merged_weights import MergedWeights
@@ -119,3 +120,29 @@ def test_release_frees_what_is_kept_and_the_next_merge_is_the_same() -> None:
     assert chains.state_digest(used) == chains.state_digest(model(torch.bfloat16))
     merges.merge(chain("ann", "0", "1"))
     assert chains.state_digest(used) == first
+
+
+def test_sums_are_made_for_a_whole_chain_or_not_at_all() -> None:
+    sizes = sum(4 * out * inp for out, inp in SHAPES.values())
+    for limit, expected in ((sizes - 1, 0), (sizes, sizes)):
+        budget = Budget(limit)
+        merges = MergedWeights(model(torch.float32), budget=budget)
+        for user in ("ann", "bob", "cy"):
+            merges.merge(chain(user, "0", "1", "2"))
+        assert budget.held("prefix sums") == expected
+
+
+def test_sums_give_way_to_what_another_cache_keeps() -> None:
+    budget = Budget(sum(4 * out * inp for out, inp in SHAPES.values()) + 100)
+    used = model(torch.float32)
+    merges, cache = MergedWeights(used, budget=budget), Cache[str](budget, "adapters", share=0.5)
+    for user in ("ann", "bob"):
+        merges.merge(chain(user, "0", "1", "2"))
+    cache.put("small", "value", 100)
+    assert budget.held("prefix sums") > 0
+    cache.put("large", "value", 200)
+    assert (budget.held("prefix sums"), budget.held("adapters")) == (0, 300)
+    merges.merge(chain("cy", "0", "1", "2"))
+    fresh = model(torch.float32)
+    MergedWeights(fresh, prefixes=False).merge(chain("cy", "0", "1", "2"))
+    assert chains.state_digest(used) == chains.state_digest(fresh)
