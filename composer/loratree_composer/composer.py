@@ -75,6 +75,8 @@ class Composer:
         budget: int = DEFAULT,
         home: Path | None = None,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise Invalid(f"a Composer takes a torch.nn.Module, got a {type(model).__name__}: load the model first")
         free(model, None)
         self._budget = Budget(budget)
         self._model = model = bare_model(model)

@@ -21,10 +21,10 @@ class Limit:
     def __post_init__(self) -> None:
         if (self.rank is None) == (self.energy is None):
             raise Invalid("a chain is compressed to a rank or to an energy: give one of the two")
-        if self.rank is not None and not 1 <= self.rank < 2**53:
-            raise Invalid(f"a rank to compress to is a whole number from 1, got {self.rank}")
-        if self.energy is not None and not 0 < self.energy <= 1:
-            raise Invalid(f"an energy to keep is a number above 0 and at most 1, such as 0.99, got {self.energy}")
+        if self.rank is not None and not (type(self.rank) is int and 1 <= self.rank < 2**53):
+            raise Invalid(f"a rank to compress to is a whole number from 1, got {self.rank!r}")
+        if self.energy is not None and not (isinstance(self.energy, int | float) and 0 < self.energy <= 1):
+            raise Invalid(f"an energy to keep is a number above 0 and at most 1, such as 0.99, got {self.energy!r}")
 
     def __str__(self) -> str:
         return f"rank {self.rank}" if self.energy is None else f"energy {self.energy}"

@@ -46,6 +46,8 @@ def parse_path(text: str) -> str:
 
 def parse_ref(text: str) -> Ref:
     """Parse `PATH` or `PATH@SELECTOR`; `@latest` selects the head. Raises Invalid."""
+    if not isinstance(text, str):
+        raise Invalid(f"a ref is text such as tiny/medicine@2, got {ascii(text)[:80]}")
     path, at, selector = text.partition("@")
     parse_path(path)
     if not at or selector == HEAD:

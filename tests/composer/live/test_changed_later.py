@@ -12,6 +12,7 @@ from torch import nn
 
 from loratree_composer import Composer
 from loratree_composer.base.manifest import read_base
+from loratree_registry.core.chain import Limit
 from loratree_registry.errors import Invalid
 from tests import tiny
 from tests.composer import chains
@@ -172,3 +173,15 @@ def test_layers_that_torch_quantises_take_a_stack(catalog: Catalog) -> None:
     assert chains.relative(bare, reference) > 0.5
     composed.restore()
     assert torch.equal(chains.logits(model), bare)
+
+
+def test_what_is_no_model_and_what_is_no_ref_are_refused(catalog: Catalog) -> None:
+    with pytest.raises(Invalid, match=r"a Composer takes a torch\.nn\.Module, got a str: load the model first"):
+        composer(catalog, "tiny")  # type: ignore[arg-type]
+    with pytest.raises(Invalid, match="a ref is text such as tiny/medicine@2, got None"):
+        composer(catalog, chains.load(catalog.tree.base)).use(None)  # type: ignore[arg-type]
+    for rank in (1.5, "4", True):
+        with pytest.raises(Invalid, match="a rank to compress to is a whole number from 1"):
+            Limit(rank=rank)  # type: ignore[arg-type]
+    with pytest.raises(Invalid, match="an energy to keep is a number above 0"):
+        Limit(energy="most")  # type: ignore[arg-type]

@@ -207,7 +207,11 @@ def test_an_accepted_adapter_is_the_same_by_its_canonical_config(
             "LoRA within modules_to_save is not composed (model.layers.0.self_attn.k_proj",
         ),
         ("target_parameters", [3], "target_parameters is [3], expected a list of names"),
-        ("trainable_token_indices", [1], "trainable_token_indices names rows, and the file holds none of them"),
+        (
+            "trainable_token_indices",
+            [1],
+            "trainable_token_indices chooses rows of model.embed_tokens, and the file does not hold them",
+        ),
         ("trainable_token_indices", {"embed_tokens": ["1"]}, "expected a list of token ids"),
         ("peft_type", None, "its peft_type is null, not LORA"),
         ("peft_type", "BOFT", 'its peft_type is "BOFT", not LORA'),
