@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,12 @@ class HubLayout:
     build: Callable[[], nn.Module]
     rename: Rename = str
     leftovers: tuple[str, ...] = ()
-    extra: Mapping[str, tuple[int, ...]] | None = None  # leftovers of another shape than [4]
+    names: str = "the model's own names"
+
+    def says(self) -> str:
+        """What the files hold otherwise, in words."""
+        beside = f"; {', '.join(f'`{name}`' for name in self.leftovers)} left out" if self.leftovers else ""
+        return self.names + beside
 
     def save(self, directory: Path) -> Path:
         """Save the model in the hub's layout, in bytes that save_pretrained would also write."""
@@ -107,18 +112,27 @@ def t5() -> nn.Module:
 
 LAYOUTS: dict[str, HubLayout] = {
     "gpt2": HubLayout(
-        peft_bases.gpt2, without("transformer."), ("h.0.attn.bias", "h.1.attn.bias", "h.1.attn.masked_bias")
+        peft_bases.gpt2,
+        without("transformer."),
+        ("h.0.attn.bias", "h.1.attn.bias", "h.1.attn.masked_bias"),
+        "no `transformer.` prefix",
     ),
     "Llama 2": HubLayout(
         peft_bases.llama, str, tuple(f"model.layers.{n}.self_attn.rotary_emb.inv_freq" for n in range(2))
     ),
-    "Llama without its prefix": HubLayout(peft_bases.tied_llama, without("model.")),
+    "Llama without its prefix": HubLayout(peft_bases.tied_llama, without("model."), names="no `model.` prefix"),
     "bert-base-uncased": HubLayout(
-        peft_bases.bert, TENSORFLOW, (*POOLER, "cls.seq_relationship.bias", "cls.seq_relationship.weight")
+        peft_bases.bert,
+        TENSORFLOW,
+        (*POOLER, "cls.seq_relationship.bias", "cls.seq_relationship.weight"),
+        "LayerNorm's `gamma` and `beta`",
     ),
     "all-MiniLM-L6-v2, BGE": HubLayout(bert_model, str, ("embeddings.position_ids",)),
     "an encoder in a checkpoint with a head": HubLayout(
-        bert_model, lambda name: f"bert.{name}", ("bert.embeddings.position_ids", "cls.predictions.bias")
+        bert_model,
+        lambda name: f"bert.{name}",
+        ("bert.embeddings.position_ids", "cls.predictions.bias"),
+        "a `bert.` prefix",
     ),
     "roberta-base": HubLayout(
         roberta,
@@ -129,14 +143,15 @@ LAYOUTS: dict[str, HubLayout] = {
     "gpt-neo": HubLayout(
         gpt_neo, str, ("transformer.h.0.attn.attention.bias", "transformer.h.0.attn.attention.masked_bias")
     ),
-    "bloom": HubLayout(bloom, without("transformer.")),
-    "opt": HubLayout(peft_bases.opt, replacing((r"^model\.decoder", "decoder"))),
+    "bloom": HubLayout(bloom, without("transformer."), names="no `transformer.` prefix"),
+    "opt": HubLayout(peft_bases.opt, replacing((r"^model\.decoder", "decoder")), names="no `model.` prefix"),
     "wav2vec2-base-960h": HubLayout(
         wav2vec2,
         replacing(
             (r"parametrizations\.weight\.original0", "weight_g"), (r"parametrizations\.weight\.original1", "weight_v")
         ),
         ("wav2vec2.quantizer.codevectors",),
+        "weight norm's `weight_g` and `weight_v`",
     ),
     "t5-small": HubLayout(t5, str, ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)),
 }

@@ -8,6 +8,10 @@ from typing import Final
 from loratree_registry.peft_format import rules
 from loratree_registry.peft_format.config import PEFT_VERSION
 from loratree_registry.peft_format.findings import Refusal
+from tests.cli.test_causes import CAUSES
+from tests.composer.test_older_names import OLDER_NAMES
+from tests.composer.test_tool_adapters import WRITTEN
+from tests.hub_layouts import LAYOUTS
 from tests.peft_adapters import ACCEPTED, Row
 from tests.refused_adapters import BY_CONFIG, REFUSED
 
@@ -38,6 +42,21 @@ differ, loratree computes what the forward computes:
 The column "forms" lists the [forms](composing.md) of a chain of two such adapters.
 """
 
+BASES: Final = """## Bases as they lie on the hub
+
+A base is what transformers loads from a checkpoint: `base add` follows its renamings, and leaves out what no model
+reads. Each row is a case of `tests/composer/test_hub_layouts.py`, which composes two levels in every form and compares
+them with PEFT's merge in float64 (1e-5).
+"""
+WRITTEN_HEAD: Final = """## Adapters as tools wrote them
+
+Each row is a case of `tests/composer/test_tool_adapters.py` or `tests/composer/test_older_names.py`.
+"""
+CAUSES_HEAD: Final = """## Mistakes that are named by their cause
+
+Each row is a case of `tests/cli/test_causes.py`: the command's one sentence, and nothing is written.
+"""
+
 
 def page() -> str:
     """Return the page, with a newline at its end."""
@@ -55,7 +74,23 @@ def page() -> str:
         f"`{NAMED}[…]`.\n",
         "\n".join(["| adapter | what publishing says | test |", "|---|---|---|", *refused, *by_config]) + "\n",
     ]
-    return "\n".join(parts)
+    return "\n".join([*parts, *_tools()])
+
+
+def _tools() -> list[str]:
+    """Return the sections on checkpoints and adapters as they lie on the hub and as tools wrote them."""
+    bases = [f"| {name} | {layout.says()} |" for name, layout in LAYOUTS.items()]
+    written = [f"| {name} | composed as PEFT loads it |" for name in WRITTEN]
+    written += [f"| {name} | {said} |" for name, said in OLDER_NAMES]
+    causes = [f"| {name} | … {sentence} |" for name, (_, sentence) in CAUSES.items()]
+    return [
+        BASES,
+        "\n".join(["| checkpoint | what its files hold otherwise |", "|---|---|", *bases]) + "\n",
+        WRITTEN_HEAD,
+        "\n".join(["| adapter | |", "|---|---|", *written]) + "\n",
+        CAUSES_HEAD,
+        "\n".join(["| what was given | what is said |", "|---|---|", *causes]) + "\n",
+    ]
 
 
 def _said(reason: str) -> str:

@@ -127,7 +127,7 @@ def _check_same(lockfile: Lockfile | None, chain: Chain, mode: Mode, limit: Limi
 def _write_flattened(
     adapters: list[tuple[Adapter, float]], manifest: BaseManifest, base: Base, limit: Limit | None, stage: Path
 ) -> str:
-    flat = flattened(adapters, manifest, base_model=base.source or base.name, limit=limit)
+    flat = flattened(adapters, manifest, base_model=base.source, limit=limit)
     if limit is not None:
         Compression(limit, flat.kept).write(stage)
     (stage / ADAPTER_CONFIG).write_text(json.dumps(flat.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -22,6 +22,18 @@ from tests.composer.conftest import Tree, open_catalog
 from tests.peft_bases import quiet
 
 WEIGHTS = "adapter_model.safetensors"
+# For the page on adapters: what was trained before the renaming, and what becomes of it.
+OLDER_NAMES = (
+    (
+        "Gemma 3 and LLaVA of transformers 4: `language_model.model.…`",
+        "composed under the present names, as PEFT loads it",
+    ),
+    (
+        "Qwen2-VL and ViT of transformers 4",
+        "refused with the present names: PEFT does not rename them, and loads nothing",
+    ),
+    ("a saved module under its older name", "refused with the present name: PEFT cannot load it"),
+)
 TEXT: dict[str, Any] = {
     "vocab_size": 96,
     "hidden_size": 32,

@@ -19,6 +19,7 @@ from loratree_composer.base.manifest import read_base
 from loratree_registry.errors import Invalid
 from loratree_registry.peft_format.classify import classify
 from loratree_registry.peft_format.classify import warnings as warnings_of
+from loratree_registry.workspace.adapter_directory import read_adapter_directory
 from loratree_registry.workspace.base_locations import remember_base
 from tests import tiny
 from tests.composer import chains
@@ -202,3 +203,16 @@ def test_a_magnitude_under_both_of_its_names_is_refused(tmp_path: Path) -> None:
     directory = Written({"use_dora": True}, tensors=double).save(base, tmp_path / "adapter")
     with pytest.raises(Invalid, match=r"are one part of LoRA, and only one can be read"):
         chains.check(directory, read_base(base), untied=False, on_base=True)
+
+
+def test_an_adapter_that_changes_nothing_gives_a_warning(tmp_path: Path) -> None:
+    def zero(tensors: Tensors) -> None:
+        for key in [key for key in tensors if "lora_B" in key]:
+            tensors[key].zero_()
+
+    base = tiny.llama(tmp_path / "base")
+    directory = read_adapter_directory(Written(tensors=zero).save(base, tmp_path / "adapter"))
+    [warning] = directory.warnings(directory.spec(read_base(base)))
+    assert "the deltas of all 4 modules are zero, as before training" in warning
+    trained = read_adapter_directory(Written().save(base, tmp_path / "trained"))
+    assert trained.warnings(trained.spec(read_base(base))) == []

@@ -45,7 +45,11 @@ class FlatAdapter:
 
 
 def flattened(
-    chain: Sequence[tuple[Adapter, float]], manifest: BaseManifest, *, base_model: str, limit: Limit | None = None
+    chain: Sequence[tuple[Adapter, float]],
+    manifest: BaseManifest,
+    *,
+    base_model: str | None,
+    limit: Limit | None = None,
 ) -> FlatAdapter:
     """Return one PEFT LoRA with the effect of all (adapter, level weight) from root to leaf, without the base's values.
 
@@ -54,7 +58,8 @@ def flattened(
     not hold the folded factors bit for bit. A module's missing layers, and missing siblings of q, k, v and of gate, up,
     are filled with zeros, because some engines otherwise drop the layer type. The task_type is the one that all levels
     share; it is null if they differ, or if PEFT would expect a head for it that no level has trained, such as `score`
-    for SEQ_CLS. `base_model` is written as base_model_name_or_path.
+    for SEQ_CLS. `base_model` is written as base_model_name_or_path: where the base
+    came from, or None, because the registry's name for it is no place.
 
     Engines load deltas of linear layers and of embeddings. PEFT alone loads the rest: convolutions, attention and
     experts; lora_bias, on all modules or none; the composed values of modules_to_save and of biases, and rows.
@@ -179,7 +184,7 @@ def _check_readable(flat: FlatAdapter, manifest: BaseManifest, expected: set[tup
 
 
 def _build_config(
-    rank: int, places: Mapping[str, LoraPlace], manifest: BaseManifest, task: str | None, base_model: str
+    rank: int, places: Mapping[str, LoraPlace], manifest: BaseManifest, task: str | None, base_model: str | None
 ) -> dict[str, Any]:
     modules = {place.target for place in places.values() if not place.by_parameter}
     parameters = sorted(place.target for place in places.values() if place.by_parameter)

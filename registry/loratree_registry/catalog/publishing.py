@@ -41,7 +41,7 @@ from loratree_registry.core.times import now, rfc3339
 from loratree_registry.database import queries
 from loratree_registry.database.rows import NodeRow, SameContent, VersionRow
 from loratree_registry.errors import Conflict, Invalid, listed
-from loratree_registry.peft_format.classify import canonical_config, classify, summarize, warnings
+from loratree_registry.peft_format.classify import canonical_config, classify, is_zero, summarize, warnings
 from loratree_registry.peft_format.spec import AdapterSpec
 
 
@@ -49,7 +49,8 @@ from loratree_registry.peft_format.spec import AdapterSpec
 class Examined:
     """A checked submission: its canonical config, the adapter's parts and summary, and the content digest.
 
-    `untied` is true if the adapter was read as one that was trained where its ancestors had taken ties apart.
+    `untied` is true if the adapter was read as one that was trained where its ancestors had taken ties apart. `is_zero`
+    is true if it changes nothing.
     """
 
     config: dict[str, Any]
@@ -57,6 +58,7 @@ class Examined:
     summary: AdapterSummary
     content: str
     untied: bool
+    is_zero: bool
 
 
 def check_submission(path: str, submission: Submission) -> None:
@@ -105,7 +107,7 @@ def examine(
     header, digests = inspection.header, inspection.digests
     spec = classify(config, header, manifest, digests=digests, on_base=on_base, untied=untied)
     summary = summarize(spec, config, header, manifest, digests=digests, on_base=on_base, untied=untied)
-    return Examined(config, spec, summary, content, untied)
+    return Examined(config, spec, summary, content, untied, is_zero(spec, digests))
 
 
 def publish(connection: Connection, path: str, submission: Submission, examined: Examined) -> Published:
@@ -231,7 +233,7 @@ def _to_pin(pin: VersionRow | None, submission: Submission) -> Pin:
 
 
 def _list_warnings(examined: Examined, pin: VersionRow | None) -> list[str]:
-    texts = warnings(examined.config, examined.spec, on_base=pin is None)
+    texts = warnings(examined.config, examined.spec, on_base=pin is None, is_zero=examined.is_zero)
     if pin and pin.withdrawn_reason is not None:
         texts.append(f"{pin.ref}, which it was trained on, was withdrawn ({pin.withdrawn_reason})")
     rank = max(examined.summary.ranks)

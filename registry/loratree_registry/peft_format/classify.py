@@ -31,9 +31,9 @@ from loratree_registry.peft_format.spec import AdapterSpec
 from loratree_registry.peft_format.targets import TargetModules, left_out
 from loratree_registry.peft_format.tensors import sorted_tensors
 from loratree_registry.peft_format.token_rows import TokenRows
-from loratree_registry.tensor_files.header import Header
+from loratree_registry.tensor_files.header import ZEROS, Header
 
-__all__ = ["canonical_config", "classify", "summarize", "warnings"]
+__all__ = ["canonical_config", "classify", "is_zero", "summarize", "warnings"]
 
 TIED_TARGETS: Final = ("embed_tokens", "lm_head")  # PEFT checks only these names before it ties two LoRAs
 
@@ -104,9 +104,20 @@ def summarize(
     return spec.summary(unties=spec.unties(tied, digests), trained_tied=None if is_same else not untied)
 
 
-def warnings(config: Mapping[str, Any], spec: AdapterSpec, *, on_base: bool = True) -> list[str]:
+def is_zero(spec: AdapterSpec, digests: Mapping[str, str]) -> bool:
+    """Return whether every delta of the adapter is zero, and it changes nothing else, as before training."""
+    zeros = [ZEROS in (digests.get(module.a), digests.get(module.b)) for module in spec.modules]
+    return bool(zeros) and all(zeros) and not (spec.values or spec.rows)
+
+
+def warnings(config: Mapping[str, Any], spec: AdapterSpec, *, on_base: bool = True, is_zero: bool = False) -> list[str]:
     """Return what a person should check in a valid adapter, such as copies of the base or pattern keys in conflict."""
     messages = []
+    if is_zero:
+        messages.append(
+            f"the deltas of all {len(spec.modules)} modules are zero, as before training: was it saved by the process "
+            "that trained it?"
+        )
     if described := describing_fields(config):
         fields = [f"{field}={shown(config[field])}" for field in described]
         messages.append(

@@ -83,7 +83,7 @@ def canonical_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return own
 
 
-def full_config(config: Mapping[str, Any], *, base_model: str) -> dict[str, Any]:
+def full_config(config: Mapping[str, Any], *, base_model: str | None) -> dict[str, Any]:
     """Return an adapter_config.json with every field that PEFT writes, from a canonical config.
 
     Readers other than PEFT need r and lora_alpha even if the values are PEFT's defaults.

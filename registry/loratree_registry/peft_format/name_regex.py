@@ -41,6 +41,14 @@ class NameRegex:
         return self._regex.fullmatch(name) is not None
 
 
+def widened(pattern: str) -> str:
+    r"""Return the pattern without lookarounds and \b, which RE2 has not: it matches all that the pattern does, or more.
+
+    A lookaround that holds a group stays, and NameRegex refuses it.
+    """
+    return re.sub(r"\(\?<?[=!](?:[^()\\]|\\.)*\)|(?<!\\)((?:\\\\)*)\\[bB]", r"\1", pattern)
+
+
 def _check(pattern: str) -> set[str]:
     """Raise ValueError unless RE2 and `re` read the pattern alike; return its character classes, such as \\w."""
     if len(pattern) > MAX_LENGTH:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from loratree_registry.core.manifest import Parameter
 from loratree_registry.errors import Invalid, listed
-from loratree_registry.peft_format.name_regex import NameRegex
+from loratree_registry.peft_format.name_regex import NameRegex, widened
 from loratree_registry.peft_format.saved_adapter import SavedAdapter
 from loratree_registry.peft_format.scaling import shown
 
@@ -28,7 +28,11 @@ _Chooses = Callable[[str], bool]
 
 
 class TargetModules:
-    """The config's choice of modules. `unchecked` lists the settings that were not matched; they exclude no module."""
+    """The config's choice of modules. `unchecked` lists the settings that were not matched; they exclude no module.
+
+    A regular expression of target_modules with lookarounds or word boundaries is matched without them. So it may choose
+    more modules than PEFT does, and never fewer; the file has the tensors of those that PEFT chose.
+    """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Read the fields. Raises Invalid if one has a form that PEFT does not know."""
@@ -63,7 +67,7 @@ class TargetModules:
 
     def _compile(self, field: str, pattern: str, *, otherwise: bool) -> _Chooses:
         try:
-            regex = NameRegex(pattern, whole=True)
+            regex = NameRegex(pattern if field == "exclude_modules" else widened(pattern), whole=True)
         except ValueError as error:
             self._give_up(field, pattern, str(error))
             return lambda _: otherwise

@@ -14,7 +14,7 @@ from loratree_registry.core.records import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from loratree_registry.core.strict_json import parse_json
 from loratree_registry.disk.plain_files import check_links, hub_snapshots, open_plain, read_plain
 from loratree_registry.errors import Invalid, NotFound, listed
-from loratree_registry.peft_format.classify import canonical_config, classify, warnings
+from loratree_registry.peft_format.classify import canonical_config, classify, is_zero, warnings
 from loratree_registry.peft_format.spec import AdapterSpec
 from loratree_registry.peft_format.tensors import FACTORS
 from loratree_registry.tensor_files.header import Header, read_header
@@ -84,7 +84,7 @@ class AdapterDirectory:
 
     def warnings(self, spec: AdapterSpec) -> list[str]:
         """Return warnings about a valid adapter that a person should look at."""
-        return warnings(self.config, spec)
+        return warnings(self.config, spec, is_zero=is_zero(spec, self.digests))
 
 
 def read_adapter_directory(path: Path) -> AdapterDirectory:

@@ -20,6 +20,7 @@ from loratree_composer.base.manifest import manifest_of_module
 from loratree_registry.errors import Invalid
 from loratree_registry.peft_format.classify import classify
 from loratree_registry.peft_format.classify import warnings as warnings_of
+from loratree_registry.peft_format.name_regex import widened
 from loratree_registry.peft_format.targets import TargetModules
 from loratree_registry.tensor_files.header import read_header
 from tests import tiny
@@ -183,3 +184,32 @@ def test_a_field_that_peft_could_not_read_is_refused(edit: dict[str, Any], tmp_p
     config, weights = saved(tmp_path, target_modules=["q_proj"])
     with pytest.raises(Invalid, match=f"{next(iter(edit))} is .*, expected"):
         modules_of(config | edit, weights)
+
+
+UNSLOTH = (
+    r"(?:.*?(?:language|text).*?(?:self_attn|attention|attn|mlp|feed_forward|ffn|dense).*?(?:q_proj|v_proj).*?)|"
+    r"(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|attention|attn|mlp)\.(?:(?:q_proj|v_proj)))"
+)
+MS_SWIFT = r"^(model(?=\.).*\.(q_proj|v_proj))$"
+
+
+@pytest.mark.parametrize(
+    "pattern", [UNSLOTH, MS_SWIFT, r"(?!.*lm_head).*(?:q_proj|v_proj)", r".*\bq_proj\b|.*\bv_proj\b"]
+)
+def test_expressions_of_other_tools_are_matched_without_a_warning(pattern: str, tmp_path: Path) -> None:
+    """PEFT reads them with Python's re; RE2 has no lookarounds and no word boundaries."""
+    config, weights = saved(tmp_path, target_modules=pattern)
+    assert len(modules_of(config, weights)) == 4
+    spec = classify(config, read_header(io.BytesIO(weights), len(weights)), MANIFEST)
+    assert warnings_of(config, spec) == []
+    with pytest.raises(Invalid, match="does not choose"):
+        modules_of(config | {"target_modules": pattern.replace("v_proj", "k_proj")}, weights)
+
+
+@given(
+    st.text(alphabet="ab", max_size=6),
+    st.sampled_from([r"(?=a)a.*", r"(?!b).*", r"a\b.*|.*b", r".*(?<=a)b", r"(?<!a)b.*"]),
+)
+def test_a_widened_expression_matches_all_that_the_expression_does(name: str, pattern: str) -> None:
+    if re.fullmatch(pattern, name):
+        assert re.fullmatch(widened(pattern), name)
