@@ -42,12 +42,13 @@ SLOW_FOLDERS = (
     *(f"registry/{name}" for name in ("api", "blobs", "database", "embedded")),
 )
 SLOW_FOLDERS += ("composer/checkpoints", "registry/housekeeping", "registry/remote")
-# The whole demo in small, three times; a base of 300 MB; the benchmark at a thousand users; a real model; quantisers.
+# The whole demo in small, three times; a base of 300 MB; the benchmark at a thousand users; real models; quantisers.
 LONG_FILES = (
     "cli/demo/test_flow.py",
     "cli/test_large_base.py",
     "benchmarks/test_registry.py",
     "composer/test_real_model.py",
+    "composer/test_real_encoder.py",
     "composer/live/test_quantised.py",
 )
 SLOW_WORDS = (
