@@ -51,13 +51,17 @@ def add(name: str, directory: Path, source: str | None, store: bool, as_json: bo
     loratree base add llama-3.1-8b /models/llama-3.1-8b --source meta-llama/Llama-3.1-8B
     """
     from loratree_composer.base.manifest import read_base
+    from loratree_registry.tensor_files.checkpoint import open_checkpoint
+    from loratree_registry.tensor_files.comparison import has_names
     from loratree_registry.workspace.base_locations import remember_base
 
     with connected() as opened:
         with working(f"reading {directory}"):
             manifest = read_base(directory)
+            # Files are compared where tensors cannot be, so that an adapter that was trained on them finds its pin.
+            files = None if has_names(directory, manifest) else open_checkpoint(directory).hash_files()
         # The folder is recorded first: if the disk is full, a folder without a base does no harm.
-        remember_base(Settings.from_environment().home, manifest.digest, directory)
+        remember_base(Settings.from_environment().home, manifest.digest, directory, files)
         added = opened.add_base(name, manifest, source=source)
         if store:
             added = _push(opened, name, directory).base

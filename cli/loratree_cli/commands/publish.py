@@ -15,6 +15,12 @@ from loratree_registry.settings import Settings
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 @click.argument("path", required=False)
 @click.option("--parent", metavar="REF|base", help="What it was trained on, if no lockfile says so.")
+@click.option(
+    "--trained-on",
+    type=click.Path(path_type=Path),
+    metavar="DIR|loratree.json",
+    help="The composition it was trained on, or its lockfile, from another machine.",
+)
 @click.option("--level", type=click.Choice(LEVELS[1:]), help="By default, the level below the parent's.")
 @click.option("--note", help="One line about this version.")
 @click.option("--manifest", type=click.Path(path_type=Path), metavar="FILE", help="Publish all adapters in FILE.")
@@ -26,6 +32,7 @@ def publish(
     directory: Path | None,
     path: str | None,
     parent: str | None,
+    trained_on: Path | None,
     level: Level | None,
     note: str | None,
     manifest: Path | None,
@@ -53,8 +60,8 @@ def publish(
             raise click.UsageError("give DIRECTORY and PATH, or --manifest FILE")
         if dry_run:
             raise click.UsageError("--dry-run goes with --manifest FILE")
-        _publish_one(directory, path, parent, level, note, as_json)
-    elif (directory, path, parent, level, note) != (None,) * 5:
+        _publish_one(directory, path, parent, trained_on, level, note, as_json)
+    elif (directory, path, parent, trained_on, level, note) != (None,) * 6:
         raise click.UsageError("with --manifest, its lines say the directory, path, parent, level and note")
     else:
         _publish_many(manifest, jobs, dry_run, as_json)
@@ -81,7 +88,13 @@ def _publish_many(manifest: Path, jobs: int, dry_run: bool, as_json: bool) -> No
 
 
 def _publish_one(
-    directory: Path, path: str, parent: str | None, level: Level | None, note: str | None, as_json: bool
+    directory: Path,
+    path: str,
+    parent: str | None,
+    trained_on: Path | None,
+    level: Level | None,
+    note: str | None,
+    as_json: bool,
 ) -> None:
     from loratree_registry.workspace.publish import publish_directory
 
@@ -94,6 +107,7 @@ def _publish_one(
             level=level,
             note=note,
             home=Settings.from_environment().home,
+            trained_on=trained_on,
         )
     version, created = submitted.published.version, submitted.published.created
     for warning in submitted.published.warnings:

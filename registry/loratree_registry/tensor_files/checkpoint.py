@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from loratree_registry.core.digests import DIGEST_PREFIX
+from loratree_registry.core.digests import DIGEST_PREFIX, digest_stream
 from loratree_registry.core.strict_json import parse_json
 from loratree_registry.disk.plain_files import open_plain, read_plain
 from loratree_registry.errors import Invalid, NotFound, listed
@@ -67,6 +67,11 @@ class Shard:
             hasher.update(chunk)
         return DIGEST_PREFIX + hasher.hexdigest()
 
+    def hash_file(self) -> str:
+        """Return the digest over the file's bytes."""
+        with open_plain(self.path, remedy=RESAVE) as stream:
+            return digest_stream(stream)[0]
+
     def _read(self, start: int, size: int) -> bytearray:
         content = bytearray(size)
         try:
@@ -99,6 +104,10 @@ class Checkpoint:
     def sha256(self, name: str) -> str:
         """Return the digest over one tensor's bytes."""
         return self.shard_of[name].sha256(name)
+
+    def hash_files(self) -> dict[str, str]:
+        """Return the digest over the bytes of each file of tensors, by the file's name."""
+        return {shard.path.name: shard.hash_file() for shard in self.shards}
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:

@@ -3,19 +3,22 @@
 import json
 import os
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.core.paths import is_digest
 from loratree_registry.errors import Invalid, Unavailable
 
 BASES: Final = "bases"
+T = TypeVar("T")
 
 
-def remember_base(home: Path, digest: str, directory: Path) -> None:
+def remember_base(home: Path, digest: str, directory: Path, files: Mapping[str, str] | None = None) -> None:
     """Record that the base's checkpoint is in `directory`, in an atomic write that only the owner can read.
 
+    `files` has the digests of its weights by name, for a base whose tensors cannot be compared one by one.
     Each base has its own file, so two processes that record different bases need no lock.
     Raises Unavailable if HOME cannot be written.
     """
@@ -25,7 +28,7 @@ def remember_base(home: Path, digest: str, directory: Path) -> None:
         handle, name = tempfile.mkstemp(dir=file.parent, prefix=".")  # created 0600
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as temporary:
-                json.dump({"digest": digest, "directory": str(directory.resolve())}, temporary)
+                json.dump({"digest": digest, "directory": str(directory.resolve()), "files": files}, temporary)
                 temporary.flush()
                 os.fsync(temporary.fileno())
             Path(name).replace(file)
@@ -37,15 +40,23 @@ def remember_base(home: Path, digest: str, directory: Path) -> None:
 
 def base_directory(home: Path, digest: str) -> Path | None:
     """Return the folder of the base's checkpoint, or None if it is unknown or no longer exists. Raises Invalid."""
+    directory = _read(home, digest, lambda entry: Path(entry["directory"]))
+    return directory if directory is not None and directory.is_dir() else None
+
+
+def base_files(home: Path, digest: str) -> dict[str, str]:
+    """Return the digests of the base's weights by file name, or {} if none are recorded. Raises Invalid."""
+    return _read(home, digest, lambda entry: dict(entry.get("files") or {})) or {}
+
+
+def _read(home: Path, digest: str, field: Callable[[dict[str, Any]], T]) -> T | None:
     file = _file_of(home, digest)
     try:
-        entry = json.loads(file.read_text(encoding="utf-8"))
-        directory = Path(entry["directory"])
+        return field(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, LookupError, RecursionError, AttributeError) as error:
         raise Invalid(f"{file} cannot be read ({error}): delete it and add the base again") from error
-    return directory if directory.is_dir() else None
 
 
 def _file_of(home: Path, digest: str) -> Path:

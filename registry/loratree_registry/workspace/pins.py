@@ -9,12 +9,13 @@ from pathlib import Path
 
 from loratree_registry.core.chain import Step
 from loratree_registry.core.paths import BASE, ancestors_of, base_of, is_ancestor, is_digest, parse_ref
-from loratree_registry.core.records import Base, PinSource
+from loratree_registry.core.records import ADAPTER_CONFIG, Base, PinSource
 from loratree_registry.core.registry import Registry
 from loratree_registry.errors import Conflict, Invalid, NotFound
+from loratree_registry.tensor_files.checkpoint import open_checkpoint
 from loratree_registry.tensor_files.comparison import has_names, holds_base
 from loratree_registry.workspace.adapter_directory import AdapterDirectory
-from loratree_registry.workspace.base_locations import base_directory
+from loratree_registry.workspace.base_locations import base_directory, base_files
 from loratree_registry.workspace.lockfile import LOCKFILE, Lockfile, check_artifact, read_lockfile
 
 
@@ -32,8 +33,19 @@ class FoundPin:
     digest: str | None = None
 
 
-def find_pin(registry: Registry, adapter: AdapterDirectory, path: str, *, parent: str | None, home: Path) -> FoundPin:
+def find_pin(
+    registry: Registry,
+    adapter: AdapterDirectory,
+    path: str,
+    *,
+    parent: str | None,
+    home: Path,
+    trained_on: Path | None = None,
+) -> FoundPin:
     """Find what the adapter that will be published at `path` was trained on.
+
+    `trained_on` is the folder of the composition, or its lockfile alone if the adapter was trained on another machine;
+    without it, the adapter's config names a folder.
 
     A verified lockfile beside base_model_name_or_path decides; else `parent` (a ref, or `base`); else the config; and
     only if the config names nothing, the nearest ancestor's head. An adapter that names the plain base is pinned to the
@@ -41,10 +53,45 @@ def find_pin(registry: Registry, adapter: AdapterDirectory, path: str, *, parent
     """
     base = registry.base(base_of(path))
     explicit = None if parent is None else _pin_from_option(registry, path, parent)
+    if trained_on is not None:
+        return _require_agreement(_pin_from_named(registry, base, trained_on, path, home), explicit)
     composed = _pin_from_composition(registry, base, adapter, path, explicit)
     if composed is not None:
         return _require_agreement(composed, explicit)
-    return explicit or _pin_from_config(registry, base, adapter, path, home)
+    if explicit is not None:
+        _check_pulled(adapter, explicit)
+        return explicit
+    return _pin_from_config(registry, base, adapter, path, home)
+
+
+def _pin_from_named(registry: Registry, base: Base, trained_on: Path, path: str, home: Path) -> FoundPin:
+    """Return the pin of a composition's folder, of its lockfile alone, or of a folder of the base."""
+    if trained_on.is_file():
+        lockfile = read_lockfile(trained_on.parent) if trained_on.name == LOCKFILE else None
+        if lockfile is None:
+            raise Invalid(f"{trained_on} is no {LOCKFILE}: give the lockfile of the composition, or its folder")
+        return _pin_from_lockfile(registry, base, lockfile, trained_on.parent, path, has_weights=False)
+    if not trained_on.is_dir():
+        raise NotFound(
+            f"{trained_on} does not exist: give the folder that the adapter was trained on, or its {LOCKFILE}"
+        )
+    if (lockfile := read_lockfile(trained_on)) is not None:
+        return _pin_from_lockfile(registry, base, lockfile, trained_on, path)
+    if not _holds(registry, base, trained_on, home):
+        raise Invalid(f"{trained_on} has no {LOCKFILE}, and {_explain_mismatch(registry, base, trained_on, home)}")
+    return FoundPin(BASE, "explicit", f"pinned to the base {base.name}, which {trained_on} holds")
+
+
+def _check_pulled(adapter: AdapterDirectory, explicit: FoundPin) -> None:
+    """Raise Conflict if the config names the version that the adapter was trained on, and --parent another one."""
+    name = adapter.base_name
+    if name is not None and _find_folder(adapter) is None and _is_pulled_ref(name):
+        digest = parse_ref(name).selector
+        if explicit.digest != digest:
+            raise Conflict(
+                f"--parent says {explicit.parent}, but the adapter's config names {name}, which it was trained on: "
+                f"leave --parent out, and publish below {parse_ref(name).path}"
+            )
 
 
 def _pin_from_option(registry: Registry, path: str, parent: str) -> FoundPin:
@@ -97,12 +144,15 @@ def _check_base(lockfile: Lockfile, base: Base, file: Path) -> None:
         )
 
 
-def _pin_from_lockfile(registry: Registry, base: Base, lockfile: Lockfile, folder: Path, path: str) -> FoundPin:
+def _pin_from_lockfile(
+    registry: Registry, base: Base, lockfile: Lockfile, folder: Path, path: str, *, has_weights: bool = True
+) -> FoundPin:
     file = folder / LOCKFILE
     _check_base(lockfile, base, file)
     if lockfile.artifact.mode != "merge":
         raise Invalid(f"{file} is of a flattened adapter, which is no model to train on: compose with --mode merge")
-    check_artifact(lockfile, folder)
+    if has_weights:
+        check_artifact(lockfile, folder)
     steps = lockfile.chain.steps
     if not steps:
         return FoundPin(BASE, "lockfile", f"pinned to the base {base_of(path)}, from the lockfile {file}")
@@ -117,7 +167,8 @@ def _pin_from_lockfile(registry: Registry, base: Base, lockfile: Lockfile, folde
             "weights, which no pin can name, so train on a composition without them"
         )
     why = f"pinned to {_ref_of(leaf)}, from the lockfile {file}"
-    return FoundPin(_ref_of(leaf), "lockfile", why, leaf.digest)
+    found: PinSource = "lockfile" if has_weights else "explicit"  # without its weights, a lockfile is a person's word
+    return FoundPin(_ref_of(leaf), found, why, leaf.digest)
 
 
 def _check_step(registry: Registry, step: Step, file: Path) -> None:
@@ -147,7 +198,7 @@ def _pin_from_config(registry: Registry, base: Base, adapter: AdapterDirectory, 
     shown = name if name.isprintable() and len(name) <= 300 else ascii(name[:300])
     if folder is None and _is_pulled_ref(name):
         return _pin_from_pulled(registry, name, path, candidates)
-    if _is_base(registry, base, name, folder):
+    if _is_base(registry, base, name, folder, home):
         if candidates:
             raise OpenPin(_ask(f"the adapter names the plain base {base.name} ({shown})", path, candidates))
         return FoundPin(BASE, "explicit", f"pinned to the base {base.name}, which the adapter's config names")
@@ -182,7 +233,8 @@ def _is_pulled_ref(name: str) -> bool:
 
 def _pin_from_pulled(registry: Registry, name: str, path: str, candidates: list[str]) -> FoundPin:
     if not is_ancestor(parse_ref(name).path, path):
-        raise OpenPin(_ask(f"the adapter was trained on {name}, which is not above {path}", path, candidates))
+        above = parse_ref(name).path
+        raise OpenPin(f"the adapter was trained on {name}, which is not above {path}: publish it below {above}")
     try:
         version = registry.version(name)
     except NotFound as error:
@@ -196,15 +248,27 @@ def _assume_pin(candidates: list[str], base: Base, reason: str) -> FoundPin:
     return FoundPin(None, "assumed", f"{reason}: assumed to be {what}")
 
 
-def _is_base(registry: Registry, base: Base, name: str, folder: Path | None) -> bool:
-    """Return whether the adapter was trained on the base: compare a folder's tensors, or else compare the name.
+def _is_base(registry: Registry, base: Base, name: str, folder: Path | None, home: Path) -> bool:
+    """Return whether the adapter was trained on the base: compare a folder's tensors, or else compare the name."""
+    return name in (base.name, base.source) if folder is None else _holds(registry, base, folder, home)
+
+
+def _holds(registry: Registry, base: Base, folder: Path, home: Path) -> bool:
+    """Return whether a folder holds the base: its tensors, or the very files that the base was added from.
 
     A folder that held the base may hold other weights now, so its bytes are hashed whenever a new adapter that names
     the folder is published (about a second per gigabyte).
     """
-    if folder is None:
-        return name in (base.name, base.source)
-    return holds_base(folder, registry.base_manifest(base.name))
+    if holds_base(folder, registry.base_manifest(base.name)):
+        return True
+    files = base_files(home, base.digest)
+    if not files or (folder / ADAPTER_CONFIG).exists():
+        return False
+    try:
+        checkpoint = open_checkpoint(folder)
+        return {shard.path.name for shard in checkpoint.shards} == files.keys() and checkpoint.hash_files() == files
+    except (Invalid, NotFound):
+        return False
 
 
 def _ask(what: str, path: str, candidates: list[str]) -> str:
@@ -231,7 +295,9 @@ def _find_folder(adapter: AdapterDirectory) -> Path | None:
         return None
     try:
         folder = Path(adapter.base_name)
-        return folder if folder.is_dir() else None
+        # A relative path counts from where the training ran: here, or beside the adapter.
+        places = [folder] if folder.is_absolute() else [folder, adapter.path / folder, adapter.path.parent / folder]
+        return next((place for place in places if place.is_dir()), None)
     except (OSError, ValueError):  # a name too long, or with a null byte
         return None
 
