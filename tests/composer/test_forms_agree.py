@@ -152,9 +152,13 @@ EXAMPLES = settings(max_examples=40, deadline=None, suppress_health_check=[Healt
 @EXAMPLES
 @given(case=drawn(("additive", "override", "ordered"), torch.float32))
 def test_merged_stacked_and_split_are_the_float64_function(case: Drawn) -> None:
-    expected, _ = reference(case)
+    expected, state = reference(case)
+    # What float32 itself costs: some drawn models cancel, and are off by as much with the exact weights.
+    exactly = case.model()
+    exactly.load_state_dict(state)
+    rounding = chains.relative(outputs(exactly), expected)
     for name, found in forms(case).items():
-        assert chains.relative(found, expected) < 2e-5, name
+        assert chains.relative(found, expected) < 2e-5 + 4 * rounding, name
 
 
 @EXAMPLES
