@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tests import tiny
 from tests.cli.conftest import Filled, Shell
+from tests.hub_layouts import LAYOUTS
 from tests.peft_bases import quiet
 
 WEIGHTS = "adapter_model.safetensors"
@@ -205,3 +206,14 @@ def test_a_base_that_is_resized_and_saved_takes_the_adapter_that_was_trained_on_
     merged: dict[str, Tensor] = load_file(tmp_path / "merged" / "model.safetensors")
     assert merged["lm_head.weight"].shape == (104, 32)
     assert torch.equal(merged["lm_head.weight"], load_file(tmp_path / "adapter" / WEIGHTS)[f"{PREFIX}lm_head.weight"])
+
+
+def test_what_a_checkpoint_holds_beside_the_model_is_listed(shell: Shell, tmp_path: Path) -> None:
+    done = shell("base", "add", "gpt2", LAYOUTS["gpt2"].save(tmp_path / "gpt2"))
+    said = "left out, because the model has no place for them: h.0.attn.bias; h.1.attn.bias; h.1.attn.masked_bias"
+    assert f"{said}\n" in done.stderr
+
+
+def test_the_same_weights_under_a_second_name_are_told(filled: Filled, shell: Shell) -> None:
+    assert "the same weights" not in shell("base", "add", "tiny", filled.base).stderr
+    assert "the same weights are recorded as tiny too: " in shell("base", "add", "again", filled.base).stderr

@@ -63,6 +63,8 @@ def add(name: str, directory: Path, source: str | None, store: bool, as_json: bo
         # The folder is recorded first: if the disk is full, a folder without a base does no harm.
         remember_base(Settings.from_environment().home, manifest.digest, directory, files)
         added = opened.add_base(name, manifest, source=source)
+        bases = every(lambda after: opened.bases(after=after, limit=MAX_PAGE))
+        others = [known.name for known in bases if known.digest == added.digest and known.name != name]
         if store:
             added = _push(opened, name, directory).base
     if as_json:
@@ -71,6 +73,11 @@ def add(name: str, directory: Path, source: str | None, store: bool, as_json: bo
         say(f"{added.name} is a {added.architecture} of {added.parameters:,} parameters")
         if left := list(manifest.leftovers):
             say(f"left out, because the model has no place for them: {listed(left, limit=3)}")
+        if others:
+            say(
+                f"the same weights are recorded as {listed(others, limit=3)} too: an adapter belongs to one of the "
+                "trees, and Composer(model) needs base=NAME"
+            )
         click.echo(added.digest)
 
 
