@@ -136,7 +136,7 @@ def test_a_pulled_adapter_keeps_its_pin_when_it_is_published_again(shell: Shell,
     assert again["digest"] == version["digest"]
     elsewhere = shell("publish", tmp_path / "pulled", "tiny/law", check=False)
     assert elsewhere.returncode == 1
-    assert "--parent" in elsewhere.stderr
+    assert f"which is not above tiny/law: publish it below {LEAF.rpartition('/')[0]}" in elsewhere.stderr
 
 
 def test_an_out_that_is_a_link_or_the_folder_that_one_stands_in(shell: Shell, tmp_path: Path) -> None:
