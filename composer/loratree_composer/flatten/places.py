@@ -11,7 +11,6 @@ from loratree_composer.flatten.targets import with_siblings
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.peft_format.layout import ATTENTION, CONVOLUTIONS
 from loratree_registry.peft_format.names import BaseIndex, module_of
-from loratree_registry.peft_format.past_forward import is_read_past_forward
 from loratree_registry.peft_format.rules import is_by_parameter
 
 # module → for each level, its parameters that have LoRAs, innermost first
@@ -81,7 +80,7 @@ def _is_fillable(module: str, parts: FlatParts, base: BaseIndex) -> bool:
         return False
     if parts.shifts and f"{module}.bias" not in base.parameters:
         return False
-    return weight.name not in parts.values and not is_read_past_forward(base, module)
+    return weight.name not in parts.values and not base.is_read_past_forward(module)
 
 
 def _find_misfit(lora: LoraPlace, shape: tuple[int, ...]) -> str | None:

@@ -18,7 +18,6 @@ from loratree_registry.peft_format.layout import (
     parameter_layout,
 )
 from loratree_registry.peft_format.names import LAYER, base_name, module_of
-from loratree_registry.peft_format.past_forward import is_read_past_forward
 from loratree_registry.peft_format.rules import (
     AMBIGUOUS,
     ATTENTION_BIAS,
@@ -252,7 +251,7 @@ class LowRankParts:
     def _is_read_past_forward(self, module: str, kind: str) -> bool:
         if kind == OUT_PROJ:
             return not self._is_out_proj(module)
-        return is_read_past_forward(self.saved.base, module)
+        return self.saved.base.is_read_past_forward(module)
 
     def _read_layer(self, module: str, kind: str, scaling: Scaling) -> Iterator[ModuleSpec]:
         """Yield the spec of a LoRA on a layer. PEFT adds out_proj's delta twice in each forward: its scale doubles."""

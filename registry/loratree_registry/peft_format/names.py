@@ -5,13 +5,21 @@ from collections import defaultdict
 from collections.abc import Container
 from typing import Final, NamedTuple
 
-from loratree_registry.core.manifest import BaseManifest, Parameter
+from loratree_registry.core.manifest import PAST_FORWARD, BaseManifest, Parameter
 
 PREFIX: Final = "base_model.model."  # every tensor's key begins so; the module's name in the base follows
 LAYER: Final = "base_layer"  # the base's module, inside the module that PEFT wraps around it
 TOKENS: Final = "token_adapter"  # the module that replaces rows of an embedding; its base_layer is the base's
 SAVED: Final = "modules_to_save"  # the trained copy of a whole module
 ORIGINAL: Final = "original_module"  # the base's module, beside its trained copy
+# Architecture → the layers that its head is given and does not call, for bases whose manifest has no marks of such
+# layers: those that were recorded before loratree marked the layers of heads.
+_READ_BY_HEADS: Final[dict[str, tuple[str, ...]]] = {
+    "DebertaForMaskedLM": ("word_embeddings",),
+    "DebertaV2ForMaskedLM": ("word_embeddings",),
+    "DiffusionGemmaForBlockDiffusion": ("embed_tokens",),
+    "PerceiverForMaskedLM": ("embeddings",),
+}
 _WRAPPERS: Final = frozenset({LAYER, TOKENS, SAVED, ORIGINAL})
 _NAMED_COPY: Final = re.compile(rf"(^|\.){SAVED}\.[^.]+\.")
 
@@ -76,6 +84,15 @@ class BaseIndex:
     def renamed_to(self, module: str) -> str | None:
         """Return the present name of a module whose older name is `module`, or None if it is not known."""
         return self.older_modules.get(module) or self.lost_modules.get(module)
+
+    def is_read_past_forward(self, module: str) -> bool:
+        """Return whether the base's model reads the weight of the layer `module` without calling the layer.
+
+        PEFT's wrapper never runs there. A merged weight would change the output, and a LoRA would not.
+        """
+        if self.kinds.get(module, "").endswith(f"{PAST_FORWARD})"):
+            return True
+        return not self.is_marked and module.rpartition(".")[2] in _READ_BY_HEADS.get(self.architecture, ())
 
     def token_ties(self) -> dict[str, list[str]]:
         """Map an embedding to the modules that PEFT trains on the same token rows; {} if the config ties nothing.
