@@ -102,6 +102,23 @@ def test_a_model_that_fsdp2_has_sharded_is_refused(catalog: Catalog) -> None:
         composer(catalog, model)
 
 
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("keeps_names", [True, False])
+def test_a_model_that_fsdp_has_sharded_is_refused(catalog: Catalog, keeps_names: bool) -> None:
+    from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
+
+    model: Any = chains.load(catalog.tree.base)
+    for number, layer in enumerate(model.model.layers):
+        model.model.layers[number] = FullyShardedDataParallel(
+            layer,
+            sharding_strategy=ShardingStrategy.NO_SHARD,  # of one process
+            use_orig_params=keeps_names,
+            device_id=torch.device("cpu"),
+        )
+    with pytest.raises(Invalid, match=r"the model is sharded \(model\.layers\.0 is a FullyShardedDataParallel\)"):
+        composer(catalog, model)
+
+
 # A Composer that was lost
 
 
