@@ -170,6 +170,7 @@ def test_a_copy_of_the_head_with_other_values_is_refused_in_any_dtype(tmp_path: 
         ({"sorcery_config": {"depth": 3}}, 'sorcery_config={"depth": 3}'),
         ({"sorcery_scale": 0.5}, "sorcery_scale=0.5"),
         ({"sorcery": 1, "peft_version": "0.99.0"}, "sorcery=1"),
+        ({"sorcery": 1, "peft_version": "9" * 5000}, "sorcery=1"),  # more digits than int() reads
     ],
 )
 def test_a_field_that_may_change_what_is_computed_is_refused(

@@ -30,6 +30,7 @@ _TOOLS: Final = (
 )
 _FACTOR: Final = re.compile(r"\.lora_(embedding_)?([AB])(\.weight)?$")
 _NUMBER: Final = re.compile(r"\.(\d+)\.")
+_ENDINGS: Final = 12  # segments at the end of a module's name that are looked for under another prefix
 _SAMPLE: Final = 100  # modules that a change of prefix is tried on
 _TRIES: Final = 50  # changes of prefix that are tried
 _MOST: Final = 0.5  # a cause must explain more than this share of the tensors
@@ -118,7 +119,7 @@ def _find_deeper(lost: list[str], modules: list[str], base: BaseIndex) -> str | 
 def _shifts(module: str, base: BaseIndex) -> Iterator[tuple[str, str]]:
     """Yield pairs of prefixes that turn `module` into a module of the base, those with the longest common end first."""
     segments = module.split(".")
-    for start in range(len(segments)):
+    for start in range(max(0, len(segments) - _ENDINGS), len(segments)):
         ending = "." + ".".join(segments[start:])
         for name in base.kinds:
             if f".{name}".endswith(ending):

@@ -124,7 +124,7 @@ def describing_fields(config: Mapping[str, Any]) -> list[str]:
 
 
 def _parse_version(version: object) -> list[int]:
-    numbers = re.match(r"\d+(\.\d+)*", version) if isinstance(version, str) else None
+    numbers = re.match(r"\d{1,9}(\.\d{1,9})*", version) if isinstance(version, str) else None
     return [int(number) for number in numbers[0].split(".")] if numbers else []
 
 
