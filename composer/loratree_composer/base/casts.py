@@ -1,12 +1,12 @@
 """Digests of a base's embeddings and heads in other dtypes, to recognise the copies that PEFT saves of them."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 from torch import Tensor, nn
 
 from loratree_composer.base.stored_tensor import DTYPES, digest_of
+from loratree_composer.base.token_ties import find_embedding
 from loratree_registry.tensor_files.checkpoint import TensorType
 from loratree_registry.tensor_files.comparison import TensorSource
 
@@ -28,7 +28,8 @@ def cast_digests(
 
     `firsts` maps each name to the first name of its tensor, and `types` has the names that `source` holds.
     """
-    names = {firsts[name] for name in _find_embeddings(module) if name in firsts}
+    layers = [find_embedding(module, getter) for getter in ("get_input_embeddings", "get_output_embeddings")]
+    names = {firsts[name] for name in firsts if name.rpartition(".")[0] in layers}
     casts = {}
     for first in sorted(names):
         stored = next(name for name in types if firsts[name] == first)
@@ -36,13 +37,3 @@ def cast_digests(
             value = source.read(stored)
             casts[first] = {code: digest_of(value.to(DTYPES[code])) for code in CASTS if code != types[stored].dtype}
     return casts
-
-
-def _find_embeddings(module: nn.Module) -> Iterator[str]:
-    owners = []
-    for getter in ("get_input_embeddings", "get_output_embeddings"):
-        with contextlib.suppress(NotImplementedError, AttributeError):
-            owners.append(getattr(module, getter)())
-    for name, layer in module.named_modules(remove_duplicate=False):
-        if any(layer is owner for owner in owners):
-            yield from (f"{name}.{leaf}" for leaf, _ in layer.named_parameters(recurse=False))

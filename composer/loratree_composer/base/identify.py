@@ -8,7 +8,7 @@ from torch import nn
 
 from loratree_composer.base.files import BaseFiles, base_files
 from loratree_composer.base.layer_kind import TRANSPOSED
-from loratree_composer.base.quantised import describe_quantised, quantised_layers, unquantised_tensors
+from loratree_composer.base.quantised import LiveTensors, describe_quantised, read_live
 from loratree_composer.base.stored_tensor import digest_of, type_of
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.records import Base
@@ -30,15 +30,16 @@ def identify(model: nn.Module, registry: Registry, *, name: str | None, verify: 
     equally well.
     """
     candidates = _list_candidates(registry, name)
-    fitting = [candidate for candidate in candidates if not any(_find_misfits(model, candidate[1]))]
-    alike = _verify(model, fitting, home) if verify else fitting
+    live = read_live(model)
+    fitting = [candidate for candidate in candidates if not any(_find_misfits(live, candidate[1]))]
+    alike = _verify(live, fitting, home) if verify else fitting
     if len(alike) == 1:
-        _warn_of_unchecked(model, alike[0], verify=verify)
+        _warn_of_unchecked(model, live, alike[0], verify=verify)
         return alike[0]
-    raise Invalid(_explain_refusal(model, candidates, fitting, alike, home))
+    raise Invalid(_explain_refusal(live, candidates, fitting, alike, home))
 
 
-def _warn_of_unchecked(model: nn.Module, candidate: Candidate, *, verify: bool) -> None:
+def _warn_of_unchecked(model: nn.Module, live: LiveTensors, candidate: Candidate, *, verify: bool) -> None:
     base, manifest = candidate
     if not verify:
         warnings.warn(
@@ -46,7 +47,7 @@ def _warn_of_unchecked(model: nn.Module, candidate: Candidate, *, verify: bool) 
             f"{base.name}, and their values were not compared, so a fine-tuned copy would pass too",
             stacklevel=4,
         )
-    if quantised := list(quantised_layers(model)):
+    if quantised := list(live.quantised):
         maker = describe_quantised(model.get_submodule(quantised[0]))
         warnings.warn(
             f"{len(quantised)} layers are quantised ({quantised[0]} is a {maker}): their weights were not compared "
@@ -55,14 +56,14 @@ def _warn_of_unchecked(model: nn.Module, candidate: Candidate, *, verify: bool) 
         )
 
 
-def _verify(model: nn.Module, fitting: list[Candidate], home: Path) -> list[Candidate]:
+def _verify(live: LiveTensors, fitting: list[Candidate], home: Path) -> list[Candidate]:
     """Return the bases with the model's values, if need be after a cast. Raises Invalid if a checkpoint is missing."""
-    exact = [candidate for candidate in fitting if _has_dtypes(model, candidate[1])]
-    alike = [candidate for candidate in exact if not any(_find_differences(model, candidate, home))]
+    exact = [candidate for candidate in fitting if _has_dtypes(live, candidate[1])]
+    alike = [candidate for candidate in exact if not any(_find_differences(live, candidate, home))]
     doubts: list[Invalid] = []
     for candidate in () if alike else (candidate for candidate in fitting if candidate not in exact):
         try:
-            if not any(_find_differences(model, candidate, home)):
+            if not any(_find_differences(live, candidate, home)):
                 alike.append(candidate)
         except Invalid as doubt:
             doubts.append(doubt)
@@ -71,9 +72,9 @@ def _verify(model: nn.Module, fitting: list[Candidate], home: Path) -> list[Cand
     return alike
 
 
-def _has_dtypes(model: nn.Module, manifest: BaseManifest) -> bool:
-    live, expected = unquantised_tensors(model), manifest.by_name()
-    return all(type_of(tensor).dtype == expected[name].dtype for name, tensor in live.items())
+def _has_dtypes(live: LiveTensors, manifest: BaseManifest) -> bool:
+    expected = manifest.by_name()
+    return all(type_of(tensor).dtype == expected[name].dtype for name, tensor in live.plain.items())
 
 
 def _list_candidates(registry: Registry, name: str | None) -> list[Candidate]:
@@ -90,11 +91,11 @@ def _list_bases(registry: Registry) -> Iterator[Base]:
         yield from page.items
 
 
-def _find_misfits(model: nn.Module, manifest: BaseManifest) -> Iterator[str]:
+def _find_misfits(live: LiveTensors, manifest: BaseManifest) -> Iterator[str]:
     """Yield a problem for each name or shape that differs between the model and the base."""
-    live, expected = unquantised_tensors(model), manifest.by_name()
-    shapes = {name: tuple(tensor.shape) for name, tensor in live.items()}
-    shapes |= dict(_list_quantised(model, manifest))
+    expected = manifest.by_name()
+    shapes = {name: tuple(tensor.shape) for name, tensor in live.plain.items()}
+    shapes |= dict(_list_quantised(live, manifest))
     for name in sorted(shapes.keys() | expected.keys()):
         if name not in shapes:
             yield f"{name} is missing"
@@ -102,26 +103,25 @@ def _find_misfits(model: nn.Module, manifest: BaseManifest) -> Iterator[str]:
             yield f"{name} is unexpected"
         elif shapes[name] != expected[name].shape:
             yield f"{name} is {list(shapes[name])}, expected {list(expected[name].shape)}"
-        elif name in live and live[name].is_meta:
+        elif name in live.plain and live.plain[name].is_meta:
             yield f"{name} holds no values (it is on the meta device)"
 
 
-def _list_quantised(model: nn.Module, manifest: BaseManifest) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _list_quantised(live: LiveTensors, manifest: BaseManifest) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield the name of each quantised weight, and the shape that the base would store it in."""
     kinds = {parameter.name: parameter.kind.partition("(")[0] for parameter in manifest.parameters}
-    for layer, size in quantised_layers(model).items():
-        name = f"{layer}.weight"
+    for name, size in live.sizes().items():
         yield name, size[::-1] if TRANSPOSED.get(kinds.get(name, "")) else size
 
 
-def _find_differences(model: nn.Module, candidate: Candidate, home: Path) -> Iterator[str]:
+def _find_differences(live: LiveTensors, candidate: Candidate, home: Path) -> Iterator[str]:
     """Yield a problem for each tensor with other values than the base's."""
     base, manifest = candidate
-    live, expected = unquantised_tensors(model), manifest.by_name()
+    plain, expected = live.plain, manifest.by_name()
     files: BaseFiles | None = None
-    for parameter in (parameter for parameter in manifest.parameters if parameter.name in live):
-        tensor, source = live[parameter.name], expected[parameter.tied_to or parameter.name]
-        if source is not parameter and tensor is live.get(source.name):
+    for parameter in (parameter for parameter in manifest.parameters if parameter.name in plain):
+        tensor, source = plain[parameter.name], expected[parameter.tied_to or parameter.name]
+        if source is not parameter and tensor is plain.get(source.name):
             continue
         if type_of(tensor).dtype == source.dtype:
             is_same = digest_of(tensor) == source.sha256
@@ -144,17 +144,17 @@ def _open_checkpoint(base: Base, home: Path, actual: str, expected: str) -> Chec
 
 
 def _explain_refusal(
-    model: nn.Module, candidates: list[Candidate], fitting: list[Candidate], alike: list[Candidate], home: Path
+    live: LiveTensors, candidates: list[Candidate], fitting: list[Candidate], alike: list[Candidate], home: Path
 ) -> str:
     if len(candidates) == 1:
         base, manifest = candidates[0]
-        problems = list(_find_misfits(model, manifest)) or list(_find_differences(model, candidates[0], home))
+        problems = list(_find_misfits(live, manifest)) or list(_find_differences(live, candidates[0], home))
         return f"the model is not the base {base.name}: {listed(problems, limit=5)}; load that base's own checkpoint"
     if len(alike) > 1:
         names = listed([base.name for base, _ in alike])
         return f"the model could be any of several bases ({names}): say which it is with base=NAME"
     if len(fitting) == 1:
-        return _explain_refusal(model, fitting, fitting, alike, home)
+        return _explain_refusal(live, fitting, fitting, alike, home)
     names = listed([base.name for base, _ in candidates]) or "it has none yet"
     return (
         f"the model is none of the registry's bases ({names}): pass base=NAME to see what differs, or record it with "

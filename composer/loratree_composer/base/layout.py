@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -87,19 +88,19 @@ class _Renaming:
 
     def __init__(self, model: Any) -> None:
         from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightConverter, WeightRenaming
+        from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
         mapping = get_model_conversion_mapping(model)
         self._renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
         self._converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-        self._prefix, self._state = model.base_model_prefix, model.state_dict()
+        self._state = model.state_dict()
+        self._rename = partial(
+            rename_source_key, base_model_prefix=model.base_model_prefix, meta_state_dict=self._state
+        )
 
     def read(self, name: str) -> tuple[str | None, bool]:
         """Return the model's name for a stored name, and whether a conversion makes that tensor; None if ignored."""
-        from transformers.core_model_loading import rename_source_key
-
-        given = {"base_model_prefix": self._prefix, "meta_state_dict": self._state}
-        target, pattern = rename_source_key(name, self._renamings, self._converters, **given)
+        target, pattern = self._rename(name, self._renamings, self._converters)
         if target not in self._state and name in self._state:
-            target, pattern = rename_source_key(name, [], [], **given)
+            target, pattern = self._rename(name, [], [])
         return (target if target in self._state else None), pattern is not None

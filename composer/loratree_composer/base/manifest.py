@@ -19,7 +19,7 @@ from loratree_composer.base.older_names import older_names
 from loratree_composer.base.past_forward import is_read_past_forward
 from loratree_composer.base.sharing import tensors, ties
 from loratree_composer.base.stored_tensor import digest_of, read_tensor, type_of
-from loratree_composer.base.token_ties import find_input_embedding, find_token_ties
+from loratree_composer.base.token_ties import find_embedding, find_token_ties
 from loratree_composer.base.untied import remaining_ties
 from loratree_registry.core.manifest import PAST_FORWARD, BaseManifest, Parameter, check_manifest
 from loratree_registry.core.records import ADAPTER_CONFIG
@@ -118,7 +118,7 @@ def manifest_of(module: nn.Module, source: Tensors, *, leftovers: Sequence[str] 
             )
     firsts = {parameter.name: parameter.tied_to or parameter.name for parameter in parameters}
     remaining = {name: first for name, first in remaining_ties(module).items() if firsts[name] == firsts[first]}
-    older, embedding = older_names(module), find_input_embedding(module)
+    older, embedding = older_names(module), find_embedding(module)
     return check_manifest(
         BaseManifest(
             parameters=tuple(sorted(parameters, key=lambda parameter: parameter.name)),

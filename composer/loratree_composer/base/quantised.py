@@ -1,5 +1,6 @@
 """Quantised linear layers of a live model: their own tensors stand for one weight of the base, which is gone."""
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 from torch import Tensor, nn
@@ -49,11 +50,27 @@ def quantised_layers(model: nn.Module) -> dict[str, tuple[int, int]]:
     return {name: size for name, size in sizes.items() if size is not None}
 
 
-def unquantised_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and persistent buffers by name, without what a quantised layer has beside its bias."""
+@dataclass(frozen=True, slots=True)
+class LiveTensors:
+    """A model's parameters and persistent buffers by name, and (out, in) of each quantised linear layer by its name.
+
+    Of what a quantised layer owns, `plain` has the bias alone.
+    """
+
+    plain: dict[str, Tensor]
+    quantised: dict[str, tuple[int, int]]
+
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Return (out, in) of each quantised weight, by the name that the base has for it."""
+        return {f"{layer}.weight": size for layer, size in self.quantised.items()}
+
+
+def read_live(model: nn.Module) -> LiveTensors:
+    """Return the tensors of a model. Raises Invalid, as `quantised_layers` does."""
     layers = quantised_layers(model)
     inside, biases = tuple(f"{layer}." for layer in layers), {f"{layer}.bias" for layer in layers}
-    return {name: value for name, value in tensors(model).items() if name in biases or not name.startswith(inside)}
+    plain = {name: value for name, value in tensors(model).items() if name in biases or not name.startswith(inside)}
+    return LiveTensors(plain, layers)
 
 
 def describe_quantised(layer: nn.Module) -> str:

@@ -46,6 +46,11 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Return whether the tensor is a DTensor, of which each process holds a part."""
+    return type(tensor).__name__ == "DTensor"
+
+
 def _identity_of(tensor: Tensor) -> object:
     if tensor.numel() == 0:
         return id(tensor)

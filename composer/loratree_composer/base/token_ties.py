@@ -6,10 +6,10 @@ from typing import Any
 from torch import nn
 
 
-def find_input_embedding(model: nn.Module) -> str | None:
-    """Return the name of the module that `get_input_embeddings` gives, or None if there is none."""
+def find_embedding(model: nn.Module, getter: str = "get_input_embeddings") -> str | None:
+    """Return the name of the module that `getter`, a method of the model, gives, or None if it gives none."""
     with contextlib.suppress(NotImplementedError, AttributeError):
-        found = model.get_input_embeddings()  # type: ignore[operator]
+        found = getattr(model, getter)()
         return next((name for name, module in model.named_modules() if module is found), None)
     return None
 
@@ -21,7 +21,7 @@ def find_token_ties(model: nn.Module) -> list[str]:
     only if the model's own config ties embeddings (PEFT 0.21, utils/other.py). Other names of the tensor are not.
     """
     config: Any = getattr(model, "config", None)
-    embedding = find_input_embedding(model)
+    embedding = find_embedding(model)
     if embedding is None or not getattr(config, "tie_word_embeddings", False):
         return []
     table: dict[str, str] = {}

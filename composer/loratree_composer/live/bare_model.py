@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from loratree_composer.base.sharing import is_sharded
 from loratree_composer.live.stack import is_stacked
 from loratree_registry.errors import Conflict, Invalid, listed
 
@@ -78,7 +79,7 @@ def _find_shards(model: nn.Module, own: list[tuple[str, Tensor]]) -> Iterator[st
         if type(layer).__module__.startswith("torch.distributed.fsdp") and isinstance(layer, nn.Module):
             yield f"{name or 'it'} is a {type(layer).__name__}"
     for name, tensor in own:
-        if type(tensor).__name__ == "DTensor":
+        if is_sharded(tensor):
             yield f"{name} is a DTensor, as FSDP2 and tensor parallelism make it"
         elif hasattr(tensor, "ds_id") or hasattr(tensor, "ds_shape"):
             yield f"{name} is a parameter of DeepSpeed ZeRO-3"

@@ -9,7 +9,7 @@ from loratree_composer.adapters.budget import Budget
 from loratree_composer.arithmetic.merge import check_mergeable, check_values, merge_into, writing
 from loratree_composer.arithmetic.precision import full_float32
 from loratree_composer.arithmetic.program import Key, Program, is_known
-from loratree_composer.base.sharing import tensors
+from loratree_composer.base.sharing import is_sharded, tensors
 from loratree_composer.live.fit import check_fit, check_targets, fit_problems, shared_layers
 from loratree_composer.live.prefix_sums import PrefixSums
 from loratree_composer.live.pristine import Pristine, PristinePlace, Source, stamp
@@ -66,6 +66,7 @@ class MergedWeights:
         try:
             _check_restored(self._restore(set(self._merged) - set(programs)))
             check_fit(shared_layers(self._module, programs))
+            self._untied.repair()
             targets = self._untied.give(self._find_tensors(programs), programs)
             if self._prefixes is not None:
                 self._prefixes.begin(programs, targets)
@@ -160,7 +161,7 @@ class MergedWeights:
 
 def _can_hold(tensor: Tensor, pristine: Tensor) -> bool:
     """Return whether a pristine value can be written into the tensor: it has memory of its own, and that shape."""
-    return tensor.shape == pristine.shape and not tensor.is_meta and type(tensor).__name__ != "DTensor"
+    return tensor.shape == pristine.shape and not tensor.is_meta and not is_sharded(tensor)
 
 
 def _check_restored(problems: list[str]) -> None:

@@ -14,7 +14,7 @@ from loratree_composer.arithmetic.precision import full_float32
 from loratree_composer.arithmetic.program import Program
 from loratree_composer.base.layer_kind import TRANSPOSED, kind_of
 from loratree_composer.base.past_forward import is_read_past_forward
-from loratree_composer.base.quantised import describe_quantised, quantised_layers, unquantised_tensors
+from loratree_composer.base.quantised import describe_quantised, read_live
 from loratree_composer.base.sharing import tensors
 from loratree_composer.live.fit import check_fit, fit_problems, owner, shared_layers
 from loratree_composer.live.stacked_layers import KINDS, StackedLayer, StackedQuantised
@@ -90,8 +90,8 @@ class Stack:
         self._beside, self._copies, self._originals, self._inner = {}, {}, {}, {}
 
     def _prepare_all(self, programs: Mapping[str, Program]) -> None:
-        live = unquantised_tensors(self._module)
-        quantised = {f"{layer}.weight": size for layer, size in quantised_layers(self._module).items()}
+        read = read_live(self._module)
+        live, quantised = read.plain, read.sizes()
         problems = [f"{name} is not in the model" for name in programs if name not in live | quantised]
         problems += shared_layers(self._module, programs)
         for name in (name for name in programs if name in quantised):

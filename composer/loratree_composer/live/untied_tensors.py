@@ -1,7 +1,7 @@
 """Tensors that several names of a module share, with separate memory for a name while its value differs."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class UntiedTensors:
         """
         for name in [name for name in self._shared if name not in programs]:
             self._tie(name)
-        targets = dict(self._read(given)) if self._repair() else dict(given)
+        targets = dict(given)
         users = self._find_users_of_originals(targets)
         shared = {*sharers(self._module, set(targets)), *overlapping(targets), *users}
         for name in sorted(shared):
@@ -60,30 +60,23 @@ class UntiedTensors:
             self._tie(name)
 
     def _tie(self, name: str) -> None:
-        self._repair()
+        self.repair()
         put_back(self._module, name, self._shared[name])
         del self._shared[name], self._copies[name]
         drop_compiled()
 
-    def _repair(self) -> bool:
-        """Give every name that was tied to an untied copy its shared tensor back; return whether there was one.
+    def repair(self) -> None:
+        """Give every name that was tied to an untied copy its shared tensor back.
 
         `model.tie_weights()` ties the other names of a tensor to the copy if the copy has the name that they are tied
         to: the shared tensor would be lost, and the other names would carry the composition.
         """
-        live, repaired = tensors(self._module), False
+        live = tensors(self._module)
         for name, copy in self._copies.items():
             for other in [other for other, tensor in live.items() if tensor is copy and other != name]:
                 put_back(self._module, other, self._shared[name])
-                repaired = True
             if name in live and live[name] is self._shared[name]:  # tied again itself
                 put(self._module, name, copy)
-                repaired = True
-        return repaired
-
-    def _read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        live = tensors(self._module)
-        yield from ((name, live[name]) for name in names)
 
 
 def put(module: nn.Module, name: str, tensor: Tensor) -> None:
