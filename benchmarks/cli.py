@@ -28,10 +28,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the rows here too")
     options = parser.parse_args()
+    from tests.smollm2 import smollm2
+
     columns: dict[str, Costs] = {}
     with tempfile.TemporaryDirectory() as folder:
         kept = os.environ.get("LORATREE_SMOLLM2")
-        base = _smollm2(Path(kept) if kept else Path(folder))
+        base = smollm2(Path(kept) if kept else Path(folder))
         columns["SmolLM2-135M"] = _measure(base, Path(folder) / "smollm2-home", options.repeats)
     counts = [int(count) for count in options.layers.split(",")] if options.layers else []
     for count in counts:
@@ -52,30 +54,30 @@ def _measure(base: Path, home: Path, repeats: int) -> Costs:
     costs: Costs = {"(the base's files)": (0.0, size)}
     out = home.parent / "out"
     adapters = [_write_adapter(base, home.parent / f"adapter{level}", level) for level in (1, 2)]
-    costs["base add"] = _median(home, ["base", "add", "model", base], repeats)
-    run_command(home, ["publish", adapters[0], "model/domain", "--parent", "base"])
+    costs["base add"] = _cost([_run(home, ["base", "add", "model", base]) for _ in range(repeats)])
+    _run(home, ["publish", adapters[0], "model/domain", "--parent", "base"])
     names = [f"model/domain/task{number}" for number in range(repeats)]
-    taken = [run_command(home, ["publish", adapters[1], name, "--parent", "model/domain"]) for name in names]
-    costs["publish"] = statistics.median(s for s, _ in taken), statistics.median(peak for _, peak in taken) / MIB
+    costs["publish"] = _cost([_run(home, ["publish", adapters[1], name, "--parent", "model/domain"]) for name in names])
     leaf = names[-1]
     for arguments in (["resolve", leaf], ["ls", "model"], ["lineage", leaf]):
-        costs[arguments[0]] = _median(home, arguments, repeats)
+        costs[arguments[0]] = _cost([_run(home, arguments) for _ in range(repeats)])
     for mode in ("flatten", "merge"):
         made = []
         for number in range(repeats):
             target = out / f"{mode}{number}"
-            made.append(run_command(home, ["compose", leaf, "--mode", mode, "--out", target], timeout=1200))
+            made.append(_run(home, ["compose", leaf, "--mode", mode, "--out", target]))
             for file in target.iterdir():
                 file.unlink()
-        costs[f"compose --mode {mode}"] = (
-            statistics.median(seconds for seconds, _ in made),
-            statistics.median(peak for _, peak in made) / MIB,
-        )
+        costs[f"compose --mode {mode}"] = _cost(made)
     return costs
 
 
-def _median(home: Path, arguments: list[Any], repeats: int) -> tuple[float, float]:
-    taken = [run_command(home, arguments, timeout=1200) for _ in range(repeats)]
+def _run(home: Path, arguments: list[Any]) -> tuple[float, int]:
+    return run_command(home, arguments, timeout=1200)
+
+
+def _cost(taken: list[tuple[float, int]]) -> tuple[float, float]:
+    """The medians of seconds, and of peak memory in MiB."""
     return statistics.median(seconds for seconds, _ in taken), statistics.median(peak for _, peak in taken) / MIB
 
 
@@ -93,17 +95,11 @@ def _print(columns: dict[str, Costs]) -> None:
         print(f"{name:<26}" + "".join(f"{cell:>24}" for cell in cells))
 
 
-def _smollm2(folder: Path) -> Path:
-    from tests.smollm2 import smollm2
-
-    return smollm2(folder)
-
-
 def _write_wide(directory: Path, layers: int) -> Path:
     """Write a base in the shape of Llama 3.1 8B, with fewer layers, in files of eight layers each."""
-    import torch
     import transformers
-    from safetensors.torch import save_file
+
+    from tests.wide import write_wide
 
     config = transformers.LlamaConfig(
         hidden_size=4096,
@@ -115,23 +111,13 @@ def _write_wide(directory: Path, layers: int) -> Path:
         tie_word_embeddings=False,
         dtype="bfloat16",
     )
-    config.architectures = ["LlamaForCausalLM"]
-    config.save_pretrained(directory)
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in transformers.LlamaForCausalLM(config).state_dict().items()}
-    memory = (torch.rand(max(shape.numel() for shape in shapes.values())) - 0.5).bfloat16()
-    files: dict[str, list[str]] = {}
-    for name in shapes:
+
+    def file_of(name: str) -> str:
         parts = name.split(".")
         number = int(parts[2]) // 8 if "layers" in parts else 0 if "embed_tokens" in parts else (layers - 1) // 8
-        files.setdefault(f"model-{number}.safetensors", []).append(name)
-    for file, names in files.items():
-        tensors = {name: memory[: shapes[name].numel()].clone().view(shapes[name]) for name in names}
-        save_file(tensors, directory / file, metadata={"format": "pt"})
-    places = {name: file for file, names in files.items() for name in names}
-    index = {"metadata": {}, "weight_map": places}
-    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
-    return directory
+        return f"model-{number}.safetensors"
+
+    return write_wide(directory, config, file_of)
 
 
 def _write_adapter(base: Path, directory: Path, seed: int) -> Path:

@@ -1,6 +1,5 @@
 """What the real command does with a checkpoint that is larger than the memory it may take."""
 
-import json
 import os
 import re
 import signal
@@ -13,15 +12,15 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-import transformers
 from safetensors.torch import save_file
 
 from loratree_registry.core.records import ADAPTER_WEIGHTS
 from loratree_registry.peft_format.names import PREFIX
-from loratree_registry.tensor_files.checkpoint import INDEX, open_checkpoint
+from loratree_registry.tensor_files.checkpoint import open_checkpoint
 from tests import tiny
 from tests.cli.conftest import Shell
 from tests.peak_memory import run_command
+from tests.wide import write_wide
 
 MIB = 1024 * 1024
 HEAD = "lm_head.weight"
@@ -29,7 +28,7 @@ LEAF = "wide/medicine/cardiology"
 
 
 def wide_llama(directory: Path, layers: int) -> Path:
-    """Writes a Llama in bfloat16, a shard a layer, of values that cost little to make."""
+    """Writes a Llama in bfloat16, a shard a layer."""
     config = tiny.llama_config(
         hidden_size=1024,
         intermediate_size=6144,
@@ -38,22 +37,12 @@ def wide_llama(directory: Path, layers: int) -> Path:
         dtype="bfloat16",
         tie_word_embeddings=True,
     )
-    config.architectures = ["LlamaForCausalLM"]
-    config.save_pretrained(directory)
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in transformers.LlamaForCausalLM(config).state_dict().items()}
-    del shapes[HEAD]  # which is tied
-    memory = (torch.rand(max(shape.numel() for shape in shapes.values())) - 0.5).bfloat16()
-    shards: dict[str, dict[str, torch.Tensor]] = {}
-    for name, shape in shapes.items():
+
+    def file_of(name: str) -> str:
         layer = re.search(r"layers\.(\d+)\.", name)
-        file = f"model-{layer[1] if layer else name}.safetensors"
-        shards.setdefault(file, {})[name] = memory[: shape.numel()].clone().view(shape)
-    for file in list(shards):
-        save_file(shards[file], directory / file, metadata={"format": "pt"})
-    places = {name: file for file, tensors in shards.items() for name in tensors}
-    (directory / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
-    return directory
+        return f"model-{layer[1] if layer else name}.safetensors"
+
+    return write_wide(directory, config, file_of)
 
 
 def adapter(base: Path, directory: Path, rank: int) -> Path:

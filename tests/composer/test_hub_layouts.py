@@ -20,6 +20,7 @@ from loratree_registry.workspace.base_locations import remember_base
 from loratree_registry.workspace.base_transfer import pull_base, push_base
 from tests.composer import chains
 from tests.composer.conftest import Catalog, Tree, open_catalog
+from tests.composer.every_form import every_form
 from tests.hub_layouts import LAYOUTS, configure, rewrite, run
 from tests.peft_bases import quiet
 
@@ -96,21 +97,16 @@ def test_the_base_is_the_model_that_transformers_loads(layout: str, hub: Path, t
 
 def test_every_form_of_a_chain_is_pefts_function(catalog: Catalog, hub: Path, tmp_path: Path) -> None:
     expected, leaf = output(by_peft(hub, catalog.tree.chain)), catalog.path(2)
-    forms = {}
-    compose(catalog.registry, leaf, "merge", tmp_path / "merged", home=catalog.home)
-    forms["files"] = output(load(tmp_path / "merged"))
-    compose(catalog.registry, leaf, "flatten", tmp_path / "flat", home=catalog.home)
-    with quiet():
-        flat: Any = peft.PeftModel.from_pretrained(load(hub), tmp_path / "flat")  # type: ignore[arg-type]
-        forms["flattened"] = output(flat.merge_and_unload())
-    model = load(hub)
-    composer = Composer(model, catalog.registry, home=catalog.home)
-    composer.use(leaf)
-    forms["stacked"] = output(model)
-    composer.merge(leaf)
-    forms["merged"] = output(model)
-    composer.use(leaf, merged=catalog.path(1))
-    forms["split"] = output(model)
+    forms = every_form(
+        catalog.registry,
+        leaf,
+        base=hub,
+        split=catalog.path(1),
+        folder=tmp_path / "forms",
+        home=catalog.home,
+        load=load,
+        run=output,
+    )
     assert chains.relative(output(load(hub)), expected) > 0.01
     assert {name: chains.relative(found, expected) < 1e-5 for name, found in forms.items()} == dict.fromkeys(
         forms, True

@@ -10,12 +10,12 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from loratree_composer import Composer, compose
 from loratree_composer.base.manifest import read_base
 from loratree_registry.workspace.base_locations import remember_base
 from loratree_registry.workspace.publish import publish_directory
 from tests.composer import chains
 from tests.composer.conftest import Tree, open_catalog
+from tests.composer.every_form import every_form
 from tests.minilm import minilm
 from tests.peft_bases import quiet
 
@@ -66,19 +66,16 @@ def test_every_form_of_a_real_encoder_is_pefts(tmp_path: Path) -> None:
             expected = train(parent, directory, tokens)
             assert chains.relative(before, expected) > 0.01
             publish_directory(catalog.registry, directory, path, parent="base" if number == 1 else None, home=home)
-            parent = tmp_path / f"composed{number}"
-            compose(catalog.registry, path, "merge", parent, home=home)
-            forms = {"files": states(load(parent), tokens)}
-            composer = Composer(load(base), catalog.registry, home=home)
-            composer.use(path)
-            forms["stacked"] = states(composer.model, tokens)
-            composer.merge(path)
-            forms["merged"] = states(composer.model, tokens)
-            composer.use(path, merged="minilm/level1")
-            forms["split"] = states(composer.model, tokens)
-            compose(catalog.registry, path, "flatten", tmp_path / f"flat{number}", home=home)
-            with quiet():
-                flat = peft.PeftModel.from_pretrained(load(base), tmp_path / f"flat{number}")  # type: ignore[arg-type]
-            forms["flattened"] = states(flat.eval(), tokens)
+            forms = every_form(
+                catalog.registry,
+                path,
+                base=base,
+                split="minilm/level1",
+                folder=tmp_path / f"forms{number}",
+                home=home,
+                load=load,
+                run=lambda model: states(model, tokens),
+            )
+            parent = tmp_path / f"forms{number}" / "merged"
             off = {name: chains.relative(found, expected) for name, found in forms.items()}
             assert max(off.values()) < 1e-5, off

@@ -12,12 +12,12 @@ import torch
 import transformers
 from torch import nn
 
-from loratree_composer import Composer, compose
 from loratree_composer.base.manifest import read_base
 from loratree_registry.core.registry import Registry
 from loratree_registry.workspace.base_locations import remember_base
 from loratree_registry.workspace.publish import publish_directory
 from tests.composer.conftest import Tree, open_catalog
+from tests.composer.every_form import every_form
 from tests.peft_bases import quiet
 from tests.smollm2 import smollm2
 from tests.tiny import LINEARS
@@ -93,21 +93,18 @@ def test_every_form_writes_pefts_text(name: str, base: Path, registry: Registry,
         with quiet():
             texts.append(train(parent, CONFIGS[name], text, tokenizer, directory))
         publish_directory(registry, directory, path, parent="base" if number == 0 else None, home=home)
-        parent = tmp_path / f"composed{number}"
-        compose(registry, path, "merge", parent, home=home)
-        forms = {"files": written(load(parent), tokenizer)}
-        composer = Composer(load(base), registry, home=home)
-        composer.use(path)
-        forms["stacked"] = written(composer.model, tokenizer)
-        composer.merge(path)
-        forms["merged"] = written(composer.model, tokenizer)
-        composer.use(path, merged="smollm2/level0")
-        forms["split"] = written(composer.model, tokenizer)
-        if name == "all linear layers":
-            compose(registry, path, "flatten", tmp_path / f"flat{number}", home=home)
-            with quiet():
-                flat = peft.PeftModel.from_pretrained(load(base), tmp_path / f"flat{number}")  # type: ignore[arg-type]
-            forms["flattened"] = written(flat.eval(), tokenizer)
+        forms = every_form(
+            registry,
+            path,
+            base=base,
+            split="smollm2/level0",
+            folder=tmp_path / f"forms{number}",
+            home=home,
+            load=load,
+            run=lambda model: written(model, tokenizer),
+            is_flat=name == "all linear layers",
+        )
+        parent = tmp_path / f"forms{number}" / "merged"
         assert forms == dict.fromkeys(forms, texts[-1])
     if name == "all linear layers":
         assert len(set(texts)) == 3, texts
