@@ -1,12 +1,14 @@
 """Digests of a base's embeddings and heads in other dtypes, to recognise the copies that PEFT saves of them."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from torch import Tensor, nn
 
-from loratree_composer.base.stored_tensor import DTYPES, digest_of
+from loratree_composer.base.stored_tensor import DTYPES, bytes_of
 from loratree_composer.base.token_ties import find_embedding
+from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.tensor_files.checkpoint import TensorType
 from loratree_registry.tensor_files.comparison import TensorSource
 
@@ -14,10 +16,10 @@ CASTS: Final = ("F32", "BF16", "F16")  # the dtypes that models are trained in
 
 
 class Tensors(TensorSource, Protocol):
-    """A source that gives the tensors themselves too."""
+    """A source that gives the values too."""
 
-    def read(self, name: str) -> Tensor:
-        """Return one tensor."""
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """Yield the values of one tensor in row-major order, a million or so at a time."""
         ...
 
 
@@ -34,6 +36,14 @@ def cast_digests(
     for first in sorted(names):
         stored = next(name for name in types if firsts[name] == first)
         if types[stored].dtype in CASTS:
-            value = source.read(stored)
-            casts[first] = {code: digest_of(value.to(DTYPES[code])) for code in CASTS if code != types[stored].dtype}
+            casts[first] = _hash_casts(source.pieces(stored), [code for code in CASTS if code != types[stored].dtype])
     return casts
+
+
+def _hash_casts(pieces: Iterator[Tensor], codes: Sequence[str]) -> dict[str, str]:
+    """Return the digest of a tensor in each dtype of `codes`, with one piece in memory at a time."""
+    hashers = {code: hashlib.sha256() for code in codes}
+    for piece in pieces:
+        for code, hasher in hashers.items():
+            hasher.update(bytes_of(piece.to(DTYPES[code])))
+    return {code: DIGEST_PREFIX + hasher.hexdigest() for code, hasher in hashers.items()}

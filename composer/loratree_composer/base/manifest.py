@@ -2,11 +2,11 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from loratree_composer.base.layout import Layout, layout_of
 from loratree_composer.base.older_names import older_names
 from loratree_composer.base.past_forward import is_read_past_forward
 from loratree_composer.base.sharing import tensors, ties
-from loratree_composer.base.stored_tensor import digest_of, read_tensor, type_of
+from loratree_composer.base.stored_tensor import DTYPES, digest_of, type_of
 from loratree_composer.base.token_ties import find_embedding, find_token_ties
 from loratree_composer.base.untied import remaining_ties
 from loratree_registry.core.manifest import PAST_FORWARD, BaseManifest, Parameter, check_manifest
@@ -26,6 +26,8 @@ from loratree_registry.core.records import ADAPTER_CONFIG
 from loratree_registry.disk.plain_files import check_links, hub_snapshots
 from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.tensor_files.checkpoint import RESAVE, Checkpoint, TensorType, open_checkpoint
+
+_PIECE: Final = 1 << 20  # values
 
 # The errors that transformers and the code of its models raise for a config that makes no sense.
 _UNBUILDABLE = (OSError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, ImportError, RuntimeError)
@@ -155,9 +157,11 @@ class Named:
         """Return the digest over one tensor's bytes."""
         return self.checkpoint.sha256(self._stored[name])
 
-    def read(self, name: str) -> Tensor:
-        """Read one tensor to the CPU."""
-        return read_tensor(self.checkpoint, self._stored[name])
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """Read the values of one tensor to the CPU, a chunk of the file at a time."""
+        shard = self.checkpoint.shard_of[self._stored[name]]
+        dtype = DTYPES[shard.type(self._stored[name]).dtype]
+        yield from (torch.frombuffer(chunk, dtype=dtype) for chunk in shard.chunks(self._stored[name]))
 
     @cached_property
     def _stored(self) -> dict[str, str]:
@@ -181,8 +185,8 @@ class _Live:
     def sha256(self, name: str) -> str:
         return digest_of(self._tensors[name])
 
-    def read(self, name: str) -> Tensor:
-        return self._tensors[name]
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        yield from torch.split(self._tensors[name].detach().reshape(-1), _PIECE)
 
 
 def _read_architecture(directory: Path) -> str:
