@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     DateTime,
     Dialect,
     ForeignKey,
@@ -24,6 +25,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    event,
 )
 
 from loratree_registry.core.paths import LEVELS
@@ -84,6 +86,18 @@ def _check_both(column: str, other: str) -> CheckConstraint:
     return CheckConstraint(f"({column} IS NULL) = ({other} IS NULL)", name=f"{column}_has_its_time")
 
 
+def _keep_to_rows(index: Index, condition: ColumnElement[bool]) -> None:
+    """Make the index a partial one, when the tables are created.
+
+    An `Index` with `postgresql_where=` imports PostgreSQL's dialect at once, a tenth of what `ls` takes on SQLite.
+    """
+
+    @event.listens_for(metadata, "before_create")
+    def add_condition(*_create: object, **_options: object) -> None:
+        for dialect in ("sqlite", "postgresql"):
+            index.dialect_options[dialect]["where"] = condition
+
+
 bases = Table(
     "bases",
     metadata,
@@ -132,7 +146,7 @@ blobs = Table(
 
 _condemned = blobs.c.state == "condemned"
 
-Index("ix_blobs_condemned", blobs.c.sha256, sqlite_where=_condemned, postgresql_where=_condemned)
+_keep_to_rows(Index("ix_blobs_condemned", blobs.c.sha256), _condemned)
 
 # The files of a base's checkpoint, if its weights are stored.
 base_files = Table(
@@ -195,11 +209,11 @@ versions = Table(
 
 _on_base = versions.c.pin_id.is_(None)
 
-Index(None, versions.c.base_id, versions.c.id, sqlite_where=_on_base, postgresql_where=_on_base)
+_keep_to_rows(Index(None, versions.c.base_id, versions.c.id), _on_base)
 
 _live = versions.c.withdrawn_at.is_(None)
 
-Index("ix_versions_live", versions.c.node_id, versions.c.number, sqlite_where=_live, postgresql_where=_live)
+_keep_to_rows(Index("ix_versions_live", versions.c.node_id, versions.c.number), _live)
 
 # A tombstone stays for each deleted version, so that its number is never reused and its ref reports the deletion. The
 # tombstone of a quarantined version keeps the same content from being published again.
