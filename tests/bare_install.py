@@ -1,7 +1,7 @@
 """Checks an installation without extras: it imports no torch, says what is missing, and `loratree ls` is quick.
 
 Importing SQLAlchemy alone takes 0.3 to 0.5 s on a busy machine, so `ls` is timed in turn with that import. The ratio
-of the medians always has a limit; the quickest run has one in seconds too, unless the import alone nearly takes as long.
+of the medians always has a limit; the quickest run has one in seconds too, unless the import alone takes nearly that.
 
 Run as `python -m tests.bare_install PATH_TO_LORATREE`; .ci/run does, in a virtual environment of its own.
 """
