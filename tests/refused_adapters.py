@@ -263,6 +263,7 @@ REFUSED: Final[tuple[Row, ...]] = (
 
 _CONFIG: Final = "tests/registry/peft_format/test_classify.py::test_a_config_that_says_what_is_not_composed_is_refused"
 _ADAPTERS: Final = "tests/registry/peft_format/test_peft_adapters.py"
+_LAYERS: Final = "tests/composer/test_expert_layers.py::test_where_pefts_forward_is_not_what_was_trained"
 
 # What PEFT writes only after a preparation that needs data, a second adapter or another package: its meaning, what is
 # said of it, and its test.
@@ -285,6 +286,31 @@ BY_CONFIG: Final[tuple[tuple[str, str, str], ...]] = (
         "modules that transformers has renamed since, where PEFT does not rename them in the file (Qwen2-VL, ViT)",
         "an adapter of a module that transformers has renamed is not composed",
         "tests/composer/test_older_names.py::test_where_peft_fails_the_rename_is_named",
+    ),
+    (
+        "LoRA on each expert's own layers, where PEFT does not join them (Qwen2-MoE)",
+        "LoRA on each expert's own layers is not composed",
+        _LAYERS,
+    ),
+    (
+        "LoRA on some experts' layers, without down, or without gate or up",
+        "LoRA on some of the layers that a tensor of experts joins is not composed",
+        _LAYERS,
+    ),
+    (
+        "LoRA on experts' layers with rsLoRA, or with another alpha for some",
+        "LoRA on experts whose scale changes when PEFT joins them is not composed",
+        _LAYERS,
+    ),
+    (
+        "LoRA on dense layers or shared experts that are named as the experts' layers are (DeepSeek-V3)",
+        "LoRA on a layer named as the experts' own layers were is not composed",
+        _LAYERS,
+    ),
+    (
+        "DoRA or lora_bias on each expert's own layers",
+        "DoRA or lora_bias on each expert's own layers is not composed",
+        "tests/composer/test_expert_layers.py::test_experts_that_cannot_be_joined_are_refused",
     ),
     (
         "target_parameters on parameters of one shape in one module",

@@ -9,6 +9,7 @@ from loratree_registry.peft_format import rules
 from loratree_registry.peft_format.config import PEFT_VERSION
 from loratree_registry.peft_format.findings import Refusal
 from tests.cli.test_causes import CAUSES
+from tests.composer.test_expert_layers import EXPERT_LAYERS
 from tests.composer.test_older_names import OLDER_NAMES
 from tests.composer.test_tool_adapters import WRITTEN
 from tests.hub_layouts import LAYOUTS
@@ -50,7 +51,8 @@ them with PEFT's merge in float64 (1e-5).
 """
 WRITTEN_HEAD: Final = """## Adapters as tools wrote them
 
-Each row is a case of `tests/composer/test_tool_adapters.py` or `tests/composer/test_older_names.py`.
+Each row is a case of `tests/composer/test_tool_adapters.py`, `tests/composer/test_older_names.py` or
+`tests/composer/test_expert_layers.py`.
 """
 CAUSES_HEAD: Final = """## Mistakes that are named by their cause
 
@@ -81,7 +83,7 @@ def _tools() -> list[str]:
     """Return the sections on checkpoints and adapters as they lie on the hub and as tools wrote them."""
     bases = [f"| {name} | {layout.says()} |" for name, layout in LAYOUTS.items()]
     written = [f"| {name} | composed as PEFT loads it |" for name in WRITTEN]
-    written += [f"| {name} | {said} |" for name, said in OLDER_NAMES]
+    written += [f"| {name} | {said} |" for name, said in (*OLDER_NAMES, *EXPERT_LAYERS)]
     causes = [f"| {name} | … {sentence} |" for name, (_, sentence) in CAUSES.items()]
     return [
         BASES,

@@ -26,14 +26,14 @@ WEIGHTS = "adapter_model.safetensors"
 
 def read(directory: Path, manifest: BaseManifest, *, untied: bool = False) -> Adapter:
     """Reads a PEFT directory as a composer reads a published one."""
-    header, config = _read_files(directory)
+    header, config = read_files(directory)
     spec = classify(config, header, manifest, untied=untied)
     return read_adapter(directory / WEIGHTS, spec, digest=str(directory), task_type=config["task_type"])
 
 
 def check(directory: Path, manifest: BaseManifest, *, untied: bool, on_base: bool) -> None:
     """Checks a PEFT directory as publishing does, with the digests of its tensors. Raises Invalid."""
-    header, config = _read_files(directory)
+    header, config = read_files(directory)
     with (directory / WEIGHTS).open("rb") as stream:
         stream.seek(header.data_start)
         digests = check_finite(stream, header, undigested=FACTORS)
@@ -41,7 +41,8 @@ def check(directory: Path, manifest: BaseManifest, *, untied: bool, on_base: boo
     assert classify(config, header, manifest, untied=untied, on_base=on_base) == spec
 
 
-def _read_files(directory: Path) -> tuple[Header, dict[str, Any]]:
+def read_files(directory: Path) -> tuple[Header, dict[str, Any]]:
+    """The header and the config of a PEFT directory."""
     with (directory / WEIGHTS).open("rb") as stream:
         header = read_header(stream, (directory / WEIGHTS).stat().st_size)
     return header, json.loads((directory / "adapter_config.json").read_text())

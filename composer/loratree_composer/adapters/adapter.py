@@ -16,7 +16,7 @@ from loratree_composer.arithmetic.precision import full_float32
 from loratree_composer.arithmetic.program import ChainStep, Program, programs
 from loratree_registry.errors import Invalid
 from loratree_registry.peft_format.names import LAYER
-from loratree_registry.peft_format.spec import AdapterSpec, ModuleSpec
+from loratree_registry.peft_format.spec import AdapterSpec, Joined, ModuleSpec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -210,7 +210,10 @@ def _is_additive(part: AdapterPart) -> bool:
 
 
 def _read_factors(tensors: StoredTensors, module: ModuleSpec) -> Factors:
-    a, b = (tensors.get_tensor(key) for key in (module.a, module.b))
+    if module.joined_a:
+        a, b = _join_a(tensors, module.joined_a), _join_b(tensors, module.joined_b)
+    else:
+        a, b = (tensors.get_tensor(key) for key in (module.a, module.b))
     magnitude = None if module.magnitude is None else tensors.get_tensor(module.magnitude).reshape(-1)
     experts, rank, groups = module.experts, module.rank, module.groups
     expected = [experts * rank, module.in_features], [module.out_features, rank * experts // groups]
@@ -222,3 +225,18 @@ def _read_factors(tensors: StoredTensors, module: ModuleSpec) -> Factors:
         b = b.reshape(len(b), rank, experts).permute(2, 0, 1)  # in B the index of the expert varies fastest
     depth = module.a.count(f".{LAYER}.")
     return Factors(module.kind, module.scale, a, b, module.transposed, groups, magnitude, depth)
+
+
+def _join_a(tensors: StoredTensors, keys: Joined) -> Tensor:
+    """Return A [experts · rank, in] of experts whose layers have each their own: one under the other in each expert."""
+    return torch.cat([tensors.get_tensor(key) for expert in zip(*keys, strict=True) for key in expert])
+
+
+def _join_b(tensors: StoredTensors, keys: Joined) -> Tensor:
+    """Return B [out, rank · experts] of experts whose layers have each their own: on the diagonal in each expert."""
+    parts = [torch.stack([tensors.get_tensor(key) for key in layer], dim=-1) for layer in keys]  # [out, rank, experts]
+    (out, rank, experts), layers = parts[0].shape, len(parts)
+    whole = parts[0].new_zeros(layers, out, layers, rank, experts)
+    for at, part in enumerate(parts):
+        whole[at, :, at] = part
+    return whole.reshape(layers * out, layers * rank * experts)

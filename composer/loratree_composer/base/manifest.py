@@ -131,6 +131,7 @@ def manifest_of(module: nn.Module, source: Tensors, *, leftovers: Sequence[str] 
             token_ties=tuple(name for name in find_token_ties(module) if f"{name}.weight" in firsts),
             older_modules=older.known or None,
             lost_modules=older.unknown or None,
+            expert_layers=older.experts,
             vocabulary_size=_read_vocabulary_size(module),
         )
     )

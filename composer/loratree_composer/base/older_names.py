@@ -1,17 +1,28 @@
 """The names that modules had before transformers renamed them, and whether PEFT knows them in an adapter's file."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
+
+# The tensors of experts that PEFT joins LoRAs for, and the families whose config it converts for them. A model of
+# another type belongs to the family of which transformers uses the conversions.
+_EXPERTS: Final = (".experts.gate_up_proj", ".experts.down_proj")
+_FAMILIES: Final = ("mixtral", "qwen2_moe")
 
 
 @dataclass(frozen=True, slots=True)
 class OlderNames:
-    """Older names of modules, and the present ones: `known` are those that PEFT renames when it loads an adapter."""
+    """Older names of modules, and the present ones: `known` are those that PEFT renames when it loads an adapter.
+
+    `experts` maps a tensor with a matrix for each expert to the layers that each expert had (`expert_layers` of the
+    manifest), if PEFT joins LoRAs on them.
+    """
 
     known: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
+    experts: dict[str, list[str]] = field(default_factory=dict)
 
 
 def older_names(model: nn.Module) -> OlderNames:
@@ -39,12 +50,28 @@ def older_names(model: nn.Module) -> OlderNames:
     renamings = [entry for entry in back if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in back if isinstance(entry, WeightConverter)]
     is_in_peft = tables.get_checkpoint_conversion_mapping(model.config.model_type) is not None
+    joins = is_in_peft and _joins_experts(model.config.model_type)
     present = {name.rpartition(".")[0] for name in model.state_dict()}
     for name in model.state_dict():
         older, pattern = rename_source_key(name, renamings, converters, reverse=True)
+        if pattern is not None and joins and name.endswith(_EXPERTS) and model.get_parameter(name).ndim == 3:
+            ends = next(entry.target_patterns for entry in converters if pattern in entry.source_patterns)
+            layers = [older.removesuffix(ends[0]) + end for end in ends]
+            names.experts[name] = [layer.removesuffix(".weight") for layer in layers]
         old, new = older.rpartition(".")[0], name.rpartition(".")[0]
         if pattern is not None or old == new or old in present:
             continue
         read, _ = rename_source_key(f"base_model.model.{older}", forward, [])
         (names.known if is_in_peft and read == name else names.unknown)[old] = new
     return names
+
+
+def _joins_experts(model_type: str) -> bool:
+    """Return whether PEFT joins LoRAs on the layers of single experts: for Mixtral, and not for Qwen2-MoE."""
+    from transformers import conversion_mapping
+
+    families: Mapping[str, str] = {
+        **getattr(conversion_mapping, "_MODEL_TO_CONVERSION_PATTERN", {}),
+        "mixtral": "mixtral",
+    }
+    return families.get(model_type) in _FAMILIES

@@ -53,6 +53,9 @@ class BaseManifest:
 
     `older_modules` maps the names that modules had before transformers renamed them to the present ones, where PEFT
     renames them in an adapter's file too. `lost_modules` are those that PEFT does not.
+
+    `expert_layers` maps a tensor with a matrix for each expert to the Linear layers that each expert had before, with
+    `*` for the expert's number, where PEFT joins LoRAs on them. The matrix is their weights under one another.
     """
 
     parameters: tuple[Parameter, ...]
@@ -66,6 +69,7 @@ class BaseManifest:
     token_ties: tuple[str, ...] | None = None
     older_modules: dict[str, str] | None = field(default=None, hash=False)
     lost_modules: dict[str, str] | None = field(default=None, hash=False)
+    expert_layers: dict[str, list[str]] | None = field(default=None, hash=False)
 
     def by_name(self) -> dict[str, Parameter]:
         """Return the parameters, by their full names."""
@@ -103,6 +107,7 @@ class BaseManifest:
             token_ties=self.token_ties if self.token_ties is not None else other.token_ties,
             older_modules=_union(other.older_modules, self.older_modules),
             lost_modules=_union(other.lost_modules, self.lost_modules),
+            expert_layers=_union(other.expert_layers, self.expert_layers),
         )
 
     def untied(self) -> "BaseManifest":
@@ -199,10 +204,21 @@ def _find_wrong_layout(manifest: BaseManifest) -> list[str]:
     for older in (manifest.older_modules or {}, manifest.lost_modules or {}):
         problems += [f"{name} is an older name of no module" for name, new in older.items() if new not in modules]
         problems += [f"{name} is a module and an older name" for name in older if name in modules]
+    problems += _find_wrong_experts(manifest.expert_layers or {}, own)
     doubtful = [name for name in (*other, *manifest.leftovers) if name in own] + sorted(
         other.keys() & set(manifest.leftovers)
     )
     return problems + [f"{name} cannot be a parameter and another stored name" for name in doubtful]
+
+
+def _find_wrong_experts(layers: Mapping[str, list[str]], own: Mapping[str, Parameter]) -> list[str]:
+    """Return one clause for each tensor that holds no experts, and each layer that is no expert's or is named twice."""
+    problems = [f"{name} holds no experts" for name in layers if name not in own or len(own[name].shape) != 3]
+    count = Counter(layer for names in layers.values() for layer in names)
+    problems += [
+        f"{ascii(layer)[:100]} is the layer of no expert" for layer in count if layer.split(".").count("*") != 1
+    ]
+    return problems + [f"{ascii(layer)[:100]} is named twice" for layer, times in count.items() if times > 1]
 
 
 MAX_NAME: Final = 512

@@ -5,6 +5,7 @@ dropped: each is a part of the spec, a copy that nothing reads, or named in the 
 """
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, Final
 
 from loratree_registry.core.manifest import BaseManifest
@@ -19,15 +20,15 @@ from loratree_registry.peft_format.config import (
     unknown_fields,
 )
 from loratree_registry.peft_format.findings import Findings
+from loratree_registry.peft_format.joined_experts import with_joined_experts
 from loratree_registry.peft_format.layout import EXPERTS
 from loratree_registry.peft_format.low_rank import LowRankParts
 from loratree_registry.peft_format.names import BaseIndex, module_of
 from loratree_registry.peft_format.overrides import OverrideValues
-from loratree_registry.peft_format.patterns import ModulePatterns
 from loratree_registry.peft_format.rules import CHANGED_BASE, CHANGING_INITS, PLAIN_INITS, REFUSED_FIELDS
 from loratree_registry.peft_format.saved_adapter import SavedAdapter
-from loratree_registry.peft_format.scaling import Scaling, read_scaling, shown
-from loratree_registry.peft_format.spec import AdapterSpec
+from loratree_registry.peft_format.scaling import ModulePatterns, Scaling, read_scaling, shown
+from loratree_registry.peft_format.spec import AdapterSpec, Joined
 from loratree_registry.peft_format.targets import TargetModules, left_out
 from loratree_registry.peft_format.tensors import sorted_tensors
 from loratree_registry.peft_format.token_rows import TokenRows
@@ -60,6 +61,7 @@ def classify(
         raise Invalid(f"the adapter cannot be published: its peft_type is {shown(config.get('peft_type'))}, not LORA")
     findings = Findings()
     saved = SavedAdapter(config, header.tensors, digests, BaseIndex(manifest, untied=untied), findings, on_base)
+    saved = with_joined_experts(saved)
     scaling = _read_config(saved)
     tensors = sorted_tensors(saved)
     low_rank = LowRankParts.of(saved, tensors)
@@ -69,7 +71,7 @@ def classify(
     values = overrides.read(tensors.rest)
     changed = {module.parameter for module in modules} | {value.parameter for value in values}
     rows = TokenRows(saved, changed).read(tensors.rows)
-    findings.check(lambda: likely_cause(header.tensors, saved.base))
+    findings.check(lambda: likely_cause(saved.tensors, saved.base))
     if not (modules or values or rows):
         raise Invalid(
             "the adapter cannot be published: "
@@ -106,7 +108,11 @@ def summarize(
 
 def is_zero(spec: AdapterSpec, digests: Mapping[str, str]) -> bool:
     """Return whether every delta of the adapter is zero, and it changes nothing else, as before training."""
-    zeros = [ZEROS in (digests.get(module.a), digests.get(module.b)) for module in spec.modules]
+
+    def has_zeros(key: str, joined: Joined) -> bool:
+        return all(digests.get(part) == ZEROS for part in (chain(*joined) if joined else (key,)))
+
+    zeros = [has_zeros(m.a, m.joined_a) or has_zeros(m.b, m.joined_b) for m in spec.modules]
     return bool(zeros) and all(zeros) and not (spec.values or spec.rows)
 
 

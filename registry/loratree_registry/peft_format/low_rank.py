@@ -108,6 +108,8 @@ class LowRankPart:
             groups=layout.groups,
             magnitude=magnitude,
             bias=self.keys.get(BIAS),
+            joined_a=saved.joined.get(self.keys[self.a], ()),
+            joined_b=saved.joined.get(self.keys[self.b], ()),
         )
 
     def _dtype(self, saved: SavedAdapter) -> str:

@@ -61,6 +61,7 @@ class BaseIndex:
         self.vocabulary_size = manifest.vocabulary_size
         self.casts = manifest.casts or {}
         self.older_modules, self.lost_modules = manifest.older_modules or {}, manifest.lost_modules or {}
+        self.expert_layers = manifest.expert_layers
         self.architecture = manifest.architecture or ""
         self.kinds: dict[str, str] = {}
         self._owned: dict[str, list[Parameter]] = defaultdict(list)

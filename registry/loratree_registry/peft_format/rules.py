@@ -44,6 +44,30 @@ SINGLE_EXPERT: Final = Refusal(
     "target_parameters on a single expert",
     "PEFT reads its delta as a matrix's, which is transposed if the weight is [1, in, out]; leave it out",
 )
+LOST_EXPERTS: Final = Refusal(
+    "LoRA on each expert's own layers",
+    "this base has all experts in one tensor, and PEFT does not join them for its architecture; train on this base",
+)
+UNRECORDED_EXPERTS: Final = Refusal(
+    "LoRA on each expert's own layers",
+    "the base was recorded before loratree could join them; record it again with `loratree base add`",
+)
+EXPERT_EXTRAS: Final = Refusal(
+    "DoRA or lora_bias on each expert's own layers", "PEFT does not join them; train without use_dora and lora_bias"
+)
+SOME_EXPERTS: Final = Refusal(
+    "LoRA on some of the layers that a tensor of experts joins",
+    "PEFT loads none of it; train on all layers of all experts, or on target_parameters",
+)
+EXPERT_SCALES: Final = Refusal(
+    "LoRA on experts whose scale changes when PEFT joins them",
+    "with use_rslora or patterns, PEFT computes another one than was trained; say the same scales with r and "
+    "lora_alpha alone",
+)
+BESIDE_EXPERTS: Final = Refusal(
+    "LoRA on a layer named as the experts' own layers were",
+    "PEFT takes the name for the experts alone, and leaves this layer out; train on this base",
+)
 SAVED_LORA: Final = Refusal(
     "LoRA within modules_to_save", "PEFT cannot load the file that it saves; train the module in one way"
 )

@@ -1,12 +1,13 @@
 """The config, the tensors and the base of one adapter while it is checked; standard library only."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from loratree_registry.peft_format.findings import Findings
 from loratree_registry.peft_format.names import PREFIX, BaseIndex
 from loratree_registry.peft_format.scaling import shown
+from loratree_registry.peft_format.spec import Joined
 from loratree_registry.tensor_files.header import Tensor
 
 FLOATS: Final = ("F16", "BF16", "F32", "F64")
@@ -17,7 +18,8 @@ class SavedAdapter:
     """An adapter's config, its tensors and their digests by key, its base, and the problems that were recorded.
 
     `digests` needs no A or B, because they are compared with nothing. It is None for a published adapter.
-    `on_base` is true if the adapter was trained on the plain base, false if on a composed model.
+    `on_base` is true if the adapter was trained on the plain base, false if on a composed model. `joined` has the keys
+    in the file of each tensor that is joined from those of single experts (joined_experts.py).
     """
 
     config: Mapping[str, Any]
@@ -26,6 +28,7 @@ class SavedAdapter:
     base: BaseIndex
     findings: Findings
     on_base: bool = True
+    joined: Mapping[str, Joined] = field(default_factory=dict)
 
     def says(self, field: str) -> bool:
         """Return whether a field of the config is true."""

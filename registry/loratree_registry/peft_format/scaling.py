@@ -1,15 +1,65 @@
-"""The rank and scale of each module, from a LoRA config, as PEFT computes them; standard library only."""
+"""The rank and scale of each module, from a config and its patterns, as PEFT computes them; standard library only."""
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from loratree_registry.core.text import shortened
 from loratree_registry.errors import Invalid, listed
-from loratree_registry.peft_format.patterns import ModulePatterns
+from loratree_registry.peft_format.name_regex import NameRegex
 
 MAX_RANK: Final = 2**24
+MAX_REGEXES: Final = 32  # plain names have no limit
+
+_PLAIN = re.compile(r"\^?[^\\^$*+?{}\[\]|()]+")
+_Form = tuple[bool, int, tuple[int, ...]]  # anchored at the start, length, positions of the dots
+
+
+class ModulePatterns:
+    """The keys of rank_pattern or alpha_pattern with their values, tried in sorted order, as in a saved file.
+
+    PEFT takes the first key, in the order of the file, with re.match((.*\\.)?(key)$, module). PEFT sorts the keys when
+    it saves the file, and so does canonical JSON; so a file is refused if another order of its keys changes a value. A
+    dot in a key matches any character.
+    """
+
+    def __init__(self, field: str, values: Mapping[str, float]) -> None:
+        """Raises Invalid, which names every key that is no regular expression matched in linear time."""
+        self.field, self.values = field, dict(values)
+        self._order = {key: position for position, key in enumerate(values)}
+        plain = [key for key in values if _PLAIN.fullmatch(key)]
+        self._plain = {(_form_of(key), _mask(key.removeprefix("^"), _form_of(key))): key for key in plain}
+        self._forms = {form for form, _ in self._plain}
+        self._regexes = _compile(field, sorted(set(values) - set(plain)))
+
+    def first(self, module: str, default: float) -> float:
+        """Return the value of the first key that matches `module`. Raises Invalid if a save would change the value."""
+        matching = self.matching(module)
+        if not matching:
+            return default
+        first, in_file = matching[0], min(matching, key=self._order.__getitem__)
+        if self.values[first] != self.values[in_file]:
+            raise Invalid(
+                f"{self.field} gives {module} {self.values[in_file]} by {in_file!r}, but {self.values[first]} by "
+                f"{first!r} once PEFT saves it and sorts its keys: write keys that do not overlap"
+            )
+        return self.values[first]
+
+    def matching(self, module: str) -> list[str]:
+        """Return every key that matches `module`, sorted."""
+        tails = ((form, _tail_of(module, form)) for form in self._forms)
+        plain = ((form, _mask(tail, form)) for form, tail in tails if tail is not None)
+        keys = {self._plain[entry] for entry in plain if entry in self._plain}
+        return sorted(keys | {key for key, regex in self._regexes.items() if self._is_match(key, regex, module)})
+
+    def _is_match(self, key: str, regex: NameRegex, module: str) -> bool:
+        try:
+            return regex.matches(module)
+        except ValueError as error:
+            raise Invalid(f"{self.field} has the key {shortened(key, 80)!a}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +116,39 @@ def _is_number(value: object) -> bool:
 
 def _is_table(value: object, is_right: Callable[[object], bool]) -> bool:
     return isinstance(value, dict) and all(is_right(item) for item in value.values())
+
+
+def _compile(field: str, keys: list[str]) -> dict[str, NameRegex]:
+    if len(keys) > MAX_REGEXES:
+        raise Invalid(
+            f"{field} has {len(keys)} regular expressions, at most {MAX_REGEXES} are matched: use plain names"
+        )
+    regexes, problems = {}, []
+    for key in keys:
+        try:
+            regexes[key] = NameRegex(key)
+        except ValueError as error:
+            problems.append(f"{field} has the key {shortened(key, 80)!a}: {error}")
+    if problems:
+        raise Invalid(listed(problems))
+    return regexes
+
+
+def _form_of(key: str) -> _Form:
+    name = key.removeprefix("^")
+    return key != name, len(name), tuple(position for position, character in enumerate(name) if character == ".")
+
+
+def _tail_of(module: str, form: _Form) -> str | None:
+    """Return the end of `module` that a key of this form must match: all of it, or the part after a dot."""
+    anchored, length, _ = form
+    if len(module) == length:
+        return module
+    return module[-length:] if not anchored and module[: -length or None].endswith(".") else None
+
+
+def _mask(name: str, form: _Form) -> str:
+    """Return `name` with a dot at each position where the key has one."""
+    for position in form[2]:
+        name = f"{name[:position]}.{name[position + 1 :]}"
+    return name

@@ -9,6 +9,7 @@ from typing import Literal
 from loratree_registry.core.records import AdapterSummary
 
 Rule = Literal["additive", "override", "ordered"]
+Joined = tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,10 @@ class ModuleSpec:
     ([1, out_features, 1, …] for a convolution). `bias` is the key of a lora_B.bias [out_features], and scale · bias is
     added to the module's own bias. Within one adapter, values and rows are applied before deltas. `scale` is the whole
     factor of B A: twice PEFT's own for a MultiheadAttention's out_proj, as PEFT adds that delta twice in each forward.
+
+    The file may hold a LoRA of each expert's own Linear layers instead. Then `joined_a` and `joined_b` list the keys
+    of all experts for each of these layers, and `a` and `b` are the keys that PEFT gives the joined tensors: an
+    expert's A is those of its layers under one another, and its B has theirs on the diagonal.
     """
 
     name: str
@@ -46,11 +51,14 @@ class ModuleSpec:
     groups: int = 1
     magnitude: str | None = None
     bias: str | None = None
+    joined_a: Joined = ()
+    joined_b: Joined = ()
 
     @property
     def elements(self) -> int:
         """The number of values that the file holds for this delta."""
-        factors = self.experts * self.rank * (self.in_features + self.out_features // self.groups)
+        b = self.out_features // self.groups // max(1, len(self.joined_b))
+        factors = self.experts * self.rank * (self.in_features + b)
         return factors + self.out_features * ((self.magnitude is not None) + (self.bias is not None))
 
 

@@ -11,7 +11,7 @@ from peft.utils.other import get_pattern_key
 
 from loratree_registry.errors import Invalid
 from loratree_registry.peft_format.name_regex import NameRegex
-from loratree_registry.peft_format.patterns import MAX_REGEXES, ModulePatterns
+from loratree_registry.peft_format.scaling import MAX_REGEXES, ModulePatterns
 
 MODULES = [
     f"{prefix}layers.{layer}.{module}"
