@@ -91,6 +91,29 @@ def test_a_pulled_adapters_own_parent_is_never_overruled(shell: Shell, tmp_path:
     assert shown_pin(shell, f"{PARENT}/again") == (PARENT, "explicit")
 
 
+def test_a_forced_parent_is_shown_for_ever(shell: Shell, composed: Path, adapter: Path, tmp_path: Path) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(composed)}))
+    state = shell.state()
+    refused = shell("publish", adapter, CHILD, "--parent", "base", check=False)
+    assert "overrule it by --force-parent, which the version shows for ever" in refused.stderr
+    alone = shell("publish", adapter, CHILD, "--force-parent", check=False)
+    assert (alone.returncode, "so it needs --parent: a version above, or base" in alone.stderr) == (1, True)
+    assert shell.state() == state
+    done = shell("publish", adapter, CHILD, "--parent", "base", "--force-parent")
+    assert f"pinned to base by force: the adapter is pinned to {PARENT}@1, from the lockfile" in done.stderr
+    assert shown_pin(shell, CHILD) == (None, "forced")
+    assert "forced" in shell("show", CHILD).stdout
+    assert "forced" in shell("lineage", CHILD).stdout
+    shell("export", "--out", tmp_path / "export")
+    elsewhere = Shell(tmp_path / "elsewhere")
+    elsewhere("import", tmp_path / "export")
+    assert shown_pin(elsewhere, CHILD) == (None, "forced")
+    # With an agreeing parent there is nothing to force.
+    shell("publish", adapter, f"{CHILD}/more", "--parent", f"{PARENT}@1", "--force-parent")
+    assert shown_pin(shell, f"{CHILD}/more") == (PARENT, "lockfile")
+
+
 def test_an_adapter_of_a_base_that_transformers_converts_finds_the_folder_that_was_added(
     shell: Shell, tmp_path: Path
 ) -> None:

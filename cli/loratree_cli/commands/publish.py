@@ -21,6 +21,7 @@ from loratree_registry.settings import Settings
     metavar="DIR|loratree.json",
     help="The composition it was trained on, or its lockfile, from another machine.",
 )
+@click.option("--force-parent", is_flag=True, help="Take --parent against what the adapter says; shown for ever.")
 @click.option("--level", type=click.Choice(LEVELS[1:]), help="By default, the level below the parent's.")
 @click.option("--note", help="One line about this version.")
 @click.option("--manifest", type=click.Path(path_type=Path), metavar="FILE", help="Publish all adapters in FILE.")
@@ -33,6 +34,7 @@ def publish(
     path: str | None,
     parent: str | None,
     trained_on: Path | None,
+    force_parent: bool,
     level: Level | None,
     note: str | None,
     manifest: Path | None,
@@ -60,8 +62,8 @@ def publish(
             raise click.UsageError("give DIRECTORY and PATH, or --manifest FILE")
         if dry_run:
             raise click.UsageError("--dry-run goes with --manifest FILE")
-        _publish_one(directory, path, parent, trained_on, level, note, as_json)
-    elif (directory, path, parent, trained_on, level, note) != (None,) * 6:
+        _publish_one(directory, path, parent, trained_on, force_parent, level, note, as_json)
+    elif force_parent or (directory, path, parent, trained_on, level, note) != (None,) * 6:
         raise click.UsageError("with --manifest, its lines say the directory, path, parent, level and note")
     else:
         _publish_many(manifest, jobs, dry_run, as_json)
@@ -92,6 +94,7 @@ def _publish_one(
     path: str,
     parent: str | None,
     trained_on: Path | None,
+    force_parent: bool,
     level: Level | None,
     note: str | None,
     as_json: bool,
@@ -108,6 +111,7 @@ def _publish_one(
             note=note,
             home=Settings.from_environment().home,
             trained_on=trained_on,
+            force_parent=force_parent,
         )
     version, created = submitted.published.version, submitted.published.created
     for warning in submitted.published.warnings:

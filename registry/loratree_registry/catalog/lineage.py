@@ -54,7 +54,7 @@ def _to_edge(row: VersionRow) -> Edge:
         child_digest=row.digest,
         parent=row.pin_ref,
         parent_digest=row.pin_digest,
-        found=row.pin_found,
+        found=row.found,
         stale=row.stale,
         withdrawn=row.withdrawn(),
         quarantined=row.quarantined(),

@@ -13,7 +13,7 @@ from loratree_registry.core.paths import Level
 
 T = TypeVar("T")
 
-PinSource = Literal["lockfile", "explicit", "assumed"]
+PinSource = Literal["lockfile", "explicit", "assumed", "forced"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,8 @@ class Pin:
     """The version that another was trained on, or the base (all three null), and how publish found it.
 
     `found` is `lockfile` (a verified loratree.json beside base_model_name_or_path), `explicit` (given by --parent, or
-    the adapter's own config names the base) or `assumed` (nothing named it, so it is the nearest ancestor's head).
+    the adapter's own config names the base), `assumed` (nothing named it, so it is the nearest ancestor's head) or
+    `forced` (given by --parent and --force-parent, against what the adapter says).
     """
 
     path: str | None

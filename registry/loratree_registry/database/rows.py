@@ -78,6 +78,7 @@ class VersionRow:
     pin_number: int | None
     pin_digest: str | None
     pin_found: PinSource
+    pin_forced: bool
     withdrawn_at: datetime | None
     withdrawn_reason: str | None
     quarantined_at: datetime | None
@@ -102,7 +103,12 @@ class VersionRow:
 
     def pin(self) -> Pin:
         """Return the pin: the version or the base that this version was trained on."""
-        return Pin(path=self.pin_path, version=self.pin_number, digest=self.pin_digest, found=self.pin_found)
+        return Pin(path=self.pin_path, version=self.pin_number, digest=self.pin_digest, found=self.found)
+
+    @property
+    def found(self) -> PinSource:
+        """How publish found the pin."""
+        return "forced" if self.pin_forced else self.pin_found
 
     def adapter(self) -> AdapterSummary:
         """Return the summary of the adapter."""

@@ -5,11 +5,11 @@ range `p/` to `p0` holds exactly the descendants of `p`.
 """
 
 from datetime import UTC, datetime
-from typing import get_args
 
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ColumnElement,
@@ -26,10 +26,10 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     event,
+    false,
 )
 
 from loratree_registry.core.paths import LEVELS
-from loratree_registry.core.records import PinSource
 from loratree_registry.core.times import now
 
 BLOB_STATES = ("expected", "stored", "condemned")
@@ -183,7 +183,8 @@ versions = Table(
     Column("digest", Text, nullable=False, index=True),
     Column("content", Text, nullable=False),
     Column("pin_id", ForeignKey("versions.id")),
-    Column("pin_found", Text, nullable=False),
+    Column("pin_found", Text, nullable=False),  # without `forced`, which is an explicit pin with this mark:
+    Column("pin_forced", Boolean, nullable=False, server_default=false()),
     Column("config", JSON, nullable=False),
     Column("summary", JSON, nullable=False),
     Column("size", BigInteger, nullable=False),
@@ -201,7 +202,7 @@ versions = Table(
     ForeignKeyConstraint(["node_id", "base_id"], [nodes.c.id, nodes.c.base_id]),
     _check_digest("digest"),
     _check_digest("content"),
-    _check_one_of("pin_found", get_args(PinSource)),
+    _check_one_of("pin_found", ("lockfile", "explicit", "assumed")),
     CheckConstraint("number >= 1", name="number_counts"),
     CheckConstraint("size >= 0", name="size_counts"),
     CheckConstraint("pin_id < id", name="pin_is_older"),  # so lineage has no cycle

@@ -41,6 +41,7 @@ def find_pin(
     parent: str | None,
     home: Path,
     trained_on: Path | None = None,
+    force: bool = False,
 ) -> FoundPin:
     """Find what the adapter that will be published at `path` was trained on.
 
@@ -50,9 +51,44 @@ def find_pin(
     A verified lockfile beside base_model_name_or_path decides; else `parent` (a ref, or `base`); else the config; and
     only if the config names nothing, the nearest ancestor's head. An adapter that names the plain base is pinned to the
     base if no ancestor has a version. Raises Invalid, NotFound, or Conflict if the sources disagree or do not decide.
+
+    With `force`, `parent` decides against a composition of this base that the adapter names.
     """
     base = registry.base(base_of(path))
     explicit = None if parent is None else _pin_from_option(registry, path, parent)
+    if force and explicit is None:
+        raise Invalid("--force-parent overrules what the adapter says, so it needs --parent: a version above, or base")
+    try:
+        return _find_agreed(registry, base, adapter, path, explicit, home, trained_on)
+    except _Disagreement as error:
+        if not force or explicit is None:
+            raise
+        return FoundPin(
+            explicit.parent, "forced", f"pinned to {explicit.parent} by force: {error.says}", explicit.digest
+        )
+
+
+class _Disagreement(Conflict):
+    """What the adapter says against --parent, which --force-parent overrules."""
+
+    def __init__(self, explicit: FoundPin, says: str) -> None:
+        super().__init__(
+            f"--parent says {explicit.parent}, but {says}: leave --parent out, or overrule it by --force-parent, which "
+            "the version shows for ever"
+        )
+        self.says = says
+
+
+def _find_agreed(
+    registry: Registry,
+    base: Base,
+    adapter: AdapterDirectory,
+    path: str,
+    explicit: FoundPin | None,
+    home: Path,
+    trained_on: Path | None,
+) -> FoundPin:
+    """Return the pin on which the adapter and --parent agree."""
     if trained_on is not None:
         return _require_agreement(_pin_from_named(registry, base, trained_on, path, home), explicit)
     composed = _pin_from_composition(registry, base, adapter, path, explicit)
@@ -88,10 +124,7 @@ def _check_pulled(adapter: AdapterDirectory, explicit: FoundPin) -> None:
     if name is not None and _find_folder(adapter) is None and _is_pulled_ref(name):
         digest = parse_ref(name).selector
         if explicit.digest != digest:
-            raise Conflict(
-                f"--parent says {explicit.parent}, but the adapter's config names {name}, which it was trained on: "
-                f"leave --parent out, and publish below {parse_ref(name).path}"
-            )
+            raise _Disagreement(explicit, f"the adapter's config names {name}, which it was trained on")
 
 
 def _pin_from_option(registry: Registry, path: str, parent: str) -> FoundPin:
@@ -109,22 +142,34 @@ def _pin_from_option(registry: Registry, path: str, parent: str) -> FoundPin:
 def _pin_from_composition(
     registry: Registry, base: Base, adapter: AdapterDirectory, path: str, explicit: FoundPin | None
 ) -> FoundPin | None:
-    """Return the pin of the lockfile beside base_model_name_or_path.
+    """Return the pin of the lockfile beside base_model_name_or_path, or None if there is none.
 
-    Returns None if there is no lockfile, or if it is unusable and --parent is given. A usable lockfile must agree with
-    --parent, and a lockfile of another base is always refused.
+    If the folder is not as it was composed, its lockfile says nothing against --parent, and the result is None too. A
+    lockfile of another base is always refused.
     """
     folder = _find_folder(adapter)
     if folder is None:
         return None
     try:
         lockfile = read_lockfile(folder)
-        return None if lockfile is None else _pin_from_lockfile(registry, base, lockfile, folder, path)
+        if lockfile is None:
+            return None
+        _check_composed(lockfile, base, folder)
     except _OtherBase:
         raise
     except (Invalid, NotFound, Conflict) as error:
         if explicit is not None:
             return None
+        raise type(error)(f"{error}; or say with --parent what the adapter was trained on") from error
+    try:
+        return _pin_from_chain(registry, lockfile, folder, path)
+    except (Invalid, NotFound, Conflict) as error:
+        if explicit is not None and explicit.digest != _leaf_digest(lockfile):
+            raise _Disagreement(explicit, str(error)) from error
+        if explicit is not None:
+            return None
+        if isinstance(error, Invalid):  # the chain is here, and is no parent of this path, or of any
+            raise
         raise type(error)(f"{error}; or say with --parent what the adapter was trained on") from error
 
 
@@ -144,16 +189,32 @@ def _check_base(lockfile: Lockfile, base: Base, file: Path) -> None:
         )
 
 
+def _leaf_digest(lockfile: Lockfile) -> str | None:
+    return lockfile.chain.steps[-1].digest if lockfile.chain.steps else None
+
+
 def _pin_from_lockfile(
     registry: Registry, base: Base, lockfile: Lockfile, folder: Path, path: str, *, has_weights: bool = True
 ) -> FoundPin:
+    _check_composed(lockfile, base, folder, has_weights=has_weights)
+    return _pin_from_chain(registry, lockfile, folder, path, has_weights=has_weights)
+
+
+def _check_composed(lockfile: Lockfile, base: Base, folder: Path, *, has_weights: bool = True) -> None:
+    """Check that a lockfile is of a model over this base, and that its folder is as it was composed."""
     file = folder / LOCKFILE
     _check_base(lockfile, base, file)
     if lockfile.artifact.mode != "merge":
         raise Invalid(f"{file} is of a flattened adapter, which is no model to train on: compose with --mode merge")
     if has_weights:
         check_artifact(lockfile, folder)
-    steps = lockfile.chain.steps
+
+
+def _pin_from_chain(
+    registry: Registry, lockfile: Lockfile, folder: Path, path: str, *, has_weights: bool = True
+) -> FoundPin:
+    """Return the pin to the leaf of a lockfile's chain, which must be what this registry resolves it to."""
+    file, steps = folder / LOCKFILE, lockfile.chain.steps
     if not steps:
         return FoundPin(BASE, "lockfile", f"pinned to the base {base_of(path)}, from the lockfile {file}")
     leaf = steps[-1]
@@ -185,7 +246,7 @@ def _check_step(registry: Registry, step: Step, file: Path) -> None:
 
 def _require_agreement(composed: FoundPin, explicit: FoundPin | None) -> FoundPin:
     if explicit is not None and explicit.parent != composed.parent:
-        raise Conflict(f"--parent says {explicit.parent}, but the adapter is {composed.why}: leave --parent out")
+        raise _Disagreement(explicit, f"the adapter is {composed.why}")
     return composed
 
 

@@ -46,16 +46,26 @@ def publish_directory(
     note: str | None = None,
     home: Path,
     trained_on: Path | None = None,
+    force_parent: bool = False,
 ) -> PublishResult:
     """Publish the PEFT adapter in `directory` as the next version at `path`, all of it or nothing.
 
-    `parent` is --parent: a ref or `base`; `trained_on` is --trained-on: a folder or a lockfile. Everything is checked
-    before a byte is sent. If `path` already has a version of this adapter with the same pin, or with any pin if the new
-    pin cannot be decided, that version is returned; its bytes are sent again only if the stored ones are damaged.
-    Raises LoratreeError.
+    `parent` is --parent: a ref or `base`; `trained_on` is --trained-on: a folder or a lockfile; `force_parent` lets
+    `parent` overrule what the adapter says. Everything is checked before a byte is sent. If `path` has a version of
+    this adapter with the same pin, or with any pin if the new pin cannot be decided, that version is returned; its
+    bytes are sent again only if the stored ones are damaged. Raises LoratreeError.
     """
     check_text("note", note, limit=2000)
-    prepared = prepare(registry, directory, path, parent=parent, level=level, home=home, trained_on=trained_on)
+    prepared = prepare(
+        registry,
+        directory,
+        path,
+        parent=parent,
+        level=level,
+        home=home,
+        trained_on=trained_on,
+        force_parent=force_parent,
+    )
     adapter, pin = prepared.adapter, prepared.pin
     if prepared.known is not None:
         return PublishResult(
@@ -84,6 +94,7 @@ def prepare(
     level: Level | None,
     home: Path,
     trained_on: Path | None = None,
+    force_parent: bool = False,
 ) -> Prepared:
     """Check a folder as far as possible before a byte of it is sent. Raises LoratreeError."""
     manifest = _read_manifest(registry, path)
@@ -95,7 +106,7 @@ def prepare(
         if version.quarantined is not None:
             raise Quarantined(same_quarantined(f"{path}@{version.number}", version.quarantined.reason))
     try:
-        pin = find_pin(registry, adapter, path, parent=parent, home=home, trained_on=trained_on)
+        pin = find_pin(registry, adapter, path, parent=parent, home=home, trained_on=trained_on, force=force_parent)
     except OpenPin:
         if not known:
             raise

@@ -64,8 +64,8 @@ class Bench:
         (directory / "adapter_config.json").write_text(json.dumps(config))
         return directory
 
-    def publish(self, directory: Path, path: str, parent: str | None = None) -> PublishResult:
-        return publish_directory(self.registry, directory, path, parent=parent, home=self.home)
+    def publish(self, directory: Path, path: str, parent: str | None = None, *, force: bool = False) -> PublishResult:
+        return publish_directory(self.registry, directory, path, parent=parent, home=self.home, force_parent=force)
 
     def refusal(
         self, directory: Path, path: str, parent: str | None = None, kind: type[LoratreeError] = Conflict
@@ -179,7 +179,9 @@ def test_a_parent_that_agrees_with_the_lockfile_changes_nothing_and_one_that_doe
     directory = bench.adapter(2, bench.composed(f"{MEDICINE}@1"))
     message = bench.refusal(directory, CARDIOLOGY, f"{MEDICINE}@2")
     assert f"--parent says {MEDICINE}@2, but the adapter is pinned to {MEDICINE}@1" in message
-    assert "--parent says base" in bench.refusal(directory, CARDIOLOGY, "base")
+    message = bench.refusal(directory, CARDIOLOGY, "base")
+    assert "--parent says base" in message
+    assert message.endswith("leave --parent out, or overrule it by --force-parent, which the version shows for ever")
     assert bench.pinned(bench.publish(directory, CARDIOLOGY, f"{MEDICINE}@1")) == (MEDICINE, 1, "lockfile")
 
 
@@ -225,9 +227,10 @@ def test_a_composition_of_another_registry_is_refused(bench: Bench) -> None:
     other = replace(chain, steps=(replace(chain.steps[0], digest="sha256:" + "0" * 64),))
     message = bench.refusal(bench.adapter(4, bench.composed(MEDICINE, chain=unknown)), CARDIOLOGY, kind=NotFound)
     assert f"names {MEDICINE}@7, which this registry does not hold" in message
-    assert "comes from another registry" in bench.refusal(
-        bench.adapter(4, bench.composed(MEDICINE, chain=other)), CARDIOLOGY
-    )
+    directory = bench.adapter(4, bench.composed(MEDICINE, chain=other))
+    assert "comes from another registry" in bench.refusal(directory, CARDIOLOGY)
+    assert "overrule it by --force-parent" in bench.refusal(directory, CARDIOLOGY, "base")
+    assert bench.pinned(bench.publish(directory, CARDIOLOGY, "base", force=True)) == (None, None, "forced")
 
 
 def test_a_composition_of_another_base_is_refused_whatever_parent_says(bench: Bench) -> None:
