@@ -36,6 +36,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "quarantine": ("marks:quarantine", "Stop every chain through a version."),
     "resolve": ("resolve:resolve", "Show the chain of versions that a path composes."),
     "retain": ("deleting:retain", "Delete all but the newest versions of nodes."),
+    "rm": ("deleting:rm", "Remove an empty node."),
     "serve": ("serve:serve", "Serve the registry over HTTP on this machine."),
     "show": ("browse:show", "Show a node and its versions."),
     "tree": ("browse:tree", "Draw the tree below a path."),

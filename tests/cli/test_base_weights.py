@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import tiny
 from tests.cli.conftest import LEAF, Filled, Shell
 from tests.cli.test_served import serving
 
@@ -70,3 +71,31 @@ def test_a_folder_that_does_not_hold_the_base_is_refused_and_nothing_is_sent(
     refused = shell("base", "push", "tiny", base, check=False)
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert shell.state() == before
+
+
+def test_a_base_is_renamed_in_its_source_and_removed_with_its_stored_weights(
+    shell: Shell, filled: Filled, tmp_path: Path
+) -> None:
+    other = tiny.llama(tmp_path / "other", seed=5)
+    shell("base", "add", "other", other, "--store")
+    assert "example/other" in shell("base", "set", "other", "--source", "example/other").stdout
+    assert json.loads(shell("base", "show", "other", "--json").stdout)["source"] == "example/other"
+    assert json.loads(shell("base", "set", "other", "--source", "", "--json").stdout)["source"] is None
+    state = shell.state()
+    refused = shell("base", "rm", "tiny", check=False)
+    assert (refused.returncode, "versions depend on it, delete them first" in refused.stderr) == (1, True)
+    refused = shell("rm", "tiny/medicine", check=False)
+    assert (refused.returncode, "tiny/medicine is not empty" in refused.stderr) == (1, True)
+    assert shell.state() == state
+    assert "the base other is removed" in shell("base", "rm", "other").stderr
+    assert "is not known" in shell("base", "show", "other", check=False).stderr
+    collected = shell("gc", "--grace", "0s")
+    assert "3 blobs" in collected.stderr  # config.json, generation_config.json and the weights
+    shell("base", "add", "other", filled.base)  # the name is free for other weights
+
+
+def test_an_empty_node_is_removed(shell: Shell) -> None:
+    refused = shell("rm", "tiny/medicin", check=False)
+    assert (refused.returncode, "tiny/medicin is not known" in refused.stderr) == (1, True)
+    refused = shell("rm", "tiny", check=False)
+    assert "remove it by `loratree base rm tiny`" in refused.stderr

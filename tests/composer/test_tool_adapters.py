@@ -187,7 +187,7 @@ def test_a_field_that_may_change_what_is_computed_is_refused(
 def test_fields_that_describe_are_named(tmp_path: Path) -> None:
     base = tiny.llama(tmp_path / "base")
     directory = WRITTEN["fields that describe"].save(base, tmp_path / "adapter")
-    header, config = chains._read_files(directory)
+    header, config = chains.read_files(directory)
     messages = warnings_of(config, classify(config, header, read_base(base)))
     assert any(
         "fields that PEFT 0.21.2 does not know" in message and "learning_rate=0.0002" in message for message in messages

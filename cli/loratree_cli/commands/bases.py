@@ -1,4 +1,4 @@
-"""loratree base add, base ls, base show, base push, base pull."""
+"""loratree base add, base ls, base show, base set, base rm, base push, base pull."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -135,6 +135,39 @@ def show(name: str, as_json: bool) -> None:
         print_json(shown)
     else:
         print_table(_COLUMNS, [_cells(shown)])
+
+
+@base.command("set")
+@click.argument("name")
+@click.option("--source", required=True, help="Where it came from, such as a hub name; an empty text removes it.")
+@json_option
+def set_(name: str, source: str, as_json: bool) -> None:
+    """Set what is recorded of the base NAME beside its weights.
+
+    \b
+    loratree base set tiny --source example/tiny-llama
+    """
+    with connected() as opened:
+        changed = opened.set_source(name, source or None)
+    if as_json:
+        print_json(changed)
+    else:
+        print_table(_COLUMNS, [_cells(changed)])
+
+
+@base.command("rm")
+@click.argument("name")
+def rm(name: str) -> None:
+    """Remove the base NAME and its tree, if the tree has no versions.
+
+    Tombstones of deleted versions go too, unless one was quarantined. `loratree gc` removes stored weights.
+
+    \b
+    loratree base rm tiny
+    """
+    with connected() as opened:
+        opened.remove_base(name)
+    say(f"the base {name} is removed")
 
 
 @base.command("ls")

@@ -1,4 +1,4 @@
-"""loratree delete and retain: deletion of versions."""
+"""loratree delete, retain and rm: deletion of versions, and removal of empty nodes."""
 
 from collections.abc import Iterator
 
@@ -29,6 +29,19 @@ def delete(ref: str, reason: str, as_json: bool) -> None:
         print_json(tombstone)
     else:
         say(f"{tombstone.path}@{tombstone.number} is deleted: {tombstone.reason}")
+
+
+@click.command()
+@click.argument("path")
+def rm(path: str) -> None:
+    """Remove the node PATH if it is empty: it has no children, no versions, and no tombstones.
+
+    \b
+    loratree rm tiny/medicin
+    """
+    with connected() as opened:
+        opened.remove_node(path)
+    say(f"{path} is removed")
 
 
 @click.command()

@@ -38,6 +38,7 @@ from loratree_registry.wire.bodies import (
     NewUpload,
     NewVersion,
     Reason,
+    Source,
     Stored,
 )
 
@@ -77,6 +78,7 @@ BASE = Base(
     stored=True,
     created_at=WHEN,
 )
+SOURCE = Source(source="meta-llama/Llama-3.1-8B")
 COUNT = Count(path=PATH, descendants=212, more=False)
 NODE = Node(path=PATH, level="subdomain", head=2, has_children=True, aliases={"stable": 2}, created_at=WHEN)
 VERSION = Version(

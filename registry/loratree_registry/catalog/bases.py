@@ -49,6 +49,16 @@ def _widen(connection: Connection, base: BaseRow, manifest: BaseManifest) -> Non
     queries.bases.update_manifest(connection, base.id, asdict(check_manifest(known.widened_by(manifest))))
 
 
+def set_source(connection: Connection, name: str, source: str | None) -> Base:
+    """Set where a base came from, in words; None removes it. Raises NotFound, Invalid."""
+    check_text("source", source, limit=1000)
+    base = find_base(connection, name)
+    if base.source != source:
+        queries.bases.update_source(connection, base.id, source)
+        queries.events.insert_event(connection, name, "base-source-set", source=source)
+    return find_base(connection, name).record()
+
+
 def find_base(connection: Connection, name: str) -> BaseRow:
     """Return one base's row. Raises NotFound."""
     base = queries.bases.find_base(connection, parse_path(name))

@@ -51,6 +51,17 @@ class Registry(Protocol):
         """Return the manifest of a base: every tensor. Raises NotFound."""
         ...
 
+    def set_source(self, name: str, source: str | None) -> Base:
+        """Set where the base `name` came from, in words; None removes it. Raises NotFound, Invalid."""
+        ...
+
+    def remove_base(self, name: str) -> None:
+        """Remove a base whose tree has no versions, with its tree and its stored weights.
+
+        Raises NotFound, and Conflict if a version is left, or a deleted one was quarantined.
+        """
+        ...
+
     def missing_files(self, name: str, files: list[FileDigest]) -> list[FileDigest]:
         """Return those of `files` that must be uploaded before `store_base` can make them the base's weights."""
         ...
@@ -80,6 +91,10 @@ class Registry(Protocol):
 
     def node(self, path: str) -> Node:
         """Return one node. Raises NotFound."""
+        ...
+
+    def remove_node(self, path: str) -> None:
+        """Remove a node without children, versions and tombstones. Raises NotFound, Conflict, Invalid for a base."""
         ...
 
     def children(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Node]:

@@ -22,6 +22,7 @@ from loratree_registry.catalog import (
     lineage,
     marks,
     nodes,
+    removing,
     resolving,
     versions,
 )
@@ -68,7 +69,7 @@ class EmbeddedRegistry(Registry):
         """`direct` allows clients to write to the store and read from it directly, if the store can do that."""
         self._engine, self._blobs = engine, blobs
         self._inspections = Inspections()
-        self._manifest = lru_cache(_MANIFESTS)(self.base_manifest)  # to publish: a base's tensors never change
+        self._manifest = lru_cache(_MANIFESTS)(self._read_manifest)  # to publish: a digest's tensors never change
         self.direct = (
             DirectUploads(engine, blobs, self._inspections.keeping)
             if direct and isinstance(blobs, DirectStore)
@@ -94,6 +95,16 @@ class EmbeddedRegistry(Registry):
     def base_manifest(self, name: str) -> BaseManifest:
         with reading(self._engine) as connection:
             return bases.base_manifest(connection, name)
+
+    @override
+    def set_source(self, name: str, source: str | None) -> Base:
+        with writing(self._engine) as connection:
+            return bases.set_source(connection, name, source)
+
+    @override
+    def remove_base(self, name: str) -> None:
+        with writing(self._engine) as connection:
+            removing.remove_base(connection, name)
 
     @override
     def missing_files(self, name: str, files: list[FileDigest]) -> list[FileDigest]:
@@ -132,6 +143,11 @@ class EmbeddedRegistry(Registry):
     def node(self, path: str) -> Node:
         with reading(self._engine) as connection:
             return nodes.node(connection, path)
+
+    @override
+    def remove_node(self, path: str) -> None:
+        with writing(self._engine) as connection:
+            removing.remove_node(connection, path)
 
     @override
     def children(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Node]:
@@ -208,7 +224,8 @@ class EmbeddedRegistry(Registry):
         from loratree_registry.catalog import publishing  # slow to import, and only publishing needs it
 
         publishing.check_submission(path, submission)
-        manifest, inspection = self._manifest(base_of(path)), self._inspect(submission.files)
+        base = self.base(base_of(path))
+        manifest, inspection = self._manifest(base.name, base.digest), self._inspect(submission.files)
         untied = False
         if manifest.ties():
             with reading(self._engine) as connection:
@@ -216,6 +233,9 @@ class EmbeddedRegistry(Registry):
         examined = publishing.examine(inspection, manifest, path, submission, untied=untied)
         with writing(self._engine) as connection:
             return publishing.publish(connection, path, submission, examined)
+
+    def _read_manifest(self, name: str, _digest: str) -> BaseManifest:
+        return self.base_manifest(name)
 
     def _inspect(self, submitted: list[FileDigest]) -> Inspection:
         if cached := self._inspections.kept(submitted[0]):

@@ -30,7 +30,7 @@ from loratree_registry.core.records import (
 from loratree_registry.core.registry import PAGE, Registry
 from loratree_registry.core.uploads import ClientUploads, Part, Upload
 from loratree_registry.remote.http import ANSWER_S, WORK_S, HttpClient, work_s
-from loratree_registry.wire.bodies import Files, Keep, Move, NewBase, NewNode, NewUpload, Reason, Stored
+from loratree_registry.wire.bodies import Files, Keep, Move, NewBase, NewNode, NewUpload, Reason, Source, Stored
 from loratree_registry.wire.query import written
 
 
@@ -63,6 +63,14 @@ class RemoteRegistry(Registry):
         return self._http.get(BaseManifest, "manifests", name)
 
     @override
+    def set_source(self, name: str, source: str | None) -> Base:
+        return self._http.send(Base, "PUT", "sources", name, record=Source(source=source))
+
+    @override
+    def remove_base(self, name: str) -> None:
+        self._http.delete("bases", name)
+
+    @override
     def missing_files(self, name: str, files: list[FileDigest]) -> list[FileDigest]:
         return self._http.send(list[FileDigest], "POST", "missing", name, record=Files(files=files))
 
@@ -86,6 +94,10 @@ class RemoteRegistry(Registry):
     @override
     def node(self, path: str) -> Node:
         return self._http.get(Node, "nodes", path)
+
+    @override
+    def remove_node(self, path: str) -> None:
+        self._http.delete("nodes", path)
 
     @override
     def children(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Node]:

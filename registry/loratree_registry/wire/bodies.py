@@ -32,6 +32,13 @@ class NewBase:
 
 
 @body
+class Source:
+    """Where a base came from, in words; null removes it."""
+
+    source: str | None
+
+
+@body
 class NewNode:
     """A grouping to create; without a level, it takes the level below its parent's."""
 

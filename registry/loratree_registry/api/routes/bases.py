@@ -10,7 +10,7 @@ from loratree_registry.api.strict_route import Route
 from loratree_registry.core.digests import FileDigest
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.records import Base, Page
-from loratree_registry.wire.bodies import Files, NewBase
+from loratree_registry.wire.bodies import Files, NewBase, Source
 
 
 class ManifestRoute(Route):
@@ -39,6 +39,18 @@ def add_base(registry: ServedRegistry, base: Annotated[NewBase, body(examples.NE
 def get_base(registry: ServedRegistry, path: NodePath) -> Base:
     """Return one base, by name."""
     return registry.base(path)
+
+
+@router.delete("/bases/{path:text}", status_code=204, responses=answers(None, 404, 409, status=204))
+def remove_base(registry: ServedRegistry, path: NodePath) -> None:
+    """Remove a base whose tree has no versions, with its tree and its stored weights."""
+    registry.remove_base(path)
+
+
+@router.put("/sources/{path:text}", responses=answers(examples.BASE, 404))
+def set_source(registry: ServedRegistry, path: NodePath, source: Annotated[Source, body(examples.SOURCE)]) -> Base:
+    """Set where a base came from, in words; null removes it."""
+    return registry.set_source(path, source.source)
 
 
 @router.get("/manifests/{path:text}", responses=answers(examples.MANIFEST, 404))

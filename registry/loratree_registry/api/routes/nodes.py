@@ -25,6 +25,12 @@ def get_node(registry: ServedRegistry, path: NodePath) -> Node:
     return registry.node(path)
 
 
+@router.delete("/nodes/{path:text}", status_code=204, responses=answers(None, 404, 409, status=204))
+def remove_node(registry: ServedRegistry, path: NodePath) -> None:
+    """Remove a node without children, versions and tombstones; a base is removed by its own route."""
+    registry.remove_node(path)
+
+
 @router.get("/children/{path:text}", responses=answers(examples.one_page(examples.NODE, examples.NODE.path), 404))
 def list_children(
     registry: ServedRegistry, path: NodePath, after: After = None, limit: PageLimit = PAGE_LIMIT

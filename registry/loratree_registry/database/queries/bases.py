@@ -43,6 +43,11 @@ def update_manifest(connection: Connection, base_id: int, manifest: dict[str, An
     connection.execute(update(bases).where(bases.c.id == base_id).values(manifest=manifest))
 
 
+def update_source(connection: Connection, base_id: int, source: str | None) -> None:
+    """Replace the source of a base."""
+    connection.execute(update(bases).where(bases.c.id == base_id).values(source=source))
+
+
 def insert_base_files(connection: Connection, base_id: int, files: list[FileDigest]) -> None:
     """Insert the files of a base; their blobs must be stored already."""
     rows = [{"base_id": base_id, "name": file.name, "size": file.size, "sha256": file.sha256} for file in files]
