@@ -35,8 +35,8 @@ def remove_base(connection: Connection, name: str) -> None:
 
     Raises NotFound, and Conflict if a version is left, or the tombstone of a quarantined one.
     """
+    queries.removing.wait_for_writers(connection)
     base = find_base(connection, name)
-    queries.removing.lock_nodes(connection, base.id)
     if queries.removing.has_versions(connection, base.id):
         raise Conflict(f"the base {name} cannot be removed: versions depend on it, delete them first")
     if count := queries.removing.count_quarantined(connection, base.id):

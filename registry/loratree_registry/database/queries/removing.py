@@ -1,6 +1,6 @@
 """Queries that remove nodes and bases, with what was recorded about them."""
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, select, text, update
 
 from loratree_registry.core.times import now
 from loratree_registry.database.tables import (
@@ -15,11 +15,14 @@ from loratree_registry.database.tables import (
 )
 
 
-def lock_nodes(connection: Connection, base_id: int) -> None:
-    """Lock every node of a base until the transaction ends, so that nothing is published there."""
-    connection.execute(
-        select(nodes.c.id).where(nodes.c.base_id == base_id).order_by(nodes.c.id).with_for_update()
-    ).all()
+def wait_for_writers(connection: Connection) -> None:
+    """Wait for those who publish, and let nobody publish until the transaction ends; readers go on.
+
+    Locks of single rows would not do: whoever publishes creates nodes, and waits for one here while this waits for
+    another there. On SQLite, a writer has locked the whole database already.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("LOCK TABLE nodes IN EXCLUSIVE MODE"))
 
 
 def has_versions(connection: Connection, base_id: int) -> bool:
