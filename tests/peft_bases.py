@@ -98,15 +98,16 @@ class Attention(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Two of torch's TransformerEncoderLayer, which in eval mode hand their weights to one kernel."""
+    """Two of torch's TransformerEncoderLayer, which in eval mode hand their weights to one kernel, and a layer."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(*(nn.TransformerEncoderLayer(8, 2, 12, batch_first=True) for _ in range(2)))
+        self.last = nn.Linear(8, 8)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [batch, length, 8]"""
-        y = self.layers(x)
+        y = self.last(self.layers(x))
         assert isinstance(y, Tensor)
         return y
 

@@ -267,7 +267,10 @@ class LowRankParts:
         if kind.endswith("parametrized)"):
             findings.refuse(PARAMETRIZED, module)
         elif kind not in COMPOSED or weight is None:
-            findings.add(f"module {module} is of kind {kind}, LoRA is composed on {', '.join(COMPOSED)}")
+            findings.add(
+                f"module {module} is of kind {kind}, LoRA is composed on {', '.join(COMPOSED)}: leave it out, or train "
+                "the whole layer with modules_to_save"
+            )
         elif kind == ATTENTION and BIAS in keys:
             findings.refuse(ATTENTION_BIAS, module)
         elif kind == ATTENTION and named == module and f"{module}.out_proj" not in self.stacks:
