@@ -88,6 +88,12 @@ def mlx(key: str) -> str:
     return key.removeprefix(PREFIX).replace("lora_A.weight", "lora_a").replace("lora_B.weight", "lora_b")
 
 
+def as_mlx(directory: Path, _: Path) -> None:
+    """MLX stores A as [in, rank] and B as [rank, out]."""
+    tensors = {mlx(key): value.T.contiguous() for key, value in load_file(directory / WEIGHTS).items()}
+    save_file(tensors, directory / WEIGHTS)
+
+
 def mistral(key: str) -> str:
     names = {"q_proj": "wq", "k_proj": "wk", "v_proj": "wv", "o_proj": "wo", "gate_proj": "w1", "up_proj": "w3"}
     for old, new in (names | {"down_proj": "w2", "self_attn": "attention", "mlp": "feed_forward"}).items():
@@ -132,7 +138,7 @@ CAUSES: dict[str, tuple[Change, str]] = {
         "it was trained on a model that has LlamaForCausalLM inside",
     ),
     "torchtune": (keys(torchtune), "have torchtune's own keys, not PEFT's: convert it with"),
-    "MLX": (keys(mlx), "have MLX's keys, not PEFT's: fuse it with mlx_lm.fuse"),
+    "MLX": (as_mlx, "have MLX's keys, not PEFT's: fuse it with mlx_lm.fuse"),
     "mistral-finetune": (keys(mistral), "have mistral-finetune's keys, not PEFT's"),
     "another hidden size": (
         of(hidden_size=64, intermediate_size=112),
