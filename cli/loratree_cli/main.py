@@ -15,6 +15,7 @@ atexit.register(gc.freeze)
 
 import click  # noqa: E402  # after the collector is set up
 
+from loratree_registry.core.text import one_line  # noqa: E402
 from loratree_registry.errors import LoratreeError  # noqa: E402
 
 # Each command's module and help text: listing the commands imports no module, and calling a command imports its own.
@@ -107,7 +108,7 @@ def fail(sentence: str, details: tuple[str, ...] = ()) -> None:
         click.echo(json.dumps({"error": sentence, "details": details}))
     can_list = details and sys.argv[1:2] in (["publish"], ["base"]) and "--verbose" not in sys.argv
     hint = f" (--verbose lists all {len(details)} problems)" if can_list else ""
-    click.echo(f"loratree: {sentence}{hint}", err=True)
+    click.echo(one_line(f"loratree: {sentence}{hint}"), err=True)
     for detail in details if "--verbose" in sys.argv else ():
-        click.echo(f"  {detail}", err=True)
+        click.echo(one_line(f"  {detail}"), err=True)
     sys.exit(1)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from loratree_registry.core.records import Mark, Page, Version
+from loratree_registry.core.text import one_line
+from loratree_registry.errors import Unavailable
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -27,14 +29,16 @@ limit_option = click.option("--limit", type=click.IntRange(min=1), help="Stop af
 
 def print_json(value: "DataclassInstance | Sequence[DataclassInstance] | dict[str, Any]") -> None:
     """Print a record, or a list of records, as indented JSON: the same bytes from either kind of registry."""
-    click.echo(json.dumps(_to_plain(value), indent=2, ensure_ascii=False))
+    text = json.dumps(_to_plain(value), indent=2, ensure_ascii=False)
+    # JSON allows more characters in a string than a terminal should get.
+    click.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows under their columns; no cell is cut or wrapped."""
     if not sys.stdout.isatty():
         for row in (columns, *rows):
-            click.echo("\t".join("" if cell is None else str(cell) for cell in row))
+            click.echo("\t".join(_cell(cell) for cell in row))
         return
     from rich.console import Console
     from rich.table import Table
@@ -45,7 +49,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         table.add_column(column)
     for row in rows:
         # Text, because rich would read a bracket in a note or a source as markup.
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(Text(_cell(cell)) for cell in row))
     # Very wide, so that rich does not wrap: the terminal breaks long lines, and a digest can be copied whole.
     Console(width=_WIDE).print(table)
 
@@ -57,9 +61,18 @@ def print_tree(tree: "Tree") -> None:
     Console(soft_wrap=True).print(tree, highlight=False)
 
 
+def _cell(value: object) -> str:
+    return "" if value is None else one_line(str(value))
+
+
+def echo(line: str, *, err: bool = False) -> None:
+    """Print one line. What a server or a file says may hold characters that move the cursor: they become spaces."""
+    click.echo(one_line(line), err=err)
+
+
 def say(sentence: str) -> None:
     """Print a sentence for people to stderr, so that stdout holds the result only."""
-    click.echo(sentence, err=True)
+    echo(sentence, err=True)
 
 
 def working(sentence: str) -> AbstractContextManager[object]:
@@ -97,6 +110,8 @@ def _read_pages(listing: Callable[[str | None], Page[T]]) -> Iterator[T]:
         yield from page.items
         if page.next is None:
             return
+        if not page.items or page.next == after:
+            raise Unavailable(f"the registry's list does not go on after {page.next[:100]!r}: check the server")
         after = page.next
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from loratree_cli.output import (
+    echo,
     every,
     json_option,
     limit_option,
@@ -78,7 +79,7 @@ def add(name: str, directory: Path, source: str | None, store: bool, as_json: bo
                 f"the same weights are recorded as {listed(others, limit=3)} too: an adapter belongs to one of the "
                 "trees, and Composer(model) needs base=NAME"
             )
-        click.echo(added.digest)
+        echo(added.digest)
 
 
 @base.command("push")
@@ -99,7 +100,7 @@ def push(name: str, directory: Path, as_json: bool) -> None:
     if as_json:
         print_json(pushed)
     else:
-        click.echo(pushed.base.digest)
+        echo(pushed.base.digest)
 
 
 @base.command("pull")
@@ -117,7 +118,7 @@ def pull(name: str, out: Path) -> None:
     with connected() as opened, working(f"pulling {name}"):
         pulled = pull_base(opened, Settings.from_environment().home, name, out)
     say(f"the base {pulled.name} is in {out}")
-    click.echo(pulled.digest)
+    echo(pulled.digest)
 
 
 @base.command("show")

@@ -4,6 +4,7 @@ import click
 
 from loratree_cli.output import (
     bytes_text,
+    echo,
     every,
     json_option,
     limit_option,
@@ -16,9 +17,10 @@ from loratree_cli.output import (
     short,
 )
 from loratree_registry.connect import connected
-from loratree_registry.core.paths import parent_of
 from loratree_registry.core.records import Node, Version
 from loratree_registry.core.registry import MAX_PAGE, Registry
+from loratree_registry.core.text import one_line
+from loratree_registry.errors import Unavailable
 
 TREE_LIMIT = 1000
 
@@ -93,7 +95,7 @@ def _show_node(opened: Registry, path: str, as_json: bool) -> None:
 
         print_json(asdict(node) | {"versions": [*map(asdict, versions)], "tombstones": [*map(asdict, tombstones)]})
         return
-    click.echo(f"{node.path} ({node.level}){_suffix(node)}")
+    echo(f"{node.path} ({node.level}){_suffix(node)}")
     columns = ("version", "rank", "scale", "modules", "size", "trained on", "found", "published", "digest", "marks")
     print_table(
         columns,
@@ -115,7 +117,7 @@ def _show_node(opened: Registry, path: str, as_json: bool) -> None:
     )
     for tombstone in tombstones:
         barred = f", quarantined: {tombstone.quarantined}" if tombstone.quarantined else ""
-        click.echo(f"@{tombstone.number} was deleted on {tombstone.deleted_at[:10]}: {tombstone.reason}{barred}")
+        echo(f"@{tombstone.number} was deleted on {tombstone.deleted_at[:10]}: {tombstone.reason}{barred}")
 
 
 def _show_version(version: Version, as_json: bool) -> None:
@@ -146,14 +148,16 @@ def _draw(root: Node, nodes: list[Node], *, more: bool) -> None:
     from rich.markup import escape
     from rich.tree import Tree
 
-    drawn = {root.path: Tree(f"[bold]{escape(root.path)}[/] [dim]{root.level}[/]{escape(_suffix(root))}")}
+    drawn = {root.path: Tree(f"[bold]{escape(one_line(root.path))}[/] [dim]{root.level}[/]{escape(_suffix(root))}")}
     for node in nodes:
-        above = drawn[parent_of(node.path) or root.path]
+        above = drawn.get(node.path.rpartition("/")[0])
+        if above is None:
+            raise Unavailable(f"the registry lists {node.path[:200]!a} below {root.path[:200]!a}: check the server")
         name = node.path.rpartition("/")[2]
-        drawn[node.path] = above.add(f"{escape(name)} [dim]{node.level}[/]{escape(_suffix(node))}")
+        drawn[node.path] = above.add(f"{escape(one_line(name))} [dim]{node.level}[/]{escape(_suffix(node))}")
     print_tree(drawn[root.path])
     if more:
-        click.echo(f"… and more: these are the first {len(nodes)}, see --limit", err=True)
+        echo(f"… and more: these are the first {len(nodes)}, see --limit", err=True)
 
 
 def _suffix(node: Node) -> str:

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import click
 
-from loratree_cli.output import bytes_text, json_option, print_json, say
+from loratree_cli.output import bytes_text, echo, json_option, print_json, say
 from loratree_registry.core.times import parse_duration
 from loratree_registry.errors import Invalid
 from loratree_registry.settings import Settings
@@ -34,7 +34,7 @@ def gc(grace: str, dry_run: bool, as_json: bool) -> None:
             counts[removed.kind] += 1
             size += removed.size
             if not as_json:
-                click.echo(removed.name)
+                echo(removed.name)
     if as_json:
         totals = {"blobs": counts["blob"], "bytes": size, "uploads": counts["upload"]}
         print_json({"dry_run": dry_run, "grace_s": int(idle.total_seconds()), **totals})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from loratree_cli.options import limit_options, weight_option
-from loratree_cli.output import json_option, numbers, print_json, say, strict_option, working
+from loratree_cli.output import echo, json_option, numbers, print_json, say, strict_option, working
 from loratree_registry.connect import connected
 from loratree_registry.core.chain import Limit, Mode, Step
 from loratree_registry.settings import Settings
@@ -76,7 +76,7 @@ def compose(
     say(f"{out}: {' + '.join([lockfile.chain.base, *map(_term, lockfile.chain.steps)])}")
     if compression is not None:
         say(_describe_compression(compression))
-    click.echo(lockfile.chain.digest)
+    echo(lockfile.chain.digest)
 
 
 def _term(step: Step) -> str:

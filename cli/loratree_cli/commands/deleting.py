@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import click
 
-from loratree_cli.output import bytes_text, counted, every, json_option, print_json, say
+from loratree_cli.output import bytes_text, counted, echo, every, json_option, print_json, say
 from loratree_registry.connect import connected
 from loratree_registry.core.records import Retained
 from loratree_registry.core.registry import MAX_PAGE, Registry
@@ -65,7 +65,7 @@ def retain(path: str, keep: int, below: bool, dry_run: bool, as_json: bool) -> N
         print_json(nodes)
         return
     for node in nodes:
-        click.echo(f"{node.path}\t{', '.join(map(str, node.deleted))}")
+        echo(f"{node.path}\t{', '.join(map(str, node.deleted))}")
     count, size = sum(len(node.deleted) for node in nodes), bytes_text(sum(node.bytes for node in nodes))
     be = "would be" if dry_run else "is" if count == 1 else "are"
     say(f"{counted(count, 'version')} {be} deleted, {size}; `loratree gc` collects their bytes")

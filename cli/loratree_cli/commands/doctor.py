@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from loratree_cli.output import json_option, print_json
+from loratree_cli.output import echo, json_option, print_json
 from loratree_registry.settings import Settings
 
 _WORDS = {True: "ok", None: "warn", False: "fail"}
@@ -29,7 +29,7 @@ def doctor(as_json: bool) -> None:
     for check in diagnose(Settings.from_environment()):
         checks.append(check)
         if not as_json:
-            click.echo(f"{_WORDS[check.ok]:<5} {check.name}: {check.says}")
+            echo(f"{_WORDS[check.ok]:<5} {check.name}: {check.says}")
     if as_json:
         print_json(checks)
     sys.exit(1 if any(check.ok is False for check in checks) else 0)

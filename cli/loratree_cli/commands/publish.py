@@ -5,7 +5,17 @@ from pathlib import Path
 
 import click
 
-from loratree_cli.output import bytes_text, json_option, pin_text, print_json, progress, say, verbose_option, working
+from loratree_cli.output import (
+    bytes_text,
+    echo,
+    json_option,
+    pin_text,
+    print_json,
+    progress,
+    say,
+    verbose_option,
+    working,
+)
 from loratree_registry.connect import connected
 from loratree_registry.core.paths import LEVELS, Level
 from loratree_registry.settings import Settings
@@ -85,7 +95,7 @@ def _publish_many(manifest: Path, jobs: int, dry_run: bool, as_json: bool) -> No
         print_json(report)
     else:
         done = f"{report.ready} to publish" if dry_run else f"{report.published} published"
-        click.echo(f"{done}, {report.already} already there, {report.refused} refused")
+        echo(f"{done}, {report.already} already there, {report.refused} refused")
     sys.exit(1 if report.refused or report.left else 0)
 
 
@@ -127,4 +137,4 @@ def _publish_one(
     else:
         stored = "its stored bytes were damaged and are replaced" if submitted.uploaded_bytes else "nothing stored"
         say(f"{version.path}@{version.number}: already published, {stored}; it is pinned to {pin_text(version)}")
-    click.echo(version.digest)
+    echo(version.digest)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from loratree_cli.output import say, strict_option, working
+from loratree_cli.output import echo, say, strict_option, working
 from loratree_registry.connect import connected
 from loratree_registry.settings import Settings
 
@@ -24,4 +24,4 @@ def pull(ref: str, out: Path, strict: bool) -> None:
     with connected() as opened, working(f"pulling {ref}"):
         version = pull_version(opened, Settings.from_environment().home, ref, out, strict=strict)
     say(f"{version.path}@{version.number} is in {out}")
-    click.echo(version.digest)
+    echo(version.digest)

@@ -3,7 +3,17 @@
 import click
 
 from loratree_cli.options import weight_option
-from loratree_cli.output import json_option, marks_text, numbers, print_json, print_table, say, short, strict_option
+from loratree_cli.output import (
+    echo,
+    json_option,
+    marks_text,
+    numbers,
+    print_json,
+    print_table,
+    say,
+    short,
+    strict_option,
+)
 from loratree_registry.connect import connected
 from loratree_registry.core.records import Edge, Link, Resolution
 
@@ -32,7 +42,7 @@ def resolve(ref: str, follow: str | None, weights: dict[str, float], strict: boo
     columns = ("version", "level", "rank", "scale", "weight", "trained on", "found", "state", "digest")
     print_table(columns, (_link_row(resolution, link) for link in resolution.chain))
     say(f"base {resolution.base.name} {resolution.base.digest}")
-    click.echo(resolution.composition)
+    echo(resolution.composition)
 
 
 @click.command()

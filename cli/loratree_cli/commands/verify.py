@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from loratree_cli.output import bytes_text, counted, json_option, print_json, progress, say
+from loratree_cli.output import bytes_text, counted, echo, json_option, print_json, progress, say
 from loratree_registry.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ def verify(ref: str | None, sample: str | None, seed: int, as_json: bool) -> Non
         print_json(report)
     else:
         for damage in report.damaged:
-            click.echo(f"{damage.sha256} {damage.problem}: it touches {damage.touches}")
+            echo(f"{damage.sha256} {damage.problem}: it touches {damage.touches}")
         for problem in report.problems:
-            click.echo(problem)
+            echo(problem)
         files, versions = counted(report.stored, "stored file"), counted(report.versions, "version")
         what = f"{report.read} of {files}, {bytes_text(report.bytes)}, and {versions}"
         bad = f"{len(report.damaged)} damaged or missing, {len(report.problems)} records contradict others"

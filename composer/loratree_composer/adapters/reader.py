@@ -115,9 +115,12 @@ class AdapterReader:
             return any(adapter.unties(self._tied) for adapter, _ in above)
         return any(ancestor.summary.unties for ancestor in pinned)
 
-    def _digest_of(self, version: Version) -> str:
+    def _digest_of(self, version: Version) -> str | None:
         pin, config, files = version.pin.digest, version.config, version.files
-        return version_digest(base_digest=self._base_digest, pin_digest=pin, config=config, files=files)
+        try:
+            return version_digest(base_digest=self._base_digest, pin_digest=pin, config=config, files=files)
+        except ValueError:  # a record that no digest names
+            return None
 
 
 def _task_type_of(version: Version | None) -> str | None:

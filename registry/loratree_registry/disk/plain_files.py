@@ -3,9 +3,11 @@
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from loratree_registry.errors import Invalid
+
+MAX_NAME: Final = 255  # bytes of a file's name on common file systems
 
 
 def open_plain(path: Path, *, remedy: str) -> BinaryIO:
@@ -30,6 +32,17 @@ def read_plain(path: Path, *, limit: int, remedy: str) -> bytes:
     if len(content) > limit:
         raise Invalid(f"{path} is larger than {limit} bytes: {remedy}")
     return content
+
+
+def plain_path(folder: Path, name: str, *, source: str) -> Path:
+    """Return the path in `folder` of a file that someone else named. Raises Invalid unless it is one plain name.
+
+    A name with a slash, `..` or an absolute one could name any file of this machine. `source` says who named it.
+    """
+    is_plain = name.isprintable() and name not in ("", ".", "..") and not {"/", "\\"} & set(name)
+    if not is_plain or len(os.fsencode(name)) > MAX_NAME:
+        raise Invalid(f"{source} names the file {ascii(name)[:100]}, expected a plain file name: do not trust it")
+    return folder / name
 
 
 def check_links(folder: Path) -> None:

@@ -28,6 +28,8 @@ _TRIES = 3
 _IDLE_S = 5.0  # less than the server's 30 s, so that a connection is never reused while the server closes it
 _CHUNK = 256 * 1024
 _SLOW = 20e6  # bytes a second that even a slow server reads and hashes
+MAX_ANSWER: Final = 128 * 1024 * 1024  # bytes of one JSON answer; a manifest of 36,864 tensors has 10 MiB
+_KEPT: Final = ("Content-Type", "Location")  # headers that are read
 _PARTIAL, _ELSEWHERE = 206, 307
 
 
@@ -148,27 +150,43 @@ class HttpClient:
                 stream and response.status_code == _ELSEWHERE and "Location" in response.headers
             ):
                 return response
-            try:
-                response.read()
-            finally:
-                response.close()
+            if stream:
+                response = self._read(response)
         raise self._to_error(response)
 
     def _send_with_retries(self, request: httpx.Request, *, stream: bool) -> httpx.Response:
         """Send a request; if the connection breaks, a request that only reads is sent again."""
         for attempt in range(1, _TRIES):
             try:
-                return self._client.send(request, stream=stream)
+                return self._send_once(request, stream=stream)
             except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
                 if request.method != "GET":
                     raise
                 time.sleep(0.1 * attempt)
-        return self._client.send(request, stream=stream)
+        return self._send_once(request, stream=stream)
+
+    def _send_once(self, request: httpx.Request, *, stream: bool) -> httpx.Response:
+        response = self._client.send(request, stream=True)
+        return response if stream else self._read(response)
+
+    def _read(self, response: httpx.Response) -> httpx.Response:
+        """Return the response with its content, of at most MAX_ANSWER bytes: a server may send without end."""
+        content = bytearray()
+        with closing(response):
+            for chunk in response.iter_bytes():
+                content += chunk
+                if len(content) > MAX_ANSWER:
+                    raise Unavailable(
+                        f"the answer of {self.url} is larger than {MAX_ANSWER >> 20} MiB: check the server"
+                    )
+        read = httpx.Response(response.status_code, content=bytes(content), request=response.request)
+        read.headers.update({name: response.headers[name] for name in _KEPT if name in response.headers})
+        return read
 
     def _parse(self, kind: type[T], response: httpx.Response) -> T:
         try:
             record: T = _adapter_of(kind).validate_json(response.content, strict=True)  # type: ignore[arg-type] # a class is hashable
-        except ValidationError as error:
+        except (ValidationError, RecursionError) as error:
             raise self._to_unavailable(response) from error
         return record
 

@@ -10,7 +10,7 @@ from typing_extensions import override
 from loratree_registry.blobs.sending import send
 from loratree_registry.blobs.verified import check_announced
 from loratree_registry.core.digests import FileDigest
-from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.manifest import BaseManifest, check_manifest
 from loratree_registry.core.paths import Level
 from loratree_registry.core.records import (
     Alias,
@@ -29,6 +29,7 @@ from loratree_registry.core.records import (
 )
 from loratree_registry.core.registry import PAGE, Registry
 from loratree_registry.core.uploads import ClientUploads, Part, Upload
+from loratree_registry.errors import Invalid, Unavailable
 from loratree_registry.remote.http import ANSWER_S, WORK_S, HttpClient, work_s
 from loratree_registry.wire.bodies import Files, Keep, Move, NewBase, NewNode, NewUpload, Reason, Source, Stored
 from loratree_registry.wire.query import written
@@ -60,7 +61,12 @@ class RemoteRegistry(Registry):
 
     @override
     def base_manifest(self, name: str) -> BaseManifest:
-        return self._http.get(BaseManifest, "manifests", name)
+        manifest = self._http.get(BaseManifest, "manifests", name)
+        try:
+            check_manifest(manifest).digest  # noqa: B018 - raises ValueError if it has none
+        except (Invalid, ValueError) as error:
+            raise Unavailable(f"the server's manifest of the base {name} cannot be one ({error}): check it") from error
+        return manifest
 
     @override
     def set_source(self, name: str, source: str | None) -> Base:

@@ -10,7 +10,7 @@ from typing import Final
 
 from loratree_registry.core.digests import DIGEST_PREFIX, digest_stream
 from loratree_registry.core.strict_json import parse_json
-from loratree_registry.disk.plain_files import open_plain, read_plain
+from loratree_registry.disk.plain_files import open_plain, plain_path, read_plain
 from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.tensor_files.header import Header, read_header
 
@@ -149,7 +149,9 @@ def _read_weight_map(index: Path) -> dict[str, str]:
         names = {str(name) for name in places.values()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Invalid(f"{index} is not an index of safetensors files ({error}): {RESAVE}") from error
-    outside = sorted(name for name in names if Path(name).name != name or not name.endswith(".safetensors"))
+    for name in sorted(names):
+        plain_path(index.parent, name, source=str(index))
+    outside = sorted(name for name in names if not name.endswith(".safetensors"))
     if outside or not names:
         raise Invalid(f"{index} must name safetensors files beside it, got {listed(outside) or 'none'}: {RESAVE}")
     return dict(places)

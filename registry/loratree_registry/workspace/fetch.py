@@ -16,6 +16,7 @@ from loratree_registry.core.digests import FileDigest, canonical_json, digest_st
 from loratree_registry.core.paths import base_of
 from loratree_registry.core.records import ADAPTER_CONFIG, Version
 from loratree_registry.core.registry import Registry
+from loratree_registry.disk.plain_files import plain_path
 from loratree_registry.disk.whole_folder import whole_folder
 from loratree_registry.errors import Conflict, Corrupt, Invalid, Unavailable, listed
 from loratree_registry.peft_format.config import full_config
@@ -59,7 +60,10 @@ def pull(registry: Registry, home: Path, ref: str, out: Path, *, strict: bool = 
     _check_record(version)
     registry.resolve(name, strict=strict)
     config = full_config(version.config, base_model=_base_model_of(registry, version))
-    files = {file.name: fetch(registry, home, name, file) for file in version.files}
+    paths = {plain_path(out, file.name, source=f"the registry's record of {name}"): file for file in version.files}
+    if out / ADAPTER_CONFIG in paths:
+        raise Corrupt(f"the registry lists {ADAPTER_CONFIG} among the files of {name}: restore it from a backup")
+    files = {path.name: fetch(registry, home, name, file) for path, file in paths.items()}
     if is_filled(out):
         _check_same(out, version, config)
     else:

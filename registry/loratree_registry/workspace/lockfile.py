@@ -12,7 +12,7 @@ from loratree_registry.core.paths import is_digest, parse_path, parse_ref
 from loratree_registry.core.records import ADAPTER_CONFIG
 from loratree_registry.core.strict_json import parse_json
 from loratree_registry.core.text import shortened
-from loratree_registry.disk.plain_files import open_plain, read_plain
+from loratree_registry.disk.plain_files import open_plain, plain_path, read_plain
 from loratree_registry.errors import Invalid, NotFound, listed
 
 LOCKFILE_SCHEMA: Final = "loratree/lockfile/1"
@@ -114,7 +114,7 @@ def check_artifact(lockfile: Lockfile, directory: Path) -> None:
             f"({listed(foreign, limit=5)}): remove them, or compose into another folder"
         )
     for file in lockfile.artifact.files:
-        path = directory / file.name
+        path = plain_path(directory, file.name, source=str(directory / LOCKFILE))
         if not os.path.exists(path):  # noqa: PTH110 — Path.exists raises for a name too long
             raise NotFound(f"{path} is listed in {LOCKFILE} and is not there: {COMPOSE_AGAIN}")
         with open_plain(path, remedy=COMPOSE_AGAIN) as stream:
