@@ -1,9 +1,10 @@
 """The route class behind every route: it reads bounded, strict JSON, and answers with an ETag."""
 
+import dataclasses
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, ClassVar, Final
 
 from fastapi import Request, Response
@@ -16,6 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from loratree_registry.api.handlers import path_of
 from loratree_registry.core.strict_json import parse_json
+from loratree_registry.core.text import nearest
 from loratree_registry.errors import Invalid
 
 _JSON: Final = "application/json"
@@ -54,9 +56,18 @@ class Route(APIRoute):
         handler = super().get_route_handler()
         kind = self.body_field.field_info.annotation if self.body_field else None
         schema = None if kind is None else TypeAdapter[Any](kind)
+        parameters = {p.alias: p.field_info.annotation for p in self.dependant.query_params}
+        repeated = {name for name, annotation in parameters.items() if "list" in str(annotation)}
+        fields = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+        takes_body = schema is not None or self.dependant.request_param_name is not None
 
         async def answer(request: Request) -> Response:
-            parsed = _RecordRequest(request, None if schema is None else await _parse(request, schema, self.max_body))
+            _check_query(request, parameters.keys(), repeated)
+            if not takes_body and (request.headers.get("content-length", "0") != "0" or _is_chunked(request)):
+                raise Invalid(f"{request.method} {path_of(request)} takes no body: send it without one")
+            parsed = _RecordRequest(
+                request, None if schema is None else await _parse(request, schema, self.max_body, fields)
+            )
             response = await handler(parsed)
             if request.method == "GET" and response.status_code == 200 and "etag" not in response.headers:
                 return _answer_conditionally(request, response)
@@ -119,7 +130,31 @@ class _RecordRequest(Request):
         return self._record
 
 
-async def _parse(request: Request, kind: TypeAdapter[Any], limit: int) -> object:
+def _check_query(request: Request, known: Collection[str], repeated: Collection[str]) -> None:
+    """Refuse a parameter that the route does not have, as a misspelt one would be ignored, and one that is twice."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if name not in known:
+            raise Invalid(
+                f"{request.method} {path_of(request)} has no parameter {name[:80]!r}{nearest(name, known)}: it takes "
+                f"{', '.join(sorted(known)) or 'none'}"
+            )
+        if names.count(name) > 1 and name not in repeated:
+            raise Invalid(f"the parameter {name!r} of {request.method} {path_of(request)} is given twice: give it once")
+
+
+def _is_chunked(request: Request) -> bool:
+    return "transfer-encoding" in request.headers
+
+
+def _with_nearest(fault: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Return a fault that names the field of the body that was probably meant."""
+    if fault["type"] != "extra_forbidden" or len(fault["loc"]) != 2:
+        return fault
+    return {**fault, "msg": f"no such field{nearest(str(fault['loc'][1]), known)}, it takes {', '.join(sorted(known))}"}
+
+
+async def _parse(request: Request, kind: TypeAdapter[Any], limit: int, known: Collection[str]) -> object:
     """Parse the request's JSON into a record, strictly typed; return None if there is no body.
 
     Only application/json is read: without the user's consent, a web page can send any other type here, or none.
@@ -135,7 +170,8 @@ async def _parse(request: Request, kind: TypeAdapter[Any], limit: int) -> object
         record: object = kind.validate_json(body, strict=True)
         parse_json(body)  # pydantic accepts a key given twice and takes the last; parse_json refuses it
     except ValidationError as error:
-        raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]) from error
+        faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]
+        raise RequestValidationError([_with_nearest(fault, known) for fault in faults]) from error
     except ValueError as error:
         raise Invalid(f"the body of {request.method} {path_of(request)} may be read in two ways: {error}") from error
     return record

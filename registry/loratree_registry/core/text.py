@@ -3,7 +3,7 @@
 import json
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from loratree_registry.errors import Invalid
@@ -85,3 +85,11 @@ def without_secrets(address: str) -> str:
 
 def _is_control(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(character) in _TURNS
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'stable'?)` for the known name that is most like `name`, or nothing if none is."""
+    import difflib
+
+    matches = difflib.get_close_matches(name[:80], list(known), n=1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
