@@ -149,8 +149,10 @@ def _is_chunked(request: Request) -> bool:
 
 def _with_nearest(fault: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
     """Return a fault that names the field of the body that was probably meant."""
-    if fault["type"] != "extra_forbidden" or len(fault["loc"]) != 2:
+    if fault["type"] not in ("extra_forbidden", "unexpected_keyword_argument"):
         return fault
+    if len(fault["loc"]) != 2:
+        return {**fault, "msg": "no such field"}
     return {**fault, "msg": f"no such field{nearest(str(fault['loc'][1]), known)}, it takes {', '.join(sorted(known))}"}
 
 
