@@ -151,3 +151,15 @@ def test_an_out_that_is_a_link_or_the_folder_that_one_stands_in(shell: Shell, tm
         assert refused.returncode == 1
         assert "the folder that this command runs in" in refused.stderr
     assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_an_alias_to_follow_that_no_level_has_is_told(shell: Shell, tmp_path: Path) -> None:
+    assert "warning" not in shell("resolve", LEAF, "--follow", "latest").stderr
+    done = shell("resolve", LEAF, "--follow", "stabel")
+    assert f"warning: no level of {LEAF} has the alias 'stabel', they have none: each is at its pin" in done.stderr
+    shell("alias", "set", "tiny/medicine", "stable", "1")
+    done = shell("resolve", LEAF, "--follow", "stabel", "--json")
+    assert "the alias 'stabel' (did you mean 'stable'?), they have stable: each is at its pin" in done.stderr
+    done = shell("compose", LEAF, "--mode", "flatten", "--out", tmp_path / "flat", "--follow", "stabel")
+    assert "(did you mean 'stable'?)" in done.stderr
+    assert "warning" not in shell("resolve", LEAF, "--follow", "stable").stderr

@@ -101,11 +101,17 @@ def test_publishing_warns_of_a_withdrawn_version_and_of_a_withdrawn_pin(chain: R
     )
 
 
-@pytest.mark.parametrize("ref", [MED, f"{MED}@latest", f"{MED}@stable"])
-def test_what_may_name_another_version_tomorrow_is_not_marked_or_deleted(chain: Registry, ref: str) -> None:
+@pytest.mark.parametrize(("ref", "now"), [(MED, 2), (f"{MED}@latest", 2), (f"{MED}@canary", 1)])
+def test_what_may_name_another_version_tomorrow_is_not_marked_or_deleted(chain: Registry, ref: str, now: int) -> None:
+    chain.set_alias(MED, "canary", version=1, expected=None)
     for refused in (chain.withdraw, chain.quarantine, chain.delete):
-        with pytest.raises(Invalid, match="give its number or digest"):
+        with pytest.raises(
+            Invalid, match=f"is version {now} now, .* give the number or the digest, as {MED}@{now} does"
+        ):
             refused(ref, reason="diverges")
+    chain.quarantine(f"{MED}@{now}", reason="diverges")  # as the sentence says
+    with pytest.raises(NotFound, match="has no version stable"):
+        chain.withdraw(f"{MED}@stable", reason="diverges")
     with pytest.raises(Invalid, match="the reason is empty"):
         chain.delete(f"{MED}@2", reason=" ")
 

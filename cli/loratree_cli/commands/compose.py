@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from loratree_cli.following import warn_if_unset
 from loratree_cli.options import limit_options, weight_option
 from loratree_cli.output import echo, json_option, numbers, print_json, say, strict_option, working
 from loratree_registry.connect import connected
@@ -69,6 +70,7 @@ def compose(
             limit=limit,
             strict=strict,
         )
+        warn_if_unset(opened, ref, follow)
         compression = read_compression(out) if limit is not None else None
     if as_json:
         print_json(lockfile.to_json() | ({"compression": compression.to_json()} if compression else {}))

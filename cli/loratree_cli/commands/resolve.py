@@ -2,6 +2,7 @@
 
 import click
 
+from loratree_cli.following import warn_if_unset
 from loratree_cli.options import weight_option
 from loratree_cli.output import (
     echo,
@@ -36,6 +37,7 @@ def resolve(ref: str, follow: str | None, weights: dict[str, float], strict: boo
     """
     with connected() as opened:
         resolution = opened.resolve(ref, follow=follow, weights=weights, strict=strict)
+        warn_if_unset(opened, ref, follow)
     if as_json:
         print_json(resolution)
         return

@@ -53,13 +53,16 @@ def lock_version(connection: Connection, ref: str) -> VersionRow:
     parsed = parse_ref(ref)
     if parent_of(parsed.path) is None:
         raise Invalid(versionless(parsed.path))
-    if not isinstance(parsed.selector, int) and not is_digest(parsed.selector):
-        raise Invalid(f"{ref} may name another version at any time: give its number or digest, as {parsed.path}@1 does")
     node = find_node(connection, parsed.path)
     queries.nodes.lock_node(connection, node.id)
     row = queries.versions.find_version(connection, node.id, parsed.selector)
     if row is None:
         raise no_version(connection, node, parsed.selector)
+    if not isinstance(parsed.selector, int) and not is_digest(parsed.selector):
+        raise Invalid(
+            f"{ref} is version {row.number} now, and may be another one at any time: give the number or the digest, "
+            f"as {row.ref} does"
+        )
     return row
 
 
