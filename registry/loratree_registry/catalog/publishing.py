@@ -49,8 +49,9 @@ from loratree_registry.peft_format.spec import AdapterSpec
 class Examined:
     """A checked submission: its canonical config, the adapter's parts and summary, and the content digest.
 
-    `untied` is true if the adapter was read as one that was trained where its ancestors had taken ties apart. `is_zero`
-    is true if it changes nothing.
+    `untied` is true if the adapter was read as one that was trained where its ancestors had taken ties apart.
+    `warnings` are for a pin to the base (true) and for another one (false); matching a config's patterns may take long,
+    so it is done before the transaction that writes.
     """
 
     config: dict[str, Any]
@@ -58,7 +59,7 @@ class Examined:
     summary: AdapterSummary
     content: str
     untied: bool
-    is_zero: bool
+    warnings: dict[bool, list[str]]
 
 
 def check_submission(path: str, submission: Submission) -> None:
@@ -107,7 +108,9 @@ def examine(
     header, digests = inspection.header, inspection.digests
     spec = classify(config, header, manifest, digests=digests, on_base=on_base, untied=untied)
     summary = summarize(spec, config, header, manifest, digests=digests, on_base=on_base, untied=untied)
-    return Examined(config, spec, summary, content, untied, is_zero(spec, digests))
+    does_nothing = is_zero(spec, digests)
+    said = {on_base: warnings(config, spec, on_base=on_base, is_zero=does_nothing) for on_base in (True, False)}
+    return Examined(config, spec, summary, content, untied, said)
 
 
 def publish(connection: Connection, path: str, submission: Submission, examined: Examined) -> Published:
@@ -234,11 +237,11 @@ def _to_pin(pin: VersionRow | None, submission: Submission) -> Pin:
 
 
 def _list_warnings(examined: Examined, pin: VersionRow | None) -> list[str]:
-    texts = warnings(examined.config, examined.spec, on_base=pin is None, is_zero=examined.is_zero)
+    texts = list(examined.warnings[pin is None])
     if pin and pin.withdrawn_reason is not None:
         texts.append(f"{pin.ref}, which it was trained on, was withdrawn ({pin.withdrawn_reason})")
-    rank = max(examined.summary.ranks)
-    above = max(pin.adapter().ranks) if pin else rank
+    rank = max(examined.summary.ranks, default=0)
+    above = max(pin.adapter().ranks, default=rank) if pin else rank
     if rank > above and pin:
         texts.append(f"its rank {rank} is above the rank {above} of {pin.ref}, which it was trained on")
     return texts

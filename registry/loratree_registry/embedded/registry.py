@@ -109,7 +109,7 @@ class EmbeddedRegistry(Registry):
     @override
     def missing_files(self, name: str, files: list[FileDigest]) -> list[FileDigest]:
         with writing(self._engine) as connection:
-            unsent = base_weights.missing(connection, name, files)
+            unsent = set(base_weights.missing(connection, name, files))
         return [file for file in files if file in unsent or self._blobs.size(file.sha256) != file.size]
 
     @override

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,6 +13,7 @@ from loratree_registry.errors import Invalid, listed
 from loratree_registry.peft_format.name_regex import NameRegex
 
 MAX_RANK: Final = 2**24
+MAX_FORMS: Final = 32  # different places of the dots in plain names of one length; a model has a few
 MAX_REGEXES: Final = 32  # plain names have no limit
 
 _PLAIN = re.compile(r"\^?[^\\^$*+?{}\[\]|()]+")
@@ -32,7 +34,7 @@ class ModulePatterns:
         self._order = {key: position for position, key in enumerate(values)}
         plain = [key for key in values if _PLAIN.fullmatch(key)]
         self._plain = {(_form_of(key), _mask(key.removeprefix("^"), _form_of(key))): key for key in plain}
-        self._forms = {form for form, _ in self._plain}
+        self._forms = _by_length(field, {form for form, _ in self._plain})
         self._regexes = _compile(field, sorted(set(values) - set(plain)))
 
     def first(self, module: str, default: float) -> float:
@@ -50,7 +52,8 @@ class ModulePatterns:
 
     def matching(self, module: str) -> list[str]:
         """Return every key that matches `module`, sorted."""
-        tails = ((form, _tail_of(module, form)) for form in self._forms)
+        ends = [len(module), *(len(module) - at - 1 for at, character in enumerate(module) if character == ".")]
+        tails = ((form, _tail_of(module, form)) for end in ends for form in self._forms.get(end, ()))
         plain = ((form, _mask(tail, form)) for form, tail in tails if tail is not None)
         keys = {self._plain[entry] for entry in plain if entry in self._plain}
         return sorted(keys | {key for key, regex in self._regexes.items() if self._is_match(key, regex, module)})
@@ -132,6 +135,20 @@ def _compile(field: str, keys: list[str]) -> dict[str, NameRegex]:
     if problems:
         raise Invalid(listed(problems))
     return regexes
+
+
+def _by_length(field: str, forms: set[_Form]) -> dict[int, list[_Form]]:
+    """Sort the forms of the plain keys by their length. Raises Invalid if one length has too many to be tried."""
+    lengths: dict[int, list[_Form]] = defaultdict(list)
+    for form in forms:
+        lengths[form[1]].append(form)
+    most = max(map(len, lengths.values()), default=0)
+    if most > MAX_FORMS:
+        raise Invalid(
+            f"{field} has names of one length with {most} different places of dots, at most {MAX_FORMS} are matched: "
+            "name the modules that the adapter has"
+        )
+    return lengths
 
 
 def _form_of(key: str) -> _Form:

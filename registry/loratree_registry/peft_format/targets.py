@@ -20,6 +20,8 @@ _LINEAR: Final = ("Linear", "Conv1D")  # the layer kinds that all-linear chooses
 
 _HEADS: Final = ("lm_head", "embed_out")  # all-linear leaves out these heads of a language model
 
+MAX_PATTERNS: Final = 32
+
 _FIRST_NUMBER: Final = re.compile(r".*?\.[^.]*\.(\d+)\.")  # PEFT's own regex, fast enough because names are short
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.-]+")
@@ -96,6 +98,8 @@ class TargetModules:
         patterns = [value] if isinstance(value, str) else value
         if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
             raise Invalid(f"layers_pattern is {shown(value)}, expected names")
+        if len(patterns) > MAX_PATTERNS:
+            raise Invalid(f"layers_pattern has {len(patterns)} names, at most {MAX_PATTERNS} are matched")
         if self._layers is not None and (odd := [pattern for pattern in patterns if not _PLAIN.fullmatch(pattern)]):
             self._give_up("layers_pattern", odd[0], "only plain names can be")
             return None
