@@ -1,5 +1,6 @@
 """loratree base add, base ls, base show, base set, base rm, base push, base pull."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -61,6 +62,7 @@ def add(name: str, directory: Path, source: str | None, store: bool, as_json: bo
             manifest = read_base(directory)
             # Files are compared where tensors cannot be, so that an adapter that was trained on them finds its pin.
             files = None if has_names(directory, manifest) else open_checkpoint(directory).hash_files()
+            manifest = replace(manifest, weight_files=files)
         # The folder is recorded first: if the disk is full, a folder without a base does no harm.
         remember_base(Settings.from_environment().home, manifest.digest, directory, files)
         added = opened.add_base(name, manifest, source=source)

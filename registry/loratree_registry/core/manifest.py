@@ -56,6 +56,9 @@ class BaseManifest:
 
     `expert_layers` maps a tensor with a matrix for each expert to the Linear layers that each expert had before, with
     `*` for the expert's number, where PEFT joins LoRAs on them. The matrix is their weights under one another.
+
+    `weight_files` has the digests of the checkpoint's files by name, if its tensors cannot be compared one by one: an
+    adapter that was trained on the same files was trained on the base.
     """
 
     parameters: tuple[Parameter, ...]
@@ -70,6 +73,7 @@ class BaseManifest:
     older_modules: dict[str, str] | None = field(default=None, hash=False)
     lost_modules: dict[str, str] | None = field(default=None, hash=False)
     expert_layers: dict[str, list[str]] | None = field(default=None, hash=False)
+    weight_files: dict[str, str] | None = field(default=None, hash=False)
 
     def by_name(self) -> dict[str, Parameter]:
         """Return the parameters, by their full names."""
@@ -107,6 +111,7 @@ class BaseManifest:
             token_ties=self.token_ties if self.token_ties is not None else other.token_ties,
             older_modules=_union(other.older_modules, self.older_modules),
             lost_modules=_union(other.lost_modules, self.lost_modules),
+            weight_files=self.weight_files or other.weight_files,
             expert_layers=_union(other.expert_layers, self.expert_layers),
         )
 

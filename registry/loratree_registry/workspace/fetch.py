@@ -122,11 +122,11 @@ def _write(out: Path, files: dict[str, Path], config: dict[str, Any]) -> None:
 
 
 def _base_model_of(registry: Registry, version: Version) -> str:
-    """Return base_model_name_or_path: the pinned version as PATH@sha256:…, or the base by its source or name."""
+    """Return base_model_name_or_path: the pinned version or the base as PATH@sha256:…, or the base's source."""
     if version.pin.path is not None:
         return f"{version.pin.path}@{version.pin.digest}"
     base = registry.base(base_of(version.path))
-    return base.source or base.name
+    return base.source or f"{base.name}@{base.digest}"
 
 
 _BREAKS: Final = 5  # in one download

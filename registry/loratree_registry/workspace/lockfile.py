@@ -100,14 +100,16 @@ def read_lockfile(directory: Path) -> Lockfile | None:
     return lockfile
 
 
-def check_artifact(lockfile: Lockfile, directory: Path) -> None:
+def check_artifact(lockfile: Lockfile, directory: Path, *, beside: frozenset[str] = frozenset()) -> None:
     """Check that `directory` holds the files of the lockfile, byte for byte, and no other file that could be loaded.
 
     An extra file changes the model: transformers prefers a model.safetensors to shards, and loads an adapter beside a
-    model. Checkpoint folders and a README, which a Trainer adds, are allowed. Raises Invalid, NotFound.
+    model. Checkpoint folders and a README, which a Trainer adds, are allowed, and the files `beside`.
+
+    Raises Invalid, NotFound.
     """
     _check_complete(lockfile.artifact, directory)
-    foreign = sorted(_list_loadable(directory) - {file.name for file in lockfile.artifact.files})
+    foreign = sorted(_list_loadable(directory) - {file.name for file in lockfile.artifact.files} - beside)
     if foreign:
         raise Invalid(
             f"{directory} holds files that are not of its composition and would be loaded with it "

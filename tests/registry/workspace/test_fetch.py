@@ -148,7 +148,9 @@ def test_a_pulled_folder_names_the_base_where_no_source_is_recorded(
     publish_directory(registry, adapter, "unsourced/medicine", parent="base", home=home)
     pull(registry, home, "unsourced/medicine", tmp_path / "out")
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == "unsourced"
+    assert config["base_model_name_or_path"] == f"unsourced@{read_base(base).digest}"
+    again = publish_directory(registry, tmp_path / "out", "unsourced/law", home=home)  # publish reads that back
+    assert again.published.version.pin.found == "explicit"
 
 
 def test_a_folder_that_holds_something_else_is_left_as_it_is(

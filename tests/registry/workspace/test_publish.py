@@ -204,7 +204,10 @@ def test_a_lockfile_that_was_edited_or_whose_model_changed_is_refused_unless_the
         directory = bench.adapter(4, composed)
         message = bench.refusal(directory, path, kind=LoratreeError)
         assert str(composed) in message
-        assert message.endswith("or say with --parent what the adapter was trained on")
+        remedies = ("say with --parent what the adapter was trained on", f"say --parent {MEDICINE}@1")
+        assert message.endswith((*remedies, "--force-parent, which the version shows for ever"))
+        if "changed since" in message:
+            assert "--parent says base" in bench.refusal(directory, path, "base")
         assert bench.pinned(bench.publish(directory, path, MEDICINE)) == (MEDICINE, 1, "explicit")
 
 

@@ -1,0 +1,78 @@
+"""Which base an adapter was trained on: the name or the folder that its config gives, against the bases here."""
+
+from pathlib import Path
+
+from loratree_registry.core.paths import parent_of, parse_ref
+from loratree_registry.core.records import ADAPTER_CONFIG, Base
+from loratree_registry.core.registry import MAX_PAGE, Registry
+from loratree_registry.errors import Invalid, NotFound
+from loratree_registry.tensor_files.checkpoint import open_checkpoint
+from loratree_registry.tensor_files.comparison import has_names, holds_base
+from loratree_registry.workspace.base_locations import base_directory, base_files
+
+
+def is_base(registry: Registry, base: Base, name: str, folder: Path | None, home: Path) -> bool:
+    """Return whether the adapter was trained on the base: compare a folder's tensors, or else compare the name."""
+    return _is_named(base, name) if folder is None else holds(registry, base, folder, home)
+
+
+def find_other_base(registry: Registry, base: Base, name: str, folder: Path | None, home: Path) -> Base | None:
+    """Return another base of the registry that the adapter was trained on, or None if none is known."""
+    if is_base(registry, base, name, folder, home):
+        return None
+    after: str | None = None
+    while True:
+        page = registry.bases(after=after, limit=MAX_PAGE)
+        for other in page.items:
+            if other.name != base.name and is_base(registry, other, name, folder, home):
+                return other
+        if page.next is None:
+            return None
+        after = page.next
+
+
+def _is_named(base: Base, name: str) -> bool:
+    """Return whether `name` is the base's, its source, or NAME@sha256:…, as `loratree pull` writes it."""
+    if name in (base.name, base.source):
+        return True
+    return (digest := base_digest_of(name)) is not None and digest == base.digest
+
+
+def base_digest_of(name: str) -> str | None:
+    """Return the digest in NAME@sha256:…, the form in which `loratree pull` writes a base, or None in another form."""
+    try:
+        ref = parse_ref(name)
+    except Invalid:
+        return None
+    return ref.selector if parent_of(ref.path) is None and isinstance(ref.selector, str) else None
+
+
+def holds(registry: Registry, base: Base, folder: Path, home: Path) -> bool:
+    """Return whether a folder holds the base: its tensors, or the very files that the base was added from.
+
+    A folder that held the base may hold other weights now, so its bytes are hashed whenever a new adapter that names
+    the folder is published (about a second per gigabyte).
+    """
+    if holds_base(folder, registry.base_manifest(base.name)):
+        return True
+    files = base_files(home, base.digest) or registry.base_manifest(base.name).weight_files
+    if not files or (folder / ADAPTER_CONFIG).exists():
+        return False
+    try:
+        checkpoint = open_checkpoint(folder)
+        return {shard.path.name for shard in checkpoint.shards} == files.keys() and checkpoint.hash_files() == files
+    except (Invalid, NotFound):
+        return False
+
+
+def explain_mismatch(registry: Registry, base: Base, folder: Path, home: Path) -> str:
+    """Explain why a folder of weights is not accepted as the base."""
+    remembered = base_directory(home, base.digest)
+    if remembered is None or remembered.resolve() != folder.resolve():
+        return f"holds other weights than {base.name}"
+    if has_names(folder, registry.base_manifest(base.name)):
+        return f"holds other weights than {base.name}, although it was added from there"
+    return (
+        f"is where {base.name} was added from, but it does not store all of the model's tensors under their names, so "
+        "they are not compared"
+    )
