@@ -1,13 +1,17 @@
-"""Options that several commands share: --weight PATH=NUMBER, --rank and --energy."""
+"""Options that several commands share: paths of this machine, --weight PATH=NUMBER, --rank and --energy."""
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
 
 from loratree_registry.core.chain import Limit
 from loratree_registry.errors import Invalid
+
+# A file or folder of this machine. Click refuses one that may not be read in four lines; the commands do in a sentence.
+a_path = click.Path(path_type=Path, readable=False)
 
 
 def _parse_weights(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:

@@ -7,7 +7,7 @@ The API turns an error into an RFC 9457 problem document; the command line print
 from collections.abc import Sequence
 from typing import Final
 
-MAX_SENTENCE: Final = 600  # characters of an error's message; the rest is in `details`
+MAX_SENTENCE: Final = 540  # characters; the command line adds `loratree: ` and a hint, and prints at most 600
 _WORD: Final = 120
 
 

@@ -94,6 +94,11 @@ def as_mlx(directory: Path, _: Path) -> None:
     save_file(tensors, directory / WEIGHTS)
 
 
+def turned(directory: Path, _: Path) -> None:
+    tensors = {key: value.T.contiguous() for key, value in load_file(directory / WEIGHTS).items()}
+    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+
+
 def mistral(key: str) -> str:
     names = {"q_proj": "wq", "k_proj": "wk", "v_proj": "wv", "o_proj": "wo", "gate_proj": "w1", "up_proj": "w3"}
     for old, new in (names | {"down_proj": "w2", "self_attn": "attention", "mlp": "feed_forward"}).items():
@@ -136,6 +141,23 @@ CAUSES: dict[str, tuple[Change, str]] = {
     "a model around the base": (
         keys(lambda key: key.replace(f"{PREFIX}model.", f"{PREFIX}model.language_model.")),
         "it was trained on a model that has LlamaForCausalLM inside",
+    ),
+    "a part that is compiled": (
+        keys(lambda key: key.replace("layers.0.mlp.", "layers.0.mlp._orig_mod.")),
+        "have `_orig_mod.` in their names; torch.compile puts it there",
+    ),
+    "a name with a dash": (
+        keys(lambda key: key.replace(".weight", ".sql-v2.weight")),
+        "remove `.sql-v2` from the keys",
+    ),
+    "A and B turned": (turned, "have the base's size on the other side: A is [rank, inputs] and B is [outputs, rank]"),
+    "other heads": (
+        of(num_key_value_heads=4),
+        "factors have other sizes than the base's layers: most were trained for the size 32 where this base has 16",
+    ),
+    "an error page": (
+        written(b"<!DOCTYPE html><html><body>Access to model is restricted</body></html>" * 9),
+        "is not a safetensors file, it looks like a page of HTML or XML, such as an error of a download",
     ),
     "torchtune": (keys(torchtune), "have torchtune's own keys, not PEFT's: convert it with"),
     "MLX": (as_mlx, "have MLX's keys, not PEFT's: fuse it with mlx_lm.fuse"),
@@ -223,3 +245,33 @@ def test_what_a_checkpoint_holds_beside_the_model_is_listed(shell: Shell, tmp_pa
 def test_the_same_weights_under_a_second_name_are_told(filled: Filled, shell: Shell) -> None:
     assert "the same weights" not in shell("base", "add", "tiny", filled.base).stderr
     assert "the same weights are recorded as tiny too: " in shell("base", "add", "again", filled.base).stderr
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "base_model.model."])
+def test_a_base_that_was_saved_in_a_wrapper_is_named_so(
+    wrapper: str, filled: Filled, shell: Shell, tmp_path: Path
+) -> None:
+    """Loading it with transformers and saving it again would store random weights."""
+    base = Path(shutil.copytree(filled.base, tmp_path / "wrapped"))
+    tensors = {wrapper + key: value for key, value in load_file(base / "model.safetensors").items()}
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    state = shell.state()
+    done = shell("base", "add", "wrapped", base, check=False)
+    assert (done.returncode, f"has such with `{wrapper}` in their names: save the model" in done.stderr) == (1, True)
+    assert "load the model with transformers" not in done.stderr
+    assert shell.state() == state
+
+
+def test_a_config_that_git_lfs_keeps_is_named_so(filled: Filled, shell: Shell, tmp_path: Path) -> None:
+    adapter = tiny.adapter(filled.base, tmp_path / "adapter", rank=4)
+    (adapter / "adapter_config.json").write_bytes(POINTER)
+    done = shell("publish", adapter, "tiny/law", "--parent", "base", check=False)
+    assert "adapter_config.json is a pointer of git-LFS, not the file itself: run git lfs pull" in done.stderr
+
+
+def test_new_tokens_beyond_the_base_name_the_resized_base(filled: Filled, shell: Shell, tmp_path: Path) -> None:
+    adapter = tiny.adapter(filled.base, tmp_path / "adapter", targets=["q_proj"], trainable_token_indices=[1, 2])
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"trainable_token_indices": [100, 101]}))
+    done = shell("publish", adapter, "tiny/law", "--parent", "base", check=False)
+    assert "if the vocabulary was resized for the training, save the resized base, add it" in done.stderr

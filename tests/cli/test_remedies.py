@@ -1,5 +1,6 @@
 """What each sentence of test_causes.py tells to do is done here to the letter, and the adapter is then published."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,9 @@ def around(case: Case) -> tuple[Path, str]:
     vision |= {"num_attention_heads": 4, "image_size": 28, "patch_size": 14}
     config = transformers.LlavaConfig(text_config=text, vision_config=vision, image_token_index=95)  # type: ignore[arg-type]
     transformers.LlavaForConditionalGeneration(config).save_pretrained(case.folder / "around")
+    config = json.loads((case.mistaken / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(case.folder / "around")  # where such an adapter was trained
+    (case.mistaken / "adapter_config.json").write_text(json.dumps(config))
     return case.publish_below(case.folder / "around")
 
 
@@ -110,6 +114,11 @@ def from_mlx(case: Case) -> None:
     save_file(transposed, case.mistaken / WEIGHTS, metadata={"format": "pt"})
 
 
+def turn(case: Case) -> None:
+    tensors = {key: value.T.contiguous() for key, value in load_file(case.mistaken / WEIGHTS).items()}
+    save_file(tensors, case.mistaken / WEIGHTS, metadata={"format": "pt"})
+
+
 def real_file(case: Case) -> None:
     (case.mistaken / WEIGHTS).unlink()
     shutil.copy(case.right / WEIGHTS, case.mistaken / WEIGHTS)
@@ -128,6 +137,11 @@ REMEDIES: dict[str, Remedy] = {
     "a PeftModel in a PeftModel": on_plain_model,
     "AutoModel": on_whole_model,
     "a model around the base": around,
+    "a part that is compiled": lambda case: case.rename(lambda key: key.replace("_orig_mod.", "")),
+    "a name with a dash": lambda case: case.rename(lambda key: key.replace(".sql-v2", "")),
+    "A and B turned": turn,
+    "other heads": lambda case: case.publish_below(case.folder / "other"),
+    "an error page": real_file,
     "torchtune": lambda case: case.rename(from_torchtune),
     "MLX": from_mlx,
     "mistral-finetune": lambda case: case.rename(from_mistral),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from loratree_cli.options import a_path
 from loratree_cli.output import (
     echo,
     every,
@@ -37,7 +38,7 @@ def base() -> None:
 
 @base.command("add")
 @click.argument("name")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=a_path)
 @click.option("--source", help="Where it came from, such as a hub name; no code opens it.")
 @click.option("--store", is_flag=True, help="Store its weights too, as `base push` does.")
 @verbose_option
@@ -86,7 +87,7 @@ def add(name: str, directory: Path, source: str | None, store: bool, as_json: bo
 
 @base.command("push")
 @click.argument("name")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=a_path)
 @json_option
 def push(name: str, directory: Path, as_json: bool) -> None:
     """Store the weights of the base NAME from the model in DIRECTORY.
@@ -107,7 +108,7 @@ def push(name: str, directory: Path, as_json: bool) -> None:
 
 @base.command("pull")
 @click.argument("name")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write; new or empty.")
+@click.option("--out", type=a_path, required=True, help="The folder to write; new or empty.")
 def pull(name: str, out: Path) -> None:
     """Download the stored weights of the base NAME, so that this machine can compose on it.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from loratree_cli.following import warn_if_unset
-from loratree_cli.options import limit_options, weight_option
+from loratree_cli.options import a_path, limit_options, weight_option
 from loratree_cli.output import echo, json_option, numbers, print_json, say, strict_option, working
 from loratree_registry.connect import connected
 from loratree_registry.core.chain import Limit, Mode, Step
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("ref")
 @click.option("--mode", type=click.Choice(get_args(Mode)), required=True, help="A whole model, or one adapter.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write; new or empty.")
+@click.option("--out", type=a_path, required=True, help="The folder to write; new or empty.")
 @click.option(
-    "--base", "base_directory", type=click.Path(path_type=Path), help="The base's checkpoint on this machine."
+    "--base",
+    "base_directory",
+    type=a_path,
+    help="The base's checkpoint on this machine.",
 )
 @click.option("--follow", metavar="ALIAS", help="Take each ancestor at this alias if it is set (latest: its head).")
 @weight_option

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import click
 
+from loratree_cli.options import a_path
 from loratree_registry.errors import Unavailable
 
 
 @click.command()
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=a_path,
     default=Path("demo-out"),
     show_default=True,
     help="The folder for all files of the demo.",

@@ -4,13 +4,19 @@ from pathlib import Path
 
 import click
 
+from loratree_cli.options import a_path
 from loratree_cli.output import bytes_text, counted, json_option, print_json, progress, say
 from loratree_registry.settings import Settings
 
 
 @click.command("export")
 @click.argument("path", required=False)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder, or a new file FILE.tar.")
+@click.option(
+    "--out",
+    type=a_path,
+    required=True,
+    help="A new folder, or a new file FILE.tar.",
+)
 @json_option
 def export_(path: str | None, out: Path, as_json: bool) -> None:
     """Write everything, or PATH and below with every version they were trained on, to a folder or a tar file.
@@ -38,7 +44,7 @@ def export_(path: str | None, out: Path, as_json: bool) -> None:
 
 
 @click.command("import")
-@click.argument("export", type=click.Path(path_type=Path))
+@click.argument("export", type=a_path)
 @json_option
 def import_(export: Path, as_json: bool) -> None:
     """Add EXPORT, a folder or a tar file that `loratree export` wrote, to this registry.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from loratree_cli.options import a_path
 from loratree_cli.output import (
     bytes_text,
     echo,
@@ -22,19 +23,19 @@ from loratree_registry.settings import Settings
 
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path), required=False)
+@click.argument("directory", type=a_path, required=False)
 @click.argument("path", required=False)
 @click.option("--parent", metavar="REF|base", help="What it was trained on, if no lockfile says so.")
 @click.option(
     "--trained-on",
-    type=click.Path(path_type=Path),
+    type=a_path,
     metavar="DIR|loratree.json",
     help="The composition it was trained on, or its lockfile, from another machine.",
 )
 @click.option("--force-parent", is_flag=True, help="Take --parent against what the adapter says; shown for ever.")
 @click.option("--level", type=click.Choice(LEVELS[1:]), help="By default, the level below the parent's.")
 @click.option("--note", help="One line about this version.")
-@click.option("--manifest", type=click.Path(path_type=Path), metavar="FILE", help="Publish all adapters in FILE.")
+@click.option("--manifest", type=a_path, metavar="FILE", help="Publish all adapters in FILE.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="With --manifest: threads.")
 @click.option("--dry-run", is_flag=True, help="With --manifest: check every line and publish none.")
 @verbose_option

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from loratree_cli.options import a_path
 from loratree_cli.output import echo, say, strict_option, working
 from loratree_registry.connect import connected
 from loratree_registry.settings import Settings
@@ -11,7 +12,7 @@ from loratree_registry.settings import Settings
 
 @click.command()
 @click.argument("ref")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write; new or empty.")
+@click.option("--out", type=a_path, required=True, help="The folder to write; new or empty.")
 @strict_option
 def pull(ref: str, out: Path, strict: bool) -> None:
     """Download the version that REF names as a PEFT directory: its own adapter, without its ancestors.

@@ -220,6 +220,24 @@ def _group_tied_names(module: nn.Module) -> dict[str, list[str]]:
     return dict(groups)
 
 
+_WRAPPERS: Final = (
+    "_orig_mod.",
+    "module.",
+    "_fsdp_wrapped_module.",
+    "_checkpoint_wrapped_module.",
+    "base_model.model.",
+)
+
+
+def _find_wrapper(stored: Sequence[str], expected: Mapping[str, Tensor]) -> str | None:
+    """Return what a wrapper put into most of the names, if they are the model's without it."""
+    for wrapper in _WRAPPERS:
+        without = [name.replace(wrapper, "") for name in stored if wrapper in name]
+        if without and sum(name in expected for name in without) > len(without) // 2:
+            return wrapper
+    return None
+
+
 def _check_names(
     expected: Mapping[str, Tensor],
     types: Mapping[str, TensorType],
@@ -227,6 +245,11 @@ def _check_names(
     leftovers: Sequence[str],
 ) -> None:
     problems = [f"{first} is missing" for first, group in groups.items() if types.keys().isdisjoint(group)]
+    if problems and (wrapper := _find_wrapper(leftovers, expected)) is not None:
+        raise Invalid(
+            f"{len(problems)} of the model's tensors are missing, and the checkpoint has such with `{wrapper}` in "
+            "their names: save the model that is inside the wrapper, as its own save_pretrained does"
+        )
     problems += [f"{name} is unexpected" for name in (leftovers if problems else ())]
     for name in sorted(types.keys() & expected.keys()):
         if types[name].shape != tuple(expected[name].shape):

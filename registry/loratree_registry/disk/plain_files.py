@@ -7,6 +7,7 @@ from typing import BinaryIO, Final
 
 from loratree_registry.errors import Invalid
 
+LFS_POINTER: Final = b"version https://git-lfs"  # how a pointer of git-LFS begins, which stands for a file's content
 MAX_NAME: Final = 255  # bytes of a file's name on common file systems
 
 
@@ -29,6 +30,8 @@ def read_plain(path: Path, *, limit: int, remedy: str) -> bytes:
             content = stream.read(limit + 1)
     except OSError as error:
         raise Invalid(f"{path} cannot be read: {error.strerror}") from error
+    if content.startswith(LFS_POINTER):
+        raise Invalid(f"{path} is a pointer of git-LFS, not the file itself: run git lfs pull where it was cloned")
     if len(content) > limit:
         raise Invalid(f"{path} is larger than {limit} bytes: {remedy}")
     return content

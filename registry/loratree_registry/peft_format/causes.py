@@ -16,7 +16,7 @@ from loratree_registry.tensor_files.header import Tensor
 
 # What wraps a model while it is trained, and what saves it without the wrapper.
 _WRAPPERS: Final = {
-    "_orig_mod": "torch.compile puts it there: save the model inside, model._orig_mod",
+    "_orig_mod": "torch.compile puts it there: save the model inside (its _orig_mod), or rename the keys without it",
     "_fsdp_wrapped_module": "FSDP puts it there: save with the trainer's save_model, or a full state dict",
     "_checkpoint_wrapped_module": "activation checkpointing puts it there: save the model inside the wrapper",
     "module": "a parallel model puts it there: save the model inside, model.module",
@@ -33,6 +33,7 @@ _NUMBER: Final = re.compile(r"\.(\d+)\.")
 _ENDINGS: Final = 12  # segments at the end of a module's name that are looked for under another prefix
 _SAMPLE: Final = 100  # modules that a change of prefix is tried on
 _TRIES: Final = 50  # changes of prefix that are tried
+_SOME: Final = 0.1  # a base with other heads differs in the keys and values alone
 _MOST: Final = 0.5  # a cause must explain more than this share of the tensors
 
 
@@ -48,8 +49,12 @@ def _count(keys: list[str], tensors: Mapping[str, Tensor]) -> str:
 
 def _find_wrapper(tensors: Mapping[str, Tensor], base: BaseIndex) -> str | None:
     for segment, remedy in _WRAPPERS.items():
+        if any(segment in name.split(".") for name in base.kinds):
+            continue
         keys = [key for key in tensors if segment in key.split(".")]
-        if len(keys) > _MOST * len(tensors) and not any(segment in name.split(".") for name in base.kinds):
+        inside = [".".join(part for part in key.split(".") if part != segment) for key in keys]
+        known = [module for key in inside if (module := _module(key.removeprefix(PREFIX))) and _is_in(base, module)]
+        if keys and (known or len(keys) > _MOST * len(tensors)):  # a few layers can be wrapped alone
             return f"{_count(keys, tensors)} have `{segment}.` in their names; {remedy}"
     return None
 
@@ -65,8 +70,8 @@ def _find_nested(tensors: Mapping[str, Tensor], _: BaseIndex) -> str | None:
 
 
 def _find_named(tensors: Mapping[str, Tensor], _: BaseIndex) -> str | None:
-    named = {key: found[1] for key in tensors if (found := re.search(r"\.lora_[AB]\.(\w+)\.weight$", key))}
-    if len(named) <= _MOST * len(tensors):
+    named = {key: found[1] for key in tensors if (found := re.search(r"\.lora_[AB]\.(.+)\.weight$", key))}
+    if len(named) <= _MOST * sum(".lora_" in key for key in tensors):
         return None
     name = next(iter(named.values()))
     return (
@@ -83,7 +88,8 @@ def _find_tool(tensors: Mapping[str, Tensor], base: BaseIndex) -> str | None:
     bare = [key for key in tensors if not key.startswith(PREFIX)]
     if len(bare) <= _MOST * len(tensors):
         return None
-    if all(_is_in(base, module) for key in bare if (module := _module(key)) is not None):
+    modules = [module for key in bare if (module := _module(key)) is not None]
+    if modules and all(_is_in(base, module) for module in modules):
         return f"{_count(bare, tensors)} do not start with {PREFIX}, as save_pretrained writes them: put it before each"
     return f"{_count(bare, tensors)} are no keys of PEFT, which start with {PREFIX}: save with save_pretrained"
 
@@ -144,7 +150,7 @@ def _explain_shift(old: str, new: str, base: BaseIndex) -> str:
 def _find_other_size(tensors: Mapping[str, Tensor], base: BaseIndex) -> str | None:
     """Explain inputs of A and outputs of B that differ from the base's in one way."""
     sizes: Counter[tuple[int, int]] = Counter()
-    checked = 0
+    checked = turned = 0
     for key, tensor in tensors.items():
         module, factor = _module(key.removeprefix(PREFIX)), _FACTOR.search(key)
         if module is None or factor is None or factor[1] or not _is_plain(module, base, tensor):
@@ -153,11 +159,17 @@ def _find_other_size(tensors: Mapping[str, Tensor], base: BaseIndex) -> str | No
         assert known is not None
         weight = base.parameters[f"{known.name}.weight"]
         out, into = weight.shape[::-1] if weight.kind == "Conv1D" else weight.shape
-        expected, actual = (into, tensor.shape[1]) if factor[2] == "A" else (out, tensor.shape[0])
+        expected, actual, other = (into, *tensor.shape[::-1]) if factor[2] == "A" else (out, *tensor.shape)
         checked += 1
+        turned += expected != actual and expected == other
         if expected != actual:
             sizes[actual, expected] += 1
-    if not sizes or sum(sizes.values()) <= _MOST * checked:
+    if turned and turned >= _MOST * sum(sizes.values()):
+        return (
+            f"{turned} of {checked} factors have the base's size on the other side: A is [rank, inputs] and B is "
+            "[outputs, rank], so transpose them, or give each its own name"
+        )
+    if not sizes or sum(sizes.values()) <= _SOME * checked:
         return None
     (actual, expected), _ = sizes.most_common(1)[0]
     return (

@@ -111,7 +111,10 @@ class TokenRows:
             problems.append(f"tensor {key} has shape {list(got)}, expected {list(expected)}: a row for each token id")
         if outside := sorted({number for number in ids if not 0 <= number < vocabulary}):
             named = listed([str(number) for number in outside], limit=5)
-            problems.append(f"trainable_token_indices has {named}, and {parameter} has the rows 0 to {vocabulary - 1}")
+            problems.append(
+                f"trainable_token_indices has {named}, and {parameter} has the rows 0 to {vocabulary - 1}: if the "
+                "vocabulary was resized for the training, save the resized base, add it, and publish to its tree"
+            )
         if twice := sorted(number for number, count in Counter(ids).items() if count > 1):
             named = listed([str(number) for number in twice], limit=5)
             problems.append(f"trainable_token_indices has {named} more than once, and one row would win")

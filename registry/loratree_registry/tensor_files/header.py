@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Final
 from loratree_registry.core.manifest import name_problem
 from loratree_registry.core.strict_json import parse_json
 from loratree_registry.core.text import shortened
+from loratree_registry.disk.plain_files import LFS_POINTER
 from loratree_registry.errors import Invalid, listed
 
 ZEROS: Final = "zeros"  # stands for the digest of an undigested tensor in which every bit is 0
@@ -27,7 +28,15 @@ ITEM_SIZES: Final[dict[str, int]] = {
 }
 
 _METADATA = "__metadata__"
-_POINTER: Final = b"version https://git-lfs"  # how a pointer of git-LFS begins, which stands for a file's content
+_PEEK: Final = 64  # bytes that are looked at to say what a file is
+_MAGIC: Final = {  # how files of other formats begin
+    b"<": "a page of HTML or XML, such as an error of a download",
+    b"{": "JSON, such as a server's error",
+    b"PK": "a zip archive, as torch.save writes it: save it with save_pretrained, which writes safetensors",
+    b"\x80": "a pickle, as torch.save writes it: save it with save_pretrained, which writes safetensors",
+    b"GGUF": "GGUF, which llama.cpp reads",
+    b"\x1f\x8b": "a gzip archive",
+}
 _EMPTY: Final = "is empty"
 _GATHER: Final = (
     "DeepSpeed ZeRO-3 leaves empty tensors if one process saves its own part; save with "
@@ -81,17 +90,27 @@ def _read_length(stream: BinaryIO, size: int, name: str) -> int:
     prefix = _read_exactly(stream, 8)
     if len(prefix) < 8:
         raise Invalid(f"{name} is truncated: it has {len(prefix)} bytes, a safetensors file starts with 8 of length")
-    if prefix == _POINTER[:8]:
-        raise Invalid(f"{name} is a pointer of git-LFS, not the file itself: run git lfs pull where it was cloned")
     length = int.from_bytes(prefix, "little")
+    if length > size - 8 and length > MAX_HEADER:
+        raise Invalid(_describe_other(prefix + _read_exactly(stream, _PEEK), name))
     if length > MAX_HEADER:
         raise Invalid(
-            f"{name} states a header of {length} bytes, at most {MAX_HEADER} are read: it is no safetensors file or "
-            "holds far more tensors than an adapter"
+            f"{name} states a header of {length} bytes, at most {MAX_HEADER} are read: it holds far more tensors than "
+            "an adapter"
         )
     if length > size - 8:
         raise Invalid(f"{name} is truncated: its header needs {length} bytes and {size - 8} follow, copy it again")
     return length
+
+
+def _describe_other(start: bytes, name: str) -> str:
+    """Say what a file is that is no safetensors file, by how it begins."""
+    if start.startswith(LFS_POINTER):
+        return f"{name} is a pointer of git-LFS, not the file itself: run git lfs pull where it was cloned"
+    kind = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
+    if kind is None and start.isascii() and start.decode().isprintable():
+        kind = f"text, such as a server's message ({start.decode().split(chr(10))[0][:40]!a}…)"
+    return f"{name} is not a safetensors file, it looks like {kind or 'another format'}: download or save it again"
 
 
 def _read_exactly(stream: BinaryIO, count: int) -> bytes:
