@@ -308,6 +308,11 @@ BY_CONFIG: Final[tuple[tuple[str, str, str], ...]] = (
         _LAYERS,
     ),
     (
+        "LoRA on experts' layers that target_modules spells by their older names in a regular expression",
+        "LoRA on experts that target_modules chooses by a regular expression of their older names is not composed",
+        _LAYERS,
+    ),
+    (
         "DoRA or lora_bias on each expert's own layers",
         "DoRA or lora_bias on each expert's own layers is not composed",
         "tests/composer/test_expert_layers.py::test_experts_that_cannot_be_joined_are_refused",

@@ -44,6 +44,10 @@ EXPERT_LAYERS = (
         "the same beside dense layers or shared experts of these names (DeepSeek-V3)",
         "refused: PEFT leaves these layers out",
     ),
+    (
+        "the same with a regular expression of their older names",
+        "refused: PEFT leaves them out",
+    ),
     ("the same on Qwen2-MoE", "refused: PEFT leaves out the experts"),
 )
 
@@ -200,12 +204,14 @@ def test_every_form_of_a_chain_is_the_trained_function(name: str, tmp_path: Path
     )
 
 
-@pytest.mark.parametrize("targets", ["all", "down", "gate", "one layer", "all-linear"])
+@pytest.mark.parametrize("targets", ["all", "down", "gate", "one layer", "all-linear", "a loose expression"])
 @pytest.mark.parametrize("name", JOINED)
 def test_pefts_forward_is_the_trained_function_where_we_compose(name: str, targets: str, tmp_path: Path) -> None:
     kind = JOINED[name]
     chosen = {"down": kind.names[2:], "gate": ("gate",)}.get(targets, kind.names)
     config: dict[str, Any] = {"target_modules": "all-linear"} if targets == "all-linear" else {}
+    if targets == "a loose expression":
+        config = {"target_modules": rf".*\.(q_proj|k_proj|v_proj|o_proj|{'|'.join(chosen)})"}
     config |= {"layers_to_transform": [1]} if targets == "one layer" else {}
     tensors = write(kind, tmp_path / "adapter", ["q_proj", "k_proj", "v_proj", "o_proj", *chosen], **config)
     if targets == "one layer":
@@ -227,6 +233,18 @@ REFUSED: dict[str, tuple[str, tuple[int, ...], dict[str, Any], str]] = {
     "rslora": ("olmoe", (0, 1, 2), {"use_rslora": True}, "LoRA on experts whose scale changes when PEFT joins them"),
     "alpha": ("mixtral", (0, 1, 2), {"alpha_pattern": {"w2": 8}}, "LoRA on experts whose scale changes"),
     "dense": ("deepseek-v3", (0, 1, 2), {}, "LoRA on a layer named as the experts' own layers were"),
+    "an expression of old names": (
+        "mixtral",
+        (0, 1, 2),
+        {"target_modules": r".*\.(q_proj|block_sparse_moe\.experts\.\d+\.(w1|w2|w3))"},
+        "LoRA on experts that target_modules chooses by a regular expression of their older names",
+    ),
+    "an expression of numbers": (
+        "qwen3-moe",
+        (0, 1, 2),
+        {"target_modules": r"model\.layers\.\d+\.(self_attn\.q_proj|mlp\.experts\.\d+\.(gate|up|down)_proj)"},
+        "LoRA on experts that target_modules chooses by a regular expression of their older names",
+    ),
     "qwen2-moe": ("qwen2-moe", (0, 1, 2), {}, "LoRA on each expert's own layers is not composed"),
 }
 
@@ -237,6 +255,10 @@ def test_where_pefts_forward_is_not_what_was_trained(case: str, tmp_path: Path) 
     kind = (JOINED | LOST)[name]
     tensors = write(kind, tmp_path / "adapter", ["q_proj", *(kind.names[at] for at in chosen)], **config)
     assert reason in refusal(kind, tmp_path / "adapter")
+    if "an expression" in case:  # the remedy
+        written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+        listed = written | {"target_modules": ["q_proj", *kind.names]}
+        assert classify(listed, chains.read_files(tmp_path / "adapter")[0], manifest_of_module(kind.make())).modules
     try:
         found = by_peft(kind.make().eval(), tmp_path / "adapter")
     except ValueError as error:

@@ -139,6 +139,50 @@ def test_peft_and_we_read_the_older_names(build: Callable[[], nn.Module], tmp_pa
         assert chains.relative(run(flat.eval()), expected) < 1e-5
 
 
+def between(key: str) -> str:
+    """The names of transformers 4.52 to 4.57: the language model was renamed, and the vision tower was not yet."""
+    return key.replace("model.vision_tower.", "model.vision_tower.vision_model.")
+
+
+@pytest.mark.parametrize("build", [gemma3, llava])
+def test_the_names_between_two_renamings_are_read_as_peft_reads_them(
+    build: Callable[[], nn.Module], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    build().save_pretrained(tmp_path / "base")  # type: ignore[operator]
+    adapter = train(tmp_path / "base", tmp_path / "adapter", ["q_proj"], between)
+    assert any(".vision_tower.vision_model." in key for key in load_file(adapter / WEIGHTS))
+    with quiet():
+        tuned: Any = peft.PeftModel.from_pretrained(load(tmp_path / "base"), adapter)  # type: ignore[arg-type]
+    loaded: dict[str, torch.Tensor] = peft.get_peft_model_state_dict(tuned)
+    read = chains.read(adapter, read_base(tmp_path / "base"))
+    for name, (part,) in read.parts.items():
+        key = f"base_model.model.{name.removesuffix('.weight')}.lora_A.weight"
+        assert torch.equal(part.a, loaded[key])  # type: ignore[union-attr]
+    assert 2 * len(read.parts) == len(loaded)
+
+
+LEFT_OUT = {
+    "the projector": (["linear_1"], "model.multi_modal_projector.", "multi_modal_projector."),
+    "the head": (["lm_head"], "model.lm_head.", "model.language_model.lm_head."),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_an_older_name_that_peft_leaves_out_is_refused(case: str, tmp_path: Path) -> None:
+    """PEFT undoes a renaming that only takes a prefix off, and says no more than that keys are missing."""
+    targets, new, old = LEFT_OUT[case]
+    torch.manual_seed(0)
+    llava().save_pretrained(tmp_path / "base")  # type: ignore[operator]
+    adapter = train(tmp_path / "base", tmp_path / "adapter", targets, lambda key: key.replace(new, old))
+    with quiet():
+        tuned: Any = peft.PeftModel.from_pretrained(load(tmp_path / "base"), adapter)  # type: ignore[arg-type]
+    loaded = peft.get_peft_model_state_dict(tuned, save_embedding_layers=False)
+    assert all(not value.any() for key, value in loaded.items() if "lora_B" in key)
+    with pytest.raises(Invalid, match="an adapter of a module that transformers has renamed"):
+        chains.read(adapter, read_base(tmp_path / "base"))
+
+
 def older_qwen(key: str) -> str:
     return key.replace("model.model.language_model.", "model.model.").replace("model.model.visual.", "model.visual.")
 

@@ -12,7 +12,7 @@ _EXPERTS: Final = (".experts.gate_up_proj", ".experts.down_proj")
 _FAMILIES: Final = ("mixtral", "qwen2_moe")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OlderNames:
     """Older names of modules, and the present ones: `known` are those that PEFT renames when it loads an adapter.
 
@@ -58,11 +58,20 @@ def older_names(model: nn.Module) -> OlderNames:
             ends = next(entry.target_patterns for entry in converters if pattern in entry.source_patterns)
             layers = [older.removesuffix(ends[0]) + end for end in ends]
             names.experts[name] = [layer.removesuffix(".weight") for layer in layers]
-        old, new = older.rpartition(".")[0], name.rpartition(".")[0]
-        if pattern is not None or old == new or old in present:
+        if pattern is not None:
             continue
-        read, _ = rename_source_key(f"base_model.model.{older}", forward, [])
-        (names.known if is_in_peft and read == name else names.unknown)[old] = new
+        # A release between two renamings had the names with only one of them.
+        between = {rename_source_key(name, [entry], [], reverse=True)[0] for entry in renamings}
+        for old_name in sorted({older, *between}):
+            old, new = old_name.rpartition(".")[0], name.rpartition(".")[0]
+            if old == new or old in present:
+                continue
+            key = f"base_model.model.{old_name}"
+            read, _ = rename_source_key(key, forward, [])
+            # PEFT undoes a renaming that only removes what is before the name, and then leaves the tensor out.
+            is_read = is_in_peft and read == name and not key.endswith(name)
+            (names.known if is_read else names.unknown)[old] = new
+    names.unknown = {old: new for old, new in names.unknown.items() if old not in names.known}
     return names
 
 

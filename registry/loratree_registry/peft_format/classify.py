@@ -25,7 +25,7 @@ from loratree_registry.peft_format.layout import EXPERTS
 from loratree_registry.peft_format.low_rank import LowRankParts
 from loratree_registry.peft_format.names import BaseIndex, module_of
 from loratree_registry.peft_format.overrides import OverrideValues
-from loratree_registry.peft_format.rules import CHANGED_BASE, CHANGING_INITS, PLAIN_INITS, REFUSED_FIELDS
+from loratree_registry.peft_format.rules import CHANGED_BASE, CHANGING_INITS, PLAIN_INITS, REFUSED_FIELDS, TASKS
 from loratree_registry.peft_format.saved_adapter import SavedAdapter
 from loratree_registry.peft_format.scaling import ModulePatterns, Scaling, read_scaling, shown
 from loratree_registry.peft_format.spec import AdapterSpec, Joined
@@ -178,10 +178,12 @@ def _read_config(saved: SavedAdapter) -> Scaling | None:
     for field in ("use_dora", "lora_bias", "ensure_weight_tying"):
         if not isinstance(config.get(field, False), bool | None):
             findings.add(f"{field} is {shown(config[field])}, expected true or false")
+    if (task := config.get("task_type")) not in (None, *TASKS):
+        findings.add(f"task_type is {shown(task)}, expected one of {', '.join(TASKS)}, or null")
     init = config.get("init_lora_weights", True)
     if isinstance(init, str) and init.startswith(CHANGING_INITS):
         findings.refuse(CHANGED_BASE, f"init_lora_weights={shown(init)}")
-    elif not (isinstance(init, bool) or init in PLAIN_INITS):
+    elif not (isinstance(init, bool | None) or init in PLAIN_INITS):
         findings.add(f"its config has the unknown init_lora_weights={shown(init)}")
     try:
         return read_scaling(config)

@@ -19,6 +19,7 @@ from loratree_registry.peft_format.rules import (
     BESIDE_EXPERTS,
     EXPERT_EXTRAS,
     EXPERT_SCALES,
+    HIDDEN_EXPERTS,
     LOST_EXPERTS,
     SOME_EXPERTS,
     UNRECORDED_EXPERTS,
@@ -26,6 +27,7 @@ from loratree_registry.peft_format.rules import (
 from loratree_registry.peft_format.saved_adapter import SavedAdapter
 from loratree_registry.peft_format.scaling import read_scaling
 from loratree_registry.peft_format.spec import Joined
+from loratree_registry.peft_format.targets import TargetModules
 from loratree_registry.tensor_files.header import ZEROS, Tensor
 
 _PART: Final = re.compile(r"(.+)\.(lora_.+)")  # a LoRA's layer, and what of the LoRA a tensor is
@@ -125,8 +127,11 @@ def _convert_config(saved: SavedAdapter, targets: Mapping[str, str], layers: set
     named = _named(modules, targets)
     if isinstance(modules, list):
         config["target_modules"] = [name for name in modules if not (isinstance(name, str) and _leaf(name) in named)]
-    else:  # PEFT looks for the names that a regular expression chooses; it chose those in the file
-        named = {_leaf(layer) for layer in layers} & targets.keys()
+    else:
+        named = _resolve_expression(saved, targets)
+        for layer in sorted(layers):
+            if ".experts." in layer and _leaf(layer) in targets.keys() - named:
+                saved.findings.refuse(HIDDEN_EXPERTS, layer)
     config["target_parameters"] = sorted({*saved.names("target_parameters"), *(targets[name] for name in named)})
     for joined in sorted(set(targets.values())):
         sources = {name for name, target in targets.items() if target == joined}
@@ -138,6 +143,25 @@ def _convert_config(saved: SavedAdapter, targets: Mapping[str, str], layers: set
                 if type(value) in (int, float) and isinstance(pattern, dict):
                     config[field] = pattern | {rf".*\.{re.escape(joined)}": value * len(sources)}
     return config
+
+
+def _resolve_expression(saved: SavedAdapter, targets: Mapping[str, str]) -> set[str]:
+    """Return the layers' names that PEFT finds by a target_modules that is one text.
+
+    PEFT tries a regular expression on the present names, and on each old name beside the tensor that holds it now; a
+    name with an expert's number is none of them.
+    """
+    try:
+        chosen = TargetModules(saved.config)
+    except Invalid:  # which is recorded when the other modules are checked
+        return set(targets)
+    if chosen.is_all_linear:
+        return set(targets)
+    base = saved.base
+    found = {_leaf(name) for name in (*base.kinds, *base.parameters) if chosen.includes(name)} & targets.keys()
+    places = {(module_of(name), _leaf(name)) for name in base.expert_layers or {}}
+    tried = ((old, f"{at}.{old}") for old, new in targets.items() for at, leaf in places if leaf == new)
+    return found | {old for old, name in tried if chosen.includes(name)}
 
 
 def _has_outer(parts: _Parts, parameter: str, ending: str) -> bool:

@@ -64,6 +64,10 @@ EXPERT_SCALES: Final = Refusal(
     "with use_rslora or patterns, PEFT computes another one than was trained; say the same scales with r and "
     "lora_alpha alone",
 )
+HIDDEN_EXPERTS: Final = Refusal(
+    "LoRA on experts that target_modules chooses by a regular expression of their older names",
+    "PEFT tries it on the present names alone, and leaves the experts out; write the layers' names as a list",
+)
 BESIDE_EXPERTS: Final = Refusal(
     "LoRA on a layer named as the experts' own layers were",
     "PEFT takes the name for the experts alone, and leaves this layer out; train on this base",
@@ -80,7 +84,8 @@ MISSING: Final = Refusal(
 )
 BASE_COPY: Final = Refusal(
     "a copy of the base's weights with other values",
-    "the base is shared, so a copy must have the same bytes; save_embedding_layers=False leaves copies out",
+    "the base is shared, so a copy must have the same bytes; save_embedding_layers=False leaves copies out, and "
+    "what was trained is named in modules_to_save",
 )
 VOCABULARY: Final = Refusal(
     "a resized vocabulary",
@@ -136,6 +141,9 @@ REFUSED_TENSORS: Final[dict[str, Refusal]] = {
     ".lora_monteclora_sampler.gaussian_var_prior": MONTECLORA,
     ".lora_monteclora_sampler.std_prior": MONTECLORA,
 }
+
+# The tasks that PEFT knows; it cannot load a config with another.
+TASKS: Final = ("CAUSAL_LM", "FEATURE_EXTRACTION", "QUESTION_ANS", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS")
 
 # Task of a config → the ends of the names of modules that PEFT trains and saves, even if modules_to_save has them not.
 IMPLIED_MODULES: Final[dict[str, tuple[str, ...]]] = {

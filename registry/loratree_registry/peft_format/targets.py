@@ -41,7 +41,7 @@ class TargetModules:
         self.unchecked: list[str] = []
         self._config = config
         self._names = config.get("target_modules")
-        self._is_all_linear = isinstance(self._names, str) and self._names.lower() == ALL_LINEAR
+        self.is_all_linear = isinstance(self._names, str) and self._names.lower() == ALL_LINEAR
         self._chosen = self._make_matcher("target_modules", otherwise=True)
         self._excluded = self._make_matcher("exclude_modules", otherwise=False)
         self._layers = self._read_layers()
@@ -49,7 +49,7 @@ class TargetModules:
 
     def includes(self, module: str, kind: str = "Linear") -> bool:
         """Return whether PEFT makes a LoRA on `module`, a layer of the base of this kind."""
-        if self._excluded(module) or not self._chosen(module) or (self._is_all_linear and kind not in _LINEAR):
+        if self._excluded(module) or not self._chosen(module) or (self.is_all_linear and kind not in _LINEAR):
             return False
         if self._layers is None or not isinstance(self._names, list) or module in self._names:
             return True
@@ -60,7 +60,7 @@ class TargetModules:
         if value is None or (field == "exclude_modules" and not value):
             return lambda _: otherwise
         if isinstance(value, str):
-            is_all = field == "target_modules" and self._is_all_linear
+            is_all = field == "target_modules" and self.is_all_linear
             return (lambda module: module not in _HEADS) if is_all else self._compile(field, value, otherwise=otherwise)
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             raise Invalid(f"{field} is {shown(value)}, expected a list of names or a regular expression")

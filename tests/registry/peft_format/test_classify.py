@@ -96,6 +96,7 @@ def refusal(config: dict[str, Any], tensors: dict[str, torch.Tensor], manifest: 
 # Accepted adapters: name → base, settings for tiny.adapter, number of modules.
 ACCEPTED: dict[str, tuple[str, dict[str, Any], int]] = {
     "all linear layers": ("llama", {}, 14),
+    "no initialisation named": ("llama", {"init_lora_weights": None}, 14),
     "all-linear": ("llama", {"targets": "all-linear"}, 14),
     "a regular expression of targets": ("llama", {"targets": r".*\.(q|v)_proj"}, 4),
     "some layers": ("llama", {"layers_to_transform": [1], "layers_pattern": "layers"}, 7),
@@ -213,6 +214,7 @@ def test_an_accepted_adapter_is_the_same_by_its_canonical_config(
             "trainable_token_indices chooses rows of model.embed_tokens, and the file does not hold them",
         ),
         ("trainable_token_indices", {"embed_tokens": ["1"]}, "expected a list of token ids"),
+        ("task_type", "CAUSAL_LM_X", 'task_type is "CAUSAL_LM_X", expected one of CAUSAL_LM, FEATURE_EXTRACTION'),
         ("peft_type", None, "its peft_type is null, not LORA"),
         ("peft_type", "BOFT", 'its peft_type is "BOFT", not LORA'),
     ],
