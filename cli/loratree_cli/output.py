@@ -66,8 +66,8 @@ def _cell(value: object) -> str:
 
 
 def echo(line: str, *, err: bool = False) -> None:
-    """Print one line. What a server or a file says may hold characters that move the cursor: they become spaces."""
-    click.echo(one_line(line), err=err)
+    """Print one line, with its tabs. What a server says may hold other characters that move the cursor: spaces now."""
+    click.echo("\t".join(map(one_line, line.split("\t"))), err=err)
 
 
 def say(sentence: str) -> None:

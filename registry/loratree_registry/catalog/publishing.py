@@ -113,9 +113,20 @@ def examine(
     return Examined(config, spec, summary, content, untied, said)
 
 
-def publish(connection: Connection, path: str, submission: Submission, examined: Examined) -> Published:
-    """Make the examined files a version at `path`, or return the version that already holds them."""
+class BaseReplaced(Conflict):
+    """The base was removed, and another one was added under its name, since the adapter was checked against it."""
+
+
+def publish(
+    connection: Connection, path: str, submission: Submission, examined: Examined, *, base_digest: str
+) -> Published:
+    """Make the examined files a version at `path`, or return the version that already holds them.
+
+    The adapter was examined against the base `base_digest`.
+    """
     trail = ensure_trail(connection, path, level=submission.level)
+    if trail[-1].base_digest != base_digest:
+        raise BaseReplaced(f"the base {base_of(path)} was replaced while the adapter was checked: publish it again")
     node, above = trail[-1], _read_parents(connection, path, trail, submission)
     pin = above[-1] if above else None
     if _is_untied(above) != examined.untied:

@@ -69,7 +69,7 @@ class EmbeddedRegistry(Registry):
         """`direct` allows clients to write to the store and read from it directly, if the store can do that."""
         self._engine, self._blobs = engine, blobs
         self._inspections = Inspections()
-        self._manifest = lru_cache(_MANIFESTS)(self._read_manifest)  # to publish: a digest's tensors never change
+        self._manifest = lru_cache(_MANIFESTS)(self._read_manifest)  # to publish: a base's tensors never change
         self.direct = (
             DirectUploads(engine, blobs, self._inspections.keeping)
             if direct and isinstance(blobs, DirectStore)
@@ -105,6 +105,7 @@ class EmbeddedRegistry(Registry):
     def remove_base(self, name: str) -> None:
         with writing(self._engine) as connection:
             removing.remove_base(connection, name)
+        self._manifest.cache_clear()
 
     @override
     def missing_files(self, name: str, files: list[FileDigest]) -> list[FileDigest]:
@@ -224,18 +225,22 @@ class EmbeddedRegistry(Registry):
         from loratree_registry.catalog import publishing  # slow to import, and only publishing needs it
 
         publishing.check_submission(path, submission)
-        base = self.base(base_of(path))
-        manifest, inspection = self._manifest(base.name, base.digest), self._inspect(submission.files)
+        (manifest, digest), inspection = self._manifest(base_of(path)), self._inspect(submission.files)
         untied = False
         if manifest.ties():
             with reading(self._engine) as connection:
                 untied = publishing.is_parent_untied(connection, path, submission)
         examined = publishing.examine(inspection, manifest, path, submission, untied=untied)
-        with writing(self._engine) as connection:
-            return publishing.publish(connection, path, submission, examined)
+        try:
+            with writing(self._engine) as connection:
+                return publishing.publish(connection, path, submission, examined, base_digest=digest)
+        except publishing.BaseReplaced:
+            self._manifest.cache_clear()
+            raise
 
-    def _read_manifest(self, name: str, _digest: str) -> BaseManifest:
-        return self.base_manifest(name)
+    def _read_manifest(self, name: str) -> tuple[BaseManifest, str]:
+        manifest = self.base_manifest(name)
+        return manifest, manifest.digest
 
     def _inspect(self, submitted: list[FileDigest]) -> Inspection:
         if cached := self._inspections.kept(submitted[0]):

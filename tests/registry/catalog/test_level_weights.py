@@ -45,6 +45,7 @@ def version(path: str, number: int = 1, **rules: int) -> VersionRow:
         pin_number=None,
         pin_digest=None,
         pin_found="explicit",
+        pin_forced=False,
         withdrawn_at=None,
         withdrawn_reason=None,
         quarantined_at=None,
