@@ -167,6 +167,6 @@ def _can_hold(tensor: Tensor, pristine: Tensor) -> bool:
 def _check_restored(problems: list[str]) -> None:
     if problems:
         raise Invalid(
-            f"not all of the base is back ({listed(problems, limit=3)}): put the tensors back and restore again, or load "
-            "the model again: none may be replaced, reshaped or moved away while a chain is merged into it"
+            f"not all of the base is back ({listed(problems, limit=3)}): put the tensors back and restore again, or "
+            "load the model again: none may be replaced, reshaped or moved away while a chain is merged into it"
         )
