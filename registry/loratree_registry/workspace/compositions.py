@@ -37,6 +37,7 @@ class Claim:
     error: LoratreeError | None = None
     leaf: str | None = None
     digest: str | None = None
+    is_changed: bool = False
 
 
 class OtherBase(Conflict):
@@ -59,6 +60,9 @@ def claim_of(registry: Registry, base: Base, folder: Path, path: str, *, beside:
     leaf, digest = (_ref_of(steps[-1]), steps[-1].digest) if steps else (BASE, None)
     try:
         _check_composed(lockfile, folder, beside=beside)
+    except (Invalid, NotFound, Conflict) as error:
+        return Claim(error=error, leaf=leaf, digest=digest, is_changed=isinstance(error, Invalid))
+    try:
         return Claim(pin=_pin_from_chain(registry, lockfile, folder, path), leaf=leaf, digest=digest)
     except (Invalid, NotFound, Conflict) as error:
         return Claim(error=error, leaf=leaf, digest=digest)

@@ -133,7 +133,7 @@ def _settle(claim: Claim, word: _Word | None) -> FoundPin:
         return word.pin
     if claim.leaf is None:
         raise kind(f"{says}; or say with --parent what the adapter was trained on") from claim.error
-    if kind is Invalid and "is not above" not in says and "by its pins" not in says:
+    if claim.is_changed:
         raise kind(f"{says}; or, if it was as composed during the training, say --parent {claim.leaf}") from claim.error
     raise kind(f"{says}; or {FORCE}") from claim.error
 
