@@ -249,3 +249,20 @@ def test_the_files_of_a_converted_base_are_known_to_everyone(shell: Shell, tmp_p
     shutil.rmtree(shell.home / "bases")
     done = shell("publish", adapter, "mixtral/medicine")
     assert "pinned to the base mixtral, which the adapter's config names" in done.stderr
+
+
+def test_two_relative_folders_of_one_name_are_asked_about(shell: Shell, composed: Path, adapter: Path) -> None:
+    """A composition lies here under the name that the base has beside the adapter."""
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "model"}))
+    here, beside = composed.parent / "work" / "model", adapter.parent / "model"
+    shutil.copytree(composed, here)
+    shutil.copytree(composed, beside)
+    state = shell.state()
+    done = shell("publish", adapter, CHILD, cwd=here.parent, check=False)
+    assert f"({here}; {beside}): say with --trained-on which it was trained on" in done.stderr
+    assert (done.returncode, shell.state()) == (1, state)
+    shell("publish", adapter, CHILD, "--trained-on", here / "loratree.json", cwd=here.parent)  # the remedy
+    assert shown_pin(shell, CHILD) == (PARENT, "lockfile")
+    shell("publish", adapter, f"{CHILD}/once", cwd=adapter.parent)  # one folder, found twice
+    assert shown_pin(shell, f"{CHILD}/once") == (PARENT, "lockfile")

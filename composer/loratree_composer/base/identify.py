@@ -12,7 +12,7 @@ from loratree_composer.base.quantised import LiveTensors, describe_quantised, re
 from loratree_composer.base.stored_tensor import digest_of, type_of
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.records import Base
-from loratree_registry.core.registry import Registry
+from loratree_registry.core.registry import Registry, list_bases
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.tensor_files.checkpoint import Checkpoint, open_checkpoint
 from loratree_registry.workspace import base_locations
@@ -80,15 +80,7 @@ def _has_dtypes(live: LiveTensors, manifest: BaseManifest) -> bool:
 def _list_candidates(registry: Registry, name: str | None) -> list[Candidate]:
     if name is not None:
         return [(registry.base(name), registry.base_manifest(name))]
-    return [(base, registry.base_manifest(base.name)) for base in _list_bases(registry)]
-
-
-def _list_bases(registry: Registry) -> Iterator[Base]:
-    page = registry.bases()
-    yield from page.items
-    while page.next is not None:
-        page = registry.bases(after=page.next)
-        yield from page.items
+    return [(base, registry.base_manifest(base.name)) for base in list_bases(registry)]
 
 
 def _find_misfits(live: LiveTensors, manifest: BaseManifest) -> Iterator[str]:

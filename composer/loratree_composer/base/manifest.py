@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from loratree_composer.base.architectures import explain_architectures
 from loratree_composer.base.casts import Tensors, cast_digests
 from loratree_composer.base.converted import load_model
 from loratree_composer.base.layer_kind import kind_of
@@ -23,8 +24,10 @@ from loratree_composer.base.token_ties import find_embedding, find_token_ties
 from loratree_composer.base.untied import remaining_ties
 from loratree_registry.core.manifest import PAST_FORWARD, BaseManifest, Parameter, check_manifest
 from loratree_registry.core.records import ADAPTER_CONFIG
-from loratree_registry.disk.plain_files import check_links, hub_snapshots
+from loratree_registry.disk.plain_files import check_links, hub_repositories, hub_snapshots
 from loratree_registry.errors import Invalid, NotFound, listed
+from loratree_registry.peft_format.causes import WRAPPERS
+from loratree_registry.peft_format.names import PREFIX
 from loratree_registry.tensor_files.checkpoint import RESAVE, Checkpoint, TensorType, open_checkpoint
 
 _PIECE: Final = 1 << 20  # values
@@ -48,6 +51,10 @@ def read_base(directory: Path) -> BaseManifest:
         )
     if (snapshot := hub_snapshots(directory)) is not None:
         raise Invalid(f"{directory} is a folder of the hub's cache: give the snapshot in it, {snapshot}")
+    if repositories := hub_repositories(directory):
+        raise Invalid(
+            f"{directory} is the hub's cache: give the folder of one of its models, {listed(repositories, limit=3)}"
+        )
     check_links(directory)
     model, checkpoint = meta_model(directory), open_checkpoint(directory)
     if (directory / ADAPTER_CONFIG).exists():
@@ -199,7 +206,7 @@ def _read_architecture(directory: Path) -> str:
         raise Invalid(f"{directory} has a config.json that cannot be read: {error}") from error
     names = config.get("architectures") if isinstance(config, dict) else None
     if not (isinstance(names, list) and len(names) == 1 and isinstance(names[0], str)):
-        raise Invalid(f"{directory} has a config.json that names no single architecture: {RESAVE}")
+        raise Invalid(f"{directory} has a config.json that names {explain_architectures(config)}")
     if config.get("quantization_config") is not None:
         raise Invalid(f"{directory} is quantised, and deltas need floating-point weights: take the original model")
     return names[0]
@@ -220,13 +227,7 @@ def _group_tied_names(module: nn.Module) -> dict[str, list[str]]:
     return dict(groups)
 
 
-_WRAPPERS: Final = (
-    "_orig_mod.",
-    "module.",
-    "_fsdp_wrapped_module.",
-    "_checkpoint_wrapped_module.",
-    "base_model.model.",
-)
+_WRAPPERS: Final = (*(f"{segment}." for segment in WRAPPERS), PREFIX)
 
 
 def _find_wrapper(stored: Sequence[str], expected: Mapping[str, Tensor]) -> str | None:

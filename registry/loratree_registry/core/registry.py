@@ -1,6 +1,6 @@
 """The Registry protocol, which the command line and the composer use, in this process or over HTTP."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -230,3 +230,12 @@ class Registry(Protocol):
     def close(self) -> None:
         """Close the connections. The registry cannot be used afterwards."""
         ...
+
+
+def list_bases(registry: Registry) -> Iterator[Base]:
+    """Yield every base of a registry, by name, page by page."""
+    page = registry.bases(limit=MAX_PAGE)
+    yield from page.items
+    while page.next is not None:
+        page = registry.bases(after=page.next, limit=MAX_PAGE)
+        yield from page.items

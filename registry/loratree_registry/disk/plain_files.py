@@ -56,8 +56,29 @@ def check_links(folder: Path) -> None:
 
 
 def hub_snapshots(folder: Path) -> Path | None:
-    """Return the newest snapshot if `folder` is a repository's folder in the hub's cache, or None if it is not."""
+    """Return the snapshot to use if `folder` is a repository's folder in the hub's cache, or None if it is not.
+
+    It is the one that refs/main names, as the hub's own library takes it, or else the newest.
+    """
     snapshots = folder / "snapshots"
     if not (folder / "blobs").is_dir() or not snapshots.is_dir():
         return None
+    if (main := _read_ref(folder / "refs" / "main")) is not None and (snapshots / main).is_dir():
+        return snapshots / main
     return max(snapshots.iterdir(), key=lambda path: path.stat().st_mtime, default=None)
+
+
+def hub_repositories(folder: Path) -> list[str]:
+    """Return the models' folders in `folder` if it is the hub's cache or the folder around that, else an empty list."""
+    caches = (folder, folder / "hub")
+    return [
+        str(path) for cache in caches if cache.is_dir() for path in sorted(cache.glob("models--*")) if path.is_dir()
+    ]
+
+
+def _read_ref(path: Path) -> str | None:
+    try:
+        name = read_plain(path, limit=MAX_NAME, remedy="").decode().strip()
+        return plain_path(path.parent, name, source=str(path)).name
+    except (Invalid, UnicodeDecodeError):
+        return None

@@ -15,7 +15,7 @@ from loratree_registry.peft_format.names import PREFIX, BaseIndex, base_name
 from loratree_registry.tensor_files.header import Tensor
 
 # What wraps a model while it is trained, and what saves it without the wrapper.
-_WRAPPERS: Final = {
+WRAPPERS: Final = {
     "_orig_mod": "torch.compile puts it there: save the model inside (its _orig_mod), or rename the keys without it",
     "_fsdp_wrapped_module": "FSDP puts it there: save with the trainer's save_model, or a full state dict",
     "_checkpoint_wrapped_module": "activation checkpointing puts it there: save the model inside the wrapper",
@@ -48,7 +48,7 @@ def _count(keys: list[str], tensors: Mapping[str, Tensor]) -> str:
 
 
 def _find_wrapper(tensors: Mapping[str, Tensor], base: BaseIndex) -> str | None:
-    for segment, remedy in _WRAPPERS.items():
+    for segment, remedy in WRAPPERS.items():
         if any(segment in name.split(".") for name in base.kinds):
             continue
         keys = [key for key in tensors if segment in key.split(".")]

@@ -84,8 +84,8 @@ MISSING: Final = Refusal(
 )
 BASE_COPY: Final = Refusal(
     "a copy of the base's weights with other values",
-    "the base is shared, so a copy must have the same bytes; save_embedding_layers=False leaves copies out, and "
-    "what was trained is named in modules_to_save",
+    "the base is shared, so a copy must have the same bytes; save_embedding_layers=False leaves copies out, and if it "
+    "was trained, name its module in modules_to_save",
 )
 VOCABULARY: Final = Refusal(
     "a resized vocabulary",

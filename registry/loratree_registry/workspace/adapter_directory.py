@@ -1,7 +1,6 @@
 """A folder that PEFT or a transformers Trainer wrote: the adapter in it, and the files that are not published."""
 
 import os
-import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +11,15 @@ from loratree_registry.core.digests import FileDigest, content_digest
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.records import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from loratree_registry.core.strict_json import parse_json
-from loratree_registry.disk.plain_files import check_links, hub_snapshots, open_plain, read_plain
-from loratree_registry.errors import Invalid, NotFound, listed
+from loratree_registry.disk.plain_files import check_links, open_plain, read_plain
+from loratree_registry.errors import Invalid, NotFound
 from loratree_registry.peft_format.classify import canonical_config, classify, is_zero, warnings
 from loratree_registry.peft_format.spec import AdapterSpec
 from loratree_registry.peft_format.tensors import FACTORS
 from loratree_registry.tensor_files.header import Header, read_header
+from loratree_registry.workspace.other_folders import RESAVE, explain_no_config, explain_no_weights
 
 MAX_CONFIG: Final = 4 * 1024 * 1024
-RESAVE: Final = "save it again with model.save_pretrained(…)"
-
-_PICKLED = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth", "pytorch_model.bin")
-_CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +91,10 @@ def read_adapter_directory(path: Path) -> AdapterDirectory:
     entries = _list_names(path)
     check_links(path)
     if ADAPTER_CONFIG not in entries:
-        raise Invalid(_explain_no_config(path, entries))
+        raise Invalid(explain_no_config(path, entries))
     config = read_config(path / ADAPTER_CONFIG)
     if ADAPTER_WEIGHTS not in entries:
-        raise Invalid(_explain_no_weights(path, entries))
+        raise Invalid(explain_no_weights(path, entries))
     file, header, digests = _read_weights(path / ADAPTER_WEIGHTS)
     return AdapterDirectory(
         path=path,
@@ -132,33 +128,6 @@ def _list_names(path: Path) -> list[str]:
         raise Invalid(f"{path} is a file: give the folder that holds {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}") from error
     except OSError as error:
         raise Invalid(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _explain_no_config(path: Path, entries: list[str]) -> str:
-    if not entries:
-        return f"{path} is empty: give the folder that save_pretrained or a Trainer wrote"
-    checkpoints = [int(match[1]) for entry in entries if (match := _CHECKPOINT.fullmatch(entry))]
-    if checkpoints:
-        last = f"checkpoint-{max(checkpoints)}"
-        return f"{path} holds a Trainer's checkpoints and no adapter of its own: publish {path / last}, the last one"
-    named = [str(path / entry) for entry in entries if (path / entry / ADAPTER_CONFIG).is_file()]
-    if named:
-        return f"{path} holds no adapter of its own but one in each of {listed(named, limit=5)}: publish one of these"
-    if (snapshots := hub_snapshots(path)) is not None:
-        return f"{path} is a folder of the hub's cache: give the snapshot in it, {snapshots}"
-    if "config.json" in entries:
-        return f"{path} holds a whole model and no adapter ({ADAPTER_CONFIG} is missing): add it with loratree base add"
-    return f"{path} holds no {ADAPTER_CONFIG}: give the folder that save_pretrained or a Trainer wrote"
-
-
-def _explain_no_weights(path: Path, entries: list[str]) -> str:
-    pickled = [name for name in entries if name in _PICKLED]
-    if pickled:
-        return (
-            f"{path} holds pickled weights ({listed(pickled)}), which can run code when they are opened: load the "
-            "adapter where you trust it and save it with model.save_pretrained(…, safe_serialization=True)"
-        )
-    return f"{path} holds no {ADAPTER_WEIGHTS}: {RESAVE}"
 
 
 def _read_weights(path: Path) -> tuple[FileDigest, Header, dict[str, str]]:

@@ -17,6 +17,7 @@ from loratree_registry.workspace.lockfile import LOCKFILE
 from loratree_registry.workspace.trained_base import (
     base_digest_of,
     explain_mismatch,
+    find_folder,
     find_other_base,
     holds,
     is_base,
@@ -56,6 +57,7 @@ class _Case:
     adapter: AdapterDirectory
     path: str
     home: Path
+    folder: Path | None  # what the adapter's config names, if it is on this machine
 
 
 def find_pin(
@@ -78,7 +80,8 @@ def find_pin(
 
     Raises Invalid, NotFound, or Conflict if the sources disagree or do not decide.
     """
-    case = _Case(registry, registry.base(base_of(path)), adapter, path, home)
+    folder = find_folder(adapter, trained_on)
+    case = _Case(registry, registry.base(base_of(path)), adapter, path, home, folder)
     explicit = None if parent is None else _pin_from_option(registry, path, parent)
     if force and explicit is None:
         raise Invalid("--force-parent overrules what the adapter says, so it needs --parent: a version above, or base")
@@ -115,7 +118,7 @@ def _find_agreed(case: _Case, explicit: FoundPin | None, trained_on: Path | None
 
 def _claim_of_folder(case: _Case) -> Claim | None:
     """Return what the lockfile beside base_model_name_or_path says, or None if there is none."""
-    folder = _find_folder(case.adapter)
+    folder = case.folder
     if folder is None:
         return None
     is_own = folder.resolve() == case.adapter.path.resolve()  # trained on a composition, and saved into its folder
@@ -171,7 +174,7 @@ def _pin_from_named(case: _Case, trained_on: Path) -> FoundPin:
 
 def _check_named(case: _Case, name: str, word: _Word) -> None:
     """Raise a disagreement if the config names another version or another base than the person says."""
-    folder = _find_folder(case.adapter)
+    folder = case.folder
     if folder is None and _is_pulled_ref(name):
         if word.pin.digest != parse_ref(name).selector:
             raise _Disagreement(word, f"the adapter's config names {name}, which it was trained on")
@@ -199,7 +202,7 @@ def _pin_from_config(case: _Case) -> FoundPin:
     """Return the pin that the adapter's config decides, without a lockfile and a person's word. Raises OpenPin."""
     registry, base, path = case.registry, case.base, case.path
     candidates = _list_versioned_ancestors(registry, path)
-    name, folder = case.adapter.base_name, _find_folder(case.adapter)
+    name, folder = case.adapter.base_name, case.folder
     if name is None:
         return _assume_pin(candidates, base, f"{case.adapter.path} does not say what it was trained on")
     shown = _shown(name)
@@ -275,16 +278,3 @@ def _list_versioned_ancestors(registry: Registry, path: str) -> list[str]:
         if node.head is not None:
             refs.append(f"{node.path}@{node.head}")
     return refs
-
-
-def _find_folder(adapter: AdapterDirectory) -> Path | None:
-    """Return the folder on this machine that base_model_name_or_path names, or None if it names no folder."""
-    if adapter.base_name is None:
-        return None
-    try:
-        folder = Path(adapter.base_name)
-        # A relative path counts from where the training ran: here, or beside the adapter.
-        places = [folder] if folder.is_absolute() else [folder, adapter.path / folder, adapter.path.parent / folder]
-        return next((place for place in places if place.is_dir()), None)
-    except (OSError, ValueError):  # a name too long, or with a null byte
-        return None

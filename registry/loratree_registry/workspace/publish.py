@@ -11,8 +11,9 @@ from loratree_registry.core.registry import Registry
 from loratree_registry.core.text import check_text, same_quarantined
 from loratree_registry.disk.plain_files import open_plain
 from loratree_registry.errors import Conflict, Invalid, NotFound, NotUploaded, Quarantined
-from loratree_registry.workspace.adapter_directory import RESAVE, AdapterDirectory, read_adapter_directory
+from loratree_registry.workspace.adapter_directory import AdapterDirectory, read_adapter_directory
 from loratree_registry.workspace.compositions import FoundPin
+from loratree_registry.workspace.other_folders import RESAVE
 from loratree_registry.workspace.pins import OpenPin, find_pin
 
 _TRIES = 3

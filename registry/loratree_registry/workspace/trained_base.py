@@ -4,11 +4,38 @@ from pathlib import Path
 
 from loratree_registry.core.paths import parent_of, parse_ref
 from loratree_registry.core.records import ADAPTER_CONFIG, Base
-from loratree_registry.core.registry import MAX_PAGE, Registry
-from loratree_registry.errors import Invalid, NotFound
+from loratree_registry.core.registry import Registry, list_bases
+from loratree_registry.errors import Conflict, Invalid, NotFound, listed
 from loratree_registry.tensor_files.checkpoint import open_checkpoint
 from loratree_registry.tensor_files.comparison import has_names, holds_base
+from loratree_registry.workspace.adapter_directory import AdapterDirectory
 from loratree_registry.workspace.base_locations import base_directory, base_files
+from loratree_registry.workspace.lockfile import LOCKFILE
+
+
+def find_folder(adapter: AdapterDirectory, trained_on: Path | None) -> Path | None:
+    """Return the folder on this machine that base_model_name_or_path names, or None if it names no folder here.
+
+    A relative one counts from where the training ran: here, or beside the adapter. If several are there, `trained_on`
+    says which. Raises Conflict if it does not.
+    """
+    if adapter.base_name is None:
+        return None
+    try:
+        named = Path(adapter.base_name)
+        places = [named] if named.is_absolute() else [named, adapter.path / named, adapter.path.parent / named]
+        found = list({place.resolve(): place for place in reversed(places) if place.is_dir()}.values())[::-1]
+        chosen = None if trained_on is None else trained_on.resolve()
+    except (OSError, ValueError):  # a name too long, or with a null byte
+        return None
+    if len(found) > 1 and chosen is not None:
+        found = [place for place in found if chosen in (place.resolve(), place.resolve() / LOCKFILE)] or found
+    if len(found) > 1:
+        raise Conflict(
+            f"the adapter names the folder {adapter.base_name}, which is both here and beside the adapter "
+            f"({listed([str(place.resolve()) for place in found])}): say with --trained-on which it was trained on"
+        )
+    return next(iter(found), None)
 
 
 def is_base(registry: Registry, base: Base, name: str, folder: Path | None, home: Path) -> bool:
@@ -20,15 +47,8 @@ def find_other_base(registry: Registry, base: Base, name: str, folder: Path | No
     """Return another base of the registry that the adapter was trained on, or None if none is known."""
     if is_base(registry, base, name, folder, home):
         return None
-    after: str | None = None
-    while True:
-        page = registry.bases(after=after, limit=MAX_PAGE)
-        for other in page.items:
-            if other.name != base.name and is_base(registry, other, name, folder, home):
-                return other
-        if page.next is None:
-            return None
-        after = page.next
+    others = (other for other in list_bases(registry) if other.name != base.name)
+    return next((other for other in others if is_base(registry, other, name, folder, home)), None)
 
 
 def _is_named(base: Base, name: str) -> bool:

@@ -141,7 +141,9 @@ def test_an_index_that_does_not_describe_its_files_is_refused(base: Path, index:
     [
         ({"architectures": ["GigaForCausalLM"]}, "'GigaForCausalLM', which this transformers does not know"),
         ({"architectures": ["AutoConfig"]}, "does not know"),
-        ({"architectures": None}, "names no single architecture"),
+        ({"architectures": None}, r"names no architecture: load it with the class .* \(LlamaForCausalLM to write"),
+        ({"architectures": ["LlamaModel", "LlamaForCausalLM"]}, "names several architectures: load it with the class"),
+        ({"architectures": [], "model_type": ["llama"]}, r"no architecture: .* \(AutoModelForCausalLM to write text"),
         ({"hidden_size": "wide"}, "cannot be built"),
         ({"num_attention_heads": 5}, "cannot be built|are not those of"),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantised"),

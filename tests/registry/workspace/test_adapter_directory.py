@@ -86,6 +86,62 @@ def test_what_is_not_a_folder_of_an_adapter_says_what_it_is(adapter: Path, base:
     assert "holds no adapter_config.json" in refusal(empty)
 
 
+@pytest.mark.parametrize(
+    ("name", "what", "remedy"),
+    [
+        ("adapters.safetensors", "an adapter of MLX", "mlx_lm.fuse"),
+        ("0000100_adapters.safetensors", "an adapter of MLX", "mlx_lm.fuse"),
+        ("adapter_0.pt", "an adapter of torchtune", "tune_to_peft_adapter_weights"),
+        ("pytorch_lora_weights.safetensors", "a LoRA of diffusers", "are not composed"),
+        ("lora.safetensors", "an adapter of mistral-finetune", "rename its keys"),
+        ("medicine-f16.gguf", "weights of llama.cpp", "that they were converted from"),
+        ("global_step500", "a checkpoint of DeepSpeed", "zero_to_fp32.py"),
+        ("pytorch_model_fsdp_0", "a checkpoint of FSDP", "accelerate merge-weights"),
+        ("__0_0.distcp", "a checkpoint of FSDP", "accelerate merge-weights"),
+        ("adapter_model-00001-of-00002.safetensors", "split into several files", "PeftModel.from_pretrained"),
+        ("mp_rank_00", "a checkpoint of NeMo", "export the adapter to the form of PEFT"),
+    ],
+)
+@pytest.mark.parametrize("has_config", [False, True])
+def test_the_files_of_another_tool_are_named_with_the_way_out(
+    name: str, what: str, remedy: str, *, has_config: bool, adapter: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / name).touch()
+    if has_config:
+        shutil.copy(adapter / "adapter_config.json", folder)
+    message = refusal(folder)
+    assert f"({name}) and no adapter_model.safetensors of PEFT: " in message
+    assert what in message
+    assert remedy in message
+
+
+def test_weights_without_a_config_are_named(adapter: Path) -> None:
+    (adapter / "adapter_config.json").unlink()
+    assert "holds adapter_model.safetensors and no adapter_config.json" in refusal(adapter)
+
+
+def test_weights_of_another_name_are_named(adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").rename(adapter / "final.safetensors")
+    assert "holds no adapter_model.safetensors, only final.safetensors: save it again" in refusal(adapter)
+
+
+def test_of_several_snapshots_in_the_hubs_cache_refs_main_decides(adapter: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "cache" / "hub" / "models--me--mine"
+    (repository / "blobs").mkdir(parents=True)
+    for name in ("0123", "4567", "89ab"):
+        shutil.copytree(adapter, repository / "snapshots" / name)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("4567")
+    assert refusal(repository).endswith(f"give the snapshot in it, {repository / 'snapshots' / '4567'}")
+    for cache in (tmp_path / "cache", tmp_path / "cache" / "hub"):
+        assert refusal(cache).endswith(f"is the hub's cache: give the folder of one of its models, {repository}")
+    (repository / "refs" / "main").write_text("../../../snapshots")  # believed only as a plain name
+    os.utime(repository / "snapshots" / "0123", (2e9, 2e9))
+    assert refusal(repository).endswith(f"give the snapshot in it, {repository / 'snapshots' / '0123'}")
+
+
 def test_a_folder_of_named_adapters_tells_which_to_publish(adapter: Path, tmp_path: Path) -> None:
     folder = tmp_path / "named"
     for name in ("mine", "other"):
