@@ -11,10 +11,10 @@ from loratree_registry.peft_format.findings import Refusal
 from tests.cli.test_causes import CAUSES
 from tests.composer.test_expert_layers import EXPERT_LAYERS
 from tests.composer.test_older_names import OLDER_NAMES
-from tests.composer.test_tool_adapters import WRITTEN
 from tests.hub_layouts import LAYOUTS
 from tests.peft_adapters import ACCEPTED, Row
 from tests.refused_adapters import BY_CONFIG, REFUSED
+from tests.tool_adapters import WRITTEN
 
 TESTS: Final = "tests/registry/peft_format/test_peft_adapters.py"
 COMPOSED: Final = f"{TESTS}::test_the_spec_and_the_file_alone_compose_what_peft_computes"

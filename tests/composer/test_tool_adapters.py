@@ -1,18 +1,14 @@
 """Adapters as tools wrote them: what PEFT loads from each file is what is composed."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from loratree_composer import Composer, compose
 from loratree_composer.base.manifest import read_base
@@ -25,89 +21,7 @@ from tests import tiny
 from tests.composer import chains
 from tests.composer.conftest import Catalog, Tree, open_catalog
 from tests.peft_bases import quiet
-
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-Tensors = dict[str, Tensor]
-
-
-def as_it_is(_: Tensors) -> None:
-    """Changes nothing."""
-
-
-@dataclass(frozen=True)
-class Written:
-    """How an adapter was trained and written: the base's dtype, the training's, PEFT's options, and what differs then.
-
-    If `is_rounded`, the file has a copy of the head that was rounded for the training. PEFT would write it over the
-    base's own head; what is composed is the base, as PEFT loads the file without the copy.
-    """
-
-    options: dict[str, Any] = field(default_factory=dict)
-    base: torch.dtype = torch.float32
-    training: torch.dtype = torch.float32
-    tensors: Callable[[Tensors], object] = as_it_is
-    config: Callable[[dict[str, Any]], object] = as_it_is
-    is_rounded: bool = False
-
-    def save(self, base: Path, directory: Path) -> Path:
-        """Train random values with PEFT on the base, and write the folder as the tool did."""
-        torch.manual_seed(3)
-        loader: Any = transformers.AutoModelForCausalLM
-        with quiet():
-            settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"]} | self.options
-            model = loader.from_pretrained(base, dtype=self.training)
-            tuned: Any = peft.get_peft_model(model, peft.LoraConfig(**settings))
-            for name, parameter in tuned.named_parameters():
-                if "lora_magnitude" in name:
-                    parameter.data *= 1.25
-                elif "lora_" in name:
-                    parameter.data = torch.randn_like(parameter) * 0.1
-            tuned.save_pretrained(directory)
-        tensors, config = load_file(directory / WEIGHTS), json.loads((directory / CONFIG).read_text())
-        self.tensors(tensors)
-        self.config(config)
-        save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
-        (directory / CONFIG).write_text(json.dumps(config))
-        return directory
-
-
-def halve_b(tensors: Tensors) -> None:
-    for key in [key for key in tensors if "lora_B" in key]:
-        tensors[key] = tensors[key].bfloat16()
-
-
-def name_magnitudes_as_modules(tensors: Tensors) -> None:
-    for key in [key for key in tensors if key.endswith("lora_magnitude_vector")]:
-        tensors[f"{key}.weight"] = tensors.pop(key)
-
-
-def as_peft_0_2_wrote(config: dict[str, Any]) -> None:
-    """Keeps the fields of PEFT 0.2, and adds two that it had and later versions have not."""
-    known = ("base_model_name_or_path", "bias", "fan_in_fan_out", "inference_mode", "init_lora_weights", "lora_alpha")
-    known = (*known, "lora_dropout", "modules_to_save", "peft_type", "r", "target_modules", "task_type")
-    kept = {key: config[key] for key in known}
-    config.clear()
-    config.update(kept, enable_lora=None, merge_weights=False)
-
-
-DESCRIBED = {"transformers_version": "4.44.0", "learning_rate": 2e-4, "loraplus_lr_ratio": 16.0, "dataset": ["a", "b"]}
-ENDS = ["lm_head", "embed_tokens"]
-
-WRITTEN: dict[str, Written] = {
-    "A in float32 and B in bfloat16": Written(tensors=halve_b),
-    "DoRA with lora_magnitude_vector.weight": Written({"use_dora": True}, tensors=name_magnitudes_as_modules),
-    "fields that describe": Written(config=lambda config: config.update(DESCRIBED)),
-    "PEFT 0.2": Written(config=as_peft_0_2_wrote),
-    "the head and the embedding, trained in float32 on a bfloat16 base": Written(
-        {"target_modules": ENDS}, base=torch.bfloat16
-    ),
-    "the head and the embedding, trained in bfloat16 on a float32 base": Written(
-        {"target_modules": ENDS}, training=torch.bfloat16, is_rounded=True
-    ),
-    "the head, trained in float16 on a bfloat16 base": Written(
-        {"target_modules": ["lm_head"]}, base=torch.bfloat16, training=torch.float16
-    ),
-}
+from tests.tool_adapters import WEIGHTS, WRITTEN, Tensors, Written
 
 
 @pytest.fixture(params=WRITTEN)
@@ -192,6 +106,15 @@ def test_fields_that_describe_are_named(tmp_path: Path) -> None:
     assert any(
         "fields that PEFT 0.21.2 does not know" in message and "learning_rate=0.0002" in message for message in messages
     )
+
+
+@pytest.mark.parametrize("tool", [name for name in WRITTEN if ":" in name])
+def test_a_tools_folder_gives_no_warning_but_of_its_own_fields(tool: str, tmp_path: Path) -> None:
+    base = tiny.llama(tmp_path / "base")
+    directory = read_adapter_directory(WRITTEN[tool].save(base, tmp_path / "adapter"))
+    found = directory.warnings(directory.spec(read_base(base)))
+    assert [("lorap_emb_lr" in message) for message in found] == [True] * ("ms-swift" in tool)
+    assert {name.partition("/")[0] for name in WRITTEN[tool].beside} <= set(directory.not_published)
 
 
 def test_a_magnitude_under_both_of_its_names_is_refused(tmp_path: Path) -> None:

@@ -64,8 +64,8 @@ def _find_nested(tensors: Mapping[str, Tensor], _: BaseIndex) -> str | None:
     if len(keys) <= _MOST * len(tensors):
         return None
     return (
-        f"{_count(keys, tensors)} are of a PeftModel inside a PeftModel: give get_peft_model the plain model, or "
-        "merge_and_unload() the first adapter before"
+        f"{_count(keys, tensors)} are of a PeftModel inside a PeftModel: give get_peft_model the plain model; to "
+        "build on the first adapter, publish it, compose it with --mode merge, and train on that model"
     )
 
 
