@@ -15,7 +15,6 @@ atexit.register(gc.freeze)
 
 import click  # noqa: E402  # after the collector is set up
 
-from loratree_registry.core.text import one_line  # noqa: E402
 from loratree_registry.errors import LoratreeError  # noqa: E402
 
 # Each command's module and help text: listing the commands imports no module, and calling a command imports its own.
@@ -104,11 +103,10 @@ def fail(sentence: str, details: tuple[str, ...] = ()) -> None:
 
     --verbose prints each detail on a line of its own, and --json prints all to stdout.
     """
+    from loratree_cli.output import say_refused
+
     if "--json" in sys.argv:
         click.echo(json.dumps({"error": sentence, "details": details}))
-    can_list = details and sys.argv[1:2] in (["publish"], ["base"]) and "--verbose" not in sys.argv
-    hint = f" (--verbose lists all {len(details)} problems)" if can_list else ""
-    click.echo(one_line(f"loratree: {sentence}{hint}"), err=True)
-    for detail in details if "--verbose" in sys.argv else ():
-        click.echo(one_line(f"  {detail}"), err=True)
+    can_list = sys.argv[1:2] in (["publish"], ["base"])
+    say_refused(f"loratree: {sentence}", details if can_list else ())
     sys.exit(1)

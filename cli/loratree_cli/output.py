@@ -75,6 +75,14 @@ def say(sentence: str) -> None:
     echo(sentence, err=True)
 
 
+def say_refused(sentence: str, details: Sequence[str]) -> None:
+    """Print why something was refused. --verbose prints each detail on a line of its own; else a hint counts them."""
+    is_verbose = "--verbose" in sys.argv
+    say(f"{sentence} (--verbose lists all {len(details)} problems)" if details and not is_verbose else sentence)
+    for detail in details if is_verbose else ():
+        say(f"  {detail}")
+
+
 def working(sentence: str) -> AbstractContextManager[object]:
     """Show a spinner on stderr during a long operation, at a terminal only."""
     if not sys.stderr.isatty():

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from safetensors.torch import load_file, save_file
+
 from tests.cli.conftest import CHAIN, LEAF, Filled, Shell
 
 
@@ -64,6 +66,23 @@ def test_a_manifest_is_published_with_a_report_and_goes_on(shell: Shell, filled:
     report = json.loads(shell("publish", "--manifest", file, "--json").stdout)
     assert (report["published"], report["already"], report["refused"]) == (1, 2, 0)
     assert [outcome["ref"] for outcome in report["outcomes"]] == [f"tiny/bulk/t{number}@1" for number in range(3)]
+
+
+def test_every_problem_of_a_refused_row_is_listed_on_request(shell: Shell, filled: Filled, tmp_path: Path) -> None:
+    file = manifest(tmp_path, filled, 2)
+    weights = tmp_path / "adapter1" / "adapter_model.safetensors"
+    tensors = {f"{key}.odd": value for key, value in load_file(weights).items()}
+    save_file(tensors, weights)
+    done = shell("publish", "--manifest", file, "--dry-run", check=False)
+    assert done.stderr.startswith("line 2: tiny/bulk/t1: ")
+    assert done.stderr.endswith(f" (--verbose lists all {len(tensors)} problems)\n")
+    done = shell("publish", "--manifest", file, "--dry-run", "--verbose", "--json", check=False)
+    assert done.stderr.count("\n  tensor ") == len(tensors)
+    [_, refused] = json.loads(done.stdout)["outcomes"]
+    assert len(refused["details"]) == len(tensors)
+    file.write_text("nothing\n" * 7)
+    done = shell("publish", "--manifest", file, "--verbose", check=False)
+    assert done.stderr.count("\n  line ") == 7
 
 
 def test_ctrl_c_tells_what_was_done_and_the_same_command_goes_on(shell: Shell, filled: Filled, tmp_path: Path) -> None:

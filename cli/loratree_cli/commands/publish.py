@@ -14,6 +14,7 @@ from loratree_cli.output import (
     print_json,
     progress,
     say,
+    say_refused,
     verbose_option,
     working,
 )
@@ -89,7 +90,7 @@ def _publish_many(manifest: Path, jobs: int, dry_run: bool, as_json: bool) -> No
         report = publish_rows(opened, rows, home=home, jobs=jobs, dry_run=dry_run, progress=on_progress)
     for outcome in report.outcomes:
         if outcome.status == "refused":
-            say(f"line {outcome.line}: {outcome.path}: {outcome.says}")
+            say_refused(f"line {outcome.line}: {outcome.path}: {outcome.says}", outcome.details)
     if report.stopped:
         say(f"stopped with {report.left} of {len(rows)} lines to go ({report.stopped}): the same command goes on")
     if as_json:

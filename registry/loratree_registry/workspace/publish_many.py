@@ -44,7 +44,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The result of a row: `ref` is PATH@NUMBER of its version, `says` is why the row was refused."""
+    """The result of a row: `ref` is PATH@NUMBER of its version, `says` is why the row was refused.
+
+    `details` are the single problems of the adapter, one clause each, if there are more than `says` names.
+    """
 
     line: int
     path: str
@@ -52,6 +55,7 @@ class Outcome:
     ref: str | None = None
     digest: str | None = None
     says: str | None = None
+    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +127,9 @@ class _Work:
                 self.stop(str(error))
                 return
             except LoratreeError as error:
-                outcome = Outcome(line=row.line, path=row.path, status="refused", says=str(error))
+                outcome = Outcome(
+                    line=row.line, path=row.path, status="refused", says=str(error), details=error.details
+                )
                 self._refused[row.path] = row.line
             self.outcomes.append(outcome)
 
@@ -202,7 +208,9 @@ def read_rows(file: Path) -> list[Row]:
         except LoratreeError as error:
             problems.append(f"line {line}: {error}")
     if problems:
-        raise Invalid(f"{file} has lines that cannot be published, so nothing was: {listed(problems)}")
+        raise Invalid(
+            f"{file} has lines that cannot be published, so nothing was: {listed(problems)}", details=problems
+        )
     if not rows:
         raise Invalid(f"{file} names no adapter: {_REMEDY}")
     return rows
