@@ -61,6 +61,11 @@ def resized(rows: int) -> Change:
     return change
 
 
+def diverged(directory: Path, _: Path) -> None:
+    tensors = {key: torch.full_like(value, float("nan")) for key, value in load_file(directory / WEIGHTS).items()}
+    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+
+
 def empty(directory: Path, _: Path) -> None:
     tensors = {key: value[:0] for key, value in load_file(directory / WEIGHTS).items()}
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
@@ -178,6 +183,7 @@ CAUSES: dict[str, tuple[Change, str]] = {
         "holds no tensors, as a process writes it that holds no part of a sharded model",
     ),
     "DeepSpeed ZeRO-3": (empty, "DeepSpeed ZeRO-3 leaves empty tensors if one process saves its own part"),
+    "a training that diverged": (diverged, "holds values that are not finite"),
     "half a download": (dangle, "is a link to ../../blobs/0123abcd, which is not there: download the files again"),
     "the hub's cache": (as_hub_cache, "is a folder of the hub's cache: give the snapshot in it, "),
 }

@@ -66,10 +66,12 @@ def with_full_state(case: Case) -> None:
     case.tuned().save_pretrained(case.mistaken, state_dict=state)
 
 
-def on_plain_model(case: Case) -> None:
-    merged = case.tuned().merge_and_unload()
-    tuned: Any = peft.get_peft_model(merged, peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
-    tuned.save_pretrained(case.mistaken)
+def on_composed_model(case: Case) -> tuple[Path, str]:
+    """The first adapter is published, and the second trained on its composition."""
+    case.shell("publish", case.right, "tiny/first")
+    case.shell("compose", "tiny/first", "--mode", "merge", "--out", case.folder / "composed")
+    tiny.adapter(case.folder / "composed", case.mistaken, rank=4)
+    return case.mistaken, "tiny/first/second"
 
 
 def on_whole_model(case: Case) -> None:
@@ -134,7 +136,7 @@ REMEDIES: dict[str, Remedy] = {
     "FSDP": with_full_state,
     "the adapter's name": lambda case: case.rename(lambda key: key.replace(".default", "")),
     "no prefix": lambda case: case.rename(lambda key: PREFIX + key),
-    "a PeftModel in a PeftModel": on_plain_model,
+    "a PeftModel in a PeftModel": on_composed_model,
     "AutoModel": on_whole_model,
     "a model around the base": around,
     "a part that is compiled": lambda case: case.rename(lambda key: key.replace("_orig_mod.", "")),
@@ -152,6 +154,7 @@ REMEDIES: dict[str, Remedy] = {
     "git-LFS": real_file,
     "a file without tensors": real_file,
     "DeepSpeed ZeRO-3": real_file,
+    "a training that diverged": on_whole_model,
     "half a download": real_file,
     "the hub's cache": snapshot,
 }
@@ -168,5 +171,5 @@ def test_the_adapter_is_published_once_the_remedy_is_followed(
         tiny.adapter(filled.base, case.right, rank=4)
         change(case.mistaken, filled.base)
         adapter, path = REMEDIES[cause](case) or (case.mistaken, "tiny/mistaken")
-    shell("publish", adapter, path, "--parent", "base")
+    shell("publish", adapter, path, *(() if "first" in path else ("--parent", "base")))
     shell("compose", path, "--mode", "merge", "--out", tmp_path / "merged")

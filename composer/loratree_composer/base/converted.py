@@ -35,7 +35,10 @@ def load_model(directory: Path, model_class: type[nn.Module], **loading: Any) ->
     problems = [f"{name} is missing" for name in sorted(report["missing_keys"])]
     problems += [f"{name} has another shape" for name in sorted(map(str, report["mismatched_keys"]))]
     if problems:
-        raise Invalid(f"its tensors are not those of {model_class.__name__}: {listed(problems, limit=5)}; {RESAVE}")
+        raise Invalid(
+            f"its tensors are not those of {model_class.__name__}: {listed(problems, limit=5)}; {RESAVE}",
+            details=problems,
+        )
     assert isinstance(model, nn.Module)
     return model.eval()
 

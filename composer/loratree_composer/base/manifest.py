@@ -256,7 +256,9 @@ def _check_names(
         if types[name].shape != tuple(expected[name].shape):
             problems.append(f"{name} is {list(types[name].shape)}, expected {list(expected[name].shape)}")
     if problems:
-        raise Invalid(f"its tensors are not those of the model: {listed(problems, limit=5)}; {RESAVE}")
+        raise Invalid(
+            f"its tensors are not those of the model: {listed(problems, limit=5)}; {RESAVE}", details=problems
+        )
 
 
 def _split(module: nn.Module, group: list[str], digests: Mapping[str, str]) -> list[list[str]]:

@@ -162,4 +162,4 @@ def _check_index(index: Path, places: dict[str, str], shards: tuple[Shard, ...])
     actual = {(name, shard.path.name) for shard in shards for name in shard.header.tensors}
     wrong = sorted(f"{name} in {shard}" for name, shard in actual ^ set(places.items()))
     if wrong:
-        raise Invalid(f"{index} and its files disagree over {listed(wrong, limit=5)}: {RESAVE}")
+        raise Invalid(f"{index} and its files disagree over {listed(wrong, limit=5)}: {RESAVE}", details=wrong)

@@ -33,14 +33,16 @@ def check_names(files: list[FileDigest]) -> None:
         problems.append(f"either {WEIGHTS} or {INDEX} and its files are needed")
     problems += [f"{f.name} has {f.size} bytes" for f in files if not f.name.endswith(SHARD) and f.size > MAX_BESIDE]
     if problems:
-        raise Invalid(f"the files are not a checkpoint as save_pretrained writes it: {listed(problems)}")
+        raise Invalid(
+            f"the files are not a checkpoint as save_pretrained writes it: {listed(problems)}", details=problems
+        )
     check_digests(files)
 
 
 def check_digests(files: list[FileDigest]) -> None:
     """Check the form of each file's digest. Raises Invalid."""
     if wrong := [f"{ascii(f.name)[:100]} has {ascii(f.sha256)[:100]}" for f in files if not is_digest(f.sha256)]:
-        raise Invalid(f"a file's digest must be sha256: and 64 hexadecimal digits: {listed(wrong)}")
+        raise Invalid(f"a file's digest must be sha256: and 64 hexadecimal digits: {listed(wrong)}", details=wrong)
 
 
 def _is_known(name: str) -> bool:

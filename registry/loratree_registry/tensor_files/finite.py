@@ -38,7 +38,8 @@ def check_finite(
     if unchecked:
         raise Invalid(
             f"{name} holds values other than {', '.join(_EXPONENTS)} and whole numbers: {listed(unchecked, limit=5)}: "
-            "cast and save again"
+            "cast and save again",
+            details=unchecked,
         )
     problems, digests = [], {}
     for key, tensor in header.tensors.items():
@@ -51,7 +52,10 @@ def check_finite(
         if nans or infinities:
             problems.append(f"{key} holds {nans} NaN and {infinities} Inf")
     if problems:
-        raise Invalid(f"{name} holds values that are not finite: {listed(problems, limit=5)}: train again or drop them")
+        raise Invalid(
+            f"{name} holds values that are not finite: {listed(problems, limit=5)}: train again or drop them",
+            details=problems,
+        )
     return digests
 
 
