@@ -15,6 +15,7 @@ from loratree_registry.api.examples import replaced
 from loratree_registry.api.handlers import add_handlers
 from loratree_registry.api.host_guard import LOOPBACK, HostGuard
 from loratree_registry.api.routes import aliases, bases, files, health, marks, nodes, tombstones, uploads, versions
+from loratree_registry.api.schema_rules import add_rules
 from loratree_registry.embedded.registry import EmbeddedRegistry
 from loratree_registry.wire.problem import Problem
 
@@ -65,13 +66,14 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def _complete_document(app: FastAPI) -> None:
-    """Add to the OpenAPI document the schema of Problem, which every route refers to, and the examples' nulls."""
+    """Add to the OpenAPI document the schema of Problem, the rules of the registry's words, and the examples' nulls."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             app.openapi_schema = replaced(generate(), examples.NULL, None)
             app.openapi_schema["components"]["schemas"]["Problem"] = TypeAdapter(Problem).json_schema()
+            add_rules(app.openapi_schema)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign] # FastAPI documents this way to extend the document

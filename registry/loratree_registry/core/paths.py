@@ -14,10 +14,13 @@ HEAD: Final = "latest"
 BASE: Final = "base"  # stands in place of a ref for an adapter that was trained on the plain base
 MAX_NUMBER: Final = 999_999_999  # the highest version number: nine digits
 
-_SEGMENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
-_ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,63}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+# Regular expressions, without anchors, which the OpenAPI document states too.
+SEGMENT: Final = r"[a-z0-9][a-z0-9._-]{0,127}"
+ALIAS: Final = r"[a-z][a-z0-9._-]{0,63}"
+DIGEST: Final = r"sha256:[0-9a-f]{64}"
+NUMBER: Final = r"[1-9][0-9]{0,8}"
+
+_SEGMENT, _ALIAS, _DIGEST, _NUMBER = (re.compile(text) for text in (SEGMENT, ALIAS, DIGEST, NUMBER))
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,7 +178,7 @@ class RemoteRegistry(Registry):
 
     @override
     def delete(self, ref: str, *, reason: str) -> Tombstone:
-        return self._http.send(Tombstone, "DELETE", "versions", ref, record=None, reason=reason)
+        return self._http.send(Tombstone, "DELETE", "version", ref, record=None, reason=reason)
 
     @override
     def tombstones(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Tombstone]:

@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1", tags=["tombstones"], route_class=Route)
 _Why = Annotated[str, Query(description="Why the version is deleted, in one line", examples=[examples.REASON.reason])]
 
 
-@router.delete("/versions/{ref:text}", responses=answers(examples.TOMBSTONE, 404, 409, 410))
+@router.delete("/version/{ref:text}", responses=answers(examples.TOMBSTONE, 404, 409, 410))
 def delete_version(registry: ServedRegistry, ref: RefPath, reason: _Why) -> Tombstone:
     """Delete a version, named by its number or digest, and leave a tombstone.
 
