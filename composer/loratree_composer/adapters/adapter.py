@@ -165,6 +165,8 @@ def read_adapter(file: Path, spec: AdapterSpec, *, digest: str = "", task_type: 
     try:
         with torch.inference_mode(False), safe_open(file, framework="pt") as tensors:
             parts = read_parts(tensors, spec)
+    except FileNotFoundError as error:
+        raise Invalid(f"{file} was removed while it was in use: run the same command again") from error
     except (SafetensorError, OSError) as error:
         raise Invalid(f"{file} does not hold the adapter that its version describes: {error}") from error
     return Adapter(parts, digest, task_type)

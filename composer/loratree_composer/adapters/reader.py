@@ -13,7 +13,7 @@ from loratree_registry.errors import Corrupt
 from loratree_registry.peft_format.classify import classify
 from loratree_registry.peft_format.spec import AdapterSpec
 from loratree_registry.tensor_files.header import Header, read_header
-from loratree_registry.workspace.fetch import fetch
+from loratree_registry.workspace.fetch import fetch, open_fetched
 
 Records = dict[str, Version]  # by digest
 
@@ -96,7 +96,7 @@ class AdapterReader:
         if version is None or self._digest_of(version) != link.digest or len(weights) != 1:
             raise Corrupt(f"the registry's record of {ref} does not give the digest {link.digest} that names it")
         path = fetch(self._registry, self._home, ref, weights[0])
-        with path.open("rb") as stream:
+        with open_fetched(path) as stream:
             header = read_header(stream, weights[0].size, name=ref)
         untied = bool(self._tied) and self._is_trained_untied(version, records, above)
         return path, header, classify(version.config, header, self._manifest, untied=untied)

@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from loratree_registry.errors import Invalid, LoratreeError, listed
 from loratree_registry.wire.problem import MEDIA_TYPE, Problem, internal, problem_of, refused
@@ -55,7 +56,17 @@ def _describe(place: tuple[str | int, ...], kind: str, message: str, context: di
 
 def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return respond(refused(error.status_code, request.method, path_of(request), str(error.detail)), error.headers)
+    headers = error.headers if error.status_code != 405 else {"Allow": ", ".join(_list_methods(request))}
+    return respond(refused(error.status_code, request.method, path_of(request), str(error.detail)), headers)
+
+
+def _list_methods(request: Request) -> list[str]:
+    """Return every method that the request's path takes; the framework names those of one route only."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    taken = {
+        method for route in routes if route.path_regex.match(request.scope["path"]) for method in route.methods or ()
+    }
+    return sorted(taken | ({"HEAD"} if "GET" in taken else set()))
 
 
 def _answer_bug(request: Request, _: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""A guard against web pages: it checks the Host header and the origin of every write."""
+"""The guard before every route: it checks the Host header, the origin of every write, and where the body ends."""
 
 import re
 from collections.abc import Collection
@@ -8,10 +8,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from loratree_registry.api.handlers import path_of, respond
-from loratree_registry.wire.problem import Problem, cross_site, misdirected
+from loratree_registry.wire.problem import Problem, ambiguous_length, cross_site, misdirected
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::[0-9]*)?")
 _READS = ("GET", "HEAD", "OPTIONS")
+HEAD: Final = "loratree.head"  # the key in a scope that says that the client asked for the headers alone
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -20,6 +21,9 @@ class HostGuard:
 
     A web page can point its own name at 127.0.0.1 (DNS rebinding), or send a form to 127.0.0.1 directly. There is no
     access control yet, so only this guard keeps a page in the owner's browser from reading or writing the registry.
+
+    A HEAD goes on as a GET with the key HEAD in its scope, so every GET route answers it with the same headers. The
+    server sends no body for it, and a route whose body is expensive looks at the key.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
@@ -27,12 +31,21 @@ class HostGuard:
         self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer it with 421 or 403."""
+        """Pass the request on, or answer it with 400, 421 or 403."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = self._check(Request(scope))
-        await (self.app if refusal is None else respond(refusal))(scope, receive, send)
+        request = Request(scope)
+        if "transfer-encoding" in request.headers and "content-length" in request.headers:
+            # Two servers may see its end at two places, so what follows on this connection cannot be trusted.
+            refusal = respond(ambiguous_length(request.method, path_of(request)), {"Connection": "close"})
+            await refusal(scope, receive, send)
+        elif (problem := self._check(request)) is not None:
+            await respond(problem)(scope, receive, send)
+        elif request.method == "HEAD":
+            await self.app({**scope, "method": "GET", HEAD: True}, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
     def _check(self, request: Request) -> Problem | None:
         host = request.headers.get("host", "")

@@ -49,6 +49,7 @@ class Route(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         reads = set(options.get("methods") or ()) == {"GET"}
+        options["generate_unique_id_function"] = _operation_id
         super().__init__(path, _wrap_endpoint(endpoint) if reads else endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -74,6 +75,10 @@ class Route(APIRoute):
             return response
 
         return answer
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
 
 
 def _wrap_endpoint(endpoint: Callable[..., Any]) -> Callable[..., Any]:

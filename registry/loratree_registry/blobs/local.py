@@ -15,6 +15,7 @@ from loratree_registry.blobs.verified import check_announced, drain, is_intact, 
 from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.core.paths import is_digest
 from loratree_registry.disk.disk_errors import disk_errors, sync
+from loratree_registry.disk.plain_files import open_named
 from loratree_registry.errors import NotFound, Unavailable
 
 SETTING = "LORATREE_BLOBS"
@@ -42,7 +43,7 @@ class LocalBlobStore(BlobStore):
     def open(self, digest: str) -> Iterator[BinaryIO]:
         """Open a blob for reading, as stored. Raises NotFound, Unavailable."""
         try:
-            stream = self.path(digest).open("rb")
+            stream = open_named(self.path(digest), self._damage)
         except FileNotFoundError as error:
             raise NotFound(f"{self.root} holds no blob {digest}") from error
         except OSError as error:
@@ -94,6 +95,9 @@ class LocalBlobStore(BlobStore):
         name = digest.removeprefix(DIGEST_PREFIX)
         return self.root / "sha256" / name[:2] / name
 
+    def _damage(self, sentence: str) -> Unavailable:
+        return Unavailable(f"{sentence}; check the disk, or set {self.setting}")
+
     def _list(self, folder: Path) -> list[Path]:
         with disk_errors(self.root, self.setting):
             return sorted(folder.iterdir()) if folder.is_dir() else []
@@ -111,7 +115,7 @@ class LocalBlobStore(BlobStore):
         """Return whether the blob is stored and intact; its name alone proves nothing."""
         path = self.path(digest)
         try:
-            with path.open("rb") as stream:
+            with open_named(path, self._damage) as stream:
                 return is_intact(stream, digest, size, read_back)
         except FileNotFoundError:
             return False
@@ -123,7 +127,7 @@ class LocalBlobStore(BlobStore):
                     file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())
-            with temporary.open("rb") as file:
+            with open_named(temporary, self._damage) as file:
                 returned = is_intact(file, digest, size, read_back)
             if not returned:
                 raise Unavailable(f"the disk of {self.root} gave back other bytes than were written: check the disk")

@@ -126,6 +126,6 @@ class DirectStore(BlobStore, Protocol):
         """Remove the bytes that arrived; a missing transfer is no error."""
         ...
 
-    def link(self, digest: str) -> str:
-        """Return a presigned URL that reads a blob."""
+    def link(self, digest: str, *, head: bool = False) -> str:
+        """Return a presigned URL that reads a blob by GET, or only its headers by HEAD if `head` is set."""
         ...

@@ -1,18 +1,52 @@
 """Safe reading of a file that anyone may have put there; standard library only."""
 
+import io
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
-from loratree_registry.errors import Invalid
+from loratree_registry.errors import Invalid, LoratreeError
 
 LFS_POINTER: Final = b"version https://git-lfs"  # how a pointer of git-LFS begins, which stands for a file's content
 MAX_NAME: Final = 255  # bytes of a file's name on common file systems
+_BUFFER: Final = 128 * 1024
+
+
+class _Named(io.FileIO):
+    """A file whose failed reads raise an error that names it; an OSError of a read has no file's name."""
+
+    def __init__(self, file: Path | int, path: Path, failure: Callable[[str], LoratreeError]) -> None:
+        super().__init__(file, "rb")
+        self._path, self._failure = path, failure
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return super().readinto(buffer) or 0
+        except OSError as error:
+            raise self._describe(error) from error
+
+    def readall(self) -> bytes:
+        try:
+            return super().readall()
+        except OSError as error:
+            raise self._describe(error) from error
+
+    def _describe(self, error: OSError) -> LoratreeError:
+        return self._failure(f"{self._path} cannot be read: {error.strerror or error}")
+
+
+def open_named(path: Path, failure: Callable[[str], LoratreeError], *, handle: int | None = None) -> BinaryIO:
+    """Open a file for reading; a read that fails raises `failure` with a sentence that names the file.
+
+    `handle` is the file's descriptor if it is open already. Opening raises OSError, as `Path.open` does.
+    """
+    return io.BufferedReader(_Named(path if handle is None else handle, path, failure), _BUFFER)
 
 
 def open_plain(path: Path, *, remedy: str) -> BinaryIO:
-    """Open a plain file or a link to one; never wait for a pipe. Raises Invalid."""
+    """Open a plain file or a link to one; never wait for a pipe. Raises Invalid, also if a read fails later."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except (OSError, ValueError) as error:  # ValueError: no file system allows the name
@@ -20,7 +54,7 @@ def open_plain(path: Path, *, remedy: str) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise Invalid(f"{path} is not a file: {remedy}")
-    return os.fdopen(handle, "rb")
+    return open_named(path, Invalid, handle=handle)
 
 
 def read_plain(path: Path, *, limit: int, remedy: str) -> bytes:

@@ -17,6 +17,7 @@ from loratree_registry.core.times import now
 from loratree_registry.core.uploads import LIFETIME_S, ClientUploads, Part, Upload, unknown_upload
 from loratree_registry.database import queries
 from loratree_registry.database.engine import reading, writing
+from loratree_registry.embedded.removed import telling_removed
 from loratree_registry.errors import Invalid, NotFound
 
 # Inspections.keeping: yields the function to run over the bytes that are read back, and keeps its result if the block
@@ -61,7 +62,7 @@ class DirectUploads(ClientUploads):
         try:
             with self._inspecting(transfer.digest, transfer.size) as inspect_bytes:
                 self._store.accept(transfer, read_back=inspect_bytes)
-        except Invalid:
+        except (Invalid, NotFound):
             self._forget(upload.id)
             raise
         # The bytes come before the row that records them: the database is never ahead of the store.
@@ -74,10 +75,14 @@ class DirectUploads(ClientUploads):
         self._store.give_up(self._find_transfer(id))
         self._forget(id)
 
-    def link(self, file: FileDigest) -> str:
-        """Return a presigned URL that reads a file. Raises Corrupt if the store has lost the file or a part of it."""
-        files.check_held(self._store, file)
-        return self._store.link(file.sha256)
+    def link(self, file: FileDigest, *, head: bool = False) -> str:
+        """Return a presigned URL that reads a file, or asks for its headers by HEAD if `head` is set.
+
+        Raises Corrupt if the store has lost the file or a part of it, Unavailable if a collection removed it.
+        """
+        with telling_removed(self._engine, file):
+            files.check_held(self._store, file)
+        return self._store.link(file.sha256, head=head)
 
     def _resume(self, sha256: str, size: int) -> Upload | None:
         """Resume an upload of these bytes, or return None if there is no upload or the store has dropped it."""

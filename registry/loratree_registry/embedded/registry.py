@@ -49,6 +49,7 @@ from loratree_registry.core.registry import PAGE, Registry
 from loratree_registry.database import queries
 from loratree_registry.database.engine import reading, writing
 from loratree_registry.embedded.direct_uploads import DirectUploads
+from loratree_registry.embedded.removed import telling_removed
 from loratree_registry.embedded.storage import open_prepared
 from loratree_registry.errors import Corrupt
 from loratree_registry.settings import Settings
@@ -119,7 +120,8 @@ class EmbeddedRegistry(Registry):
             manifest = bases.base_manifest(connection, name)
             new = base_weights.check_storable(connection, name, files)
         if new:
-            base_weights.check_weights(self._blobs, files, manifest)
+            with self._telling_collected(files):
+                base_weights.check_weights(self._blobs, files, manifest)
         with writing(self._engine) as connection:
             return base_weights.record(connection, name, files)
 
@@ -130,10 +132,15 @@ class EmbeddedRegistry(Registry):
 
     @override
     def damaged_files(self, ref: str) -> list[FileDigest]:
+        list_files = base_weights.list_files if _is_base(ref) else files.list_files
         with reading(self._engine) as connection:
-            list_files = base_weights.list_files if _is_base(ref) else files.list_files
             listed = list_files(connection, ref)
-        return [file for file in listed if not has_intact(self._blobs, file.sha256, file.size)]
+        damaged = [file for file in listed if not has_intact(self._blobs, file.sha256, file.size)]
+        if not damaged:
+            return []
+        with reading(self._engine) as connection:  # raises Gone if they were deleted, and collected, meanwhile
+            still = list_files(connection, ref)
+        return [file for file in damaged if file in still]
 
     @override
     def create_node(self, path: str, *, level: Level | None = None) -> Node:
@@ -247,11 +254,17 @@ class EmbeddedRegistry(Registry):
             return cached  # publishing.publish checks that the bytes are still stored
         with reading(self._engine) as connection:
             files.check_uploaded(connection, submitted)
-        try:
+        with self._telling_collected(submitted):
             return self._inspections.read(self._blobs, submitted[0])
+
+    @contextmanager
+    def _telling_collected(self, submitted: list[FileDigest]) -> Iterator[None]:
+        """Raise NotUploaded instead of Corrupt if a collection removed uploaded files during the block."""
+        try:
+            yield
         except Corrupt:
             with reading(self._engine) as connection:
-                files.check_uploaded(connection, submitted)  # raises NotUploaded if they were collected since
+                files.check_uploaded(connection, submitted)
             raise
 
     @override
@@ -316,10 +329,18 @@ class EmbeddedRegistry(Registry):
                 return base_weights.find_file(connection, ref, name)
             return files.find_file(connection, ref, name)
 
+    def check_held(self, file: FileDigest) -> None:
+        """Check without reading the bytes that a file can be opened. Raises as `open_stored` does."""
+        with telling_removed(self._engine, file):
+            files.check_held(self._blobs, file)
+
     @contextmanager
     def open_stored(self, file: FileDigest, *, start: int = 0) -> Iterator[BinaryIO]:
-        """Open a file from byte `start`. Raises Corrupt if the blob store has lost the file or a part of it."""
-        with files.open_stored(self._blobs, file) as stream:
+        """Open a file from byte `start`.
+
+        Raises Corrupt if the blob store has lost the file or a part of it, Unavailable if a collection removed it.
+        """
+        with telling_removed(self._engine, file), files.open_stored(self._blobs, file) as stream:
             skip(stream, start)
             yield stream
 
@@ -332,7 +353,7 @@ class EmbeddedRegistry(Registry):
         if not isinstance(self._blobs, LocalBlobStore):
             return None
         file = self.file(ref, name)
-        files.check_held(self._blobs, file)
+        self.check_held(file)
         return self._blobs.path(file.sha256)
 
     @override

@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
@@ -23,11 +23,14 @@ from loratree_registry.blobs.verified import check_announced
 from loratree_registry.core.digests import digest_json
 from loratree_registry.core.uploads import LIFETIME_S, Part, Upload, Uploads, unknown_upload
 from loratree_registry.disk.disk_errors import disk_errors
-from loratree_registry.errors import Conflict, Invalid, listed
+from loratree_registry.disk.plain_files import open_named
+from loratree_registry.errors import Conflict, Invalid, NotFound, Unavailable, listed
 
 MAX_PARTS: Final = 10_000  # S3's limit too, so that a base that fits into one registry fits into another
 _ID = re.compile(r"[0-9a-f]{32}")
 _ANNOUNCED = "announced"
+_SETTING: Final = "LORATREE_HOME"
+_TRIES: Final = 5  # to begin an upload while others end one of the same bytes
 
 
 class StoreUpload(Protocol):
@@ -56,14 +59,22 @@ class StagedUploads(Uploads):
         if size > PART * MAX_PARTS:
             raise Invalid(f"an upload holds at most {PART * MAX_PARTS} bytes, {sha256} has {size}")
         upload_id = secrets.token_hex(16) if size <= PART else _choose_id(sha256, size)
-        with self._catch_disk_errors(size):
+        with disk_errors(self.root, _SETTING, needs=size):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             expire(self.root, before=datetime.now(UTC) - timedelta(seconds=LIFETIME_S))
-            folder = self.root / upload_id
+        for _ in range(_TRIES):
+            with suppress(NotFound):  # another client has just ended an upload of the same bytes
+                self._announce(upload_id, sha256, size)
+                return self.find(upload_id)
+        raise unknown_upload(upload_id)
+
+    def _announce(self, id: str, sha256: str, size: int) -> None:  # noqa: A002 - the field's name
+        """Make an upload's folder and its announcement, if they are not there. Raises NotFound."""
+        with self._catch_errors(id, size):
+            folder = self.root / id
             folder.mkdir(mode=0o700, exist_ok=True)
             with suppress(FileExistsError), _write_whole(folder / _ANNOUNCED, replace=False) as file:
                 file.write(json.dumps([sha256, size]).encode())
-        return self.find(upload_id)
 
     @override
     def find(self, id: str) -> Upload:
@@ -94,9 +105,12 @@ class StagedUploads(Uploads):
 
     @contextmanager
     def receive(self, id: str, number: int) -> Iterator["Arriving"]:  # noqa: A002 - the field's name
-        """Receive a part's bytes; after a failure, or if bytes are missing, the part is discarded."""
+        """Receive a part's bytes; after a failure, or if bytes are missing, the part is discarded.
+
+        Raises NotFound if the upload has ended, also while the part arrives.
+        """
         length = self.length(id, number)
-        with self._catch_disk_errors(length), _write_whole(self._path_of(id, number)) as file:
+        with self._catch_errors(id, length), _write_whole(self._path_of(id, number)) as file:
             yield Arriving(file, length)
             if file.tell() < length:
                 raise Invalid(
@@ -125,8 +139,9 @@ class StagedUploads(Uploads):
 
     def _read_transfer(self, id: str) -> Transfer:  # noqa: A002 - the field's name
         try:
-            sha256, size = json.loads((self._folder_of(id) / _ANNOUNCED).read_text())
-        except (FileNotFoundError, ValueError) as error:
+            with self._catch_errors(id):
+                sha256, size = json.loads((self._folder_of(id) / _ANNOUNCED).read_text())
+        except ValueError as error:
             raise unknown_upload(id) from error
         return Transfer(id=id, digest=sha256, size=size)
 
@@ -134,13 +149,12 @@ class StagedUploads(Uploads):
     def _lock_upload(self, id: str) -> Iterator[Transfer]:  # noqa: A002 - the field's name
         """Lock an upload for the one caller that ends it. Raises Conflict if another caller has the lock."""
         transfer = self._read_transfer(id)
-        try:
-            with _lock(self._folder_of(id)):
-                yield transfer
-        except FileNotFoundError as error:
-            raise unknown_upload(id) from error
-        except BlockingIOError as error:
-            raise Conflict(f"upload {id} is being completed by another request: wait") from error
+        with self._catch_errors(id):
+            try:
+                with _lock(self._folder_of(id)):
+                    yield transfer
+            except BlockingIOError as error:
+                raise Conflict(f"upload {id} is being completed by another request: wait") from error
 
     def _folder_of(self, id: str) -> Path:  # noqa: A002 - the field's name
         if not _ID.fullmatch(id):
@@ -150,8 +164,14 @@ class StagedUploads(Uploads):
     def _path_of(self, id: str, number: int) -> Path:  # noqa: A002 - the field's name
         return self._folder_of(id) / f"part-{number}"
 
-    def _catch_disk_errors(self, needs: int) -> AbstractContextManager[None]:
-        return disk_errors(self.root, "LORATREE_HOME", needs=needs)
+    @contextmanager
+    def _catch_errors(self, id: str, needs: int = 0) -> Iterator[None]:  # noqa: A002 - the field's name
+        """Turn an OSError into Unavailable, or into NotFound if another request has removed the upload."""
+        with disk_errors(self.root, _SETTING, needs=needs):
+            try:
+                yield
+            except FileNotFoundError as error:
+                raise unknown_upload(id) from error
 
 
 def expire(root: Path, *, before: datetime, dry_run: bool = False) -> list[str]:
@@ -162,7 +182,7 @@ def expire(root: Path, *, before: datetime, dry_run: bool = False) -> list[str]:
     part is missing, `complete` raises LoratreeError, and the client sends the bytes again.
     """
     expired = []
-    with disk_errors(root, "LORATREE_HOME"):
+    with disk_errors(root, _SETTING):
         for folder in sorted(root.iterdir()) if root.is_dir() else []:
             with suppress(FileNotFoundError):  # another worker removed it
                 if folder.stat().st_mtime < before.timestamp() and not _is_completing(folder):
@@ -207,9 +227,17 @@ class _Joined(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while not (chunk := self._file.read(len(buffer))) and (path := next(self._paths, None)):
             self._file.close()
-            self._file = path.open("rb")
+            self._file = self._open(path)
         buffer[: len(chunk)] = chunk
         return len(chunk)
+
+    def _open(self, path: Path) -> BinaryIO:
+        try:
+            return open_named(path, Unavailable)
+        except FileNotFoundError as error:
+            raise unknown_upload(path.parent.name) from error
+        except OSError as error:
+            raise Unavailable(f"{path} cannot be read: {error.strerror or error}") from error
 
     def close(self) -> None:
         self._file.close()

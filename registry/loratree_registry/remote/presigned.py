@@ -13,12 +13,13 @@ import httpx
 
 from loratree_registry.blobs.streams import opened
 from loratree_registry.core.uploads import Part
-from loratree_registry.errors import Invalid, LoratreeError, Unavailable
+from loratree_registry.errors import Invalid, LoratreeError, NotFound, Unavailable
 
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0).as_dict()
 _IDLE_S: Final = 5.0
 _CHUNK = 1024 * 1024
 _CODE = re.compile(rb"<Code>([A-Za-z0-9]{1,60})</Code>")
+_ENDED = ("NoSuchUpload", "NoSuchKey")  # Ceph answers NoSuchKey
 _OTHER_BYTES = ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch")
 
 
@@ -26,7 +27,7 @@ class Presigned:
     """A client of the servers that presigned URLs name; it is thread-safe."""
 
     def put(self, part: Part, content: IO[bytes]) -> None:
-        """Send a part's bytes. Raises Unavailable, and Invalid if they are not the announced bytes."""
+        """Send a part's bytes. Raises Unavailable, NotFound if the upload has ended, Invalid if the bytes are wrong."""
         request = _build_request("PUT", part.url, part.headers, iter(lambda: content.read(_CHUNK), b""))
         with self._send(request, (200, 201, 204)) as response:
             response.read()
@@ -89,6 +90,8 @@ def _to_error(request: httpx.Request, response: httpx.Response) -> LoratreeError
     code = match[1].decode() if match else ""
     if code in _OTHER_BYTES:
         return Invalid(f"the bytes sent to {_server_of(request)} are not those announced ({code}): send them again")
+    if request.method == "PUT" and code in _ENDED:
+        return NotFound(f"the upload to {_server_of(request)} has ended there ({code}): begin a new one")
     return _to_unavailable(request, f"it answered {response.status_code} {code}".rstrip())
 
 

@@ -78,6 +78,8 @@ class Shard:
             with self.path.open("rb") as stream:
                 stream.seek(start)
                 read = stream.readinto(content)
+        except FileNotFoundError as error:
+            raise Invalid(f"{self.path} was removed while it was in use: run the same command again") from error
         except OSError as error:
             raise Invalid(f"{self.path} cannot be read ({error.strerror}): {RESAVE}") from error
         if read != size:

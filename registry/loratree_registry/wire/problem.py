@@ -73,6 +73,15 @@ def refused(status: int, method: str, path: str, reason: str) -> Problem:
     return problem("bad-request", "Bad request", status, f"{method} {path} is refused: {reason}", path)
 
 
+def ambiguous_length(method: str, path: str) -> Problem:
+    """Describe a request whose body ends at two places."""
+    detail = (
+        f"{method} {path} is refused: it has both Content-Length and Transfer-Encoding, so where it ends is not clear; "
+        "send one of them"
+    )
+    return problem("bad-request", "Bad request", 400, detail, path)
+
+
 def misdirected(host: str, names: str, path: str) -> Problem:
     """Describe a request for another host."""
     detail = f"this server does not answer to the host {host[:80]!r}: expected one of {names}"

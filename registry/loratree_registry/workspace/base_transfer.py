@@ -1,6 +1,5 @@
 """Upload and download of a base's weights: `loratree base push` and `base pull`."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from loratree_registry.tensor_files.checkpoint import INDEX, RESAVE, WEIGHTS, op
 from loratree_registry.tensor_files.checkpoint_files import SHARD, check_names, is_beside
 from loratree_registry.tensor_files.comparison import differences, holds_base, misfits
 from loratree_registry.workspace.base_locations import remember_base
-from loratree_registry.workspace.fetch import CACHE, fetch, forget, is_filled
+from loratree_registry.workspace.fetch import CACHE, copy_fetched, fetch, forget, is_filled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +130,7 @@ def _write(
 def _place(fetched: Path, path: Path, *, cached: bool) -> None:
     """Link a cached file to `path`, since a base is too large to store twice; copy a file of the registry's store."""
     if not (cached and _try_link(fetched, path)):
-        shutil.copyfile(fetched, path)
+        copy_fetched(fetched, path)
     path.chmod(path.parent.stat().st_mode & 0o666)  # a cached file is readable by its owner only
 
 

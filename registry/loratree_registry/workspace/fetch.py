@@ -16,7 +16,7 @@ from loratree_registry.core.digests import FileDigest, canonical_json, digest_st
 from loratree_registry.core.paths import base_of
 from loratree_registry.core.records import ADAPTER_CONFIG, Version
 from loratree_registry.core.registry import Registry
-from loratree_registry.disk.plain_files import plain_path
+from loratree_registry.disk.plain_files import open_named, plain_path
 from loratree_registry.disk.whole_folder import whole_folder
 from loratree_registry.errors import Conflict, Corrupt, Invalid, Unavailable, listed
 from loratree_registry.peft_format.config import full_config
@@ -33,7 +33,7 @@ def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
     """
     stored = registry.local_file(ref, file.name)
     if stored is not None:
-        with stored.open("rb") as stream:
+        with open_fetched(stored) as stream:
             if digest_stream(stream) != (file.sha256, file.size):
                 raise _damage_error(ref, file)
         return stored
@@ -45,6 +45,22 @@ def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
             except Invalid as error:
                 raise _damage_error(ref, file) from error
     return cache.path(file.sha256)
+
+
+def open_fetched(path: Path) -> BinaryIO:
+    """Open a fetched file. Raises Unavailable if it was removed meanwhile, and if a read fails."""
+    try:
+        return open_named(path, Unavailable)
+    except FileNotFoundError as error:
+        raise Unavailable(
+            f"{path} was removed by a collection while it was in use: run the same command again"
+        ) from error
+
+
+def copy_fetched(path: Path, target: Path) -> None:
+    """Copy a fetched file, as open_fetched opens it."""
+    with open_fetched(path) as stream, target.open("wb") as copy:
+        shutil.copyfileobj(stream, copy, _CHUNK)
 
 
 def pull(registry: Registry, home: Path, ref: str, out: Path, *, strict: bool = False) -> Version:
@@ -117,7 +133,7 @@ def _check_same(out: Path, version: Version, config: dict[str, Any]) -> None:
 def _write(out: Path, files: dict[str, Path], config: dict[str, Any]) -> None:
     with whole_folder(out) as folder:
         for name, source in files.items():
-            shutil.copyfile(source, folder / name)
+            copy_fetched(source, folder / name)
         (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

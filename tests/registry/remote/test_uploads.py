@@ -299,6 +299,18 @@ def test_a_store_that_finds_other_bytes_is_believed() -> None:
             presigned.put(part, io.BytesIO(CONTENT))
 
 
+@pytest.mark.parametrize("code", ["NoSuchUpload", "NoSuchKey"])  # S3's and Ceph's
+def test_a_store_that_has_ended_the_upload_is_told_from_one_that_fails(code: str) -> None:
+    body = f"<Error><Code>{code}</Code></Error>".encode()
+    answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    with answering(answer) as (url, _), closing(Presigned()) as presigned:
+        part = Part(number=1, url=url, headers={"Content-Length": "23"})
+        with pytest.raises(NotFound, match=r"has ended there .* begin a new one"):
+            presigned.put(part, io.BytesIO(CONTENT))
+        with pytest.raises(Unavailable), presigned.open(url):
+            pass
+
+
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:9/?secret", "nonsense?secret", "http://[::1?secret", "file:///etc/secret"]
 )

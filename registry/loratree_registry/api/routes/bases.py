@@ -20,7 +20,7 @@ class ManifestRoute(Route):
 
 
 router = APIRouter(prefix="/v1", tags=["bases"], route_class=Route)
-manifests = APIRouter(route_class=ManifestRoute)
+manifests = APIRouter(prefix="/v1", tags=["bases"], route_class=ManifestRoute)
 
 
 @router.get("/bases", responses=answers(examples.one_page(examples.BASE, examples.BASE.name)))
@@ -85,6 +85,3 @@ def list_base_files(registry: ServedRegistry, path: NodePath) -> list[FileDigest
 def list_damaged(registry: ServedRegistry, ref: RefPath) -> list[FileDigest]:
     """List the stored files of a version, or of a base's weights, that are missing or damaged."""
     return registry.damaged_files(ref)
-
-
-router.include_router(manifests)

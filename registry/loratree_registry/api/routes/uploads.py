@@ -37,20 +37,23 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=UploadRou
 _BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
+UploadId = Annotated[str, Path(description="The upload's id", examples=[examples.UPLOAD_ID])]
+
+
 async def _choose_uploads(request: Request) -> Uploads:
     """Choose where uploads go: directly to the store, or through this server's staging folder."""
     registry: EmbeddedRegistry = request.app.state.registry
     return registry.direct or StagedUploads(request.app.state.staging, registry.upload)
 
 
-async def _require_staging(uploads: Annotated[Uploads, Depends(_choose_uploads)]) -> StagedUploads:
+async def _require_staging(uploads: Annotated[Uploads, Depends(_choose_uploads)], id: UploadId) -> StagedUploads:  # noqa: A002 - the field's name
     if not isinstance(uploads, StagedUploads):
+        await run_in_threadpool(uploads.find, id)  # raises NotFound if there is no such upload
         raise Conflict("this registry takes no parts itself: send each part to the URL that the upload gives")
     return uploads
 
 
 Incoming = Annotated[Uploads, Depends(_choose_uploads)]
-UploadId = Annotated[str, Path(description="The upload's id", examples=[examples.UPLOAD_ID])]
 Number = Annotated[int, Path(description="The part's number, from 1", examples=[1])]
 
 

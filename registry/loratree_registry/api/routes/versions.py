@@ -20,7 +20,7 @@ class SubmissionRoute(Route):
 
 
 router = APIRouter(prefix="/v1", tags=["versions"], route_class=Route)
-submissions = APIRouter(route_class=SubmissionRoute)
+submissions = APIRouter(prefix="/v1", tags=["versions"], route_class=SubmissionRoute)
 
 _WEIGHT = "PATH:NUMBER, the level weight of the chain's version at PATH; repeatable, once per path; 1 if not given"
 _AGAIN = replace(examples.PUBLISHED, created=False)
@@ -94,6 +94,3 @@ def list_dependents(
 ) -> Page[Version]:
     """List the versions trained directly on the version that `ref` names."""
     return registry.dependents(ref, after=after, limit=limit)
-
-
-router.include_router(submissions)

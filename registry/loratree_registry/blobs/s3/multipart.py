@@ -43,8 +43,13 @@ class Multipart:
         return self._bucket.at(self.name) | {"UploadId": self.id}
 
     def put(self, number: int, body: IO[bytes]) -> str:
-        """Send a part and return its tag."""
-        return self._bucket.client.upload_part(**self.at, PartNumber=number, Body=body)["ETag"]
+        """Send a part and return its tag. Raises NotFound if the upload was completed or aborted, ClientError."""
+        try:
+            return self._bucket.client.upload_part(**self.at, PartNumber=number, Body=body)["ETag"]
+        except self._bucket.client.exceptions.ClientError as error:
+            if error_code(error) not in _ENDED:
+                raise
+            raise self._ended() from error
 
     def parts(self) -> dict[int, StoredPart]:
         """Return the parts that arrived. Raises NotFound if the upload was completed or aborted, Unavailable."""
@@ -75,4 +80,7 @@ class Multipart:
             except self._bucket.client.exceptions.ClientError as error:
                 if error_code(error) not in _ENDED:
                     raise
-                raise NotFound(f"{self._bucket} has no multipart upload of {self.name} any more") from error
+                raise self._ended() from error
+
+    def _ended(self) -> NotFound:
+        return NotFound(f"{self._bucket} has no multipart upload of {self.name} any more: begin a new one")

@@ -13,7 +13,7 @@ from loratree_registry.blobs.s3.client import error_code, s3_errors
 from loratree_registry.blobs.s3.multipart import Multipart
 from loratree_registry.blobs.store import LINK_S, PART, Target, Transfer
 from loratree_registry.core.digests import DIGEST_PREFIX
-from loratree_registry.errors import Conflict, Invalid, NotFound, Unavailable, listed
+from loratree_registry.errors import Conflict, Invalid, LoratreeError, NotFound, Unavailable, listed
 
 FOLDER: Final = "uploads/"
 _MAX_PARTS: Final = 10_000
@@ -94,7 +94,7 @@ class Staged:
                 return set(self._read_tags(self._multipart))
         except NotFound as error:
             if not self._bucket.head(self.name):
-                raise NotFound(f"the transfer {self._transfer.id} has ended: begin a new one") from error
+                raise self._ended() from error
             return set(range(1, self._transfer.parts + 1))
         stored = self._bucket.head(self.name)
         return {1} if stored and stored.size == self._transfer.size else set()
@@ -132,6 +132,10 @@ class Staged:
         """Return the error for parts that did not arrive."""
         return Conflict(f"the transfer {self._transfer.id} misses the parts {listed(numbers)}: send them")
 
+    def lost(self) -> LoratreeError:
+        """Return the error for a transfer of which nothing is there: only a single part can still be sent."""
+        return self._ended() if self._multipart else self.missing(["1"])
+
     def remove(self) -> None:
         """Remove the bytes that arrived; a missing object is no error. Raises Unavailable."""
         if self._multipart:
@@ -146,6 +150,9 @@ class Staged:
     @property
     def _checksum(self) -> str:
         return b64encode(bytes.fromhex(self._transfer.digest.removeprefix(DIGEST_PREFIX))).decode()
+
+    def _ended(self) -> NotFound:
+        return NotFound(f"the transfer {self._transfer.id} has ended: begin a new one")
 
     def _length_of(self, number: int) -> int:
         return min(PART, self._transfer.size - PART * (number - 1))

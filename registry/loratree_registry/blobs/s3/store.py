@@ -120,7 +120,7 @@ class S3BlobStore(DirectStore):
                 is_stored = self._copy_if_intact(name, digest, size, read_back)
         except NotFound as error:
             if not has_intact(self, digest, size, read_back):
-                raise staged.missing([str(number) for number in range(1, transfer.parts + 1)]) from error
+                raise staged.lost() from error
             return
         _remove(staged)
         if not is_stored:
@@ -132,10 +132,11 @@ class S3BlobStore(DirectStore):
         Staged(self.bucket, transfer).remove()
 
     @override
-    def link(self, digest: str) -> str:
-        """Return a presigned URL that reads a blob. Raises Unavailable."""
+    def link(self, digest: str, *, head: bool = False) -> str:
+        """Return a presigned URL for GET or HEAD, the one method that its signature covers. Raises Unavailable."""
+        verb = "head_object" if head else "get_object"
         with s3_errors(self):
-            return self.bucket.signer.generate_presigned_url("get_object", self.bucket.at(_name_of(digest)), LINK_S)
+            return self.bucket.signer.generate_presigned_url(verb, self.bucket.at(_name_of(digest)), LINK_S)
 
     @override
     def close(self) -> None:

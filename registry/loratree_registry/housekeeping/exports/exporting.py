@@ -18,6 +18,7 @@ from loratree_registry.core.text import Progress
 from loratree_registry.core.times import now
 from loratree_registry.database import queries
 from loratree_registry.database.engine import reading
+from loratree_registry.embedded.removed import telling_removed
 from loratree_registry.embedded.storage import Storage
 from loratree_registry.errors import Corrupt, Invalid
 from loratree_registry.housekeeping.exports.format import (
@@ -54,7 +55,8 @@ def export(storage: Storage, path: str | None, out: Path, *, progress: Progress 
     """Write a subtree, or the whole registry if `path` is None, to the new folder or .tar file `out`.
 
     All rows come from one transaction; the bytes are hashed while they are copied. Raises NotFound, Invalid, Conflict,
-    Unavailable, and Corrupt if the blob store holds other bytes than the database says.
+    Unavailable, also if a collection removed bytes that it still had to copy, and Corrupt if the blob store holds other
+    bytes than the database says.
     """
     if path is not None and "@" in path:
         raise Invalid(
@@ -112,7 +114,8 @@ def _copy_blobs(storage: Storage, destination: Destination, count: int, progress
     size = 0
     with (destination.folder / lines_name("blobs")).open("rb") as stream:
         for number, blob in enumerate(read_lines(stream, BlobLine, lines_name("blobs")), 1):
-            with open_stored(storage.blobs, FileDigest(blob.sha256, blob.size, blob.sha256)) as stored:
+            file = FileDigest(blob.sha256, blob.size, blob.sha256)
+            with telling_removed(storage.engine, file), open_stored(storage.blobs, file) as stored:
                 try:
                     destination.put(blob.sha256, blob.size, stored)
                 except Invalid as error:
