@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from loratree_registry.api.app import create_app
+from loratree_registry.api.connections import HttpProtocol
 from loratree_registry.api.serve import listen
 from loratree_registry.embedded.registry import EmbeddedRegistry
 
@@ -48,10 +50,11 @@ def served() -> Iterator[Served]:
 
 
 @contextmanager
-def running(app: ASGIApp) -> Iterator[str]:
+def running(app: ASGIApp, protocol: Any = HttpProtocol) -> Iterator[str]:
     """Runs any ASGI application on a free port of this machine and gives its URL."""
     with listen("127.0.0.1", 0) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", lifespan="auto"))
+        config = uvicorn.Config(app, log_level="critical", ws="none", lifespan="auto", http=protocol)
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         while not server.started:

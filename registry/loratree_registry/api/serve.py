@@ -39,7 +39,9 @@ def serve(
             factory=True,
             workers=workers,
             log_level="warning",
+            http="loratree_registry.api.connections:HttpProtocol",
             ws="none",
+            access_log=False,
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=30,
@@ -57,8 +59,10 @@ def serve(
 
 def _create_app(settings: Settings, hosts: Collection[str]) -> "FastAPI":
     from loratree_registry.api.app import create_app
+    from loratree_registry.api.quiet_log import quieten
     from loratree_registry.embedded.registry import open_embedded
 
+    quieten()
     return create_app(open_embedded(settings), staging=settings.make_home() / "uploads", hosts=hosts)
 
 

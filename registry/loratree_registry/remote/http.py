@@ -22,11 +22,15 @@ from loratree_registry.wire.problem import MEDIA_TYPE, Problem, error_of
 T = TypeVar("T")
 
 ANSWER_S: Final = 30.0
-WORK_S: Final = 600.0  # for a request that makes the server read and hash whole files
+STALL_S: Final = 30.0  # how long a peer may take no byte of what is sent
+PART_S: Final = 60.0  # for the answer to a part, which the server has only written to its disk
+WORK_S: Final = 120.0  # for a request that makes the server read and hash files, beside the time for their bytes
+LONG_S: Final = 600.0  # for a request that makes the server read or delete as much as there is
 _CONNECT_S = 5.0
 _TRIES = 3
 _IDLE_S = 5.0  # less than the server's 30 s, so that a connection is never reused while the server closes it
 _CHUNK = 256 * 1024
+_MOST_S: Final = 24 * 3600.0  # a size may be any number
 _SLOW = 20e6  # bytes a second that even a slow server reads and hashes
 MAX_ANSWER: Final = 128 * 1024 * 1024  # bytes of one JSON answer; a manifest of 36,864 tensors has 10 MiB
 _KEPT: Final = ("Content-Type", "Location")  # headers that are read
@@ -36,11 +40,12 @@ _PARTIAL, _ELSEWHERE = 206, 307
 class HttpClient:
     """A client of the server at `url`. It retries to connect, and retries requests that only read.
 
-    It waits `answer_s` seconds for an answer, or WORK_S if the server must read or hash whole files first.
+    It waits `answer_s` seconds for an answer, or longer if the server must read or hash whole files first, and
+    `stall_s` seconds while the server takes no byte of a request.
     """
 
-    def __init__(self, url: str, *, answer_s: float = ANSWER_S) -> None:
-        self._url, self._answer_s = _check_url(url), answer_s
+    def __init__(self, url: str, *, answer_s: float = ANSWER_S, stall_s: float = STALL_S) -> None:
+        self._url, self._answer_s, self._stall_s = _check_url(url), answer_s, stall_s
         self.url = without_secrets(self._url)  # for messages
         secure = self._url.startswith("https:")  # loading certificates takes 50 ms, and http: needs none
         limits = httpx.Limits(keepalive_expiry=_IDLE_S)
@@ -86,7 +91,8 @@ class HttpClient:
             return
         noun, _, path = part.url.removeprefix("/v1/").partition("/")
         chunks = iter(lambda: content.read(_CHUNK), b"")
-        self._send(self._build_request("PUT", noun, path, content=chunks, seconds=WORK_S, headers=part.headers))
+        seconds = PART_S * self._answer_s / ANSWER_S
+        self._send(self._build_request("PUT", noun, path, content=chunks, seconds=seconds, headers=part.headers))
 
     @contextmanager
     def open(self, noun: str, path: str, *, start: int = 0, **query: str) -> Iterator[BinaryIO]:
@@ -113,6 +119,11 @@ class HttpClient:
         """Turn a network error inside the block into Unavailable."""
         try:
             yield
+        except httpx.WriteTimeout as error:
+            raise Unavailable(
+                f"the registry at {self.url} took no byte for {self._stall_s:g} s: check that it is well, and run the "
+                "same command again, which sends what has not arrived"
+            ) from error
         except httpx.TimeoutException as error:
             raise Unavailable(
                 f"the registry at {self.url} did not answer in time: try again when it is less busy"
@@ -136,7 +147,7 @@ class HttpClient:
         seconds: float | None = None,
     ) -> httpx.Request:
         params = {name: value for name, value in (query or {}).items() if value is not None}
-        timeout = httpx.Timeout(seconds or self._answer_s, connect=_CONNECT_S)
+        timeout = httpx.Timeout(seconds or self._answer_s, connect=_CONNECT_S, write=self._stall_s)
         try:
             url = httpx.URL(f"{self._url}/v1/{noun}" + ("" if path is None else f"/{quoted(path)}"), params=params)
         except (httpx.InvalidURL, ValueError) as error:
@@ -207,7 +218,7 @@ class HttpClient:
 
 def work_s(size: int) -> float:
     """Return how many seconds to wait for a server that reads and hashes `size` bytes."""
-    return WORK_S + size / _SLOW
+    return WORK_S + min(size / _SLOW, _MOST_S)
 
 
 def quoted(path: str) -> str:

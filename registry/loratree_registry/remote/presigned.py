@@ -15,7 +15,7 @@ from loratree_registry.blobs.streams import opened
 from loratree_registry.core.uploads import Part
 from loratree_registry.errors import Invalid, LoratreeError, NotFound, Unavailable
 
-_TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0).as_dict()
+_TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0, write=30.0).as_dict()  # each without a byte that moves
 _IDLE_S: Final = 5.0
 _CHUNK = 1024 * 1024
 _CODE = re.compile(rb"<Code>([A-Za-z0-9]{1,60})</Code>")

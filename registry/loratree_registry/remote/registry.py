@@ -30,7 +30,7 @@ from loratree_registry.core.records import (
 from loratree_registry.core.registry import PAGE, Registry
 from loratree_registry.core.uploads import ClientUploads, Part, Upload
 from loratree_registry.errors import Invalid, Unavailable
-from loratree_registry.remote.http import ANSWER_S, WORK_S, HttpClient, work_s
+from loratree_registry.remote.http import ANSWER_S, LONG_S, STALL_S, WORK_S, HttpClient, work_s
 from loratree_registry.wire.bodies import Files, Keep, Move, NewBase, NewNode, NewUpload, Reason, Source, Stored
 from loratree_registry.wire.query import written
 
@@ -40,11 +40,11 @@ class RemoteRegistry(Registry):
 
     Its records equal the embedded registry's, and a problem document becomes the same error with the same sentence.
     Every method raises Unavailable if the server cannot be reached, is no loratree server, or does not answer within
-    `answer_s` seconds.
+    `answer_s` seconds, or takes no byte for `stall_s` seconds.
     """
 
-    def __init__(self, url: str, *, answer_s: float = ANSWER_S) -> None:
-        self._http = HttpClient(url, answer_s=answer_s)
+    def __init__(self, url: str, *, answer_s: float = ANSWER_S, stall_s: float = STALL_S) -> None:
+        self._http = HttpClient(url, answer_s=answer_s, stall_s=stall_s)
 
     @override
     def add_base(self, name: str, manifest: BaseManifest, *, source: str | None = None) -> Base:
@@ -91,7 +91,7 @@ class RemoteRegistry(Registry):
 
     @override
     def damaged_files(self, ref: str) -> list[FileDigest]:
-        return self._http.get(list[FileDigest], "damaged", ref, seconds=WORK_S)
+        return self._http.get(list[FileDigest], "damaged", ref, seconds=LONG_S)
 
     @override
     def create_node(self, path: str, *, level: Level | None = None) -> Node:
@@ -158,7 +158,8 @@ class RemoteRegistry(Registry):
 
     @override
     def publish(self, path: str, submission: Submission) -> Published:
-        return self._http.send(Published, "POST", "versions", path, record=submission, seconds=WORK_S)
+        seconds = work_s(sum(file.size for file in submission.files))
+        return self._http.send(Published, "POST", "versions", path, record=submission, seconds=seconds)
 
     @override
     def withdraw(self, ref: str, *, reason: str) -> Version:
@@ -187,7 +188,7 @@ class RemoteRegistry(Registry):
     @override
     def retain(self, path: str, *, keep: int, dry_run: bool = False) -> Retained:
         asked = Keep(keep=keep, dry_run=dry_run)
-        return self._http.send(Retained, "POST", "retentions", path, record=asked, seconds=WORK_S)
+        return self._http.send(Retained, "POST", "retentions", path, record=asked, seconds=LONG_S)
 
     @override
     def set_alias(self, path: str, alias: str, *, version: int, expected: int | None) -> Alias:

@@ -82,6 +82,27 @@ def ambiguous_length(method: str, path: str) -> Problem:
     return problem("bad-request", "Bad request", 400, detail, path)
 
 
+def late(what: str, seconds: float) -> Problem:
+    """Describe a client that stopped within a header or a body."""
+    detail = {
+        "header": f"the request's header was not whole {seconds:g} s after its first byte: send it again",
+        "body": f"no byte of the request's body came for {seconds:g} s: send it again",
+    }[what]
+    return problem("request-timeout", "Request Timeout", 408, detail, "/")
+
+
+def too_long(size: int) -> Problem:
+    """Describe a request's line and header fields that are longer than the server reads."""
+    detail = f"the request's line and header fields are longer than {size} bytes: send less"
+    return problem("header-too-large", "Request Header Fields Too Large", 431, detail, "/")
+
+
+def malformed(reason: str) -> Problem:
+    """Describe bytes that are no HTTP request."""
+    detail = f"the request is not valid HTTP ({ascii(reason)[1:-1][:200]}): send it as RFC 9112 defines it"
+    return problem("bad-request", "Bad Request", 400, detail, "/")
+
+
 def misdirected(host: str, names: str, path: str) -> Problem:
     """Describe a request for another host."""
     detail = f"this server does not answer to the host {host[:80]!r}: expected one of {names}"
@@ -108,6 +129,6 @@ def error_of(problem: Problem) -> LoratreeError:
         if isinstance(error, Conflict):
             error.current = problem.current
         return error
-    if problem.slug != NO_ROUTE and 400 <= problem.status < 500:
+    if problem.slug != NO_ROUTE and 400 <= problem.status < 500 and problem.status != 408:
         return Invalid(sentence)
     return Unavailable(sentence)

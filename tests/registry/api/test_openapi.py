@@ -14,7 +14,17 @@ from loratree_registry.api import examples
 from loratree_registry.api.app import ROUTERS, create_app
 from loratree_registry.api.examples import UPLOAD_ID, as_json
 from loratree_registry.catalog.paging import number_after
-from loratree_registry.wire.problem import KINDS, MEDIA_TYPE, cross_site, internal, misdirected, problem_of, refused
+from loratree_registry.wire.problem import (
+    KINDS,
+    MEDIA_TYPE,
+    cross_site,
+    internal,
+    late,
+    misdirected,
+    problem_of,
+    refused,
+    too_long,
+)
 from tests.registry.serving import Nothing
 
 DOCUMENT: dict[str, Any] = create_app(Nothing(), staging=Path("unused")).openapi()  # type: ignore[arg-type]
@@ -120,7 +130,7 @@ def test_the_reference_page_lists_every_type_of_problem_and_no_other() -> None:
     told = re.findall(r"^  \| `([a-z-]+)` \| ([0-9]+) \|", page, flags=re.MULTILINE)
     errors = [problem_of(kind("why"), "/") for kind in KINDS]
     refusals = [refused(status, "GET", "/", "why") for status in (400, 404, 405, 413)]
-    others = [misdirected("h", "n", "/"), cross_site("o", "/"), internal("/")]
+    others = [misdirected("h", "n", "/"), cross_site("o", "/"), internal("/"), late("body", 1), too_long(1)]
     assert sorted(told) == sorted((one.slug, str(one.status)) for one in [*errors, *refusals, *others])
 
 

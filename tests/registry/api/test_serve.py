@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 import httpx
 import pytest
@@ -26,11 +27,19 @@ SERVE = PROGRAM + "serve(Settings.from_environment(), sys.argv[1], int(sys.argv[
 
 @contextmanager
 def serving(
-    home: Path, host: str = "127.0.0.1", *, workers: int = 1, **settings: str
+    home: Path,
+    host: str = "127.0.0.1",
+    *,
+    workers: int = 1,
+    files: int | None = None,
+    stderr: IO[bytes] | None = None,
+    **settings: str,
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     environment = os.environ | {"LORATREE_HOME": str(home), "PYTHONUNBUFFERED": "1"} | settings
     command = [sys.executable, "-c", SERVE, host, "0", str(workers)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    if files is not None:  # as many as the process may have open
+        command = ["prlimit", f"--nofile={files}:{files}", *command]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
         try:
             assert process.stdout is not None
             yield process.stdout.readline().strip(), process
