@@ -1,6 +1,7 @@
 """A base's weights by the command line: stored once, fetched by a machine that never had them, composed on there."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -71,6 +72,38 @@ def test_a_folder_that_does_not_hold_the_base_is_refused_and_nothing_is_sent(
     refused = shell("base", "push", "tiny", base, check=False)
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert shell.state() == before
+
+
+@pytest.mark.parametrize("name", [MODEL, "tokenizer.json", "merges.txt"])
+def test_a_file_outside_of_a_models_folder_is_neither_stored_nor_composed(
+    shell: Shell, base: Path, tmp_path: Path, name: str
+) -> None:
+    secret = tmp_path / "secret"
+    if name == MODEL:
+        (base / name).rename(secret)
+    else:
+        secret.write_text("{}")
+    (base / name).symlink_to(secret)
+    before = shell.state()
+    compose = ("compose", LEAF, "--mode", "merge", "--out", tmp_path / "out", "--base", base)
+    for command in (("base", "push", "tiny", base), ("base", "add", "other", base), compose):
+        refused = shell(*command, check=False)
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+        assert f"{name} is a link to {secret}, outside of its folder" in refused.stderr
+    assert shell.state() == before
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", MODEL])
+def test_a_pipe_in_a_models_folder_is_never_waited_for(shell: Shell, base: Path, name: str) -> None:
+    (base / name).unlink(missing_ok=True)
+    os.mkfifo(base / name)
+    before = shell.state()
+    for command in (("base", "push", "tiny", base), ("base", "add", "other", base)):
+        done = shell(*command, check=False)
+        # A pipe that is no part of the model is no part of the base either.
+        assert done.returncode == int(name != "tokenizer.json")
+    assert (shell.state() == before) is (name != "tokenizer.json")
 
 
 def test_a_base_is_renamed_in_its_source_and_removed_with_its_stored_weights(

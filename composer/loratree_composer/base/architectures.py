@@ -3,12 +3,11 @@
 from typing import Any
 
 
-def explain_architectures(config: object) -> str:
+def explain_architectures(config: dict[str, Any]) -> str:
     """Return what is wrong with the `architectures` of a config, and with which class to save the model."""
     from transformers.models.auto import modeling_auto
 
-    known: dict[str, Any] = config if isinstance(config, dict) else {}
-    names, kind = known.get("architectures"), known.get("model_type")
+    names, kind = config.get("architectures"), config.get("model_type")
     stated = "several architectures" if isinstance(names, list) and len(names) > 1 else "no architecture"
     heads = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind) if isinstance(kind, str) else None
     return (

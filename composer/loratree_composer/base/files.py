@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from loratree_composer.base.converted import load_model
-from loratree_composer.base.manifest import fit_layout, meta_model
+from loratree_composer.base.manifest import fit_layout
+from loratree_composer.base.meta_model import meta_model
 from loratree_composer.base.stored_tensor import digest_of, read_tensor
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.records import Base
@@ -53,7 +54,8 @@ def load_base(base: Base, home: Path, **loading: Any) -> nn.Module:
             f"the checkpoint of the base {base.name} is not known on this machine: run loratree base add {base.name} "
             f"DIR, or fetch it with loratree base pull {base.name} --out DIR, or load the model and use Composer(model)"
         )
-    return load_model(directory, type(meta_model(directory)), **loading)
+    checkpoint = open_checkpoint(directory)
+    return load_model(checkpoint, meta_model(directory, checkpoint), **loading)
 
 
 def open_base(base: Base, manifest: BaseManifest, home: Path) -> BaseFiles:

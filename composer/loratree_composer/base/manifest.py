@@ -1,6 +1,6 @@
 """The manifest of a base, made from a checkpoint or from a live model."""
 
-import json
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from loratree_composer.base.architectures import explain_architectures
 from loratree_composer.base.casts import Tensors, cast_digests
 from loratree_composer.base.converted import load_model
 from loratree_composer.base.layer_kind import kind_of
 from loratree_composer.base.layout import Layout, layout_of
+from loratree_composer.base.meta_model import meta_model, read_config
 from loratree_composer.base.older_names import older_names
 from loratree_composer.base.past_forward import is_read_past_forward
 from loratree_composer.base.sharing import tensors, ties
@@ -24,16 +24,13 @@ from loratree_composer.base.token_ties import find_embedding, find_token_ties
 from loratree_composer.base.untied import remaining_ties
 from loratree_registry.core.manifest import PAST_FORWARD, BaseManifest, Parameter, check_manifest
 from loratree_registry.core.records import ADAPTER_CONFIG
-from loratree_registry.disk.plain_files import check_links, hub_repositories, hub_snapshots
+from loratree_registry.disk.plain_files import hub_repositories, hub_snapshots
 from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.peft_format.causes import WRAPPERS
 from loratree_registry.peft_format.names import PREFIX
 from loratree_registry.tensor_files.checkpoint import RESAVE, Checkpoint, TensorType, open_checkpoint
 
 _PIECE: Final = 1 << 20  # values
-
-# The errors that transformers and the code of its models raise for a config that makes no sense.
-_UNBUILDABLE = (OSError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, ImportError, RuntimeError)
 
 
 def read_base(directory: Path) -> BaseManifest:
@@ -55,9 +52,10 @@ def read_base(directory: Path) -> BaseManifest:
         raise Invalid(
             f"{directory} is the hub's cache: give the folder of one of its models, {listed(repositories, limit=3)}"
         )
-    check_links(directory)
-    model, checkpoint = meta_model(directory), open_checkpoint(directory)
-    if (directory / ADAPTER_CONFIG).exists():
+    read_config(directory)  # before the weights, because a folder without a config holds no model at all
+    checkpoint = open_checkpoint(directory)
+    model = meta_model(directory, checkpoint)
+    if os.path.lexists(directory / ADAPTER_CONFIG):
         raise Invalid(
             f"{directory} holds an adapter beside the model ({ADAPTER_CONFIG}), and transformers would load both: "
             "move the adapter's files to a folder of their own"
@@ -65,38 +63,18 @@ def read_base(directory: Path) -> BaseManifest:
     try:
         layout = layout_of(model, checkpoint.types())
         if layout.is_converted:
-            return manifest_of_module(load_model(directory, type(model)))
+            return manifest_of_module(load_model(checkpoint, model))
         manifest = manifest_of(model, Named(checkpoint, layout), leftovers=layout.leftovers)
         return manifest.with_layout(layout.names, layout.leftovers)
     except Invalid as error:
         raise Invalid(f"{directory} is not a usable base: {error}", details=error.details) from error
 
 
-def meta_model(directory: Path) -> nn.Module:
-    """Build the model of config.json on the meta device, which has names and shapes but no memory. Raises Invalid."""
-    architecture = _read_architecture(directory)
-    import transformers
-    from huggingface_hub.errors import StrictDataclassError
-
-    model_class = getattr(transformers, architecture, None)
-    if not (isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel)):
-        raise Invalid(f"{directory} has the architecture {architecture!r}, which this transformers does not know")
-    try:
-        config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
-            model = model_class(config)
-        model.tie_weights()
-    except (*_UNBUILDABLE, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())
-        raise Invalid(f"{directory} has a config.json that {architecture} cannot be built from: {reason}") from error
-    return model
-
-
 def fit_layout(manifest: BaseManifest, checkpoint: Checkpoint) -> BaseManifest:
     """Return the manifest with the names of `checkpoint`, which may hold the base under names that it does not know."""
     if set(manifest.locate(checkpoint.types()).values()) <= manifest.by_name().keys():
         return manifest
-    layout = layout_of(meta_model(checkpoint.directory), checkpoint.types())
+    layout = layout_of(meta_model(checkpoint.directory, checkpoint), checkpoint.types())
     return manifest if layout.is_converted else manifest.with_layout(layout.names, layout.leftovers)
 
 
@@ -195,21 +173,6 @@ class _Live:
 
     def pieces(self, name: str) -> Iterator[Tensor]:
         yield from torch.split(self._tensors[name].detach().reshape(-1), _PIECE)
-
-
-def _read_architecture(directory: Path) -> str:
-    try:
-        config: Any = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise Invalid(f"{directory} has no config.json: expected a folder that save_pretrained wrote") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise Invalid(f"{directory} has a config.json that cannot be read: {error}") from error
-    names = config.get("architectures") if isinstance(config, dict) else None
-    if not (isinstance(names, list) and len(names) == 1 and isinstance(names[0], str)):
-        raise Invalid(f"{directory} has a config.json that names {explain_architectures(config)}")
-    if config.get("quantization_config") is not None:
-        raise Invalid(f"{directory} is quantised, and deltas need floating-point weights: take the original model")
-    return names[0]
 
 
 def _find_kind(module: nn.Module, layer: str) -> str:

@@ -12,7 +12,8 @@ from loratree_composer.arithmetic.merge import merge_into
 from loratree_composer.arithmetic.program import Program
 from loratree_composer.base.converted import load_model, save_converted
 from loratree_composer.base.layout import layout_of, never_saved
-from loratree_composer.base.manifest import fit_layout, manifest_of_module, meta_model
+from loratree_composer.base.manifest import fit_layout, manifest_of_module
+from loratree_composer.base.meta_model import meta_model
 from loratree_composer.base.sharing import tensors, ties
 from loratree_composer.base.stored_tensor import tensor_of
 from loratree_composer.base.untied import take_apart
@@ -49,11 +50,11 @@ def write_merged(
         raise Invalid(f"the chain cannot be merged into the base: it has no {listed(unknown, limit=5)}")
     manifest = fit_layout(manifest, base)
     if problems := misfits(base, manifest):
-        model = meta_model(base.directory)
+        model = meta_model(base.directory, base)
         if not layout_of(model, base.types()).is_converted:
             raise _not_the_base(base.directory, problems)
         is_apart = must_untie(manifest, programs, untied=untied)
-        if problems := write_merged_model(base, type(model), manifest, programs, out, is_apart=is_apart):
+        if problems := write_merged_model(base, model, manifest, programs, out, is_apart=is_apart):
             raise _not_the_base(base.directory, problems)
         _copy_beside(base.directory, out, without=INDEX)
         if is_apart:
@@ -134,7 +135,7 @@ def _not_the_base(directory: Path, problems: list[str]) -> Invalid:
 
 def write_merged_model(
     base: Checkpoint,
-    model_class: type[nn.Module],
+    described: nn.Module,
     manifest: BaseManifest,
     programs: Mapping[str, Program],
     out: Path,
@@ -143,11 +144,12 @@ def write_merged_model(
 ) -> list[str]:
     """Load the model, merge in its memory and let transformers write it into `out` in the layout of the base.
 
-    The whole model must fit in memory: the layout on disk is not the model's, so tensors cannot be written one by one.
+    `described` is the model on the meta device. The whole model must fit in memory: the layout on disk is not the
+    model's, so tensors cannot be written one by one.
     Returns a clause for each difference from the manifest's base; if there is any, nothing is written. Raises Invalid
     if a program changes a tensor that is never saved, if a tie cannot be taken apart, or if a value is not finite.
     """
-    model = load_model(base.directory, model_class)
+    model = load_model(base, described)
     if differences := _compare_manifests(manifest_of_module(model), manifest):
         return differences
     if lost := sorted(never_saved(model) & programs.keys()):

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from loratree_composer.arithmetic.edits import alike
 from loratree_composer.arithmetic.program import Program
-from loratree_composer.base.manifest import meta_model
+from loratree_composer.base.meta_model import meta_model
 from loratree_composer.base.sharing import select_tied, ties
 from loratree_composer.base.untied import TIE
 from loratree_registry.core.manifest import BaseManifest
@@ -30,7 +30,7 @@ def untie(
     if not must_untie(manifest, programs, untied=untied):
         return {}
     deny_ties(directory)
-    remaining = ties(meta_model(directory))
+    remaining = ties(meta_model(directory, base))
     if select_tied(remaining) != (manifest.remaining_ties or {}):
         raise _cannot_untie(manifest, _list_tied(manifest))
     return _find_added(base, manifest, remaining)

@@ -89,6 +89,25 @@ def check_links(folder: Path) -> None:
             raise Invalid(f"{path} is a link to {path.readlink()}, which is not there: download the files again")
 
 
+def check_inside(folder: Path) -> None:
+    """Raise Invalid if a file of a model's folder is a link that leads out of it.
+
+    A link in a snapshot of the hub's cache may lead to the `blobs` of its repository, where the cache keeps the files.
+    Without this rule, a folder that someone else made could have any file of this machine copied or stored.
+    """
+    inside = folder.resolve()
+    allowed = [inside, *(path.parent / "blobs" for path in inside.parents if path.name == "snapshots")]
+    for path in sorted(folder.iterdir()):
+        if not path.is_symlink() or path.is_dir():
+            continue
+        target = path.resolve()
+        if not any(target.is_relative_to(place) for place in allowed):
+            raise Invalid(
+                f"{path} is a link to {target}, outside of its folder: put a copy of the file (or a hard link) in its "
+                "place, or give the folder that holds the file"
+            )
+
+
 def hub_snapshots(folder: Path) -> Path | None:
     """Return the snapshot to use if `folder` is a repository's folder in the hub's cache, or None if it is not.
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from loratree_registry.core.digests import DIGEST_PREFIX, digest_stream
 from loratree_registry.core.strict_json import parse_json
-from loratree_registry.disk.plain_files import open_plain, plain_path, read_plain
+from loratree_registry.disk.plain_files import check_inside, check_links, open_plain, plain_path, read_plain
 from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.tensor_files.header import Header, read_header
 
@@ -113,9 +113,17 @@ class Checkpoint:
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:
-    """Read the headers of the safetensors files in `directory`. Raises Invalid, NotFound."""
+    """Read the headers of the safetensors files in `directory`, out of which no link may lead.
+
+    Raises Invalid, NotFound.
+    """
     if not directory.is_dir():
         raise NotFound(f"{directory} is not a directory: give the folder of the base's checkpoint")
+    try:
+        check_links(directory)
+        check_inside(directory)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
+        raise Invalid(f"{directory} cannot be read ({getattr(error, 'strerror', None) or error}): {RESAVE}") from error
     single, index = directory / WEIGHTS, directory / INDEX
     if single.is_file():
         return Checkpoint(directory, (_read_shard(single),))
