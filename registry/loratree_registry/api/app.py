@@ -1,13 +1,17 @@
 """The application: a registry behind HTTP."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 from fastapi import FastAPI
 from pydantic import TypeAdapter
+from starlette.concurrency import run_in_threadpool
 
 from loratree_registry.api import examples
 from loratree_registry.api.examples import replaced
@@ -15,7 +19,10 @@ from loratree_registry.api.handlers import add_handlers
 from loratree_registry.api.host_guard import LOOPBACK, HostGuard
 from loratree_registry.api.routes import aliases, bases, files, health, marks, nodes, tombstones, uploads, versions
 from loratree_registry.api.schema_rules import add_rules
+from loratree_registry.core.uploads import LIFETIME_S
 from loratree_registry.embedded.registry import EmbeddedRegistry
+from loratree_registry.embedded.staged_uploads import expire
+from loratree_registry.errors import Unavailable
 from loratree_registry.wire.problem import Problem
 
 ROUTERS: Final = (
@@ -31,6 +38,8 @@ ROUTERS: Final = (
     uploads.router,
     files.router,
 )
+EXPIRE_S: Final = 3600.0
+_LOG: Final = logging.getLogger(__name__)
 
 
 def create_app(registry: EmbeddedRegistry, *, staging: Path, hosts: Collection[str] = LOOPBACK) -> FastAPI:
@@ -42,8 +51,12 @@ def create_app(registry: EmbeddedRegistry, *, staging: Path, hosts: Collection[s
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        registry.close()
+        expiring = asyncio.create_task(_expire_hourly(app))
+        try:
+            yield
+        finally:
+            expiring.cancel()
+            registry.close()
 
     app = FastAPI(
         title="loratree registry",
@@ -69,6 +82,17 @@ def create_app_from_settings() -> FastAPI:
 
     settings = Settings.from_environment()
     return create_app(open_embedded(settings), staging=settings.make_home() / "uploads")
+
+
+async def _expire_hourly(app: FastAPI) -> None:
+    """Remove staged uploads that were idle for a day, now and every hour; an announcement looks at no other upload."""
+    while True:
+        before = datetime.now(UTC) - timedelta(seconds=LIFETIME_S)
+        try:
+            await run_in_threadpool(expire, app.state.staging, before=before)
+        except Unavailable as error:
+            _LOG.warning("%s", error)
+        await asyncio.sleep(EXPIRE_S)
 
 
 def _complete_document(app: FastAPI) -> None:

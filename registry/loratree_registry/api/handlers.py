@@ -49,7 +49,7 @@ def _describe(place: tuple[str | int, ...], kind: str, message: str, context: di
     name = ".".join(str(part) for part in place[1:]) or f"the {place[0]}"
     if kind == "json_invalid":
         return f"its body is not JSON ({context.get('error')})"
-    if place == ("body",):
+    if place == ("body",) and kind != "many":
         return f"its body: {message}, send a JSON object as application/json"
     return f"{name}: {message}"
 

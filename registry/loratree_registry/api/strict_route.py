@@ -11,10 +11,12 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from loratree_registry.api.body_limits import check_count, list_faults
 from loratree_registry.api.handlers import path_of
 from loratree_registry.core.strict_json import parse_json
 from loratree_registry.core.text import nearest
@@ -43,9 +45,13 @@ register_url_convertor("text", Text())
 
 
 class Route(APIRoute):
-    """A route that reads at most `max_body` bytes of JSON, 200 levels deep, and adds an ETag to its GET answers."""
+    """A route that reads at most `max_body` bytes of JSON, 200 levels deep, and adds an ETag to its GET answers.
+
+    `max_values` limits the values in the JSON: a MiB of small wrong ones took the parser a gigabyte of memory.
+    """
 
     max_body: ClassVar[int] = 1024 * 1024
+    max_values: ClassVar[int] = 20_000
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         reads = set(options.get("methods") or ()) == {"GET"}
@@ -66,10 +72,11 @@ class Route(APIRoute):
             _check_query(request, parameters.keys(), repeated)
             if not takes_body and (request.headers.get("content-length", "0") != "0" or _is_chunked(request)):
                 raise Invalid(f"{request.method} {path_of(request)} takes no body: send it without one")
-            parsed = _RecordRequest(
-                request, None if schema is None else await _parse(request, schema, self.max_body, fields)
-            )
-            response = await handler(parsed)
+            record = None
+            if schema is not None and (text := await _read_json(request, self.max_body)):
+                # In a thread: the largest bodies take seconds, in which the server answers others.
+                record = await run_in_threadpool(_parse, request, schema, text, self.max_values, fields)
+            response = await handler(_RecordRequest(request, record))
             if request.method == "GET" and response.status_code == 200 and "etag" not in response.headers:
                 return _answer_conditionally(request, response)
             return response
@@ -161,24 +168,28 @@ def _with_nearest(fault: dict[str, Any], known: Collection[str]) -> dict[str, An
     return {**fault, "msg": f"no such field{nearest(str(fault['loc'][1]), known)}, it takes {', '.join(sorted(known))}"}
 
 
-async def _parse(request: Request, kind: TypeAdapter[Any], limit: int, known: Collection[str]) -> object:
-    """Parse the request's JSON into a record, strictly typed; return None if there is no body.
+async def _read_json(request: Request, limit: int) -> bytes:
+    """Read the body of a request, empty if there is none.
 
     Only application/json is read: without the user's consent, a web page can send any other type here, or none.
     """
     body = await _read_bounded(request, limit)
-    if not body:
-        return None
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _JSON:
+    if body and request.headers.get("content-type", "").partition(";")[0].strip().lower() != _JSON:
         raise Invalid(
             f"the body of {request.method} {path_of(request)} is not JSON: send a JSON object as application/json"
         )
+    return body
+
+
+def _parse(request: Request, kind: TypeAdapter[Any], body: bytes, most: int, known: Collection[str]) -> object:
+    """Parse the request's JSON into a record, strictly typed."""
+    check_count(body, most, what=f"the body of {request.method} {path_of(request)}")
     try:
         record: object = kind.validate_json(body, strict=True)
         parse_json(body)  # pydantic accepts a key given twice and takes the last; parse_json refuses it
     except ValidationError as error:
-        faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]
-        raise RequestValidationError([_with_nearest(fault, known) for fault in faults]) from error
+        faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in list_faults(kind, body, error)]
+        raise RequestValidationError([_with_nearest(fault, known) for fault in faults]) from None
     except ValueError as error:
         raise Invalid(f"the body of {request.method} {path_of(request)} may be read in two ways: {error}") from error
     return record

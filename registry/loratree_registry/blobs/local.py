@@ -116,6 +116,8 @@ class LocalBlobStore(BlobStore):
         path = self.path(digest)
         try:
             with open_named(path, self._damage) as stream:
+                if os.fstat(stream.fileno()).st_size != size:
+                    return False
                 return is_intact(stream, digest, size, read_back)
         except FileNotFoundError:
             return False

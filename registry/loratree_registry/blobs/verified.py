@@ -94,6 +94,8 @@ def has_intact(store: BlobStore, digest: str, size: int, read_back: ReadBack | N
 
     Raises the errors of `is_intact`, and Unavailable if the store does not answer.
     """
+    if store.size(digest) != size:
+        return False
     try:
         with store.open(digest) as stream:
             return is_intact(stream, digest, size, read_back)

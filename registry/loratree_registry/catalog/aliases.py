@@ -1,5 +1,7 @@
 """Aliases: movable names of versions, moved by compare-and-swap so that no caller overwrites an unseen move."""
 
+from typing import Final
+
 from sqlalchemy import Connection
 
 from loratree_registry.catalog.nodes import find_node
@@ -10,6 +12,8 @@ from loratree_registry.core.times import rfc3339
 from loratree_registry.database import queries
 from loratree_registry.database.rows import AliasRow, NodeRow
 from loratree_registry.errors import Conflict, Invalid
+
+MAX_ALIASES: Final = 1_000  # at a node: every listing shows them with the node
 
 
 def set_alias(connection: Connection, path: str, name: str, *, version: int, expected: int | None) -> Alias:
@@ -31,6 +35,10 @@ def set_alias(connection: Connection, path: str, name: str, *, version: int, exp
         swapped = queries.aliases.move_alias(connection, node.id, name, target.id, expected=expected)
     if not swapped:
         raise _conflict_of(connection, node, name, expected)
+    if expected is None and queries.aliases.count_aliases(connection, node.id) > MAX_ALIASES:
+        raise Conflict(
+            f"{path} has {MAX_ALIASES} aliases, and no node has more: remove one by `loratree alias rm {path} NAME`"
+        )
     if version != expected:  # a client that lost the answer repeats its request, which changes nothing
         queries.events.insert_event(connection, path, "alias-set", alias=name, version=version, previous=expected)
     return next(alias for alias in _to_records(connection, node) if alias.name == name)

@@ -7,7 +7,7 @@ from typing import BinaryIO
 from sqlalchemy import Connection
 
 from loratree_registry.blobs.store import BlobStore
-from loratree_registry.blobs.verified import is_intact
+from loratree_registry.blobs.verified import has_intact, is_intact
 from loratree_registry.catalog.bases import find_base
 from loratree_registry.catalog.files import check_uploaded, hold_uploaded, open_stored
 from loratree_registry.core.digests import DIGEST_PREFIX, FileDigest
@@ -62,24 +62,27 @@ def check_weights(blobs: BlobStore, files: list[FileDigest], manifest: BaseManif
 
     Raises Invalid, naming the tensors that differ from the base, and Corrupt if the store returns damaged bytes.
     """
-    tensors = [tensor for file in files if file.name.endswith(SHARD) for tensor in _read_shard(blobs, file)]
-    places = {(name, tensor.file) for name, tensor in tensors}
-    expected = _read_index(blobs, files) or {(name, WEIGHTS) for name, _ in tensors}
+    shards = [file for file in files if file.name.endswith(SHARD)]
+    heads = [tensor for file in shards for tensor in _read_head(blobs, file)]
+    places = {(name, tensor.file) for name, tensor in heads}
+    expected = _read_index(blobs, files) or {(name, WEIGHTS) for name, _ in heads}
     if wrong := sorted(f"{name} in {file}" for name, file in places ^ expected):
         raise Invalid(f"{INDEX} and the files disagree over {listed(wrong, limit=5)}: save the model again")
-    checkpoint = StoredCheckpoint(dict(tensors))
-    problems = misfits(checkpoint, manifest)
-    problems = problems or [f"{name} has other values" for name in differences(checkpoint, manifest)]
-    if problems:
-        raise Invalid(f"the files do not hold the base: {listed(problems, limit=5)}; give the folder that was added")
+    _refuse(misfits(StoredCheckpoint(dict(heads)), manifest))
+    checkpoint = StoredCheckpoint(dict(tensor for file in shards for tensor in _read_shard(blobs, file)))
+    _refuse([f"{name} has other values" for name in differences(checkpoint, manifest)])
 
 
-def missing(connection: Connection, name: str, files: list[FileDigest]) -> list[FileDigest]:
-    """Return the files that must still be uploaded. The other files' blobs start a new grace period."""
-    find_base(connection, name)
+def digests_of(files: list[FileDigest]) -> list[str]:
+    """Return the digests of files, each once, sorted. Raises Invalid."""
     check_digests(files)
-    sizes = queries.blobs.hold_blobs(connection, sorted(file.sha256 for file in files))
-    return [file for file in files if sizes.get(file.sha256) != file.size]
+    return sorted({file.sha256 for file in files})
+
+
+def hold(connection: Connection, name: str, digests: list[str]) -> dict[str, int]:
+    """Return the sizes of the stored blobs among `digests`, which start a new grace period. Raises NotFound."""
+    find_base(connection, name)
+    return queries.blobs.hold_blobs(connection, digests)
 
 
 def record(connection: Connection, name: str, files: list[FileDigest]) -> Base:
@@ -121,6 +124,23 @@ def _check_same(name: str, known: list[FileDigest], files: list[FileDigest]) -> 
     others = sorted({file.name for file in set(known) ^ set(files)})
     if known and others:
         raise Conflict(f"the base {name} is stored already and as other files: {listed(others, limit=5)}")
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise Invalid(f"the files do not hold the base: {listed(problems, limit=5)}; give the folder that was added")
+
+
+def _read_head(blobs: BlobStore, file: FileDigest) -> list[tuple[str, StoredTensor]]:
+    """Return the tensors of a stored file by its header, without digests. Raises Invalid, Corrupt."""
+    try:
+        with open_stored(blobs, file) as stream:
+            tensors = read_header(stream, file.size, name=file.name).tensors
+    except Invalid as error:
+        if has_intact(blobs, file.sha256, file.size):
+            raise
+        raise _damage_of(file) from error
+    return [(name, StoredTensor(file.name, TensorType(t.dtype, t.shape), "")) for name, t in tensors.items()]
 
 
 def _read_shard(blobs: BlobStore, file: FileDigest) -> list[tuple[str, StoredTensor]]:

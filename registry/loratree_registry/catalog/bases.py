@@ -1,52 +1,85 @@
 """Bases: the frozen models at the roots of the trees."""
 
+import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
 from loratree_registry.catalog.paging import check_limit, page
-from loratree_registry.core.manifest import BaseManifest, check_manifest, read_manifest
+from loratree_registry.core.manifest import MAX_COUNT, BaseManifest, check_manifest, read_manifest
 from loratree_registry.core.paths import base_of, is_digest, parent_of, parse_path
 from loratree_registry.core.records import Base, Page
 from loratree_registry.core.text import check_text
 from loratree_registry.database import queries
+from loratree_registry.database.json_text import JsonText, to_json
 from loratree_registry.database.rows import BaseRow
 from loratree_registry.errors import Conflict, Invalid, NotFound, listed
 
-_MAX_COUNT = 2**53 - 1  # up to here a JSON number is exact
+
+@dataclass(frozen=True, slots=True)
+class CheckedBase:
+    """A base to record, already checked: its digest, its manifest, and the columns of its row."""
+
+    name: str
+    digest: str
+    manifest: BaseManifest
+    columns: dict[str, Any]
 
 
-def add_base(connection: Connection, name: str, manifest: BaseManifest, *, source: str | None) -> Base:
+class ManifestChanged(Conflict):
+    """Another process recorded or changed the base since its stored manifest was read."""
+
+
+def examine_base(name: str, manifest: BaseManifest, *, source: str | None) -> CheckedBase:
+    """Check a base without the database: a large manifest takes seconds, and no lock waits for it. Raises Invalid."""
+    digest, values = check_base(name, manifest, source), base_values(manifest)
+    columns = {"name": name, "digest": digest, "source": source, **values, "manifest": to_json(values["manifest"])}
+    return CheckedBase(name, digest, manifest, columns)
+
+
+def find_widened(stored: str, checked: CheckedBase) -> JsonText | None:
+    """Return the stored manifest of the same base with what this one adds, or None if that is nothing.
+
+    Raises Invalid.
+    """
+    known = read_manifest(json.loads(stored))
+    widened = known.widened_by(checked.manifest)
+    if widened == known:
+        return None
+    return to_json(asdict(check_manifest(widened)))
+
+
+def add_base(connection: Connection, checked: CheckedBase, *, stored: str | None, widened: JsonText | None) -> Base:
     """Record a base and the root of its tree. Raises Conflict if the name stands for another digest.
 
-    The same name and digest again add what this manifest knows of the base beyond the recorded one, and no more.
+    The same name and digest again add what this manifest knows of the base beyond the recorded one, and no more:
+    `widened` was computed from `stored`, the text of the recorded one. Raises ManifestChanged if that is another now.
     """
-    digest = check_base(name, manifest, source)
-    base_id = queries.bases.insert_base(connection, name=name, digest=digest, source=source, **base_values(manifest))
-    base = find_base(connection, name)
-    if base_id is not None:
+    name, digest = checked.name, checked.digest
+    changed = ManifestChanged(f"the base {name} was changed by another process at the same time: try again")
+    base = queries.bases.find_base(connection, name)
+    if base is None:
+        base_id = queries.bases.insert_base(connection, **checked.columns)
+        if base_id is None:
+            raise changed
         root = queries.nodes.insert_node(connection, base_id=base_id, parent_id=None, path=name, level="base")
         assert root is not None  # only a base has a path of one segment, and this one is new
         queries.events.insert_event(connection, name, "base-added", digest=digest)
-    elif base.digest != digest:
+        return find_base(connection, name).record()
+    if base.digest != digest:
         raise Conflict(
             f"the base {name} is {base.digest} and cannot become {digest}: other weights are another base, "
             "add them under another name"
         )
-    else:
-        _widen(connection, base, manifest)
+    if stored is None or widened is not None:
+        queries.nodes.lock_node(connection, queries.nodes.nodes_on_path(connection, name)[0].id)
+        if queries.bases.find_manifest_text(connection, name) != stored:
+            raise changed
+    if widened is not None:
+        queries.bases.update_manifest(connection, base.id, widened)
     return base.record()
-
-
-def _widen(connection: Connection, base: BaseRow, manifest: BaseManifest) -> None:
-    known = base_manifest(connection, base.name)
-    if known.widened_by(manifest) == known:
-        return
-    queries.nodes.lock_node(connection, queries.nodes.nodes_on_path(connection, base.name)[0].id)
-    known = base_manifest(connection, base.name)  # again, behind the lock: another process may widen it too
-    queries.bases.update_manifest(connection, base.id, asdict(check_manifest(known.widened_by(manifest))))
 
 
 def set_source(connection: Connection, name: str, source: str | None) -> Base:
@@ -109,10 +142,10 @@ def check_base(name: str, manifest: BaseManifest, source: str | None) -> str:
     problems = [f"{p.name} has {p.sha256!r}" for p in manifest.parameters if p.sha256 and not is_digest(p.sha256)]
     if problems:
         raise Invalid(f"a tensor's digest is sha256: and 64 hexadecimal digits: {listed(problems)}")
-    if any(size < 0 for p in manifest.parameters for size in p.shape) or _count_values(manifest) > _MAX_COUNT:
-        raise Invalid(f"the base's tensors have shapes that no model has: expected at most {_MAX_COUNT} values in all")
-    if not 0 <= (manifest.vocabulary_size or 0) <= _MAX_COUNT:
-        raise Invalid(f"the base's vocabulary size is {manifest.vocabulary_size}: expected 0 to {_MAX_COUNT}")
+    if any(size < 0 for p in manifest.parameters for size in p.shape) or _count_values(manifest) > MAX_COUNT:
+        raise Invalid(f"the base's tensors have shapes that no model has: expected at most {MAX_COUNT} values in all")
+    if not 0 <= (manifest.vocabulary_size or 0) <= MAX_COUNT:
+        raise Invalid(f"the base's vocabulary size is {manifest.vocabulary_size}: expected 0 to {MAX_COUNT}")
     try:
         return manifest.digest
     except ValueError as error:

@@ -10,7 +10,7 @@ from loratree_registry.core.paths import MAX_NUMBER
 from loratree_registry.core.records import Page, Retained, Tombstone
 from loratree_registry.core.text import check_reason
 from loratree_registry.database import queries
-from loratree_registry.database.rows import VersionRow
+from loratree_registry.database.rows import NodeRow, VersionRow
 from loratree_registry.errors import Conflict, Invalid, listed
 
 _SHOWN = 5
@@ -58,24 +58,37 @@ def _check_unpinned(connection: Connection, row: VersionRow) -> None:
     )
 
 
-_AT_ONCE = 500  # versions that one statement deletes
+_AT_ONCE = 500  # versions that one transaction deletes: 0.2 s on SQLite
 
 
-def retain(connection: Connection, path: str, *, keep: int, dry_run: bool) -> Retained:
-    """Delete the versions at `path`, except the newest `keep`, the head, and each version that an alias or a pin names.
+def surplus(connection: Connection, path: str, *, keep: int) -> Retained:
+    """Return what retention at `path` would delete; this only reads. Raises NotFound, Invalid."""
+    node = _find_retained(connection, path, keep)
+    rows = queries.tombstones.expendable_versions(connection, node.id, keep=keep)
+    return _to_retained(node.path, queries.versions.count_versions(connection, node.id) - len(rows), rows)
 
-    Raises NotFound, Invalid.
+
+def retain(connection: Connection, path: str, *, keep: int) -> tuple[Retained, bool]:
+    """Delete the oldest versions at `path`, except the newest `keep`, the head, and those that an alias or a pin names.
+
+    One call deletes at most _AT_ONCE versions; the second value says whether more are left. Raises NotFound, Invalid.
     """
+    node = _find_retained(connection, path, keep)
+    queries.nodes.lock_node(connection, node.id)
+    rows = queries.tombstones.expendable_versions(connection, node.id, keep=keep, limit=_AT_ONCE + 1)
+    more, rows = len(rows) > _AT_ONCE, rows[:_AT_ONCE]
+    if rows:
+        bury(connection, node.path, [(key, number) for key, number, _ in rows], f"retention kept the newest {keep}")
+    return _to_retained(node.path, queries.versions.count_versions(connection, node.id), rows), more
+
+
+def _find_retained(connection: Connection, path: str, keep: int) -> NodeRow:
     if not 1 <= keep <= MAX_NUMBER:
         raise Invalid(f"retention keeps 1 to {MAX_NUMBER} versions of a node, got {keep}")
-    node = find_node(connection, path)
-    queries.nodes.lock_node(connection, node.id)
-    surplus = queries.tombstones.expendable_versions(connection, node.id, keep=keep)
-    if not dry_run:
-        for start in range(0, len(surplus), _AT_ONCE):
-            batch = [(key, number) for key, number, _ in surplus[start : start + _AT_ONCE]]
-            bury(connection, node.path, batch, f"retention kept the newest {keep}")
-    kept = queries.versions.count_versions(connection, node.id) - (len(surplus) if dry_run else 0)
+    return find_node(connection, path)
+
+
+def _to_retained(path: str, kept: int, rows: list[tuple[int, int, int]]) -> Retained:
     return Retained(
-        path=node.path, kept=kept, deleted=[number for _, number, _ in surplus], bytes=sum(size for *_, size in surplus)
+        path=path, kept=kept, deleted=[number for _, number, _ in rows], bytes=sum(size for *_, size in rows)
     )

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Final
@@ -28,11 +28,14 @@ class Inspection:
     digests: dict[str, str]
 
 
-def inspect(stream: BinaryIO, size: int, name: str) -> Inspection:
-    """Read a safetensors file of `size` bytes forward to its end. Raises Invalid."""
+def inspect(
+    stream: BinaryIO, size: int, name: str, *, check: Callable[[Header], object] = lambda _: None
+) -> Inspection:
+    """Read a safetensors file of `size` bytes forward to its end; `check` sees the header first. Raises Invalid."""
     from loratree_registry.tensor_files.finite import check_finite  # imports numpy, which a listing does not need
 
     header = read_header(stream, size, name=name)
+    check(header)
     return Inspection(header, check_finite(stream, header, undigested=FACTORS, name=name))
 
 
@@ -70,10 +73,10 @@ class Inspections:
             read_at, inspection = self._kept.get(file.sha256, (-KEPT_S, None))
         return inspection if time.monotonic() - read_at < KEPT_S else None
 
-    def read(self, blobs: BlobStore, file: FileDigest) -> Inspection:
-        """Read, inspect and hash a stored file now. Raises Invalid, Corrupt."""
+    def read(self, blobs: BlobStore, file: FileDigest, check: Callable[[Header], object]) -> Inspection:
+        """Read, inspect and hash a stored file now; `check` sees its header first. Raises Invalid, Corrupt."""
         with open_stored(blobs, file) as stream, hashing(stream) as hashed:
-            inspection = inspect(hashed.stream, file.size, file.name)
+            inspection = inspect(hashed.stream, file.size, file.name, check=check)
             actual = hashed.finish()
         if actual != (file.sha256, file.size):
             raise Corrupt(f"the blob {file.sha256} is damaged where it is stored: upload the file again")

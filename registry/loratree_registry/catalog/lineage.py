@@ -3,8 +3,8 @@
 from sqlalchemy import Connection
 
 from loratree_registry.catalog.nodes import find_node
-from loratree_registry.catalog.paging import check_limit, number_after, page
-from loratree_registry.catalog.versions import find_version, no_version, records
+from loratree_registry.catalog.paging import check_limit, number_after
+from loratree_registry.catalog.versions import find_version, no_version, page_of, records
 from loratree_registry.core.paths import Ref, parse_ref
 from loratree_registry.core.records import Edge, Lineage, Page, Version
 from loratree_registry.database import queries
@@ -20,7 +20,7 @@ def lineage(connection: Connection, ref: str) -> Lineage:
 
 def ancestry(connection: Connection, ref: str) -> list[Version]:
     """Return the pinned chain of the version that `ref` names, root to leaf: three queries at any depth."""
-    return records(connection, _find_chain(connection, ref)[2])
+    return records(connection, _find_chain(connection, ref, configs=True)[2])
 
 
 def dependents(connection: Connection, ref: str, *, after: str | None, limit: int) -> Page[Version]:
@@ -28,16 +28,16 @@ def dependents(connection: Connection, ref: str, *, after: str | None, limit: in
     parsed = parse_ref(ref)
     node = find_node(connection, parsed.path)
     pin_id = None if _is_base(node, parsed) else find_version(connection, ref).id
-    rows = queries.versions.list_dependents(
+    found = queries.versions.list_dependents(
         connection, pin_id, node.base_id, after=number_after(after), limit=check_limit(limit) + 1
     )
-    return page(rows, limit, key=lambda row: str(row.id), records=lambda shown: records(connection, shown))
+    return page_of(connection, found, limit, key=lambda row: str(row.id))
 
 
-def _find_chain(connection: Connection, ref: str) -> tuple[Ref, NodeRow, list[VersionRow]]:
+def _find_chain(connection: Connection, ref: str, *, configs: bool = False) -> tuple[Ref, NodeRow, list[VersionRow]]:
     parsed = parse_ref(ref)
     node = find_node(connection, parsed.path)
-    chain = queries.versions.pinned_chain(connection, node.id, parsed.selector)
+    chain = queries.versions.pinned_chain(connection, node.id, parsed.selector, configs=configs)
     if not chain and not _is_base(node, parsed):
         raise no_version(connection, node, parsed.selector)
     return parsed, node, chain

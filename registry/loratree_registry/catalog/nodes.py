@@ -11,10 +11,11 @@ from loratree_registry.core.records import Count, Node, Page
 from loratree_registry.core.registry import MAX_COUNT
 from loratree_registry.core.times import rfc3339
 from loratree_registry.database import queries
-from loratree_registry.database.rows import NodeRow
+from loratree_registry.database.rows import AliasRow, NodeRow
 from loratree_registry.errors import Conflict, Invalid, NotFound
 
 _SUBDOMAIN = LEVELS.index("subdomain")
+_ALIASES = 20_000  # on a page: 3 MB of names
 
 
 def ensure_trail(connection: Connection, path: str, *, level: Level | None) -> list[NodeRow]:
@@ -122,22 +123,35 @@ def _parse_after(after: str | None) -> str | None:
 
 
 def _make_page(connection: Connection, rows: list[NodeRow], limit: int) -> Page[Node]:
-    return page(rows, limit, key=lambda row: row.path, records=lambda shown: _to_records(connection, shown))
+    """Make a page of nodes, with fewer than `limit` items if they have more than _ALIASES aliases together."""
+    count = len(rows[:limit])
+    while len(aliases := _aliases_of(connection, rows[:count])) > _ALIASES and count > 1:
+        count //= 2
+    return page(
+        rows, max(1, count), key=lambda row: row.path, records=lambda shown: _to_records(connection, shown, aliases)
+    )
 
 
-def _to_records(connection: Connection, rows: list[NodeRow]) -> list[Node]:
+def _aliases_of(connection: Connection, rows: list[NodeRow]) -> list[AliasRow]:
+    """Return the aliases of nodes, of one node all of them, else at most one more than a page holds."""
+    most = _ALIASES + 1 if len(rows) > 1 else None
+    return queries.aliases.list_aliases(connection, [row.id for row in rows], limit=most)
+
+
+def _to_records(connection: Connection, rows: list[NodeRow], aliases: list[AliasRow] | None = None) -> list[Node]:
     """Return the public records of nodes, with their aliases: two queries for a whole page."""
-    aliases: dict[int, dict[str, int]] = defaultdict(dict)
-    parents = queries.nodes.nodes_with_children(connection, [row.id for row in rows])
-    for alias in queries.aliases.list_aliases(connection, [row.id for row in rows]):
-        aliases[alias.node_id][alias.name] = alias.number
+    keys = [row.id for row in rows]
+    names: dict[int, dict[str, int]] = defaultdict(dict)
+    for alias in queries.aliases.list_aliases(connection, keys) if aliases is None else aliases:
+        names[alias.node_id][alias.name] = alias.number
+    parents = queries.nodes.nodes_with_children(connection, keys)
     return [
         Node(
             path=row.path,
             level=row.level,
             head=row.head,
             has_children=row.id in parents,
-            aliases=aliases[row.id],
+            aliases=names[row.id],
             created_at=rfc3339(row.created_at),
         )
         for row in rows

@@ -1,11 +1,13 @@
 """Pages of a listing, by key: each page names the key after which the next page begins."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from loratree_registry.core.records import Page
 from loratree_registry.core.registry import MAX_PAGE
 from loratree_registry.errors import Invalid
+
+MAX_BYTES: Final = 8 * 1024 * 1024  # of a page whose items may be large: versions, and nodes with many aliases
 
 Row = TypeVar("Row")
 Record = TypeVar("Record")

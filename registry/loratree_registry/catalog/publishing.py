@@ -14,7 +14,7 @@ from loratree_registry.catalog.inspection import Inspection
 from loratree_registry.catalog.marks import check_chain, check_content
 from loratree_registry.catalog.nodes import ensure_trail
 from loratree_registry.catalog.versions import no_version, version
-from loratree_registry.core.digests import content_digest, version_digest
+from loratree_registry.core.digests import canonical_json, content_digest, version_digest_of
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.paths import (
     BASE,
@@ -39,15 +39,26 @@ from loratree_registry.core.records import (
 from loratree_registry.core.text import check_text
 from loratree_registry.core.times import now, rfc3339
 from loratree_registry.database import queries
+from loratree_registry.database.json_text import JsonText, to_json
 from loratree_registry.database.rows import NodeRow, SameContent, VersionRow
 from loratree_registry.errors import Conflict, Invalid, listed
-from loratree_registry.peft_format.classify import canonical_config, classify, is_zero, summarize, warnings
+from loratree_registry.peft_format.classify import (
+    canonical_config,
+    check_without_values,
+    classify,
+    is_zero,
+    summarize,
+    warnings,
+)
 from loratree_registry.peft_format.spec import AdapterSpec
+from loratree_registry.tensor_files.header import Header
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
     """A checked submission: its canonical config, the adapter's parts and summary, and the content digest.
+
+    `canonical` is the config as canonical JSON, and `columns` the config and the summary as the database stores them.
 
     `untied` is true if the adapter was read as one that was trained where its ancestors had taken ties apart.
     `warnings` are for a pin to the base (true) and for another one (false); matching a config's patterns may take long,
@@ -55,6 +66,8 @@ class Examined:
     """
 
     config: dict[str, Any]
+    canonical: bytes
+    columns: dict[str, JsonText]
     spec: AdapterSpec
     summary: AdapterSummary
     content: str
@@ -90,6 +103,11 @@ def is_parent_untied(connection: Connection, path: str, submission: Submission) 
     return _is_untied(_read_parents(connection, path, nodes, submission))
 
 
+def check_shapes(submission: Submission, manifest: BaseManifest, header: Header) -> None:
+    """Check what a header says against the base, before the values behind it are read. Raises Invalid."""
+    check_without_values(submission.config, header, manifest)
+
+
 def examine(
     inspection: Inspection, manifest: BaseManifest, path: str, submission: Submission, *, untied: bool = False
 ) -> Examined:
@@ -99,7 +117,7 @@ def examine(
     """
     try:
         config = canonical_config(submission.config)
-        content = content_digest(config, submission.files)
+        content, canonical = content_digest(config, submission.files), canonical_json(config)
     except ValueError as error:
         raise Invalid(f"the adapter's config has no canonical form: {error}") from error
     # An assumed pin (None) counts as the base: nothing says that the adapter was trained on a composed model, so its
@@ -110,7 +128,8 @@ def examine(
     summary = summarize(spec, config, header, manifest, digests=digests, on_base=on_base, untied=untied)
     does_nothing = is_zero(spec, digests)
     said = {on_base: warnings(config, spec, on_base=on_base, is_zero=does_nothing) for on_base in (True, False)}
-    return Examined(config, spec, summary, content, untied, said)
+    columns = {"config": to_json(config), "summary": to_json(asdict(summary))}
+    return Examined(config, canonical, columns, spec, summary, content, untied, said)
 
 
 class BaseReplaced(Conflict):
@@ -184,10 +203,10 @@ def _read_parents(connection: Connection, path: str, nodes: list[NodeRow], submi
 
 
 def _compute_digest(node: NodeRow, pin: VersionRow | None, submission: Submission, examined: Examined) -> str:
-    return version_digest(
+    return version_digest_of(
+        examined.canonical,
         base_digest=node.base_digest,
         pin_digest=pin.digest if pin else None,
-        config=examined.config,
         files=submission.files,
     )
 
@@ -215,8 +234,7 @@ def _insert(
         pin_id=pin.id if pin else None,
         pin_found="explicit" if submission.found == "forced" else submission.found,
         pin_forced=submission.found == "forced",
-        config=examined.config,
-        summary=asdict(summary),
+        **examined.columns,
         size=file.size,
         note=submission.note,
         created_at=moment,

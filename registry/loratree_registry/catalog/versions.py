@@ -1,16 +1,21 @@
 """Versions: the immutable adapters published at a node."""
 
+from collections.abc import Callable, Iterator
+from typing import Final
+
 from sqlalchemy import Connection
 
 from loratree_registry.catalog.nodes import find_node
-from loratree_registry.catalog.paging import check_limit, number_after, page
+from loratree_registry.catalog.paging import MAX_BYTES, check_limit, number_after, page
 from loratree_registry.core.paths import is_digest, parent_of, parse_ref, versionless
 from loratree_registry.core.records import Page, Version
 from loratree_registry.core.times import rfc3339
 from loratree_registry.database import queries
-from loratree_registry.database.queries.versions import Selector
+from loratree_registry.database.queries.versions import MeasuredVersion, Selector
 from loratree_registry.database.rows import NodeRow, VersionRow
 from loratree_registry.errors import Conflict, Gone, Invalid, NotFound, listed
+
+_FIELDS: Final = 1024  # bytes of digests, times and names in the JSON of a version
 
 
 def find_version(connection: Connection, ref: str) -> VersionRow:
@@ -33,10 +38,30 @@ def versions(connection: Connection, path: str, *, content: str | None, after: s
     if content is not None and not is_digest(content):
         raise Invalid(f"content is {content[:80]!r}: expected sha256: and 64 hexadecimal digits")
     node, before = find_node(connection, path), number_after(after, digits=9)
-    rows = queries.versions.list_versions(
+    found = queries.versions.list_versions(
         connection, node.id, content=content, before=before, limit=check_limit(limit) + 1
     )
-    return page(rows, limit, key=lambda row: str(row.number), records=lambda shown: records(connection, shown))
+    return page_of(connection, found, limit, key=lambda row: str(row.number))
+
+
+def page_of(
+    connection: Connection, found: Iterator[MeasuredVersion], limit: int, *, key: Callable[[VersionRow], str]
+) -> Page[Version]:
+    """Make a page of versions, with fewer than `limit` items if they have more than MAX_BYTES."""
+    rows, size = [], 0
+    for version in found:
+        rows.append(version.row)
+        size += version.length + _text_bytes(version.row)
+        if len(rows) > limit or (size > MAX_BYTES and len(rows) > 1):
+            break
+    fitting = limit if size <= MAX_BYTES else min(limit, max(1, len(rows) - 1))
+    return page(rows, fitting, key=key, records=lambda shown: records(connection, shown))
+
+
+def _text_bytes(row: VersionRow) -> int:
+    """Return at least the bytes that the text of a version takes in an answer."""
+    free = (row.note, row.withdrawn_reason, row.quarantined_reason)
+    return _FIELDS + len(row.path) + len(row.pin_path or "") + 4 * sum(len(text) for text in free if text)
 
 
 def records(connection: Connection, rows: list[VersionRow]) -> list[Version]:
@@ -86,13 +111,13 @@ def no_version(connection: Connection, node: NodeRow, selector: Selector) -> Not
             f"{deleted.path}@{deleted.number} was deleted on {rfc3339(deleted.deleted_at)[:10]} ({deleted.reason}): "
             f"name another version, see `loratree show {deleted.path}`"
         )
-    newest = queries.versions.list_versions(connection, node.id, content=None, before=None, limit=1)
+    newest = queries.versions.find_newest(connection, node.id)
     if node.head is None and newest:
         return NotFound(
-            f"{node.path} has no version that is not withdrawn: name one by its number, such as {newest[0].ref}"
+            f"{node.path} has no version that is not withdrawn: name one by its number, such as {newest.ref}"
         )
     if not newest:
         return NotFound(f"{node.path} is a grouping without a version: publish one there, or name another node")
     aliases = [alias.name for alias in queries.aliases.list_aliases(connection, [node.id])]
     named = f", and the aliases {listed(aliases)}" if aliases else " and no alias"
-    return NotFound(f"{node.path} has no version {selector}: it has 1 to {newest[0].number}{named}")
+    return NotFound(f"{node.path} has no version {selector}: it has 1 to {newest.number}{named}")

@@ -11,6 +11,9 @@ from loratree_registry.errors import Invalid, listed
 SCHEMA = "loratree/base/1"
 
 MATRICES = ("Linear", "Conv1D")
+MAX_DIMENSIONS: Final = 8
+MAX_COUNT: Final = 2**53 - 1  # up to here a JSON number is exact
+MAX_WORD: Final = 200  # characters of a dtype or of a module's class
 
 # In the brackets of a layer's kind: the model reads the layer's weight without calling the layer.
 PAST_FORWARD: Final = "past forward"
@@ -173,6 +176,13 @@ def _find_problems(parameter: Parameter) -> list[str]:
     problems = []
     if problem := name_problem(parameter.name):
         problems.append(f"tensor {ascii(parameter.name)[:100]} {problem}")
+    if len(parameter.shape) > MAX_DIMENSIONS:  # the product of a million large sizes would take hours
+        problems.append(
+            f"{ascii(parameter.name)[:100]} has {len(parameter.shape)} dimensions, at most {MAX_DIMENSIONS} are allowed"
+        )
+    for what, text in (("dtype", parameter.dtype), ("kind", parameter.kind)):
+        if not text.isprintable() or len(text) > MAX_WORD:
+            problems.append(f"{ascii(parameter.name)[:100]} has the {what} {ascii(text)[:100]}, expected one word")
     if parameter.kind in MATRICES and parameter.name.endswith(".weight") and len(parameter.shape) != 2:
         problems.append(
             f"{parameter.name} of a {parameter.kind} has shape {list(parameter.shape)}, expected two dimensions"

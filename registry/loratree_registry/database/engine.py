@@ -12,6 +12,7 @@ from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError,
 from loratree_migrations import HEAD, current
 from loratree_migrations import upgrade as migrate
 from loratree_registry.core.text import without_secrets
+from loratree_registry.database.json_text import serialize
 from loratree_registry.database.tables import metadata
 from loratree_registry.errors import Conflict, Invalid, LoratreeError, Unavailable
 
@@ -134,6 +135,7 @@ def _open_postgresql(url: URL) -> Engine:
         pool_size=16,
         isolation_level="READ COMMITTED",
         connect_args={"connect_timeout": 10},
+        json_serializer=serialize,
     )
     event.listen(engine, "connect", _limit_lock_waits)
     return engine
@@ -146,7 +148,7 @@ def _limit_lock_waits(connection: Any, _record: Any) -> None:
 
 
 def _open_sqlite(url: URL) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": LOCK_TIMEOUT_S})
+    engine = create_engine(url, connect_args={"timeout": LOCK_TIMEOUT_S}, json_serializer=serialize)
     event.listen(engine, "do_connect", _create_private)
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)

@@ -69,7 +69,7 @@ class VersionRow:
     number: int
     digest: str
     content: str
-    config: dict[str, Any]
+    config: dict[str, Any] | None  # None where the query leaves it out: it may hold a MiB
     summary: dict[str, Any]
     size: int
     note: str | None
@@ -116,6 +116,7 @@ class VersionRow:
 
     def record(self, files: list[FileDigest]) -> Version:
         """Return the public record of the version."""
+        assert self.config is not None
         return Version(
             path=self.path,
             level=self.level,

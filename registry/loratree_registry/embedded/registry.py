@@ -1,8 +1,8 @@
 """The Registry over a database and a blob store in this process; transactions begin and end here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -48,11 +48,14 @@ from loratree_registry.core.records import (
 from loratree_registry.core.registry import PAGE, Registry
 from loratree_registry.database import queries
 from loratree_registry.database.engine import reading, writing
+from loratree_registry.embedded.bases import add_base
 from loratree_registry.embedded.direct_uploads import DirectUploads
 from loratree_registry.embedded.removed import telling_removed
+from loratree_registry.embedded.retention import retain
 from loratree_registry.embedded.storage import open_prepared
 from loratree_registry.errors import Corrupt
 from loratree_registry.settings import Settings
+from loratree_registry.tensor_files.header import Header
 
 _MANIFESTS: Final = 8  # parsed manifests in memory, up to tens of megabytes each
 
@@ -79,8 +82,7 @@ class EmbeddedRegistry(Registry):
 
     @override
     def add_base(self, name: str, manifest: BaseManifest, *, source: str | None = None) -> Base:
-        with writing(self._engine) as connection:
-            return bases.add_base(connection, name, manifest, source=source)
+        return add_base(self._engine, name, manifest, source=source)
 
     @override
     def bases(self, *, after: str | None = None, limit: int = PAGE) -> Page[Base]:
@@ -110,8 +112,10 @@ class EmbeddedRegistry(Registry):
 
     @override
     def missing_files(self, name: str, files: list[FileDigest]) -> list[FileDigest]:
+        digests = base_weights.digests_of(files)
         with writing(self._engine) as connection:
-            unsent = set(base_weights.missing(connection, name, files))
+            held = base_weights.hold(connection, name, digests)
+        unsent = {file for file in files if held.get(file.sha256) != file.size}
         return [file for file in files if file in unsent or self._blobs.size(file.sha256) != file.size]
 
     @override
@@ -232,7 +236,8 @@ class EmbeddedRegistry(Registry):
         from loratree_registry.catalog import publishing  # slow to import, and only publishing needs it
 
         publishing.check_submission(path, submission)
-        (manifest, digest), inspection = self._manifest(base_of(path)), self._inspect(submission.files)
+        manifest, digest = self._manifest(base_of(path))
+        inspection = self._inspect(submission.files, partial(publishing.check_shapes, submission, manifest))
         untied = False
         if manifest.ties():
             with reading(self._engine) as connection:
@@ -249,13 +254,13 @@ class EmbeddedRegistry(Registry):
         manifest = self.base_manifest(name)
         return manifest, manifest.digest
 
-    def _inspect(self, submitted: list[FileDigest]) -> Inspection:
+    def _inspect(self, submitted: list[FileDigest], check: Callable[[Header], None]) -> Inspection:
         if cached := self._inspections.kept(submitted[0]):
             return cached  # publishing.publish checks that the bytes are still stored
         with reading(self._engine) as connection:
             files.check_uploaded(connection, submitted)
         with self._telling_collected(submitted):
-            return self._inspections.read(self._blobs, submitted[0])
+            return self._inspections.read(self._blobs, submitted[0], check)
 
     @contextmanager
     def _telling_collected(self, submitted: list[FileDigest]) -> Iterator[None]:
@@ -299,8 +304,7 @@ class EmbeddedRegistry(Registry):
 
     @override
     def retain(self, path: str, *, keep: int, dry_run: bool = False) -> Retained:
-        with writing(self._engine) as connection:
-            return deleting.retain(connection, path, keep=keep, dry_run=dry_run)
+        return retain(self._engine, path, keep=keep, dry_run=dry_run)
 
     @override
     def set_alias(self, path: str, alias: str, *, version: int, expected: int | None) -> Alias:

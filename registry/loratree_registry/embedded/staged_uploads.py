@@ -54,14 +54,13 @@ class StagedUploads(Uploads):
 
     @override
     def begin(self, sha256: str, size: int) -> Upload:
-        """Begin or resume an upload, and drop uploads that were idle for a day. See Uploads.begin."""
+        """Begin or resume an upload. See Uploads.begin; the server drops idle ones hourly, `expire` says how."""
         check_announced(sha256, size)
         if size > PART * MAX_PARTS:
             raise Invalid(f"an upload holds at most {PART * MAX_PARTS} bytes, {sha256} has {size}")
         upload_id = secrets.token_hex(16) if size <= PART else _choose_id(sha256, size)
         with disk_errors(self.root, _SETTING, needs=size):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            expire(self.root, before=datetime.now(UTC) - timedelta(seconds=LIFETIME_S))
         for _ in range(_TRIES):
             with suppress(NotFound):  # another client has just ended an upload of the same bytes
                 self._announce(upload_id, sha256, size)
@@ -72,6 +71,7 @@ class StagedUploads(Uploads):
         """Make an upload's folder and its announcement, if they are not there. Raises NotFound."""
         with self._catch_errors(id, size):
             folder = self.root / id
+            _expire(folder, before=datetime.now(UTC) - timedelta(seconds=LIFETIME_S))  # this one, not all of them
             folder.mkdir(mode=0o700, exist_ok=True)
             with suppress(FileExistsError), _write_whole(folder / _ANNOUNCED, replace=False) as file:
                 file.write(json.dumps([sha256, size]).encode())
@@ -181,15 +181,18 @@ def expire(root: Path, *, before: datetime, dry_run: bool = False) -> list[str]:
     vanish while `complete` reads them. That is harmless: `complete` stores only bytes with the announced digest. If a
     part is missing, `complete` raises LoratreeError, and the client sends the bytes again.
     """
-    expired = []
     with disk_errors(root, _SETTING):
-        for folder in sorted(root.iterdir()) if root.is_dir() else []:
-            with suppress(FileNotFoundError):  # another worker removed it
-                if folder.stat().st_mtime < before.timestamp() and not _is_completing(folder):
-                    expired.append(folder.name)
-                    if not dry_run:
-                        shutil.rmtree(folder)
-    return expired
+        folders = sorted(root.iterdir()) if root.is_dir() else []
+        return [folder.name for folder in folders if _expire(folder, before=before, dry_run=dry_run)]
+
+
+def _expire(folder: Path, *, before: datetime, dry_run: bool = False) -> bool:
+    with suppress(FileNotFoundError):  # another worker removed it
+        if folder.stat().st_mtime < before.timestamp() and not _is_completing(folder):
+            if not dry_run:
+                shutil.rmtree(folder)
+            return True
+    return False
 
 
 def _is_completing(folder: Path) -> bool:

@@ -9,7 +9,7 @@ Three ages protect what is still in use:
   and the files of an unfinished upload;
 - UPLOAD_AGE (1 hour) protects the files of an unfinished upload even if the grace is shorter;
 - LIFETIME_S (24 hours, core/uploads.py) is how long an idle upload can be resumed. The server removes an older one from
-  its folder without `gc`, when the next upload begins.
+  its folder without `gc`, within an hour.
 """
 
 from collections.abc import Iterator

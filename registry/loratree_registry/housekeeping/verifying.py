@@ -186,6 +186,8 @@ def _check_blob(blobs: BlobStore, blob: BlobRow) -> str | None:
     """Return a clause about a damaged blob, or None if it is intact. Raises Unavailable if no blob can be read."""
     try:
         with blobs.open(blob.sha256) as stream:
+            if (stored := blobs.size(blob.sha256)) not in (blob.size, None):
+                return f"has {stored} bytes"
             digest, size = digest_stream(stream)
     except NotFound:
         return "is missing"

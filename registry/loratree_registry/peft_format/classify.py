@@ -5,6 +5,7 @@ dropped: each is a part of the spec, a copy that nothing reads, or named in the 
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import chain
 from typing import Any, Final
 
@@ -34,7 +35,7 @@ from loratree_registry.peft_format.tensors import sorted_tensors
 from loratree_registry.peft_format.token_rows import TokenRows
 from loratree_registry.tensor_files.header import ZEROS, Header
 
-__all__ = ["canonical_config", "classify", "is_zero", "summarize", "warnings"]
+__all__ = ["canonical_config", "check_without_values", "classify", "is_zero", "summarize", "warnings"]
 
 TIED_TARGETS: Final = ("embed_tokens", "lm_head")  # PEFT checks only these names before it ties two LoRAs
 
@@ -82,6 +83,22 @@ def classify(
         )
     unread = tuple(sorted([*tensors.unread, *low_rank.unread]))
     return AdapterSpec(modules, tuple(sorted(overrides.copies)), values, rows, unread)
+
+
+def check_without_values(config: Mapping[str, Any], header: Header, manifest: BaseManifest) -> None:
+    """Check what can be known before a value of the file is read: keys, dtypes and shapes, whatever the pin is.
+
+    Raises Invalid if the adapter fits the base neither with its ties nor without them.
+    """
+    try:
+        classify(config, header, manifest, on_base=False)
+    except Invalid:
+        if not manifest.ties():
+            raise
+        with suppress(Invalid):
+            classify(config, header, manifest, on_base=False, untied=True)
+            return
+        raise
 
 
 def summarize(

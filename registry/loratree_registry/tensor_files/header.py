@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
-from loratree_registry.core.manifest import name_problem
+from loratree_registry.core.manifest import MAX_DIMENSIONS, name_problem
 from loratree_registry.core.strict_json import parse_json
 from loratree_registry.core.text import shortened
 from loratree_registry.disk.plain_files import LFS_POINTER
@@ -18,7 +18,6 @@ from loratree_registry.errors import Invalid, listed
 ZEROS: Final = "zeros"  # stands for the digest of an undigested tensor in which every bit is 0
 MAX_HEADER: Final = 8 * 1024 * 1024
 MAX_TENSORS: Final = 65_536  # mixture-of-experts adapters have 36,864
-MAX_DIMENSIONS: Final = 8
 
 ITEM_SIZES: Final[dict[str, int]] = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),

@@ -1,8 +1,10 @@
 """A folder that PEFT or a transformers Trainer wrote: the adapter in it, and the files that are not published."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +15,7 @@ from loratree_registry.core.records import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from loratree_registry.core.strict_json import parse_json
 from loratree_registry.disk.plain_files import check_links, open_plain, read_plain
 from loratree_registry.errors import Invalid, NotFound
-from loratree_registry.peft_format.classify import canonical_config, classify, is_zero, warnings
+from loratree_registry.peft_format.classify import canonical_config, check_without_values, classify, is_zero, warnings
 from loratree_registry.peft_format.spec import AdapterSpec
 from loratree_registry.peft_format.tensors import FACTORS
 from loratree_registry.tensor_files.header import Header, read_header
@@ -83,9 +85,10 @@ class AdapterDirectory:
         return warnings(self.config, spec, is_zero=is_zero(spec, self.digests))
 
 
-def read_adapter_directory(path: Path) -> AdapterDirectory:
+def read_adapter_directory(path: Path, manifest: BaseManifest | None = None) -> AdapterDirectory:
     """Read the adapter in `path`, check that its values are finite, and hash its file.
 
+    With a manifest, the tensors' shapes are compared with the base's before a value is read.
     Raises NotFound if there is no such folder, Invalid if it holds no adapter that can be published.
     """
     entries = _list_names(path)
@@ -95,11 +98,12 @@ def read_adapter_directory(path: Path) -> AdapterDirectory:
     config = read_config(path / ADAPTER_CONFIG)
     if ADAPTER_WEIGHTS not in entries:
         raise Invalid(explain_no_weights(path, entries))
-    file, header, digests = _read_weights(path / ADAPTER_WEIGHTS)
+    canonical = _canonicalize(path / ADAPTER_CONFIG, config)
+    file, header, digests = _read_weights(path / ADAPTER_WEIGHTS, partial(_check_shapes, path, config, manifest))
     return AdapterDirectory(
         path=path,
         config=config,
-        canonical=_canonicalize(path / ADAPTER_CONFIG, config),
+        canonical=canonical,
         weights=path / ADAPTER_WEIGHTS,
         file=file,
         header=header,
@@ -130,12 +134,23 @@ def _list_names(path: Path) -> list[str]:
         raise Invalid(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _read_weights(path: Path) -> tuple[FileDigest, Header, dict[str, str]]:
+def _check_shapes(path: Path, config: dict[str, Any], manifest: BaseManifest | None, header: Header) -> None:
+    """Check what the header says against the base, as classify does without digests. Raises Invalid."""
+    if manifest is None:
+        return
+    try:
+        check_without_values(config, header, manifest)
+    except Invalid as error:
+        raise Invalid(f"{path}: {error}", details=error.details) from error
+
+
+def _read_weights(path: Path, check: Callable[[Header], None]) -> tuple[FileDigest, Header, dict[str, str]]:
     from loratree_registry.tensor_files.finite import check_finite  # numpy
 
     with open_plain(path, remedy=RESAVE) as stream, hashing(stream) as hashed:
         size = os.fstat(stream.fileno()).st_size
         header = read_header(hashed.stream, size, name=str(path))
+        check(header)
         digests = check_finite(hashed.stream, header, undigested=FACTORS, name=str(path))
         if hashed.stream.read(1):
             raise Invalid(f"{path} grew while it was read: wait until it is written and publish again")

@@ -1,9 +1,10 @@
 """Upload and download of a base's weights: `loratree base push` and `base pull`."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from loratree_registry.core.digests import FileDigest, digest_stream
+from loratree_registry.core.digests import FileDigest, digest_stream, holds
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.records import ADAPTER_CONFIG as ADAPTER_CONFIG
 from loratree_registry.core.records import Base
@@ -13,7 +14,7 @@ from loratree_registry.disk.plain_files import open_plain
 from loratree_registry.disk.whole_folder import whole_folder
 from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound, listed
 from loratree_registry.tensor_files.checkpoint import INDEX, RESAVE, WEIGHTS, open_checkpoint
-from loratree_registry.tensor_files.checkpoint_files import SHARD, check_names, is_beside
+from loratree_registry.tensor_files.checkpoint_files import SHARD, check_listing, check_names, is_beside
 from loratree_registry.tensor_files.comparison import differences, holds_base, misfits
 from loratree_registry.workspace.base_locations import remember_base
 from loratree_registry.workspace.fetch import CACHE, copy_fetched, fetch, forget, is_filled
@@ -35,8 +36,9 @@ def push_base(registry: Registry, name: str, directory: Path, *, progress: Progr
     A file that is stored intact is not sent again. `progress` is called before each file is sent.
     Raises Invalid if the folder does not hold the base, Conflict if other files are stored.
     """
-    _check(directory, registry.base_manifest(name))
     names, not_stored = _choose_files(directory)
+    check_listing([FileDigest(file_name, _size_of(directory / file_name), "") for file_name in names])
+    _check(directory, registry.base_manifest(name))
     files = {file_name: _hash_file(directory / file_name) for file_name in names}
     wanted = list(files.values())
     check_names(wanted)
@@ -94,10 +96,20 @@ def _choose_files(directory: Path) -> tuple[list[str], list[str]]:
     return chosen, [name for name in entries if name not in chosen]
 
 
+def _size_of(path: Path) -> int:
+    with open_plain(path, remedy=RESAVE) as stream:
+        return os.fstat(stream.fileno()).st_size
+
+
 def _hash_file(path: Path) -> FileDigest:
     with open_plain(path, remedy=RESAVE) as stream:
         digest, size = digest_stream(stream)
     return FileDigest(path.name, size, digest)
+
+
+def _is_same(path: Path, file: FileDigest) -> bool:
+    with open_plain(path, remedy=RESAVE) as stream:
+        return holds(stream, file)
 
 
 def _send(registry: Registry, directory: Path, files: list[FileDigest], progress: Progress) -> None:
@@ -109,7 +121,7 @@ def _send(registry: Registry, directory: Path, files: list[FileDigest], progress
 
 def _check_same(out: Path, name: str, files: list[FileDigest]) -> None:
     names = {path.name for path in out.iterdir()}
-    if names != {file.name for file in files} or any(_hash_file(out / file.name) != file for file in files):
+    if names != {file.name for file in files} or any(not _is_same(out / file.name, file) for file in files):
         raise Conflict(f"{out} holds something else than the base {name}: give a new or empty folder")
 
 

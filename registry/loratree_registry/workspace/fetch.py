@@ -12,16 +12,17 @@ from typing import Any, BinaryIO, Final, cast
 
 from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.blobs.verified import has_intact
-from loratree_registry.core.digests import FileDigest, canonical_json, digest_stream
+from loratree_registry.core.digests import FileDigest, canonical_json, holds
 from loratree_registry.core.paths import base_of
 from loratree_registry.core.records import ADAPTER_CONFIG, Version
 from loratree_registry.core.registry import Registry
-from loratree_registry.disk.plain_files import open_named, plain_path
+from loratree_registry.disk.plain_files import open_named, plain_path, read_plain
 from loratree_registry.disk.whole_folder import whole_folder
 from loratree_registry.errors import Conflict, Corrupt, Invalid, Unavailable, listed
 from loratree_registry.peft_format.config import full_config
 
 CACHE: Final = "cache"
+_MAX_CONFIG: Final = 32 * 1024 * 1024  # bytes of a config that `pull` wrote, with its indents
 
 
 def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
@@ -34,7 +35,7 @@ def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
     stored = registry.local_file(ref, file.name)
     if stored is not None:
         with open_fetched(stored) as stream:
-            if digest_stream(stream) != (file.sha256, file.size):
+            if not holds(stream, file):
                 raise _damage_error(ref, file)
         return stored
     cache = LocalBlobStore(home / CACHE, setting="LORATREE_HOME")
@@ -119,12 +120,12 @@ def is_filled(out: Path) -> bool:
 
 def _check_same(out: Path, version: Version, config: dict[str, Any]) -> None:
     try:
-        existing = json.loads((out / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        existing = json.loads(read_plain(out / ADAPTER_CONFIG, limit=_MAX_CONFIG, remedy="give another folder"))
         same = canonical_json(existing) == canonical_json(config)
         for file in version.files:
             with (out / file.name).open("rb") as stream:
-                same = same and digest_stream(stream) == (file.sha256, file.size)
-    except (OSError, ValueError, RecursionError):
+                same = same and holds(stream, file)
+    except (Invalid, OSError, ValueError, RecursionError):
         same = False
     if not same:
         raise Conflict(f"{out} holds something else than {version.path}@{version.number}: give a new or empty folder")

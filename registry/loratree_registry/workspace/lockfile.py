@@ -120,6 +120,11 @@ def check_artifact(lockfile: Lockfile, directory: Path, *, beside: frozenset[str
         if not os.path.exists(path):  # noqa: PTH110 — Path.exists raises for a name too long
             raise NotFound(f"{path} is listed in {LOCKFILE} and is not there: {COMPOSE_AGAIN}")
         with open_plain(path, remedy=COMPOSE_AGAIN) as stream:
+            if (size := os.fstat(stream.fileno()).st_size) != file.size:
+                raise Invalid(
+                    f"{path} changed since it was composed: expected {file.sha256} of {file.size} bytes, found {size} "
+                    f"bytes, {COMPOSE_AGAIN}"
+                )
             try:
                 actual = digest_stream(stream)
             except OSError as error:

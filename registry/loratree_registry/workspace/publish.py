@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from loratree_registry.core.digests import digest_stream
+from loratree_registry.core.digests import holds
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.paths import BASE, Level, base_of, parent_of, parse_path, versionless
 from loratree_registry.core.records import Published, Submission, Version
@@ -100,7 +100,7 @@ def prepare(
 ) -> Prepared:
     """Check a folder as far as possible before a byte of it is sent. Raises LoratreeError."""
     manifest = _read_manifest(registry, path)
-    adapter = read_adapter_directory(directory)
+    adapter = read_adapter_directory(directory, manifest)
     # The registry checks the adapter again: this check saves an upload, and the registry trusts no client.
     adapter.check_without_pin(manifest)
     known = _find_same_content(registry, path, adapter)
@@ -129,7 +129,8 @@ def prepare(
 
 def check_adapter(registry: Registry, directory: Path, path: str) -> None:
     """Check a folder before the version that it is pinned to exists. Raises LoratreeError."""
-    read_adapter_directory(directory).check_without_pin(_read_manifest(registry, path))
+    manifest = _read_manifest(registry, path)
+    read_adapter_directory(directory, manifest).check_without_pin(manifest)
 
 
 def _read_manifest(registry: Registry, path: str) -> BaseManifest:
@@ -181,7 +182,7 @@ def _upload(registry: Registry, adapter: AdapterDirectory) -> None:
             registry.upload(stream, sha256=file.sha256, size=file.size)
         except Invalid as error:
             stream.seek(0)
-            if digest_stream(stream) == (file.sha256, file.size):
+            if holds(stream, file):
                 raise
             raise Conflict(
                 f"{adapter.weights} changed while it was sent, so nothing was published: wait until it is written and "

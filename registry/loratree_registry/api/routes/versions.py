@@ -17,6 +17,7 @@ class SubmissionRoute(Route):
     """A route that takes an adapter's config unchanged: its limit is twice the limit of the config file."""
 
     max_body = 8 * 1024 * 1024
+    max_values = 200_000  # adapters of 65,536 tensors may name each of them in a list and in two patterns
 
 
 router = APIRouter(prefix="/v1", tags=["versions"], route_class=Route)

@@ -1,6 +1,6 @@
 """Queries of aliases, which move by compare-and-swap."""
 
-from sqlalchemy import ColumnElement, Connection, bindparam, select, update
+from sqlalchemy import ColumnElement, Connection, Integer, bindparam, func, select, update
 from sqlalchemy import delete as delete_from
 
 from loratree_registry.core.times import now
@@ -11,7 +11,12 @@ from loratree_registry.database.tables import aliases, versions
 _ALIAS = select(aliases.c.node_id, aliases.c.name, versions.c.number, aliases.c.updated_at).join_from(
     aliases, versions, aliases.c.version_id == versions.c.id
 )
-_LISTED = _ALIAS.where(aliases.c.node_id.in_(bindparam("node_ids", expanding=True))).order_by(aliases.c.name)
+_LISTED = (
+    _ALIAS.where(aliases.c.node_id.in_(bindparam("node_ids", expanding=True)))
+    .order_by(aliases.c.name)
+    .limit(bindparam("limit", type_=Integer))
+)
+_ALL = 2**31 - 1
 
 
 def insert_alias(connection: Connection, node_id: int, name: str, version_id: int) -> bool:
@@ -31,9 +36,15 @@ def delete_alias(connection: Connection, node_id: int, name: str, *, expected: i
     return connection.execute(delete_from(aliases).where(_is_at(node_id, name, expected))).rowcount == 1
 
 
-def list_aliases(connection: Connection, node_ids: list[int]) -> list[AliasRow]:
-    """Return the aliases at nodes, by name."""
-    return [AliasRow(**row._asdict()) for row in connection.execute(_LISTED, {"node_ids": node_ids})]
+def list_aliases(connection: Connection, node_ids: list[int], *, limit: int | None = None) -> list[AliasRow]:
+    """Return the aliases at nodes, by name, at most `limit`."""
+    parameters = {"node_ids": node_ids, "limit": _ALL if limit is None else limit}
+    return [AliasRow(**row._asdict()) for row in connection.execute(_LISTED, parameters)]
+
+
+def count_aliases(connection: Connection, node_id: int) -> int:
+    """Count the aliases at a node."""
+    return connection.scalar(select(func.count()).where(aliases.c.node_id == node_id)) or 0
 
 
 def aliases_of(connection: Connection, version_id: int) -> list[str]:

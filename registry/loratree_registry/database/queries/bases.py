@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, exists, insert, select, update
+from sqlalchemy import Connection, Text, cast, exists, insert, select, update
 
 from loratree_registry.core.digests import FileDigest
+from loratree_registry.database.json_text import JsonText
 from loratree_registry.database.queries.shared import insert_new, past
 from loratree_registry.database.rows import BaseRow
 from loratree_registry.database.tables import base_files, bases
@@ -38,7 +39,13 @@ def find_manifest(connection: Connection, name: str) -> dict[str, Any] | None:
     return manifest
 
 
-def update_manifest(connection: Connection, base_id: int, manifest: dict[str, Any]) -> None:
+def find_manifest_text(connection: Connection, name: str) -> str | None:
+    """Return a base's manifest as it is stored, or None if there is no such base."""
+    text: str | None = connection.scalar(select(cast(bases.c.manifest, Text)).where(bases.c.name == name))
+    return text
+
+
+def update_manifest(connection: Connection, base_id: int, manifest: JsonText) -> None:
     """Replace the manifest of a base by one with the same tensors."""
     connection.execute(update(bases).where(bases.c.id == base_id).values(manifest=manifest))
 

@@ -52,8 +52,10 @@ def list_tombstones(connection: Connection, node_id: int, *, before: int | None,
     return _read(connection, query if before is None else query.where(tombstones.c.number < before))
 
 
-def expendable_versions(connection: Connection, node_id: int, *, keep: int) -> list[tuple[int, int, int]]:
-    """Return the key, number and size of each version that retention may delete, oldest first.
+def expendable_versions(
+    connection: Connection, node_id: int, *, keep: int, limit: int | None = None
+) -> list[tuple[int, int, int]]:
+    """Return the key, number and size of the versions that retention may delete, oldest first, at most `limit`.
 
     Retention keeps the newest `keep` versions, the head, and each version that an alias or a pin names.
     """
@@ -70,7 +72,9 @@ def expendable_versions(connection: Connection, node_id: int, *, keep: int) -> l
         versions.c.number != func.coalesce(head, 0),
         *_is_unused(versions.c.id),
     )
-    return [(row.id, row.number, row.size) for row in connection.execute(query.order_by(versions.c.number))]
+    return [
+        (row.id, row.number, row.size) for row in connection.execute(query.order_by(versions.c.number).limit(limit))
+    ]
 
 
 def _is_unused(version_id: ColumnElement[int]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

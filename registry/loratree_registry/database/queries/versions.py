@@ -1,5 +1,7 @@
 """Queries of versions. Each statement is built once, because building took most of the time of a resolve."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
@@ -8,9 +10,12 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    Text,
     bindparam,
+    cast,
     func,
     literal,
+    null,
     select,
     tuple_,
     update,
@@ -24,11 +29,21 @@ from loratree_registry.database.rows import VersionRow
 from loratree_registry.database.tables import aliases, bases, nodes, version_files, versions
 
 Selector = int | str | None
+_BUFFER = 16  # rows that are fetched from PostgreSQL at once, up to 2 MiB each
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredVersion:
+    """A version, and the length of its config and summary as JSON, in characters."""
+
+    row: VersionRow
+    length: int
+
 
 _pins, _pin_nodes = versions.alias("pins"), nodes.alias("pin_nodes")
-_VERSION = (
+_LINKED = (
     select(
-        *(column for column in versions.c if column.name not in ("base_id", "pin_id")),
+        *(column for column in versions.c if column.name not in ("base_id", "pin_id", "config")),
         nodes.c.path,
         nodes.c.level,
         bases.c.name.label("base"),
@@ -44,6 +59,10 @@ _VERSION = (
     .outerjoin(_pins, versions.c.pin_id == _pins.c.id)
     .outerjoin(_pin_nodes, _pins.c.node_id == _pin_nodes.c.id)
 )
+_VERSION = _LINKED.add_columns(versions.c.config)  # for what shows the whole record
+_BARE = _LINKED.add_columns(null().label("config"))
+_length = func.length(cast(versions.c.config, Text)) + func.length(cast(versions.c.summary, Text))
+_MEASURED = _VERSION.add_columns(_length.label("length"))
 
 _FILES = (
     select(version_files)
@@ -68,13 +87,14 @@ def _select_one(kind: str) -> Select[Any]:
 
 
 @cache
-def _select_chain(kind: str) -> Select[Any]:
+def _select_chain(kind: str, configs: bool) -> Select[Any]:
     """Select the pinned chain of the version at a node, by a selector of this kind."""
     start = select(versions.c.id, versions.c.pin_id, literal(0).label("depth"))
     link = start.where(versions.c.node_id == _node_id, _SELECTED[kind]).cte("link", recursive=True)
     pinned = versions.alias("pinned")
     link = link.union_all(select(pinned.c.id, pinned.c.pin_id, link.c.depth + 1).where(pinned.c.id == link.c.pin_id))
-    return _VERSION.join(link, link.c.id == versions.c.id).order_by(link.c.depth.desc())
+    shown = _VERSION if configs else _BARE
+    return shown.join(link, link.c.id == versions.c.id).order_by(link.c.depth.desc())
 
 
 def _select_quarantined() -> Select[Any]:
@@ -83,7 +103,7 @@ def _select_quarantined() -> Select[Any]:
     link = start.where(versions.c.id.in_(bindparam("version_ids", expanding=True))).cte("link", recursive=True)
     pinned = versions.alias("pinned")
     link = link.union(select(pinned.c.id, pinned.c.pin_id).where(pinned.c.id == link.c.pin_id))
-    return _VERSION.join(link, link.c.id == versions.c.id).where(versions.c.quarantined_at.is_not(None))
+    return _BARE.join(link, link.c.id == versions.c.id).where(versions.c.quarantined_at.is_not(None))
 
 
 _QUARANTINED = _select_quarantined()
@@ -95,43 +115,51 @@ def find_version(connection: Connection, node_id: int, selector: Selector) -> Ve
     return None if row is None else VersionRow(**row._asdict())
 
 
+def find_newest(connection: Connection, node_id: int) -> VersionRow | None:
+    """Return the version at a node with the highest number, without its config, or None."""
+    query = _BARE.where(versions.c.node_id == node_id).order_by(versions.c.number.desc()).limit(1)
+    return next(iter(_read(connection, query)), None)
+
+
 def list_versions(
     connection: Connection, node_id: int, *, content: str | None, before: int | None, limit: int
-) -> list[VersionRow]:
-    """Return the versions at a node, newest first."""
-    query = _VERSION.where(versions.c.node_id == node_id).order_by(versions.c.number.desc()).limit(limit)
+) -> Iterator[MeasuredVersion]:
+    """Yield the versions at a node, newest first; they are read as they are taken."""
+    query = _MEASURED.where(versions.c.node_id == node_id).order_by(versions.c.number.desc()).limit(limit)
     if content is not None:
         query = query.where(versions.c.content == content)
     if before is not None:
         query = query.where(versions.c.number < before)
-    return _read(connection, query)
+    return _stream(connection, query)
 
 
-def pinned_chain(connection: Connection, node_id: int, selector: Selector) -> list[VersionRow]:
+def pinned_chain(
+    connection: Connection, node_id: int, selector: Selector, *, configs: bool = False
+) -> list[VersionRow]:
     """Return the pinned chain of the selected version, root to leaf: one query at any depth."""
-    return _read(connection, _select_chain(_kind_of(selector)), node_id=node_id, selector=selector)
+    return _read(connection, _select_chain(_kind_of(selector), configs), node_id=node_id, selector=selector)
 
 
 def versions_at_alias(connection: Connection, node_ids: list[int], alias: str | None) -> list[VersionRow]:
     """Return the version at `alias` of each node that has it set; None means the head."""
     if alias is None:
         # Start from the nodes, not from the versions: one node may have 30,000 versions (435 ms).
-        return _read(connection, _VERSION.where(nodes.c.id.in_(node_ids), versions.c.number == head_of(nodes.c.id)))
+        return _read(connection, _BARE.where(nodes.c.id.in_(node_ids), versions.c.number == head_of(nodes.c.id)))
     named = (aliases.c.node_id.in_(node_ids)) & (aliases.c.name == alias)
-    return _read(connection, _VERSION.join(aliases, aliases.c.version_id == versions.c.id).where(named))
+    return _read(connection, _BARE.join(aliases, aliases.c.version_id == versions.c.id).where(named))
 
 
 def list_dependents(
     connection: Connection, pin_id: int | None, base_id: int, *, after: int | None, limit: int
-) -> list[VersionRow]:
-    """Return the versions trained on a version, or directly on the base (pin_id None), in the order of publishing."""
+) -> Iterator[MeasuredVersion]:
+    """Yield the versions trained on a version, or directly on the base (pin_id None), in the order of publishing."""
     column, key = (versions.c.base_id, base_id) if pin_id is None else (versions.c.pin_id, pin_id)
     # Select the ids first, by a range instead of column = key, so that only the index on both columns has the order:
     # otherwise PostgreSQL reads all 10,000 dependents for a page of 3, or walks the primary key.
     here = (tuple_(column, versions.c.id) > (key, after or 0)) & (column <= key)
     ids = select(versions.c.id).where(here).order_by(column, versions.c.id).limit(limit)
     shown = (ids.where(versions.c.pin_id.is_(None)) if pin_id is None else ids).subquery("shown")
-    return _read(connection, _VERSION.join(shown, shown.c.id == versions.c.id).order_by(versions.c.id))
+    return _stream(connection, _MEASURED.join(shown, shown.c.id == versions.c.id).order_by(versions.c.id))
 
 
 def count_dependents(connection: Connection, version_id: int) -> int:
@@ -168,6 +196,15 @@ def files_of(connection: Connection, version_ids: list[int]) -> dict[int, list[F
 
 def _read(connection: Connection, query: Select[Any], **parameters: Any) -> list[VersionRow]:
     return [VersionRow(**row._asdict()) for row in connection.execute(query, parameters)]
+
+
+def _stream(connection: Connection, query: Select[Any]) -> Iterator[MeasuredVersion]:
+    """Yield rows as the database sends them, so that a page that is full has not read the others."""
+    options = {"stream_results": True, "max_row_buffer": _BUFFER}
+    with connection.execute(query, execution_options=options) as result:
+        for row in result:
+            columns = row._asdict()
+            yield MeasuredVersion(length=columns.pop("length"), row=VersionRow(**columns))
 
 
 def _kind_of(selector: Selector) -> str:
