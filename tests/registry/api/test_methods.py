@@ -84,7 +84,7 @@ def test_the_connection_goes_on_after_a_head(http: httpx.Client) -> None:
         ("/v1/bases", "GET, HEAD, POST"),
         (f"/v1/aliases/{MED}@stable", "DELETE, GET, HEAD, PUT"),
         (f"/v1/aliases/{MED}", "GET, HEAD"),
-        (f"/v1/versions/{MED}", "DELETE, GET, HEAD, POST"),
+        (f"/v1/versions/{MED}", "GET, HEAD, POST"),
         (f"/v1/withdrawals/{MED}@1", "DELETE, POST"),
         ("/v1/base-files/tiny", "GET, HEAD, PUT"),
         (f"/v1/uploads/{'0' * 32}", "DELETE, GET, HEAD"),
