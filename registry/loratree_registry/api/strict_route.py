@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from loratree_registry.api.body_limits import check_count, list_faults
 from loratree_registry.api.handlers import path_of
+from loratree_registry.api.whole_numbers import with_whole_numbers
 from loratree_registry.core.strict_json import parse_json
 from loratree_registry.core.text import nearest
 from loratree_registry.errors import Invalid
@@ -185,7 +186,7 @@ def _parse(request: Request, kind: TypeAdapter[Any], body: bytes, most: int, kno
     """Parse the request's JSON into a record, strictly typed."""
     check_count(body, most, what=f"the body of {request.method} {path_of(request)}")
     try:
-        record: object = kind.validate_json(body, strict=True)
+        record: object = _read_record(kind, body)
         parse_json(body)  # pydantic accepts a key given twice and takes the last; parse_json refuses it
     except ValidationError as error:
         faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in list_faults(kind, body, error)]
@@ -193,6 +194,15 @@ def _parse(request: Request, kind: TypeAdapter[Any], body: bytes, most: int, kno
     except ValueError as error:
         raise Invalid(f"the body of {request.method} {path_of(request)} may be read in two ways: {error}") from error
     return record
+
+
+def _read_record(kind: TypeAdapter[Any], body: bytes) -> object:
+    try:
+        return kind.validate_json(body, strict=True)
+    except ValidationError as error:
+        if (written := with_whole_numbers(body, error)) is None:
+            raise
+    return kind.validate_json(written, strict=True)
 
 
 async def _read_bounded(request: Request, limit: int) -> bytes:
