@@ -24,6 +24,7 @@ from tests.postgresql import PostgreSQL, postgresql
 
 SMALL = 1_000  # leaves that the growth is measured from
 CLIENTS, WRITERS = 8, 16
+OVERHEAD_S = 1.0  # of one turn of http-overhead
 RANK = 17  # of an adapter of 35.7 MB
 BUCKET = "adapters"
 
@@ -211,6 +212,32 @@ def _throughput(running: Bench, name: str) -> list[Row]:
     return [_rates(name, ours, theirs, floor, bar="≥ 5×")]
 
 
+def _overhead(running: Bench, name: str) -> list[Row]:
+    """The rate of health and of resolving, beside that of a bare route of the same server, asked in turn."""
+    port, floor = running.our_port, running.open.enter_context(servers.bare())
+    [user], rates = (
+        running.refs(running.leaves)[0],
+        {"bare": [], "health": [], "resolve": [], "resolve, random users": []},
+    )
+    for _ in range(max(5, running.options.repeats)):
+        others = [f"/v1/resolve/{ref}" for [ref] in running.refs(running.leaves, times=4)]
+        asked = {
+            "bare": (floor, ["/health"]),
+            "health": (port, ["/v1/health"]),
+            "resolve": (port, [f"/v1/resolve/{user}"]),
+            "resolve, random users": (port, others),
+        }
+        for of, (at, paths) in asked.items():
+            how = {"clients": CLIENTS, "seconds": OVERHEAD_S}
+            rates[of].append(running.client.ask("rate", port=at, paths=paths, **how))
+    least = statistics.median(rates.pop("bare"))
+    bars = {"health": "≥ 0.6", "resolve": "≥ 0.35"}
+    medians = {of: statistics.median(found) for of, found in rates.items()}
+    return [
+        Row(name, rate, None, least, rate / least, "/s", of=of, bar=bars.get(of, "")) for of, rate in medians.items()
+    ]
+
+
 def _growth(running: Bench, name: str) -> list[Row]:
     large, small = [], []
     for _ in running.turns:
@@ -311,6 +338,7 @@ ROWS: dict[str, Callable[[Bench, str], list[Row]]] = {
     "resolve-p99-inprocess": _resolve_in_process,
     "resolve-p99-http": _resolve_over_http,
     "resolve-throughput-http": _throughput,
+    "http-overhead": _overhead,
     "resolve-growth": _growth,
     "children-page": _page("children", "< 10"),
     "descendants-count": _page("count", "< 20"),

@@ -49,6 +49,14 @@ def loratree(environment: Mapping[str, str]) -> Iterator[int]:
 
 
 @contextmanager
+def bare() -> Iterator[int]:
+    """Runs a server of one FastAPI route under the settings of `loratree serve`; gives its port."""
+    with _running([sys.executable, "-m", "benchmarks.bare_server"], {}, stdout=subprocess.PIPE, stderr=None) as process:
+        assert process.stdout
+        yield int(process.stdout.readline().rpartition(":")[2])
+
+
+@contextmanager
 def mlflow(python: str, address: str) -> Iterator[int]:
     """Runs `mlflow server` with its default of four workers; gives its port."""
     port = _free_port()

@@ -10,6 +10,7 @@ ROWS = [
     "resolve-p99-inprocess",
     "resolve-p99-http",
     "resolve-throughput-http",
+    "http-overhead",
     "resolve-growth",
     "children-page",
     "descendants-count",

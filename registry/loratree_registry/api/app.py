@@ -29,6 +29,7 @@ ROUTERS: Final = (
     health.router,
     bases.router,
     bases.manifests,
+    bases.damage,
     nodes.router,
     versions.router,
     versions.submissions,

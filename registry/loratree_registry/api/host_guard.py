@@ -35,24 +35,26 @@ class HostGuard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request = Request(scope)
-        if "transfer-encoding" in request.headers and "content-length" in request.headers:
+        headers = scope["headers"]
+        names = [name for name, _ in headers]
+        if b"transfer-encoding" in names and b"content-length" in names:
             # Two servers may see its end at two places, so what follows on this connection cannot be trusted.
-            refusal = respond(ambiguous_length(request.method, path_of(request)), {"Connection": "close"})
-            await refusal(scope, receive, send)
-        elif (problem := self._check(request)) is not None:
-            await respond(problem)(scope, receive, send)
-        elif request.method == "HEAD":
+            problem = ambiguous_length(scope["method"], path_of(Request(scope)))
+            await respond(problem, {"Connection": "close"})(scope, receive, send)
+        elif (refusal := self._check(scope)) is not None:
+            await respond(refusal)(scope, receive, send)
+        elif scope["method"] == "HEAD":
             await self.app({**scope, "method": "GET", HEAD: True}, receive, send)
         else:
             await self.app(scope, receive, send)
 
-    def _check(self, request: Request) -> Problem | None:
-        host = request.headers.get("host", "")
-        if len(request.headers.getlist("host")) != 1 or _host_name(host) not in self.hosts:
-            return misdirected(host, ", ".join(sorted(self.hosts)), path_of(request))
-        if request.method not in _READS and (origin := _find_other_site(request, host)) is not None:
-            return cross_site(origin, path_of(request))
+    def _check(self, scope: Scope) -> Problem | None:
+        given = [value for name, value in scope["headers"] if name == b"host"]
+        host = given[0].decode("latin-1") if given else ""
+        if len(given) != 1 or _host_name(host) not in self.hosts:
+            return misdirected(host, ", ".join(sorted(self.hosts)), path_of(Request(scope)))
+        if scope["method"] not in _READS and (origin := _find_other_site(Request(scope), host)) is not None:
+            return cross_site(origin, path_of(Request(scope)))
         return None
 
 

@@ -11,6 +11,7 @@ from loratree_registry.settings import Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.types import ASGIApp
     from uvicorn import Config
 
 
@@ -34,19 +35,7 @@ def serve(
 
     with listen(host, port) as listening:
         open_embedded(settings).close()  # migrates SQLite, and raises here if no worker could open it
-        config = uvicorn.Config(
-            partial(_create_app, settings, LOOPBACK | {name}),  # each worker calls this
-            factory=True,
-            workers=workers,
-            log_level="warning",
-            http="loratree_registry.api.connections:HttpProtocol",
-            ws="none",
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_keep_alive=30,
-            timeout_worker_healthcheck=60,  # seconds: a busy machine starts a worker slowly
-        )
+        config = configure(partial(_create_app, settings, LOOPBACK | {name}), workers=workers)
         announce(f"http://{name}:{listening.getsockname()[1]}")
         if workers > 1:
             _serve_by_many(config, listening)
@@ -55,6 +44,26 @@ def serve(
             uvicorn.Server(config).run(sockets=[listening])
         except KeyboardInterrupt:
             return
+
+
+def configure(create_app: Callable[[], "ASGIApp"], *, workers: int = 1) -> "Config":
+    """Return the settings of uvicorn; each worker calls `create_app`. It uses uvloop and httptools where they are."""
+    import uvicorn
+
+    return uvicorn.Config(
+        create_app,
+        factory=True,
+        workers=workers,
+        log_level="warning",
+        loop="auto",
+        http="loratree_registry.api.connections:HttpProtocol",
+        ws="none",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_worker_healthcheck=60,  # seconds: a busy machine starts a worker slowly
+    )
 
 
 def _create_app(settings: Settings, hosts: Collection[str]) -> "FastAPI":

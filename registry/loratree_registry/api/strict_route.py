@@ -15,16 +15,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from loratree_registry.api.body_limits import check_count, list_faults
 from loratree_registry.api.handlers import path_of
+from loratree_registry.api.plain_reads import REVALIDATE, answer_plainly, is_plain, plain_parameter, unchanged
 from loratree_registry.api.whole_numbers import with_whole_numbers
 from loratree_registry.core.strict_json import parse_json
 from loratree_registry.core.text import nearest
 from loratree_registry.errors import Invalid
 
 _JSON: Final = "application/json"
-REVALIDATE: Final = "private, no-cache"
 IMMUTABLE: Final = "private, max-age=31536000, immutable"
 
 
@@ -53,11 +55,30 @@ class Route(APIRoute):
 
     max_body: ClassVar[int] = 1024 * 1024
     max_values: ClassVar[int] = 20_000
+    keeps: ClassVar[bool] = True  # whether the answers depend on the database alone
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         reads = set(options.get("methods") or ()) == {"GET"}
         options["generate_unique_id_function"] = _operation_id
         super().__init__(path, _wrap_endpoint(endpoint) if reads else endpoint, **options)
+        self._prefix = path.partition("{")[0]
+        self._writes = _writing(endpoint) if reads else None
+        self._parameter = plain_parameter(endpoint, list(self.param_convertors)) if self._writes else None
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match a request, and most often find by the beginning of its path that it is for another route."""
+        if not scope["path"].startswith(self._prefix) and not scope.get("root_path"):
+            return Match.NONE, {}
+        return super().matches(scope)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request: a plain read the short way, any other as the framework does."""
+        if self._parameter is None or self._writes is None or not is_plain(scope):
+            await super().handle(scope, receive, send)
+            return
+        given = {self._parameter: scope["path_params"][self._parameter]} if self._parameter else {}
+        read = functools.partial(self._writes, registry=scope["app"].state.registry, **given)
+        await answer_plainly(scope, receive, send, read, keeps=self.keeps)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap the framework's handler: read the body within the limit first, answer If-None-Match last."""
@@ -94,23 +115,24 @@ def _wrap_endpoint(endpoint: Callable[..., Any]) -> Callable[..., Any]:
 
     The framework would validate the record again in another thread, which takes a third of an answer's time.
     """
-    kind = inspect.signature(endpoint).return_annotation
-    if kind is Response:
+    writes = _writing(endpoint)
+    if writes is None:
         return endpoint
-    schema = TypeAdapter[Any](kind)
 
     @functools.wraps(endpoint)
     def write(**arguments: Any) -> Response:
-        answer = endpoint(**arguments)
-        return answer if isinstance(answer, Response) else Response(schema.dump_json(answer), media_type=_JSON)
+        return Response(writes(**arguments), media_type=_JSON)
 
     return write
 
 
-def unchanged(request: Request, etag: str) -> bool:
-    """Return whether If-None-Match says that the client already holds this representation."""
-    etags = [value.strip().removeprefix("W/") for value in request.headers.get("if-none-match", "").split(",")]
-    return etag in etags or "*" in etags
+def _writing(endpoint: Callable[..., Any]) -> Callable[..., bytes] | None:
+    """Return a function that calls the endpoint and writes its record as JSON; None if it returns a response."""
+    kind = inspect.signature(endpoint).return_annotation
+    if kind is Response or inspect.iscoroutinefunction(endpoint):
+        return None
+    schema = TypeAdapter[Any](kind)
+    return lambda **arguments: schema.dump_json(endpoint(**arguments))
 
 
 def validators(etag: str, cache: str) -> dict[str, str]:

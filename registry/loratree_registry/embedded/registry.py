@@ -47,6 +47,7 @@ from loratree_registry.core.records import (
 )
 from loratree_registry.core.registry import PAGE, Registry
 from loratree_registry.database import queries
+from loratree_registry.database.changes import Changes
 from loratree_registry.database.engine import reading, writing
 from loratree_registry.embedded.bases import add_base
 from loratree_registry.embedded.direct_uploads import DirectUploads
@@ -72,6 +73,7 @@ class EmbeddedRegistry(Registry):
     def __init__(self, engine: Engine, blobs: BlobStore, *, direct: bool = True) -> None:
         """`direct` allows clients to write to the store and read from it directly, if the store can do that."""
         self._engine, self._blobs = engine, blobs
+        self.changes = Changes(engine)
         self._inspections = Inspections()
         self._manifest = lru_cache(_MANIFESTS)(self._read_manifest)  # to publish: a base's tensors never change
         self.direct = (
@@ -362,6 +364,7 @@ class EmbeddedRegistry(Registry):
 
     @override
     def close(self) -> None:
+        self.changes.close()
         self._engine.dispose()
         self._blobs.close()
 

@@ -20,7 +20,14 @@ class ManifestRoute(Route):
     max_values = 1_000_000  # 36,864 tensors have about 400,000
 
 
+class DamageRoute(Route):
+    """A route whose answer depends on the stored bytes too, so it is computed each time."""
+
+    keeps = False
+
+
 router = APIRouter(prefix="/v1", tags=["bases"], route_class=Route)
+damage = APIRouter(prefix="/v1", tags=["bases"], route_class=DamageRoute)
 manifests = APIRouter(prefix="/v1", tags=["bases"], route_class=ManifestRoute)
 
 
@@ -82,7 +89,7 @@ def list_base_files(registry: ServedRegistry, path: NodePath) -> list[FileDigest
     return registry.base_files(path)
 
 
-@router.get("/damaged/{ref:text}", responses=answers(examples.BASE_FILES[:1], 404, 410))
+@damage.get("/damaged/{ref:text}", responses=answers(examples.BASE_FILES[:1], 404, 410))
 def list_damaged(registry: ServedRegistry, ref: RefPath) -> list[FileDigest]:
     """List the stored files of a version, or of a base's weights, that are missing or damaged."""
     return registry.damaged_files(ref)

@@ -12,7 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from loratree_registry.api.host_guard import HEAD
 from loratree_registry.api.openapi import RefPath, refusals
-from loratree_registry.api.strict_route import IMMUTABLE, REVALIDATE, Route, unchanged, validators
+from loratree_registry.api.plain_reads import REVALIDATE, unchanged
+from loratree_registry.api.strict_route import IMMUTABLE, Route, validators
 from loratree_registry.core.paths import is_digest, parse_ref
 from loratree_registry.embedded.registry import EmbeddedRegistry
 from loratree_registry.errors import LoratreeError

@@ -1,0 +1,127 @@
+"""The short way of a plain read: a GET of the catalog without a query, which is most of what a registry is asked.
+
+The framework's own way resolves dependencies, validates and opens exit stacks for each request, and takes longer than
+the database. A plain read needs none of it: its one parameter is the path. Its answer is kept while nothing in the
+database changes (`EmbeddedRegistry.changes`), so that an answer that is asked for often costs no query.
+"""
+
+import asyncio
+import hashlib
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from loratree_registry.api.handlers import respond
+from loratree_registry.errors import LoratreeError
+from loratree_registry.wire.problem import problem_of
+
+REVALIDATE: Final = "private, no-cache"
+_KEPT: Final = 2048  # answers from one database
+_KEPT_BYTES: Final = 16 * 1024  # a larger answer is not kept
+_THREADS: Final = 4  # of one interpreter: more only wait for it
+_POOL: Final = ThreadPoolExecutor(_THREADS, "plain-read")
+
+Answer = tuple[bytes, bytes]  # the ETag and the body
+Headers = dict[bytes, bytes]
+
+
+class KeptAnswers:
+    """The last answers from a database by path, each with the stamp of the database before it was computed."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[object, Answer]] = OrderedDict()
+
+    def find(self, path: str, stamp: object) -> Answer | None:
+        """Return the answer to a path if nothing has changed since it was computed."""
+        known, answer = self._kept.get(path, (None, None))
+        return answer if known is not None and known == stamp else None
+
+    def keep(self, path: str, stamp: object, answer: Answer) -> None:
+        """Keep an answer, if there is a stamp by which to know when it ends."""
+        if stamp is not None and len(answer[1]) <= _KEPT_BYTES:
+            self._kept[path] = (stamp, answer)
+            self._kept.move_to_end(path)
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+
+
+_ANSWERS: "WeakKeyDictionary[object, KeptAnswers]" = WeakKeyDictionary()  # by the registry's own view of its changes
+
+
+def plain_parameter(endpoint: Callable[..., Any], path_parameters: list[str]) -> str | None:
+    """Return the name of an endpoint's one path parameter, "" if it has none, or None if it is no plain read.
+
+    A plain read takes the registry and at most one path parameter, and each of its other parameters has a default.
+    """
+    parameters = dict(inspect.signature(endpoint).parameters)
+    if parameters.pop("registry", None) is None or len(path_parameters) > 1:
+        return None
+    rest = [p for name, p in parameters.items() if name not in path_parameters]
+    if any(p.default is inspect.Parameter.empty for p in rest):
+        return None
+    return path_parameters[0] if path_parameters else ""
+
+
+def is_plain(scope: Scope) -> bool:
+    """Return whether a request has neither a query nor a body."""
+    if scope["query_string"] or scope["method"] != "GET":
+        return False
+    for name, value in scope["headers"]:
+        if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
+            return False
+    return True
+
+
+async def answer_plainly(
+    scope: Scope, receive: Receive, send: Send, read: Callable[[], bytes], *, keeps: bool = True
+) -> None:
+    """Send what `read` returns as JSON with its ETag, or 304, or the problem that it raises.
+
+    `keeps` is false if the answer depends on more than the database.
+    """
+    state, path = scope["app"].state, scope["path"]
+    changes = getattr(state.registry, "changes", None) if keeps else None
+    stamp = None if changes is None else changes.stamp()
+    kept = KeptAnswers() if stamp is None else _ANSWERS.setdefault(changes, KeptAnswers())
+    answer = kept.find(path, stamp)
+    if answer is None:
+        try:
+            answer = await asyncio.get_running_loop().run_in_executor(_POOL, _compute, read)
+        except LoratreeError as error:
+            raw: bytes = scope.get("raw_path") or path.encode()
+            await respond(problem_of(error, raw.decode("ascii", "replace")))(scope, receive, send)
+            return
+        kept.keep(path, stamp, answer)
+    etag, body = answer
+    headers = [(b"etag", etag), (b"cache-control", REVALIDATE.encode())]
+    if _is_held(scope, etag):
+        await send({"type": "http.response.start", "status": 304, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+        return
+    headers += [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def unchanged(request: Request, etag: str) -> bool:
+    """Return whether If-None-Match says that the client already holds this representation."""
+    return _is_held(request.scope, etag.encode())
+
+
+def _compute(read: Callable[[], bytes]) -> Answer:
+    body = read()
+    return b'"%b"' % hashlib.sha256(body).hexdigest().encode(), body
+
+
+def _is_held(scope: Scope, etag: bytes) -> bool:
+    values = b",".join(value for name, value in scope["headers"] if name == b"if-none-match")
+    if not values:
+        return False
+    etags = [value.strip().removeprefix(b"W/") for value in values.split(b",")]
+    return etag in etags or b"*" in etags
