@@ -118,10 +118,15 @@ def _read_composed(out: Path, chain: Chain, mode: Mode, limit: Limit | None) -> 
 def _check_same(lockfile: Lockfile | None, chain: Chain, mode: Mode, limit: Limit | None) -> Lockfile:
     assert lockfile is not None
     artifact = lockfile.artifact
-    if (lockfile.chain.digest, artifact.mode, artifact.limit) != (chain.digest, mode, limit):
-        actual = f"{lockfile.ref} ({artifact.form}, {lockfile.chain.digest})"
-        raise Conflict(f"it holds {actual}, expected {form(mode, limit)} of {chain.digest}")
+    # The digest names the sum; the paths and numbers, which it leaves out, are what a child is pinned to.
+    if (lockfile.chain, artifact.mode, artifact.limit) != (chain, mode, limit):
+        actual = f"{_leaf_of(lockfile.chain)} ({artifact.form}, {lockfile.chain.digest})"
+        raise Conflict(f"it holds {actual}, expected {_leaf_of(chain)} ({form(mode, limit)}, {chain.digest})")
     return lockfile
+
+
+def _leaf_of(chain: Chain) -> str:
+    return f"{chain.steps[-1].path}@{chain.steps[-1].version}" if chain.steps else chain.base
 
 
 def _write_flattened(

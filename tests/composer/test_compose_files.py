@@ -187,6 +187,21 @@ def test_a_folder_that_holds_anything_else_is_left_alone(
         make(mode)
 
 
+def test_a_lockfile_with_another_version_than_its_digest_names_is_not_this_composition(
+    make: Compose, tmp_path: Path
+) -> None:
+    """No digest in a lockfile covers its paths and numbers: they are compared with what the ref resolves to."""
+    make("merge")
+    file = tmp_path / "out" / "loratree.json"
+    whole = file.read_text()
+    for old, new in (('"version": 1', '"version": 2'), ('"path": "tiny/medicine"', '"path": "tiny/medicin"')):
+        file.write_text(whole.replace(old, new, 1))
+        with pytest.raises(Conflict, match=r"it holds tiny/medicine/.*, expected tiny/medicine/"):
+            make("merge")
+    file.write_text(whole)
+    make("merge")
+
+
 @pytest.mark.parametrize("damage", ["changed", "gone", "edited"])
 def test_a_damaged_composition_is_refused_with_what_to_do(make: Compose, tmp_path: Path, damage: str) -> None:
     make("merge")

@@ -19,17 +19,20 @@ _SAMPLE = re.compile(r"(?P<count>[1-9]\d{0,8})|(?P<share>\d{1,3}(\.\d{1,6})?)%")
 @click.argument("ref", required=False)
 @click.option("--sample", metavar="N|N%", help="Read only this many of the stored files, picked at random.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed picks another sample.")
+@click.option("--adapters", is_flag=True, help="Check every version as publish does too; reads its file once more.")
 @json_option
-def verify(ref: str | None, sample: str | None, seed: int, as_json: bool) -> None:
+def verify(ref: str | None, sample: str | None, seed: int, adapters: bool, as_json: bool) -> None:
     """Read and hash every stored file, and list the damaged and missing ones with the versions that need them.
 
     With a path, it reads the files of the versions there and below; with PATH@SELECTOR, the files of one version and of
-    its chain. It computes the digests of versions and bases again, and lists records that contradict each other.
-    Runs where the database is; changes nothing. Exit status 1 if it finds a problem.
+    its chain. It computes the digests of versions and bases again, and lists records that contradict each other. With
+    --adapters, it checks every version in scope as publish does: every value is finite, and config and tensors are an
+    adapter of the base. Runs where the database is; changes nothing. Exit status 1 if it finds a problem.
 
     \b
     loratree verify
     loratree verify tiny/medicine
+    loratree verify tiny/medicine --adapters
     loratree verify --sample 5% --json
     """
     from loratree_registry.embedded.storage import open_storage
@@ -37,7 +40,7 @@ def verify(ref: str | None, sample: str | None, seed: int, as_json: bool) -> Non
 
     chosen = None if sample is None else _parse_sample(sample, seed)
     with open_storage(Settings.from_environment()) as storage, progress() as on_progress:
-        report = verify_stored(storage, ref, sample=chosen, progress=on_progress)
+        report = verify_stored(storage, ref, sample=chosen, adapters=adapters, progress=on_progress)
     if as_json:
         print_json(report)
     else:

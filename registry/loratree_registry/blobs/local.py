@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +14,7 @@ from loratree_registry.blobs.store import BlobStore, ReadBack, StoredBlob
 from loratree_registry.blobs.verified import check_announced, drain, is_intact, verified
 from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.core.paths import is_digest
+from loratree_registry.core.times import from_seconds
 from loratree_registry.disk.disk_errors import disk_errors, sync
 from loratree_registry.disk.plain_files import open_named
 from loratree_registry.errors import NotFound, Unavailable
@@ -108,7 +109,7 @@ class LocalBlobStore(BlobStore):
         with disk_errors(self.root, self.setting), suppress(FileNotFoundError):
             status = path.stat()
             if is_digest(digest):
-                return StoredBlob(digest, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+                return StoredBlob(digest, status.st_size, from_seconds(status.st_mtime))
         return None
 
     def _has_intact(self, digest: str, size: int, read_back: ReadBack | None) -> bool:
@@ -159,6 +160,6 @@ class LocalBlobStore(BlobStore):
 def _read_modified(path: Path, gone: datetime) -> datetime:
     """Return when a file was last written, or `gone` if it was removed while its folder was read."""
     try:
-        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        return from_seconds(path.stat().st_mtime)
     except FileNotFoundError:
         return gone

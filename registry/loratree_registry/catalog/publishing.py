@@ -132,6 +132,32 @@ def examine(
     return Examined(config, canonical, columns, spec, summary, content, untied, said)
 
 
+def check_published(
+    inspection: Inspection,
+    manifest: BaseManifest,
+    path: str,
+    submission: Submission,
+    *,
+    content: str,
+    summary: AdapterSummary,
+    untied: bool,
+) -> None:
+    """Check a version that is recorded, here or in an export, as if it were published now.
+
+    `submission` is what its publisher sent; `content` and `summary` are what is recorded. Raises Invalid.
+    """
+    check_submission(path, submission)
+    examined = examine(inspection, manifest, path, submission, untied=untied)
+    if examined.content != content:
+        raise Invalid(f"its config and files give the content {examined.content}, recorded is {content}")
+    recorded, actual = asdict(summary), asdict(examined.summary)
+    wrong = [
+        f"{name} {recorded[name]!r:.60} for {actual[name]!r:.60}" for name in actual if recorded[name] != actual[name]
+    ]
+    if wrong:
+        raise Invalid(f"its summary says something else than its files: {listed(wrong, limit=3)}")
+
+
 class BaseReplaced(Conflict):
     """The base was removed, and another one was added under its name, since the adapter was checked against it."""
 

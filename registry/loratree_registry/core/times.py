@@ -16,6 +16,22 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def in_utc(moment: datetime) -> datetime:
+    """Return a time that comes from outside in UTC. Raises ValueError if that is not in the years 1 to 9999."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{moment.isoformat()} is not in the years 1 to 9999 in UTC") from error
+
+
+def from_seconds(seconds: float) -> datetime:
+    """Return the time `seconds` after 1970, as file systems keep it, or the first or last time that can be written."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return (datetime.max if seconds > 0 else datetime.min).replace(tzinfo=UTC)
+
+
 def rfc3339(moment: datetime) -> str:
     """Return `moment` as RFC 3339 in UTC with microseconds: 2026-01-31T09:30:00.000001Z."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

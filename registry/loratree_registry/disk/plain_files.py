@@ -4,8 +4,9 @@ import io
 import os
 import stat
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from loratree_registry.errors import Invalid, LoratreeError
 
@@ -37,15 +38,15 @@ class _Named(io.FileIO):
         return self._failure(f"{self._path} cannot be read: {error.strerror or error}")
 
 
-def open_named(path: Path, failure: Callable[[str], LoratreeError], *, handle: int | None = None) -> BinaryIO:
+def open_named(path: Path, failure: Callable[[str], LoratreeError], *, handle: int | None = None) -> BufferedReader:
     """Open a file for reading; a read that fails raises `failure` with a sentence that names the file.
 
     `handle` is the file's descriptor if it is open already. Opening raises OSError, as `Path.open` does.
     """
-    return io.BufferedReader(_Named(path if handle is None else handle, path, failure), _BUFFER)
+    return BufferedReader(_Named(path if handle is None else handle, path, failure), _BUFFER)
 
 
-def open_plain(path: Path, *, remedy: str) -> BinaryIO:
+def open_plain(path: Path, *, remedy: str) -> BufferedReader:
     """Open a plain file or a link to one; never wait for a pipe. Raises Invalid, also if a read fails later."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import IO, Final
+from typing import IO, BinaryIO, Final, cast
 
 from sqlalchemy import Connection
 
@@ -22,6 +22,8 @@ from loratree_registry.database.engine import reading
 from loratree_registry.database.rows import BlobRow
 from loratree_registry.embedded.storage import Storage
 from loratree_registry.errors import NotFound, Unavailable
+from loratree_registry.housekeeping.adapter_checks import AdapterChecks, Recorded, describe
+from loratree_registry.housekeeping.exports.format import VersionLine, read_lines, written
 from loratree_registry.housekeeping.exports.line_rows import version_line
 
 THREADS: Final = 4
@@ -84,24 +86,62 @@ class Sample:
 
 
 def verify(
-    storage: Storage, ref: str | None = None, *, sample: Sample | None = None, progress: Progress = lambda *_: None
+    storage: Storage,
+    ref: str | None = None,
+    *,
+    sample: Sample | None = None,
+    adapters: bool = False,
+    progress: Progress = lambda *_: None,
 ) -> Verification:
     """Read and hash every stored blob, or the blobs of a subtree, or the blobs of a version and its pinned ancestors.
 
-    Compute the digests of the same versions and bases again, and report rows that contradict each other. Nothing is
+    Compute the digests of the same versions and bases again, and report rows that contradict each other. With
+    `adapters`, also check each of these versions as publish does: its tensors and values are read once more. Nothing is
     changed. Raises NotFound, Unavailable.
     """
-    with tempfile.TemporaryFile() as queue:
+    with tempfile.TemporaryFile() as queue, tempfile.TemporaryFile() as lines:
         with reading(storage.engine) as connection:
             if ref is not None and parse_ref(ref).selector is not None:
                 count, versions, problems = _queue_chain(connection, queue, ref)
             else:
                 count, versions, problems = _queue_tree(connection, queue, None if ref is None else parse_ref(ref).path)
+            manifests = _queue_versions(connection, lines, ref) if adapters else {}
         chosen = range(count) if sample is None else sample.of(count)
         size, damaged = _read_all(storage, (_read_queued(queue, place) for place in chosen), len(chosen), progress)
+        if adapters:
+            problems += _check_adapters(storage, lines, manifests, versions, progress)
     return Verification(
         stored=count, read=len(chosen), bytes=size, versions=versions, damaged=damaged, problems=problems
     )
+
+
+def _queue_versions(connection: Connection, lines: IO[bytes], ref: str | None) -> dict[str, BaseManifest]:
+    """Write the versions in scope, and those that they are pinned to, as lines; return the manifests of their bases."""
+    path = None if ref is None else parse_ref(ref).path
+    chain = None
+    if ref is not None and parse_ref(ref).selector is not None:
+        chain = {(version.path, version.number) for version in ancestry(connection, ref)}
+    for row, files in queries.exporting.stream_versions(connection, path):
+        if chain is None or (row.path, row.number) in chain:
+            lines.write(written(version_line(row, files)))
+    rows = (row for row, _ in queries.exporting.stream_bases(connection, path))
+    return {row.name: read_manifest(row.manifest) for row in rows}
+
+
+def _check_adapters(
+    storage: Storage, lines: IO[bytes], manifests: dict[str, BaseManifest], total: int, progress: Progress
+) -> list[str]:
+    lines.seek(0)
+    problems = _Problems()
+    queued = (Recorded.of_line(line) for line in read_lines(cast("BinaryIO", lines), VersionLine, "the queue"))
+    checked = AdapterChecks(storage.blobs, manifests).problems(queued)
+    for done, (version, problem) in enumerate(checked, 1):
+        if isinstance(problem, Unavailable):
+            storage.blobs.size(_ABSENT)  # raises if the whole store does not answer
+        if problem is not None:
+            problems.add([describe(version, problem)])
+        progress("checking adapters", done, max(done, total))
+    return problems.to_list()
 
 
 def _queue_tree(connection: Connection, queue: IO[bytes], path: str | None) -> tuple[int, int, list[str]]:

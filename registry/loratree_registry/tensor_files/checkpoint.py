@@ -75,7 +75,7 @@ class Shard:
     def _read(self, start: int, size: int) -> bytearray:
         content = bytearray(size)
         try:
-            with self.path.open("rb") as stream:
+            with open_plain(self.path, remedy=RESAVE) as stream:
                 stream.seek(start)
                 read = stream.readinto(content)
         except FileNotFoundError as error:

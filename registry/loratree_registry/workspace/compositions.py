@@ -57,7 +57,7 @@ def claim_of(registry: Registry, base: Base, folder: Path, path: str, *, beside:
         return None
     _check_base(lockfile, base, folder / LOCKFILE)
     steps = lockfile.chain.steps
-    leaf, digest = (_ref_of(steps[-1]), steps[-1].digest) if steps else (BASE, None)
+    leaf, digest = (_find_ref(registry, steps[-1]), steps[-1].digest) if steps else (BASE, None)
     try:
         _check_composed(lockfile, folder, beside=beside)
     except (Invalid, NotFound, Conflict) as error:
@@ -133,6 +133,15 @@ def _check_step(registry: Registry, step: Step, file: Path) -> None:
             f"{file} names {_ref_of(step)} with the digest {step.digest}, here it is {digest}: it comes from another "
             "registry, so compose the ancestor from this one"
         )
+
+
+def _find_ref(registry: Registry, step: Step) -> str:
+    """Return the ref of a step's version, by its digest: no digest covers the number in a lockfile."""
+    try:
+        version = registry.version(f"{step.path}@{step.digest}")
+    except NotFound:
+        return f"{step.path}@{step.digest}"
+    return f"{version.path}@{version.number}"
 
 
 def _ref_of(step: Step) -> str:

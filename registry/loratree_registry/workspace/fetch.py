@@ -16,13 +16,13 @@ from loratree_registry.core.digests import FileDigest, canonical_json, holds
 from loratree_registry.core.paths import base_of
 from loratree_registry.core.records import ADAPTER_CONFIG, Version
 from loratree_registry.core.registry import Registry
-from loratree_registry.disk.plain_files import open_named, plain_path, read_plain
+from loratree_registry.disk.plain_files import open_named, open_plain, plain_path, read_plain
 from loratree_registry.disk.whole_folder import whole_folder
 from loratree_registry.errors import Conflict, Corrupt, Invalid, Unavailable, listed
-from loratree_registry.peft_format.config import full_config
+from loratree_registry.peft_format.config import MAX_CONFIG, full_config
 
 CACHE: Final = "cache"
-_MAX_CONFIG: Final = 32 * 1024 * 1024  # bytes of a config that `pull` wrote, with its indents
+_OTHER: Final = "give a new or empty folder"
 
 
 def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
@@ -120,15 +120,15 @@ def is_filled(out: Path) -> bool:
 
 def _check_same(out: Path, version: Version, config: dict[str, Any]) -> None:
     try:
-        existing = json.loads(read_plain(out / ADAPTER_CONFIG, limit=_MAX_CONFIG, remedy="give another folder"))
+        existing = json.loads(read_plain(out / ADAPTER_CONFIG, limit=4 * MAX_CONFIG, remedy=_OTHER))
         same = canonical_json(existing) == canonical_json(config)
         for file in version.files:
-            with (out / file.name).open("rb") as stream:
+            with open_plain(plain_path(out, file.name, source="the registry"), remedy=_OTHER) as stream:
                 same = same and holds(stream, file)
-    except (Invalid, OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError, Invalid):
         same = False
     if not same:
-        raise Conflict(f"{out} holds something else than {version.path}@{version.number}: give a new or empty folder")
+        raise Conflict(f"{out} holds something else than {version.path}@{version.number}: {_OTHER}")
 
 
 def _write(out: Path, files: dict[str, Path], config: dict[str, Any]) -> None:

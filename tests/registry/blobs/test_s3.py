@@ -321,3 +321,73 @@ def test_no_url_that_a_client_is_given_is_logged(moto_held: HeldInS3, caplog: py
     moto_held.store.target(transfer, 1)
     moto_held.store.link(DIGEST)
     assert "Signature" not in caplog.text
+
+
+# Answers to a listing that no S3 server gives, each in the place of `…` in a listing of one object.
+KEY = f"<Key>sha256/{DIGEST[7:9]}/{DIGEST[7:]}</Key>"
+GOOD = '<ETag>"e"</ETag><Size>7</Size><LastModified>2026-01-31T09:30:00.000Z</LastModified>'
+LISTINGS = {
+    "a time that is no time": GOOD.replace("2026-01-31T09:30:00.000Z", "yesterday"),
+    "a time past the last one": GOOD.replace("2026-01-31T09:30:00.000Z", "9999-12-31T23:59:00-23:59"),
+    "no time": GOOD.partition("<LastModified>")[0],
+    "a size that is no number": GOOD.replace(">7<", ">seven<"),
+    "a size below zero": GOOD.replace(">7<", ">-7<"),
+    "no size": GOOD.replace("<Size>7</Size>", ""),
+    "no tag": GOOD.replace('<ETag>"e"</ETag>', ""),
+}
+WHOLE = {
+    "no XML": "weather",
+    "XML that is cut off": "<ListBucketResult><Contents>",
+    "a page of HTML": "<html><body>Sign in</body></html>",
+    "an endless listing of nothing": "<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
+    "the same page for ever": f"<ListBucketResult><IsTruncated>true</IsTruncated><Contents>{KEY}{GOOD}</Contents>"
+    "</ListBucketResult>",
+    "neither the last page nor not": "<ListBucketResult></ListBucketResult>",
+    "no key": f"<ListBucketResult><IsTruncated>false</IsTruncated><Contents>{GOOD}</Contents></ListBucketResult>",
+}
+WHOLE |= {
+    name: f"<ListBucketResult><IsTruncated>false</IsTruncated><Contents>{KEY}{item}</Contents></ListBucketResult>"
+    for name, item in LISTINGS.items()
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_damaged_listing_is_the_stores_fault_in_one_sentence(
+    weather: tuple[Weather, S3BlobStore], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    server, store = weather
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "application/xml")])
+        return [WHOLE[name].encode()]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server, "server", answer)
+        with pytest.raises(Unavailable, match=r"check LORATREE_S3_ENDPOINT|or check that server") as refused:
+            list(store.list_blobs())
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("Content-Length", "7")],
+        [("Content-Length", "7"), ("ETag", '"e"'), ("Last-Modified", "yesterday")],
+        [("ETag", '"e"'), ("Last-Modified", "Fri, 31 Dec 9999 23:59:59 -2359"), ("Content-Length", "7")],
+    ],
+)
+def test_an_answer_without_the_headers_of_an_object_is_the_stores_fault(
+    weather: tuple[Weather, S3BlobStore], monkeypatch: pytest.MonkeyPatch, headers: list[tuple[str, str]]
+) -> None:
+    server, store = weather
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", headers)
+        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else b"weather"]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server, "server", answer)
+        with pytest.raises(Unavailable, match="check LORATREE_S3_ENDPOINT"):
+            store.size(DIGEST)
+        with pytest.raises(Unavailable, match="check LORATREE_S3_ENDPOINT"), store.open(DIGEST):
+            pass

@@ -1,11 +1,14 @@
 """Verifying names every damaged blob and its users, on each database and store; pull refuses damaged bytes."""
 
 import io
+import json
+import struct
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
+from loratree_registry.core.digests import FileDigest, content_digest, version_digest
 from loratree_registry.database.engine import writing
 from loratree_registry.embedded.storage import open_storage
 from loratree_registry.errors import Corrupt, Invalid, NotFound, Unavailable
@@ -14,7 +17,7 @@ from loratree_registry.settings import Settings
 from loratree_registry.workspace.fetch import pull
 from tests.registry.conftest import Build
 from tests.registry.housed import House
-from tests.registry.material import WEIGHTS, Material, publish
+from tests.registry.material import WEIGHTS, Material, publish, sha256
 
 KINDS = [("sqlite", "local"), ("sqlite", "s3"), ("postgresql", "local")]
 
@@ -158,6 +161,55 @@ def test_a_row_that_was_changed_behind_the_registry_is_named(build: Build, mater
         connection.execute(text(statement.format(**names)))
     problems = verify(house.storage).problems
     assert any(problem.startswith(CONTRADICTIONS[statement].format(**names)) for problem in problems), problems
+
+
+BAD_ADAPTERS = {
+    "a pickle": (lambda _: b"\x80\x04\x95" + bytes(300), "is not a safetensors file"),
+    "NaN": (lambda content: content[:-4] + struct.pack("<f", float("nan")), "values that are not finite"),
+    "another base's": (lambda content: content.replace(b".q_proj.", b".x_proj."), "cannot be published"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ADAPTERS)
+def test_bytes_that_are_no_adapter_are_found_only_if_adapters_are_checked(
+    build: Build, material: Material, name: str
+) -> None:
+    """As a registry holds them that imported them with an earlier release: stored whole, with right digests."""
+    house = grown(build(), material)
+    change, sentence = BAD_ADAPTERS[name]
+    bad = change(material.rank4.weights)
+    file = FileDigest(WEIGHTS, len(bad), sha256(bad))
+    house.registry.upload(io.BytesIO(bad), sha256=file.sha256, size=file.size)
+    with writing(house.storage.engine) as connection:
+        row = connection.execute(text("SELECT config, pin_id FROM versions WHERE id = 2")).one()
+        config = json.loads(row.config) if isinstance(row.config, str) else row.config
+        pin = connection.scalar(text(f"SELECT digest FROM versions WHERE id = {row.pin_id}"))
+        values = {
+            "content": content_digest(config, [file]),
+            "digest": version_digest(base_digest=material.base.digest, pin_digest=pin, config=config, files=[file]),
+        } | {"sha256": file.sha256, "size": file.size}
+        connection.execute(
+            text("UPDATE versions SET content = :content, digest = :digest, size = :size WHERE id = 2"), values
+        )
+        connection.execute(text("UPDATE version_files SET sha256 = :sha256, size = :size WHERE version_id = 2"), values)
+    assert verify(house.storage, "tiny/law/tax@1").sound
+    for ref in (None, "tiny/law/tax", "tiny/law/tax@1"):
+        [problem] = [p for p in verify(house.storage, ref, adapters=True).problems if "publish would take" in p]
+        assert problem.startswith("tiny/law/tax@1 is not what publish would take: ")
+        assert sentence in problem
+    assert verify(house.storage, "tiny/medicine", adapters=True).sound
+
+
+def test_sound_adapters_pass_and_a_summary_that_says_something_else_does_not(build: Build, material: Material) -> None:
+    house = grown(build(), material)
+    assert verify(house.storage, adapters=True).sound
+    with writing(house.storage.engine) as connection:
+        summary = connection.scalar(text("SELECT summary FROM versions WHERE id = 2"))
+        changed = (json.loads(summary) if isinstance(summary, str) else summary) | {"ranks": []}
+        connection.execute(text("UPDATE versions SET summary = :it WHERE id = 2"), {"it": json.dumps(changed)})
+    assert verify(house.storage).sound
+    [problem] = verify(house.storage, adapters=True).problems
+    assert "its summary says something else than its files: ranks [] for [4]" in problem
 
 
 def test_an_alias_of_a_withdrawn_version_and_a_living_tombstone_are_named(build: Build, material: Material) -> None:

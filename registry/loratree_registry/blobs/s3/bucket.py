@@ -2,17 +2,18 @@
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from loratree_registry.blobs.s3.client import error_code, open_client, s3_errors
+from loratree_registry.blobs.s3.client import error_code, not_s3, open_client, s3_errors
 from loratree_registry.blobs.verified import CHUNK
 from loratree_registry.core.text import without_secrets
-from loratree_registry.errors import NotFound
+from loratree_registry.core.times import in_utc
+from loratree_registry.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
     from boto3.s3.transfer import TransferConfig
@@ -91,7 +92,7 @@ class Bucket:
                 if error_code(error) not in ABSENT:
                     raise
             else:
-                return StoredObject(name, answer["ETag"], answer["ContentLength"], answer["LastModified"])
+                return _to_object(name, answer)
             self.client.head_bucket(Bucket=self.name)  # raises if the bucket is missing: a HEAD's 404 does not say
             return None
 
@@ -105,8 +106,11 @@ class Bucket:
                 if error_code(error) not in ABSENT:
                     raise
                 raise NotFound(f"{self} holds no {name}") from error
-        with io.BufferedReader(_Body(self, answer["Body"]), CHUNK) as stream:
-            yield StoredObject(name, answer["ETag"], answer["ContentLength"], answer["LastModified"]), stream
+            body = answer["Body"]
+        with io.BufferedReader(_Body(self, body), CHUNK) as stream:
+            with s3_errors(self):
+                stored = _to_object(name, answer)
+            yield stored, stream
 
     def delete(self, name: str, *, brief: bool = False) -> None:
         """Remove an object; a missing object is no error. `brief` gives up within 30 s. Raises Unavailable."""
@@ -137,17 +141,29 @@ class Bucket:
         while True:
             with s3_errors(self):
                 page = self.client.list_objects_v2(Bucket=self.name, Prefix=at, StartAfter=start, MaxKeys=_PAGE)
-            for item in page.get("Contents", []):
-                start = item["Key"]
-                yield StoredObject(self.below(start), item["ETag"], item["Size"], item["LastModified"])
-            if not page["IsTruncated"]:
+                found = [(str(item["Key"]), item) for item in page.get("Contents", [])]
+                objects = [_to_object(self.below(key), item, size="Size") for key, item in found]
+                last, is_last = max((key for key, _ in found), default=start, key=str.encode), not page["IsTruncated"]
+            if not is_last and last.encode() <= start.encode():
+                raise Unavailable(not_s3(self, "a listing that goes on and names nothing new"))
+            yield from objects
+            if is_last:
                 return
+            start = last
 
     def close(self) -> None:
         """Close the connections, if any were opened."""
         for client in ("client", "signer", "brief"):
             if client in self.__dict__:
                 self.__dict__[client].close()
+
+
+def _to_object(name: str, answer: Mapping[str, Any], *, size: str = "ContentLength") -> StoredObject:
+    """Return the object that an answer describes. Raises ValueError, KeyError or TypeError if it describes none."""
+    modified: object = answer["LastModified"]
+    if not isinstance(modified, datetime) or answer[size] < 0:
+        raise ValueError(f"{name} has the time {modified!r} and the size {answer[size]!r}")
+    return StoredObject(name, str(answer["ETag"]), answer[size], in_utc(modified))
 
 
 def _build_config() -> "TransferConfig":

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from loratree_registry.core.text import without_secrets
+from loratree_registry.core.text import shortened, without_secrets
 from loratree_registry.errors import Invalid, LoratreeError, Unavailable
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ _ATTEMPTS = 4
 _BRIEF_SECONDS = 10  # with two attempts: a failure ends before SQLite's other writers give up, after 30 s
 _FORBIDDEN = ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
 _NO_BUCKET = ("404", "NoSuchBucket")
+# What boto3's parsers, and we, raise for fields that are missing or have another form: a size "x", a time "yesterday".
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
 def open_client(endpoint: str | None, setting: str = "LORATREE_S3_ENDPOINT", *, brief: bool = False) -> "S3Client":
@@ -56,9 +58,10 @@ def open_client(endpoint: str | None, setting: str = "LORATREE_S3_ENDPOINT", *, 
 
 @contextmanager
 def s3_errors(store: object) -> Iterator[None]:
-    """Turn an error of boto3 inside the block into Unavailable."""
+    """Turn an error of boto3 inside the block into Unavailable, and an answer that is not S3's as well."""
     try:
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from botocore.parsers import ResponseParserError
     except ImportError:
         yield  # the first use of the client raises an error with the remedy
         return
@@ -73,6 +76,14 @@ def s3_errors(store: object) -> Iterator[None]:
         raise Unavailable(_describe_failure(store, error)) from error
     except BotoCoreError as error:
         raise Unavailable(_describe_failure(store, error)) from error
+    except (ResponseParserError, *_UNREADABLE) as error:
+        raise Unavailable(not_s3(store, f"{type(error).__name__}: {error}")) from error
+
+
+def not_s3(store: object, what: str) -> str:
+    """Return the sentence for an answer that no S3 server gives, such as a listing without keys."""
+    reason = shortened(" ".join(what.split()))
+    return f"{store} answered with something that is not S3's ({reason}): check LORATREE_S3_ENDPOINT and that server"
 
 
 def error_code(error: "ClientError") -> str:

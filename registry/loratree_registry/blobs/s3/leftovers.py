@@ -9,6 +9,7 @@ from loratree_registry.blobs.s3.bucket import BLOBS, Bucket
 from loratree_registry.blobs.s3.client import s3_errors
 from loratree_registry.blobs.s3.multipart import Multipart
 from loratree_registry.blobs.s3.staged import FOLDER
+from loratree_registry.core.times import in_utc
 from loratree_registry.errors import NotFound
 
 _OURS = re.compile(rf"{FOLDER}[0-9a-f]{{32}}|{BLOBS}([0-9a-f]{{2}})/\1[0-9a-f]{{62}}")  # a bucket may be shared
@@ -40,7 +41,7 @@ def _list_uploads(bucket: Bucket) -> Iterator[tuple[Multipart, datetime]]:
             for page in pages.paginate(Bucket=bucket.name, Prefix=bucket.key(folder)):
                 for item in page.get("Uploads", []):
                     if _OURS.fullmatch(name := bucket.below(item["Key"])):
-                        yield Multipart(bucket, name, item["UploadId"]), item["Initiated"]
+                        yield Multipart(bucket, name, str(item["UploadId"])), in_utc(item["Initiated"])
 
 
 def _find_last_arrival(upload: Multipart, began: datetime) -> datetime:

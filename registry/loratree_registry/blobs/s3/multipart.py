@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from loratree_registry.blobs.s3.bucket import Bucket
 from loratree_registry.blobs.s3.client import error_code, s3_errors
+from loratree_registry.core.times import in_utc
 from loratree_registry.errors import NotFound
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Multipart:
         with self._raise_if_ended():
             pages = self._bucket.client.get_paginator("list_parts").paginate(**self.at)
             return {
-                part["PartNumber"]: StoredPart(part["ETag"], part["Size"], part["LastModified"])
+                part["PartNumber"]: StoredPart(str(part["ETag"]), part["Size"], in_utc(part["LastModified"]))
                 for page in pages
                 for part in page.get("Parts", [])
             }

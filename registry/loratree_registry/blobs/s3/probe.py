@@ -141,9 +141,9 @@ def _check_ranges(tried: Trial) -> Answer:
 def _check_clock(tried: Trial) -> Answer:
     with s3_errors(tried.bucket):
         headers = tried.bucket.client.head_object(**tried.at)["ResponseMetadata"]["HTTPHeaders"]
-    if "date" not in headers:
-        return None, "the server sends no Date header, so its clock is not known"
-    skew = abs(datetime.now(UTC) - parsedate_to_datetime(headers["date"])).total_seconds()
+        if "date" not in headers:
+            return None, "the server sends no Date header, so its clock is not known"
+        skew = abs(datetime.now(UTC) - parsedate_to_datetime(headers["date"])).total_seconds()
     if skew > _SKEW_S:
         return False, f"the server's clock is {skew:.0f} s away from this machine's: set both, S3 refuses 900 s"
     return True, f"the server's clock is within {skew:.0f} s of this machine's"

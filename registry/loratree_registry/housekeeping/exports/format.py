@@ -13,6 +13,7 @@ from loratree_registry.core.paths import MAX_NUMBER, Level, is_ancestor, is_dige
 from loratree_registry.core.records import ADAPTER_WEIGHTS, AdapterSummary, PinSource
 from loratree_registry.core.strict_json import parse_json
 from loratree_registry.core.text import check_text
+from loratree_registry.core.times import in_utc
 from loratree_registry.errors import Invalid
 
 SCHEMA: Final = "loratree/export/1"
@@ -45,6 +46,7 @@ Digest = Annotated[str, AfterValidator(_check_digest)]
 Number = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 Size = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Text = Annotated[str, AfterValidator(_check_note)]
+Time = Annotated[AwareDatetime, AfterValidator(in_utc)]
 
 
 class _Strict:
@@ -73,7 +75,7 @@ class ExportHeader(_Strict):
     schema: str
     loratree: str
     path: Path | None
-    created_at: AwareDatetime
+    created_at: Time
     files: list[FileLine]
     counts: dict[str, int]
 
@@ -85,7 +87,7 @@ class BaseLine(_Strict):
     name: Path
     digest: Digest
     source: Text | None
-    created_at: AwareDatetime
+    created_at: Time
     files: list[FileLine]
     manifest: BaseManifest
 
@@ -97,7 +99,7 @@ class NodeLine(_Strict):
     path: Path
     level: Level
     last_number: Annotated[int, Field(ge=0, le=MAX_NUMBER)]
-    created_at: AwareDatetime
+    created_at: Time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +116,7 @@ class MarkLine(_Strict):
     """The reason why a version was withdrawn or quarantined, and the time."""
 
     reason: Text
-    at: AwareDatetime
+    at: Time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +133,7 @@ class VersionLine(_Strict):
     summary: AdapterSummary
     files: list[FileLine]
     note: Text | None
-    created_at: AwareDatetime
+    created_at: Time
     withdrawn: MarkLine | None
     quarantined: MarkLine | None
 
@@ -165,7 +167,7 @@ class AliasLine(_Strict):
     path: Path
     name: Annotated[str, AfterValidator(parse_alias)]
     number: Number
-    updated_at: AwareDatetime
+    updated_at: Time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,10 +178,10 @@ class TombstoneLine(_Strict):
     number: Number
     digest: Digest
     content: Digest
-    created_at: AwareDatetime
+    created_at: Time
     quarantined_reason: Text | None
     reason: Text
-    deleted_at: AwareDatetime
+    deleted_at: Time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +191,7 @@ class EventLine(_Strict):
     path: Path
     kind: Text
     detail: dict[str, Any]
-    created_at: AwareDatetime
+    created_at: Time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

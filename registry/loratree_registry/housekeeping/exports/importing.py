@@ -1,9 +1,11 @@
 """Import of an export into this registry, with its numbers, times, marks and digests, whole or not at all.
 
 As in publishing, bytes come before rows. A trial first checks all rows in a transaction that is rolled back. Then the
-bytes are leased, stored, read back and recorded. Last, one transaction adds the rows. A second run continues a first.
+bytes are leased, stored, read back and recorded, and each adapter is checked as publish checks it. Last, one
+transaction adds the rows. A second run continues a first.
 """
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from loratree_registry.database import queries
 from loratree_registry.database.engine import reading, trying, writing
 from loratree_registry.embedded.storage import Storage
 from loratree_registry.errors import Invalid
+from loratree_registry.housekeeping.adapter_checks import AdapterChecks, Recorded, describe
 from loratree_registry.housekeeping.exports.format import BlobLine
 from loratree_registry.housekeeping.exports.import_report import chunks
 from loratree_registry.housekeeping.exports.import_rows import RowImporter
@@ -53,6 +56,7 @@ def import_(storage: Storage, where: Path, *, progress: Progress = lambda *_: No
             else 0
         )
         _check_weights(storage, export)
+        _check_adapters(storage, export, progress)
         with writing(storage.engine) as connection:
             importer = RowImporter(connection, export, trial=False)
             importer.add(progress)
@@ -80,6 +84,37 @@ def _check_weights(storage: Storage, export: Export) -> None:
                 check_weights(storage.blobs, files, line.manifest)
             except Invalid as error:
                 raise Invalid(f"the export's weights of the base {line.name} are not its own: {error}") from error
+
+
+def _check_adapters(storage: Storage, export: Export, progress: Progress) -> None:
+    """Check each version that is not here yet as if it were published: what publish refuses, import refuses.
+
+    Reads the bytes that were stored. Raises Invalid.
+    """
+    checks = AdapterChecks(storage.blobs, {line.name: line.manifest for line in export.lines("bases")})
+    total = export.header.counts.get("versions", 0)
+    for done, (version, problem) in enumerate(checks.problems(_find_new(storage, export, checks)), 1):
+        if problem is not None:
+            raise Invalid(f"the export's {describe(version, problem)}; export it again from a sound registry")
+        progress("adapters", done, max(done, total))
+
+
+def _find_new(storage: Storage, export: Export, checks: AdapterChecks) -> Iterator[Recorded]:
+    """Yield the versions of the export that are not in this registry."""
+    for lines in chunks(export.lines("versions")):
+        recorded = [Recorded.of_line(line) for line in lines]
+        with reading(storage.engine) as connection:
+            keys = {key for version in recorded for key in (version.key, version.pin) if key}
+            here = queries.importing.kept_versions(connection, keys)
+            new = [version for version in recorded if version.key not in here]
+            pins = {version.pin for version in new if version.pin in here}
+            nodes = queries.importing.kept_nodes(connection, {pin[0] for pin in pins if pin})
+            # Whether the chain of a version that is here takes ties apart is known here, whatever the export says.
+            for path, number in filter(None, pins):
+                chain = queries.versions.pinned_chain(connection, nodes[path].id, number)
+                if any(row.adapter().unties for row in chain):
+                    checks.take_apart((path, number))
+        yield from new
 
 
 def _store_blobs(storage: Storage, export: Export, progress: Progress) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, Protocol, cast
 
 from loratree_registry.blobs.hashing import Hashed
+from loratree_registry.disk.plain_files import open_plain
 from loratree_registry.errors import Invalid, NotFound
 from loratree_registry.housekeeping.exports.format import (
     AGAIN,
@@ -189,7 +190,7 @@ class _Tar:
     def _list_members(self) -> Iterator[Member]:
         """Yield each member, using only its own header: tarfile would read an extension of any size into memory."""
         try:
-            with self.where.open("rb") as stream:
+            with open_plain(self.where, remedy=AGAIN) as stream:
                 end, start = stream.seek(0, io.SEEK_END), 0
                 while member := self._read_header(stream, start):
                     if start + _BLOCK + member.size > end:
@@ -215,7 +216,7 @@ class _Tar:
 
 
 def _slice_of(path: Path, start: int, size: int) -> BinaryIO:
-    stream = path.open("rb")
+    stream = open_plain(path, remedy=AGAIN)
     stream.seek(start)
     return cast("BinaryIO", io.BufferedReader(_Slice(stream, size)))
 

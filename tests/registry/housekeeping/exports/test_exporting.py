@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import struct
 import tarfile
 import threading
 from collections.abc import Callable, Mapping
@@ -15,12 +16,13 @@ import pytest
 from sqlalchemy import text
 
 from loratree_registry.catalog import base_weights
-from loratree_registry.core.digests import FileDigest
+from loratree_registry.core.digests import FileDigest, content_digest, version_digest
 from loratree_registry.database.engine import writing
 from loratree_registry.errors import Conflict, Corrupt, Invalid, LoratreeError, NotFound
 from loratree_registry.housekeeping.exports import format
 from loratree_registry.housekeeping.exports.exporting import export
 from loratree_registry.housekeeping.exports.importing import import_
+from loratree_registry.housekeeping.exports.writing import blob_name
 from loratree_registry.housekeeping.verifying import verify
 from loratree_registry.workspace.base_transfer import pull_base
 from tests.registry.conftest import Build
@@ -247,6 +249,49 @@ def forged(folder: Path, name: str, content: bytes) -> None:
     (folder / format.HEADER).write_text(json.dumps(header))
 
 
+def replaced(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    """Give the first version other bytes, with every digest in the export that then changes, as a forger would."""
+
+    def apply(folder: Path) -> None:
+        versions = [json.loads(line) for line in (folder / "versions.jsonl").read_bytes().splitlines()]
+        [file] = versions[0]["files"]
+        old = file["sha256"]
+        content = change(blob_path(folder, old).read_bytes())
+        file |= {"sha256": sha256(content), "size": len(content)}
+        path = blob_path(folder, sha256(content))
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        if all(version["files"][0]["sha256"] != old for version in versions):
+            blob_path(folder, old).unlink()
+        kept = {version["files"][0]["sha256"]: version["files"][0]["size"] for version in versions}
+        blobs = [{"sha256": digest, "size": size} for digest, size in sorted(kept.items())]
+        renamed: dict[str, str] = {}
+        bases = [json.loads(line) for line in (folder / "bases.jsonl").read_bytes().splitlines()]
+        digests = {base["name"]: base["digest"] for base in bases}
+        for version in versions:  # a pin comes before what was trained on it
+            pin = version["pin"]
+            if pin:
+                pin["digest"] = renamed.get(pin["digest"], pin["digest"])
+            files = [FileDigest(**stored) for stored in version["files"]]
+            config, before = version["config"], version["digest"]
+            version["content"] = content_digest(config, files)
+            version["digest"] = version_digest(
+                base_digest=digests[version["path"].partition("/")[0]],
+                pin_digest=pin["digest"] if pin else None,
+                config=config,
+                files=files,
+            )
+            renamed[before] = version["digest"]
+        for name, records in (("versions", versions), ("blobs", blobs)):
+            forged(folder, name, b"".join(json.dumps(record).encode() + b"\n" for record in records))
+
+    return apply
+
+
+def blob_path(folder: Path, digest: str) -> Path:
+    return folder / blob_name(digest)
+
+
 def first_blob(folder: Path) -> Path:
     return min(path for path in folder.rglob("blobs/**/*") if path.is_file())
 
@@ -329,6 +374,34 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a number that nothing has": (
         edited("nodes", lambda records: records[2].update(last_number=999_999_999)),
         "a last_number above every version at tiny/law, expected",
+    ),
+    "a time that UTC cannot write": (
+        edited("nodes", lambda records: records[0].update(created_at="9999-12-31T23:59:00-23:59")),
+        "line 1 of .*nodes.jsonl is not valid .*is not in the years 1 to 9999 in UTC",
+    ),
+    "a time before the first one": (
+        edited("events", lambda records: records[0].update(created_at="0001-01-01T00:00:00+23:59")),
+        "is not in the years 1 to 9999 in UTC",
+    ),
+    "an adapter without ranks": (
+        edited("versions", lambda records: records[0]["summary"].update(ranks=[])),  # type: ignore[attr-defined]
+        r"the export's tiny/law@1 is not what publish would take: its summary says .* ranks \[\] for \[8\]",
+    ),
+    "an adapter that unties nothing": (
+        edited("versions", lambda records: records[0]["summary"].update(unties=True)),  # type: ignore[attr-defined]
+        "its summary says something else than its files: unties True for False",
+    ),
+    "a pickle for an adapter": (
+        replaced(lambda _: b"\x80\x04\x95" + bytes(200)),
+        "tiny/law@1 is not what publish would take: .*is not a safetensors file",
+    ),
+    "an adapter with NaN": (
+        replaced(lambda content: content[:-4] + struct.pack("<f", float("nan"))),
+        "tiny/law@1 is not what publish would take: .*values that are not finite",
+    ),
+    "an adapter of another base": (
+        replaced(lambda content: content.replace(b".q_proj.", b".x_proj.")),
+        "tiny/law@1 is not what publish would take: the adapter cannot be published",
     ),
     "another schema": (
         lambda folder: (folder / format.HEADER).write_bytes(
@@ -546,3 +619,9 @@ def test_weights_that_are_not_the_bases_own_are_not_imported(build: Build, mater
     assert everything(target.registry) == {}
     target.registry.add_base("tiny", material.base)
     assert target.registry.base_files("tiny") == []
+
+
+def test_a_pipe_for_a_tar_file_is_refused_and_never_waited_for(build: Build, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "all.tar")
+    with pytest.raises(Invalid, match=r"all\.tar is not a file"):
+        import_(build().storage, tmp_path / "all.tar")
