@@ -121,7 +121,7 @@ def _check_same(lockfile: Lockfile | None, chain: Chain, mode: Mode, limit: Limi
     # The digest names the sum; the paths and numbers, which it leaves out, are what a child is pinned to.
     if (lockfile.chain, artifact.mode, artifact.limit) != (chain, mode, limit):
         actual = f"{_leaf_of(lockfile.chain)} ({artifact.form}, {lockfile.chain.digest})"
-        raise Conflict(f"it holds {actual}, expected {_leaf_of(chain)} ({form(mode, limit)}, {chain.digest})")
+        raise Conflict(f"it holds {actual}, expected {form(mode, limit)} of {_leaf_of(chain)} ({chain.digest})")
     return lockfile
 
 

@@ -196,7 +196,7 @@ def test_a_lockfile_with_another_version_than_its_digest_names_is_not_this_compo
     whole = file.read_text()
     for old, new in (('"version": 1', '"version": 2'), ('"path": "tiny/medicine"', '"path": "tiny/medicin"')):
         file.write_text(whole.replace(old, new, 1))
-        with pytest.raises(Conflict, match=r"it holds tiny/medicine/.*, expected tiny/medicine/"):
+        with pytest.raises(Conflict, match=r"it holds tiny/medicine/.*, expected merge of tiny/medicine/"):
             make("merge")
     file.write_text(whole)
     make("merge")

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from loratree_composer.arithmetic.edits import Add, Edit, Replace, ReplaceRows, Rescale, Shift, alike
-from loratree_composer.arithmetic.lowrank import LowRank
+from loratree_composer.arithmetic.lowrank import LowRank, bound_of
 from loratree_composer.arithmetic.precision import full_float32
 from loratree_composer.arithmetic.program import ChainStep, Program, programs
 from loratree_registry.errors import Invalid
@@ -24,7 +24,8 @@ class Factors:
     """A part scale · B A of one tensor, in the dtype of the file: a [rank, in], b [out, rank], or [experts, …] of both.
 
     `transposed` is True if the base stores the tensor as [in, out]. `magnitude` [out] makes the part DoRA. `depth` is
-    the number of LoRAs on other parameters of the same experts that PEFT has wrapped around this LoRA.
+    the number of LoRAs on other parameters of the same experts that PEFT has wrapped around this LoRA. `bound` bounds
+    every |value| of B A, computed once when the file is read.
     """
 
     kind: str
@@ -35,13 +36,15 @@ class Factors:
     groups: int = 1
     magnitude: Tensor | None = None
     depth: int = 0
+    bound: float | None = None
 
     def edit(self, weight: float) -> Edit:
         """Return the edit of this part at a level weight, with the scales folded in float32."""
         delta = self.folded(weight)
         delta = delta.transposed() if self.transposed else delta
         if self.magnitude is None:
-            return Add(delta, self.kind, self.groups)
+            bound = None if self.bound is None else self.bound * abs(weight * self.scale)
+            return Add(delta, self.kind, self.groups, bound)
         return Rescale(delta, self.magnitude, int(self.transposed), self.kind)
 
     def folded(self, weight: float) -> LowRank:
@@ -226,7 +229,8 @@ def _read_factors(tensors: StoredTensors, module: ModuleSpec) -> Factors:
         a = a.reshape(experts, rank, -1)  # the file stores A expert by expert
         b = b.reshape(len(b), rank, experts).permute(2, 0, 1)  # in B the index of the expert varies fastest
     depth = module.a.count(f".{LAYER}.")
-    return Factors(module.kind, module.scale, a, b, module.transposed, groups, magnitude, depth)
+    bound = bound_of(a, b)
+    return Factors(module.kind, module.scale, a, b, module.transposed, groups, magnitude, depth, bound)
 
 
 def _join_a(tensors: StoredTensors, keys: Joined) -> Tensor:

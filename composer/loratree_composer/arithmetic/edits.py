@@ -19,8 +19,8 @@ class Add:
     """The edit W ← W + B A. A convolution's W [out, in, …] is read as [out, in·…]; W of experts is [experts, p, q].
 
     `kind` is the kind of layer that the delta was made for. In a grouped convolution `groups` is above 1 and b is
-    [out, rank/groups]: no value of W gives such a delta, so it can be stacked but not merged. `bound` is
-    delta.largest(), computed in advance, or None. A small bound lets a merge skip the check for finite values.
+    [out, rank/groups]: no value of W gives such a delta, so it can be stacked but not merged. `bound` bounds
+    every |value| of B A, computed when the adapter was read, or is None. A small bound rules an overflow out.
     """
 
     delta: LowRank
@@ -88,7 +88,11 @@ def joined(edits: Sequence[Edit]) -> tuple[Edit, ...]:
 
 
 def _concat_adds(adds: Sequence[Add]) -> list[Edit]:
-    return [Add(concat([add.delta for add in adds]), adds[-1].kind)] if adds else []
+    if not adds:
+        return []
+    bounds = [add.bound for add in adds if add.bound is not None]
+    bound = sum(bounds) if len(bounds) == len(adds) else None
+    return [Add(concat([add.delta for add in adds]), adds[-1].kind, bound=bound)]
 
 
 def _find_last_replace(edits: Sequence[Edit]) -> int:

@@ -46,7 +46,7 @@ class LowRank:
 
     def largest(self) -> float:
         """Return a bound on every |value| of B A: rank · max|A| · max|B|."""
-        return self.rank * _find_largest(self.a) * _find_largest(self.b)
+        return bound_of(self.a, self.b)
 
 
 def concat(levels: Sequence[LowRank], groups: int = 1) -> LowRank:
@@ -66,11 +66,18 @@ def concat(levels: Sequence[LowRank], groups: int = 1) -> LowRank:
     return LowRank(a.flatten(0, 1), b)
 
 
+def bound_of(a: Tensor, b: Tensor) -> float:
+    """Return a bound on every |value| of B A: rank · max|A| · max|B|, for a [rank, in] and b [out, rank]."""
+    return a.shape[-2] * _find_largest(a) * _find_largest(b)
+
+
 def _widen(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _find_largest(tensor: Tensor) -> float:
     # abs().max() would allocate a second tensor of this size; aminmax allocates none.
+    if not tensor.numel():
+        return 0.0
     low, high = torch.aminmax(tensor)
     return max(abs(float(low)), abs(float(high)))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from loratree_composer.arithmetic.edits import Add, Edit, Replace, ReplaceRows, Rescale, Shift, check_shape
+from loratree_composer.arithmetic.lowrank import LowRank
 from loratree_composer.arithmetic.precision import full_float32
 from loratree_registry.errors import Invalid
 
@@ -16,8 +17,10 @@ from loratree_registry.errors import Invalid
 ROWS = 1024
 LINE = 64  # bytes
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-# A smaller change cannot overflow a float32 or bfloat16 value: half an ulp of their maxima is 1e31 and 7e35.
+# A smaller change cannot overflow a value: half an ulp of the maxima of float32 and bfloat16 is 1e31 and 7e35, of
+# float16 16.
 _SMALL = 1e30
+_SMALL_HALF = 8.0
 
 
 def merged(weight: Tensor, edits: Sequence[Edit], *, name: str) -> Tensor:
@@ -43,7 +46,7 @@ def merge_into(target: Tensor, source: Tensor, edits: Sequence[Edit], *, name: s
     with full_float32(), writing(target):
         if target.is_floating_point() and target.ndim:
             _sum_into(target.detach(), source, edits)
-            if not _is_surely_finite(edits, target.dtype):
+            if not is_surely_finite(edits, target.dtype):
                 _check_finite(target, name)
         else:
             last = edits[-1]
@@ -173,12 +176,50 @@ def gain(magnitude: Tensor, norms: Tensor) -> Tensor:
     return (magnitude.to(norms.dtype) / norms).to(magnitude.dtype)
 
 
-def _is_surely_finite(edits: Sequence[Edit], dtype: torch.dtype) -> bool:
+def check_deltas(edits: Sequence[Edit], dtype: torch.dtype, *, name: str) -> None:
+    """Raise Invalid if the Adds among the edits have a sum that is not finite in `dtype`, without the base's values."""
+    adds = [edit for edit in edits if isinstance(edit, Add)]
+    if not adds or is_surely_finite(adds, dtype):
+        return
+    groups = adds[0].groups
+    for group in range(groups):
+        parts = [Add(_group_of(add.delta, group, groups)) for add in adds]
+        merged(torch.zeros(parts[0].delta.shape, dtype=dtype), parts, name=name)
+
+
+def check_held(value: Tensor, dtype: torch.dtype, *, name: str) -> None:
+    """Raise Invalid if a value that becomes part of a tensor is not finite in the tensor's dtype."""
+    if dtype.is_floating_point and value.is_floating_point():
+        _check_finite(value.to(dtype), name)
+
+
+def _group_of(delta: LowRank, group: int, groups: int) -> LowRank:
+    """Return the product of one group of a convolution: a [rank/groups, in·kernel], b [out/groups, rank/groups]."""
+    if groups == 1:
+        return delta
+    return LowRank(delta.a.chunk(groups, dim=-2)[group], delta.b.chunk(groups, dim=0)[group])
+
+
+def is_surely_finite(edits: Sequence[Edit], dtype: torch.dtype, *, is_tame: bool = False) -> bool:
     """Return whether a finite weight stays finite for certain, because all edits are small deltas.
 
-    float16 overflows at 65,504, so a float16 weight is always checked.
+    Forms of a chain that do not write the sum ask this first: what it does not rule out, they sum to refuse what a
+    merge refuses. With `is_tame`, small DoRA and replaced rows count too, if a caller checks their gains and values.
     """
-    return dtype != torch.float16 and all(isinstance(edit, Add) and edit.largest() < _SMALL for edit in edits)
+    small = _SMALL_HALF if dtype == torch.float16 else _SMALL
+    return all(_is_small(edit, small, dtype, is_tame=is_tame) for edit in edits)
+
+
+def _is_small(edit: Edit, small: float, dtype: torch.dtype, *, is_tame: bool) -> bool:
+    match edit:
+        case Add():
+            return edit.largest() < small
+        case Rescale(delta, magnitude) if is_tame:  # an output's norm is its magnitude, so no value is above it
+            return delta.largest() < _SMALL and float(magnitude.abs().max()) < torch.finfo(dtype).max / 2
+        case ReplaceRows():
+            return is_tame
+        case _:
+            return False
 
 
 def _check_finite(result: Tensor, name: str) -> None:
@@ -188,5 +229,6 @@ def _check_finite(result: Tensor, name: str) -> None:
     low, high = torch.aminmax(result)
     if not torch.isfinite(torch.stack((low, high))).all():
         raise Invalid(
-            f"{name} would hold values that are not finite after merging: a scale or a level weight is too large"
+            f"{name} would hold values that are not finite in {result.dtype} with this chain: a scale or a level "
+            "weight is too large, or the adapter is broken"
         )

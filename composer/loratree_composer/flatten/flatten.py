@@ -13,7 +13,7 @@ from loratree_composer.adapters.adapter import Adapter, Bias, Factors, programs_
 from loratree_composer.arithmetic.compress import Compressed, compressed
 from loratree_composer.arithmetic.lowrank import LowRank
 from loratree_composer.base.layer_kind import TRANSPOSED
-from loratree_composer.base.stored_tensor import type_of
+from loratree_composer.base.stored_tensor import DTYPES, type_of
 from loratree_composer.flatten.compression import Kept, records_of
 from loratree_composer.flatten.overrides import flat_overrides, heads_of
 from loratree_composer.flatten.parts import REMEDY, flat_parts
@@ -69,7 +69,8 @@ def flattened(
     Raises Invalid if there are no deltas, if one adapter cannot hold the chain (as with DoRA), if the chain does not
     fit the base, or if a value is not finite.
     """
-    parts, base = flat_parts(programs_of(chain)), BaseIndex(manifest)
+    dtypes = {parameter.name: DTYPES[parameter.dtype] for parameter in manifest.parameters}
+    parts, base = flat_parts(programs_of(chain), dtypes), BaseIndex(manifest)
     if not parts.names:
         raise Invalid(f"there is no adapter to flatten, the composition is the base itself: {REMEDY}")
     places = flat_places(parts, base, nesting(chain))

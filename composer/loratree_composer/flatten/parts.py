@@ -9,7 +9,7 @@ from torch import Tensor
 
 from loratree_composer.arithmetic.edits import Add, Edit, Replace, ReplaceRows, Rescale, Shift
 from loratree_composer.arithmetic.lowrank import LowRank, concat
-from loratree_composer.arithmetic.merge import merge_into
+from loratree_composer.arithmetic.merge import check_deltas, check_held, is_surely_finite, merge_into
 from loratree_composer.arithmetic.precision import full_float32
 from loratree_composer.arithmetic.program import Program
 from loratree_registry.errors import Invalid, listed
@@ -36,8 +36,10 @@ class FlatParts:
         return {*self.deltas, *self.shifts, *self.values, *self.rows}
 
 
-def flat_parts(programs: Mapping[str, Program]) -> FlatParts:
+def flat_parts(programs: Mapping[str, Program], dtypes: Mapping[str, torch.dtype]) -> FlatParts:
     """Return the parts of `programs`, summed in float32. Raises Invalid, naming every tensor that has no such form.
+
+    `dtypes` are those of the base's tensors: a sum that is not finite there is refused, as a merge refuses it.
 
     A whole value absorbs all later edits. A tensor that is rescaled, or has rows replaced after a delta, has no such
     form, because the result is not a sum of products.
@@ -47,6 +49,8 @@ def flat_parts(programs: Mapping[str, Program]) -> FlatParts:
         for name, program in programs.items():
             # The leaf may join the ancestors' product here, as a flattened adapter has no cached sum of the ancestors.
             edits = program.joined_edits
+            if name in dtypes:
+                _check_finite(program, edits, dtypes[name])
             if isinstance(edits[0], Replace):
                 parts.values[name] = _compute_value(edits[0], edits[1:], name)
             elif any(isinstance(edit, Rescale) for edit in edits):
@@ -58,6 +62,15 @@ def flat_parts(programs: Mapping[str, Program]) -> FlatParts:
     if problems:
         raise Invalid(f"one adapter cannot hold what the chain does ({'; '.join(problems)}): {REMEDY}")
     return parts
+
+
+def _check_finite(program: Program, edits: Sequence[Edit], dtype: torch.dtype) -> None:
+    adds = [edit for edit in edits if isinstance(edit, Add)]
+    if not is_surely_finite(adds, dtype):
+        check_deltas(program.edits, dtype, name=program.name)  # made again, in a merge's own order
+    for edit in edits:
+        if isinstance(edit, Replace | ReplaceRows | Shift):
+            check_held(edit.value, dtype, name=program.name)
 
 
 def _add(parts: FlatParts, name: str, edits: Sequence[Edit]) -> bool:

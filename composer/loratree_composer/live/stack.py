@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from loratree_composer.arithmetic.edits import Add, Edit, ReplaceRows, Rescale
-from loratree_composer.arithmetic.merge import check_values, merged
+from loratree_composer.arithmetic.merge import check_deltas, check_values, is_surely_finite, merged
 from loratree_composer.arithmetic.normal_form import normal_form
 from loratree_composer.arithmetic.precision import full_float32
 from loratree_composer.arithmetic.program import Program
@@ -19,6 +19,7 @@ from loratree_composer.base.sharing import tensors
 from loratree_composer.live.fit import check_fit, fit_problems, owner, shared_layers
 from loratree_composer.live.stacked_layers import KINDS, StackedLayer, StackedQuantised
 from loratree_composer.live.untied_tensors import drop_compiled, put, put_back
+from loratree_registry.errors import Invalid
 
 # accelerate, which places the layers of a device_map, sets a layer's forward to a hook around this attribute.
 INNER: Final = "_old_forward"
@@ -37,8 +38,8 @@ class Stack:
     buffers) is replaced by a composed copy of the same size until `remove`. state_dict() shows the copy, and an
     optimizer made earlier does not know it. Compiled code is dropped.
 
-    Raises Invalid if an edit does not fit or a value is not finite; the module is then unchanged. The products run in
-    the layer's dtype, so an overflow shows in the output, although a merge would refuse it.
+    Raises Invalid if an edit does not fit, or if a value is not finite, also if only the sum would not be, as in a
+    merge; the module is then unchanged.
     """
 
     def __init__(
@@ -101,6 +102,8 @@ class Stack:
             check_values(live[name], edits, name=name)
             problems += fit_problems(self._module, name, live[name], edits)
             if not problems:
+                if not is_surely_finite(edits, live[name].dtype, is_tame=True):
+                    _check_sum(live[name], programs[name].edits, name)  # made again, in a merge's own order
                 self._prepare(name, live[name], edits)
         check_fit(problems)
 
@@ -119,6 +122,7 @@ class Stack:
         delta = deltas[0].delta.transposed() if TRANSPOSED[deltas[0].kind] else deltas[0].delta
         if delta.shape != size:
             return [f"{name} is quantised from shape {list(size)}, and the adapter's part is {list(delta.shape)}"]
+        check_deltas(edits, _find_dtype(live), name=name)
         self._beside[layer_name] = StackedQuantised(layer_name, layer, delta, _find_dtype(live))
         return []
 
@@ -134,7 +138,12 @@ class Stack:
             self._copies[name] = tensor = _compose_copy(tensor, whole, name)
         if beside:
             layer_name = name.rpartition(".")[0]
-            self._beside[layer_name] = KINDS[kind_of(layer)](layer_name, layer, normal_form(tensor, beside))
+            try:
+                self._beside[layer_name] = KINDS[kind_of(layer)](layer_name, layer, normal_form(tensor, beside))
+            except Invalid:
+                if not any(isinstance(edit, Add) and edit.groups > 1 for edit in beside):
+                    merged(tensor, beside, name=name)  # if the sum overflows too, its sentence says more
+                raise
 
     def _install(self) -> None:
         live = tensors(self._module)
@@ -214,6 +223,14 @@ def _has_own_forward(layer: nn.Module) -> bool:
 def _find_dtype(live: Mapping[str, Tensor]) -> torch.dtype:
     """Return the dtype of the model's first tensor that is not quantised: an embedding's, and so the activations'."""
     return next((tensor.dtype for tensor in live.values() if tensor.is_floating_point()), torch.get_default_dtype())
+
+
+def _check_sum(tensor: Tensor, edits: Sequence[Edit], name: str) -> None:
+    """Raise Invalid if a merge of the edits into the tensor would, because the sum is not finite."""
+    if any(isinstance(edit, Add) and edit.groups > 1 for edit in edits):
+        check_deltas(edits, tensor.dtype, name=name)  # no merge can hold it, so its own sum decides
+    elif tensor.is_floating_point():
+        merged(tensor, edits, name=name)
 
 
 def _compose_copy(tensor: Tensor, edits: Sequence[Edit], name: str) -> Tensor:

@@ -120,7 +120,7 @@ def test_a_leaf_that_cannot_be_stacked_leaves_the_bare_base(catalog: Catalog, tm
     catalog.publish(huge, path, parent=catalog.path(1))
     model = chains.load(catalog.tree.base, torch.float16)
     state, composed = chains.state_digest(model), composer(catalog, model)
-    with pytest.raises(Invalid, match=r"down_proj would be given values that are not finite in torch\.float16"):
+    with pytest.raises(Invalid, match=r"down_proj\.weight would hold values that are not finite in torch\.float16"):
         composed.use(path, merged=catalog.path(1))
     assert chains.state_digest(model) == state
     assert composed.current is None

@@ -95,7 +95,7 @@ def test_nothing_is_stacked_where_one_of_many_edits_does_not_fit_or_is_not_finit
     with pytest.raises(Invalid, match=r"other\.weight is not in the model; .*norm\.weight has.*proj\.bias has"):
         Stack(model, normed() | wrong)
     huge = LowRank(torch.full((1, 3), 1e30), torch.full((4, 1), torch.inf))
-    with pytest.raises(Invalid, match=r"proj would be given values that are not finite in torch\.float32"):
+    with pytest.raises(Invalid, match=r"proj\.weight would hold values that are not finite in torch\.float32"):
         Stack(model, normed() | editing(proj__weight=Add(huge)))
     assert not is_stacked(model)
     assert all(tensor is before[name] for name, tensor in tensors(model).items())
