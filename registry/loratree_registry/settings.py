@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from loratree_registry.disk.private import make_private
 from loratree_registry.errors import Invalid, Unavailable
 
 
@@ -45,7 +46,7 @@ class Settings:
     def make_home(self) -> Path:
         """Create HOME, accessible only to its owner, and return it. Raises Unavailable."""
         try:
-            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self.home)
         except OSError as error:
             raise Unavailable(
                 f"the folder {self.home} cannot be made ({error.strerror}): set LORATREE_HOME to a folder that can"

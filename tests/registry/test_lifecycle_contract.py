@@ -255,6 +255,37 @@ def test_retention_keeps_the_newest_the_head_and_what_is_pinned_or_aliased(chain
         chain.retain(MED, keep=0)
 
 
+def test_what_retention_would_delete_is_listed_for_a_whole_subtree(chain: Registry, material: Material) -> None:
+    for number in range(3, 9):
+        publish(chain, MED, material.rank8.variant(number))
+    for number in (6, 7, 8):
+        chain.withdraw(f"{MED}@{number}", reason="diverges")
+    publish(chain, f"{MED}-x", material.rank8, "base")
+    for path in (f"{MED}-x", CARDIO):
+        for number in (1, 2):
+            publish(chain, path, material.rank4.variant(number), "base")
+    would = [chain.retain(path, keep=1, dry_run=True) for path in ("tiny", MED, f"{MED}-x", CARDIO)]
+    expected = sorted((each for each in would if each.deleted), key=lambda each: each.path)
+    assert [each.path for each in expected] == [MED, f"{MED}-x", CARDIO]
+    listed = chain.crowded("tiny", keep=1)
+    assert ([each for each in listed.items if each.deleted], listed.next) == (expected, None)
+    assert {each.path for each in chain.crowded(MED, keep=1).items} >= {MED, CARDIO}
+    assert f"{MED}-x" not in {each.path for each in chain.crowded(MED, keep=1).items}
+    found, after = [], None
+    while True:
+        page = chain.crowded("tiny", keep=1, after=after, limit=1)
+        found += page.items
+        if page.next is None:
+            break
+        after = page.next
+    assert found == listed.items
+    assert chain.crowded(CARDIO, keep=50).items == []
+    with pytest.raises(Invalid, match="retention keeps 1 to"):
+        chain.crowded("tiny", keep=0)
+    with pytest.raises(NotFound):
+        chain.crowded("tiny/unknown", keep=1)
+
+
 def test_what_is_not_there_is_not_marked(chain: Registry) -> None:
     calls: list[Refuse] = [
         lambda registry, ref: registry.withdraw(ref, reason="why"),

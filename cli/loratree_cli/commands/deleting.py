@@ -53,7 +53,7 @@ def rm(path: str) -> None:
 def retain(path: str, keep: int, below: bool, dry_run: bool, as_json: bool) -> None:
     """Delete the versions at PATH that are not the newest N, the head, or named by an alias or a pin.
 
-    One transaction per node. A version pinned only by versions deleted in this run is deleted by the next run.
+    A version pinned only by versions deleted in this run is deleted by the next run.
 
     \b
     loratree retain tiny/medicine --keep 5 --dry-run
@@ -72,8 +72,10 @@ def retain(path: str, keep: int, below: bool, dry_run: bool, as_json: bool) -> N
 
 
 def _retain_each(opened: Registry, path: str, keep: int, below: bool, dry_run: bool) -> Iterator[Retained]:
-    """Retain at each node and yield its result, the nodes below `path` first."""
-    root = opened.node(path)
-    nodes = every(lambda after: opened.descendants(path, after=after, limit=MAX_PAGE)) if below else iter(())
-    for node in (*nodes, root):
-        yield opened.retain(node.path, keep=keep, dry_run=dry_run)
+    """Retain at each node with more than `keep` versions and yield its result, the nodes below `path` first."""
+    if not below:
+        yield opened.retain(path, keep=keep, dry_run=dry_run)
+        return
+    crowded = every(lambda after: opened.crowded(path, keep=keep, after=after, limit=MAX_PAGE))
+    for node in sorted(crowded, key=lambda node: node.path == path):
+        yield node if dry_run else opened.retain(node.path, keep=keep)

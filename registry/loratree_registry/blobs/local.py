@@ -17,6 +17,7 @@ from loratree_registry.core.paths import is_digest
 from loratree_registry.core.times import from_seconds
 from loratree_registry.disk.disk_errors import disk_errors, sync
 from loratree_registry.disk.plain_files import open_named
+from loratree_registry.disk.private import make_private
 from loratree_registry.errors import NotFound, Unavailable
 
 SETTING = "LORATREE_BLOBS"
@@ -140,7 +141,7 @@ class LocalBlobStore(BlobStore):
     def _create_temporary(self) -> Iterator[Path]:
         """Create a file in root/tmp, so that renaming it stays within one file system; remove it after the block."""
         folder = self.root / "tmp"
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self.root)
         folder.mkdir(mode=0o700, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=folder)
         os.close(handle)

@@ -14,6 +14,7 @@ from loratree_registry.blobs.s3.probe import trial as s3_trial
 from loratree_registry.blobs.s3.store import S3BlobStore
 from loratree_registry.blobs.store import BlobStore
 from loratree_registry.disk.disk_errors import disk_errors, sync
+from loratree_registry.disk.private import make_private
 from loratree_registry.errors import Invalid, LoratreeError
 
 _ROOM: Final = 1024**3  # bytes that should be free: some thirty adapters of 35 MB
@@ -84,7 +85,7 @@ def _begin_trial(root: Path, setting: str) -> Iterator[Trial]:
 
 def _check_writable(tried: Trial) -> tuple[bool | None, str]:
     with disk_errors(tried.root, tried.setting):
-        tried.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(tried.root)
         tried.inside.mkdir(mode=0o700, exist_ok=True)
         (tried.inside / "file").write_bytes(_CONTENT)
         same = (tried.inside / "file").read_bytes() == _CONTENT

@@ -1,12 +1,14 @@
 """Deleting: the version goes, and a tombstone stays so that its number is never used again."""
 
+from collections import defaultdict
+
 from sqlalchemy import Connection
 
 from loratree_registry.catalog.lineage import dependents
 from loratree_registry.catalog.nodes import find_node
 from loratree_registry.catalog.paging import check_limit, number_after, page
 from loratree_registry.catalog.versions import check_unnamed, lock_version
-from loratree_registry.core.paths import MAX_NUMBER
+from loratree_registry.core.paths import MAX_NUMBER, parse_path
 from loratree_registry.core.records import Page, Retained, Tombstone
 from loratree_registry.core.text import check_reason
 from loratree_registry.database import queries
@@ -58,6 +60,7 @@ def _check_unpinned(connection: Connection, row: VersionRow) -> None:
     )
 
 
+_NUMBERS = 500_000  # of versions on a page, 5 MB
 _AT_ONCE = 500  # versions that one transaction deletes: 0.2 s on SQLite
 
 
@@ -80,6 +83,33 @@ def retain(connection: Connection, path: str, *, keep: int) -> tuple[Retained, b
     if rows:
         bury(connection, node.path, [(key, number) for key, number, _ in rows], f"retention kept the newest {keep}")
     return _to_retained(node.path, queries.versions.count_versions(connection, node.id), rows), more
+
+
+def crowded(connection: Connection, path: str, *, keep: int, after: str | None, limit: int) -> Page[Retained]:
+    """Return a page of the nodes at `path` and below with more than `keep` versions, and what `retain` would delete.
+
+    This only reads: three queries for a page, however many nodes it has. Raises NotFound, Invalid.
+    """
+    _find_retained(connection, path, keep)
+    after = None if after is None else parse_path(after)
+    rows = queries.tombstones.crowded_nodes(connection, path, keep=keep, after=after, limit=check_limit(limit) + 1)
+    count = len(rows[:limit])
+    while len(found := _expendable(connection, rows[:count], keep)) > _NUMBERS and count > 1:
+        count //= 2
+    surplus: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
+    for row in found:
+        surplus[row[0]].append(row)
+    return page(
+        rows,
+        max(1, count),
+        key=lambda row: row[1],
+        records=lambda shown: [_to_retained(name, held - len(surplus[key]), surplus[key]) for key, name, held in shown],
+    )
+
+
+def _expendable(connection: Connection, rows: list[tuple[int, str, int]], keep: int) -> list[tuple[int, int, int]]:
+    most = _NUMBERS + 1 if len(rows) > 1 else MAX_NUMBER
+    return queries.tombstones.expendable_at(connection, [row[0] for row in rows], keep=keep, limit=most)
 
 
 def _find_retained(connection: Connection, path: str, keep: int) -> NodeRow:

@@ -193,6 +193,13 @@ class Registry(Protocol):
         """Return the tombstones of the versions that were deleted at `path`, newest first."""
         ...
 
+    def crowded(self, path: str, *, keep: int, after: str | None = None, limit: int = PAGE) -> Page[Retained]:
+        """Return the nodes at `path` and below with more than `keep` versions, and what `retain` would delete there.
+
+        Nothing is changed, and no lock is taken. Raises NotFound, Invalid.
+        """
+        ...
+
     def retain(self, path: str, *, keep: int, dry_run: bool = False) -> Retained:
         """Delete the versions at `path` except the newest `keep`, the head, and those that an alias or a pin names.
 

@@ -13,6 +13,7 @@ from loratree_migrations import HEAD, current
 from loratree_migrations import upgrade as migrate
 from loratree_registry.core.text import without_secrets
 from loratree_registry.database.json_text import serialize
+from loratree_registry.database.reserve import RESERVE, STEP, free_bytes, refill, release
 from loratree_registry.database.tables import metadata
 from loratree_registry.errors import Conflict, Invalid, LoratreeError, Unavailable
 
@@ -35,6 +36,8 @@ _REMEDIES = {  # a part of the database's own message → the remedy
     "malformed": "restore it from a backup",
     "unable to open": "check that its folder exists and can be written to",
 }
+
+_NO_ROOM = ("full", "disk i/o error", "unable to open")  # how SQLite says that a disk is full
 
 
 def open_engine(address: str | Path) -> Engine:
@@ -67,6 +70,15 @@ def reading(engine: Engine) -> Iterator[Connection]:
 def writing(engine: Engine) -> Iterator[Connection]:
     """Open a transaction that commits at the end, or rolls back on an error. Raises Unavailable, Conflict."""
     with _translate_errors(engine), engine.execution_options(immediate=True).begin() as connection:
+        yield connection
+
+
+@contextmanager
+def freeing(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction as `writing` does, for what leads to free space: on a full disk it may use the reserve."""
+    if (file := _sqlite_file(engine.url)) is not None:
+        release(file, wanted=RESERVE)
+    with writing(engine) as connection:
         yield connection
 
 
@@ -152,7 +164,18 @@ def _open_sqlite(url: URL) -> Engine:
     event.listen(engine, "do_connect", _create_private)
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)
+    event.listen(engine, "engine_disposed", _refill)
     return engine
+
+
+def _sqlite_file(url: URL) -> Path | None:
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+
+
+def _refill(engine: Engine) -> None:
+    """Fill up the reserve after the last connection is closed, when SQLite's log is gone."""
+    if (file := _sqlite_file(engine.url)) is not None:
+        refill(file)
 
 
 def _create_private(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> None:
@@ -161,6 +184,7 @@ def _create_private(_dialect: Any, _record: Any, arguments: list[Any], options: 
         # Never open an existing file here: closing it would drop SQLite's locks. SQLite itself reports any error.
         with suppress(OSError):
             os.close(os.open(arguments[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        release(Path(arguments[0]), wanted=STEP)  # SQLite's log needs some space even to read
 
 
 def _set_pragmas(connection: Any, _record: Any) -> None:
@@ -192,6 +216,12 @@ def _translate_errors(engine: Engine) -> Iterator[None]:
 
 def _to_error(url: URL, error: SQLAlchemyError) -> LoratreeError:
     reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().partition("\n")[0]
+    file = _sqlite_file(url)
+    if file is not None and any(mark in reason.lower() for mark in _NO_ROOM) and free_bytes(file.parent) < STEP:
+        return Unavailable(
+            f"the disk of {file} is full ({reason}): nothing was changed; reading, `loratree delete` and `loratree gc` "
+            "work from a reserve, and if that is used up too, remove any other file first"
+        )
     remedy = next((text for mark, text in _REMEDIES.items() if mark in reason.lower()), "check that it is running")
     return Unavailable(f"the database {_mask(url)} does not answer ({reason}): {remedy}")
 

@@ -28,9 +28,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
     """
     try:
         out = _resolve_target(out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(out)
-        with _lock(Path(tempfile.mkdtemp(prefix=_prefix_of(out), dir=out.parent))) as shelter:
+        with shelter_beside(out) as shelter:
             stage = shelter / "out"  # mkdtemp's folder is private to its owner; this folder has the user's usual mode
             stage.mkdir()
             yield stage
@@ -42,6 +40,18 @@ def whole_folder(out: Path) -> Iterator[Path]:
             f"{error.filename or out} cannot be written ({error.strerror or error}): "
             "check the disk's space and permissions, or choose another folder"
         ) from error
+
+
+@contextlib.contextmanager
+def shelter_beside(out: Path) -> Iterator[Path]:
+    """Yield a private, hidden folder beside `out` for what is not whole yet, and remove it at the end of the block.
+
+    It first removes the shelters of `out` that killed processes left: theirs are not locked. Raises OSError.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(out)
+    with _lock(Path(tempfile.mkdtemp(prefix=_prefix_of(out), dir=out.parent))) as shelter:
+        yield shelter
 
 
 def _resolve_target(out: Path) -> Path:

@@ -48,7 +48,7 @@ from loratree_registry.core.records import (
 from loratree_registry.core.registry import PAGE, Registry
 from loratree_registry.database import queries
 from loratree_registry.database.changes import Changes
-from loratree_registry.database.engine import reading, writing
+from loratree_registry.database.engine import freeing, reading, writing
 from loratree_registry.embedded.bases import add_base
 from loratree_registry.embedded.direct_uploads import DirectUploads
 from loratree_registry.embedded.removed import telling_removed
@@ -108,7 +108,7 @@ class EmbeddedRegistry(Registry):
 
     @override
     def remove_base(self, name: str) -> None:
-        with writing(self._engine) as connection:
+        with freeing(self._engine) as connection:
             removing.remove_base(connection, name)
         self._manifest.cache_clear()
 
@@ -160,7 +160,7 @@ class EmbeddedRegistry(Registry):
 
     @override
     def remove_node(self, path: str) -> None:
-        with writing(self._engine) as connection:
+        with freeing(self._engine) as connection:
             removing.remove_node(connection, path)
 
     @override
@@ -296,13 +296,18 @@ class EmbeddedRegistry(Registry):
 
     @override
     def delete(self, ref: str, *, reason: str) -> Tombstone:
-        with writing(self._engine) as connection:
+        with freeing(self._engine) as connection:
             return deleting.delete(connection, ref, reason=reason)
 
     @override
     def tombstones(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Tombstone]:
         with reading(self._engine) as connection:
             return deleting.tombstones(connection, path, after=after, limit=limit)
+
+    @override
+    def crowded(self, path: str, *, keep: int, after: str | None = None, limit: int = PAGE) -> Page[Retained]:
+        with reading(self._engine) as connection:
+            return deleting.crowded(connection, path, keep=keep, after=after, limit=limit)
 
     @override
     def retain(self, path: str, *, keep: int, dry_run: bool = False) -> Retained:

@@ -4,7 +4,7 @@ from sqlalchemy import Engine
 
 from loratree_registry.catalog import deleting
 from loratree_registry.core.records import Retained
-from loratree_registry.database.engine import reading, writing
+from loratree_registry.database.engine import freeing, reading
 
 
 def retain(engine: Engine, path: str, *, keep: int, dry_run: bool) -> Retained:
@@ -14,7 +14,7 @@ def retain(engine: Engine, path: str, *, keep: int, dry_run: bool) -> Retained:
             return deleting.surplus(connection, path, keep=keep)
     done = Retained(path=path, kept=0, deleted=[], bytes=0)
     while True:
-        with writing(engine) as connection:
+        with freeing(engine) as connection:
             batch, more = deleting.retain(connection, path, keep=keep)
         done = Retained(
             path=path, kept=batch.kept, deleted=done.deleted + batch.deleted, bytes=done.bytes + batch.bytes

@@ -24,6 +24,7 @@ from loratree_registry.core.digests import digest_json
 from loratree_registry.core.uploads import LIFETIME_S, Part, Upload, Uploads, unknown_upload
 from loratree_registry.disk.disk_errors import disk_errors
 from loratree_registry.disk.plain_files import open_named
+from loratree_registry.disk.private import make_private, private_opener
 from loratree_registry.errors import Conflict, Invalid, NotFound, Unavailable, listed
 
 MAX_PARTS: Final = 10_000  # S3's limit too, so that a base that fits into one registry fits into another
@@ -60,7 +61,7 @@ class StagedUploads(Uploads):
             raise Invalid(f"an upload holds at most {PART * MAX_PARTS} bytes, {sha256} has {size}")
         upload_id = secrets.token_hex(16) if size <= PART else _choose_id(sha256, size)
         with disk_errors(self.root, _SETTING, needs=size):
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self.root)
         for _ in range(_TRIES):
             with suppress(NotFound):  # another client has just ended an upload of the same bytes
                 self._announce(upload_id, sha256, size)
@@ -272,7 +273,7 @@ def _write_whole(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     """Yield a file that appears at `path` only after the block succeeds. Without `replace` raises FileExistsError."""
     temporary = path.with_name(f"arriving-{secrets.token_hex(8)}")
     try:
-        with temporary.open("xb") as file:
+        with open(temporary, "xb", opener=private_opener) as file:
             yield file
         if replace:
             temporary.replace(path)

@@ -22,14 +22,17 @@ from typing import Final, Literal
 
 from sqlalchemy import Engine
 
+from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.blobs.store import BlobStore, DirectStore, StoredBlob, Transfer
 from loratree_registry.core.times import now
 from loratree_registry.database import queries
-from loratree_registry.database.engine import reading, writing
+from loratree_registry.database.engine import freeing, reading
 from loratree_registry.database.rows import BlobRow
 from loratree_registry.embedded.staged_uploads import expire
 from loratree_registry.embedded.storage import Storage
 from loratree_registry.errors import Unavailable, listed
+from loratree_registry.workspace.base_locations import BASES, sweep_bases
+from loratree_registry.workspace.fetch import CACHE
 
 PAGE: Final = 500
 UPLOAD_AGE: Final = timedelta(hours=1)  # parts and temporary files are no blobs yet: only their age protects them
@@ -107,14 +110,14 @@ def _list_removable(engine: Engine, blobs: BlobStore, before: datetime) -> Itera
 
 def _condemn_idle(engine: Engine, before: datetime) -> None:
     for page in _list_idle(engine, before):
-        with writing(engine) as connection:
+        with freeing(engine) as connection:
             queries.collecting.condemn(connection, [blob.sha256 for blob in page], before=before)
 
 
 def _condemn_orphans(engine: Engine, blobs: BlobStore, before: datetime) -> None:
     """Insert a condemned row for each object without a row, so that there is a row to lock."""
     for orphans in _list_orphans(engine, blobs, before):
-        with writing(engine) as connection:
+        with freeing(engine) as connection:
             queries.collecting.condemn_orphans(connection, orphans)
 
 
@@ -125,7 +128,7 @@ def _remove(engine: Engine, blobs: BlobStore, sha256: str) -> bool:
     and this call would remove them. On SQLite, all writers wait until the store answers. This is accepted: a request to
     S3 ends after about 26 seconds at most (blobs/s3/client.py), and a writer waits for 30.
     """
-    with writing(engine) as connection:
+    with freeing(engine) as connection:
         if not queries.collecting.hold_condemned(connection, sha256):
             return False
         blobs.delete(sha256)
@@ -168,6 +171,7 @@ def _remove_leftovers(
 ) -> Iterator[Collected]:
     """Remove the leftovers of uploads that nobody continued since `before`."""
     names = _end_transfers(storage, failures, before=before, dry_run=dry_run)
+    names |= _sweep_home(uploads.parent, failures, before=before, dry_run=dry_run)
     names |= {f"uploads/{name}" for name in expire(uploads, before=before, dry_run=dry_run)}
     # The ids are read before the sweep, so that it keeps each upload that a client may continue; an upload that begins
     # after this read is too young for the sweep.
@@ -176,6 +180,16 @@ def _remove_leftovers(
     with failures.noting("leftovers of uploads in the blob store"):
         names |= set(storage.blobs.sweep(before=before, keep=unfinished, dry_run=dry_run))
     yield from (Collected("upload", name) for name in sorted(names))
+
+
+def _sweep_home(home: Path, failures: _Failures, *, before: datetime, dry_run: bool) -> set[str]:
+    """Remove what killed downloads and `base add` left in HOME; return the names."""
+    cache = LocalBlobStore(home / CACHE, setting="LORATREE_HOME")
+    names: set[str] = set()
+    with failures.noting("leftovers of downloads in the cache"):
+        names |= {f"{CACHE}/{name}" for name in cache.sweep(before=before, dry_run=dry_run)}
+        names |= {f"{BASES}/{name}" for name in sweep_bases(home, before=before, dry_run=dry_run)}
+    return names
 
 
 def _end_transfers(storage: Storage, failures: _Failures, *, before: datetime, dry_run: bool) -> set[str]:
@@ -187,7 +201,7 @@ def _end_transfers(storage: Storage, failures: _Failures, *, before: datetime, d
 
 def _end_transfer(storage: Storage, failures: _Failures, transfer: Transfer, before: datetime) -> bool:
     """End an upload; return False if a client has continued it. The next sweep removes any bytes that stay."""
-    with writing(storage.engine) as connection:
+    with freeing(storage.engine) as connection:
         ended = queries.uploads.end_upload(connection, transfer.id, before=before)
     if ended and isinstance(storage.blobs, DirectStore):
         with failures.noting(f"uploads/{transfer.id}"):

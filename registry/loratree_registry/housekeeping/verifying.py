@@ -29,6 +29,7 @@ from loratree_registry.housekeeping.exports.line_rows import version_line
 THREADS: Final = 4
 NAMED: Final = 1000  # how many versions with the same damaged blob, and how many problems of one kind, are listed
 _ABSENT: Final = DIGEST_PREFIX + "0" * 64  # no content has this hash; a store that answers for it is reachable
+_IN_MEMORY: Final = 16 * 1024**2  # bytes of the list of blobs, 190,000 of them; a longer one is written to the disk
 _LINE: Final = 64 + 1 + 20 + 1  # bytes: the digest's digits, a space, the size, the line's end
 
 
@@ -99,7 +100,8 @@ def verify(
     `adapters`, also check each of these versions as publish does: its tensors and values are read once more. Nothing is
     changed. Raises NotFound, Unavailable.
     """
-    with tempfile.TemporaryFile() as queue, tempfile.TemporaryFile() as lines:
+    # In memory if they are small, so that a full disk can be verified too.
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as queue, tempfile.SpooledTemporaryFile(_IN_MEMORY) as lines:
         with reading(storage.engine) as connection:
             if ref is not None and parse_ref(ref).selector is not None:
                 count, versions, problems = _queue_chain(connection, queue, ref)
@@ -226,7 +228,7 @@ def _check_blob(blobs: BlobStore, blob: BlobRow) -> str | None:
     """Return a clause about a damaged blob, or None if it is intact. Raises Unavailable if no blob can be read."""
     try:
         with blobs.open(blob.sha256) as stream:
-            if (stored := blobs.size(blob.sha256)) not in (blob.size, None):
+            if (stored := blobs.size(blob.sha256) or 0) > blob.size:
                 return f"has {stored} bytes"
             digest, size = digest_stream(stream)
     except NotFound:

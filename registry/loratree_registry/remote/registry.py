@@ -186,6 +186,10 @@ class RemoteRegistry(Registry):
         return self._http.get(Page[Tombstone], "tombstones", path, after=after, limit=limit)
 
     @override
+    def crowded(self, path: str, *, keep: int, after: str | None = None, limit: int = PAGE) -> Page[Retained]:
+        return self._http.get(Page[Retained], "retentions", path, keep=keep, after=after, limit=limit)
+
+    @override
     def retain(self, path: str, *, keep: int, dry_run: bool = False) -> Retained:
         asked = Keep(keep=keep, dry_run=dry_run)
         return self._http.send(Retained, "POST", "retentions", path, record=asked, seconds=LONG_S)

@@ -4,14 +4,20 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.core.paths import is_digest
+from loratree_registry.core.times import now
+from loratree_registry.disk.disk_errors import disk_errors
+from loratree_registry.disk.private import make_private
 from loratree_registry.errors import Invalid, Unavailable
 
 BASES: Final = "bases"
+_LEFT: Final = timedelta(hours=1)  # writing takes milliseconds
 T = TypeVar("T")
 
 
@@ -24,7 +30,8 @@ def remember_base(home: Path, digest: str, directory: Path, files: Mapping[str, 
     """
     file = _file_of(home, digest)
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(file.parent)
+        sweep_bases(home, before=now() - _LEFT)
         handle, name = tempfile.mkstemp(dir=file.parent, prefix=".")  # created 0600
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as temporary:
@@ -36,6 +43,19 @@ def remember_base(home: Path, digest: str, directory: Path, files: Mapping[str, 
             Path(name).unlink(missing_ok=True)
     except OSError as error:
         raise Unavailable(f"{file} cannot be written ({error.strerror}): set LORATREE_HOME elsewhere") from error
+
+
+def sweep_bases(home: Path, *, before: datetime, dry_run: bool = False) -> list[str]:
+    """Remove temporary files that killed processes wrote before a moment; return their names. Raises Unavailable."""
+    names = []
+    with disk_errors(home, "LORATREE_HOME"):
+        for path in (home / BASES).glob(".*"):
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < before.timestamp():
+                    names.append(path.name)
+                    if not dry_run:
+                        path.unlink()
+    return names
 
 
 def base_directory(home: Path, digest: str) -> Path | None:

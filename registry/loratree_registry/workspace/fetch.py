@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
@@ -16,6 +17,7 @@ from loratree_registry.core.digests import FileDigest, canonical_json, holds
 from loratree_registry.core.paths import base_of
 from loratree_registry.core.records import ADAPTER_CONFIG, Version
 from loratree_registry.core.registry import Registry
+from loratree_registry.core.times import now
 from loratree_registry.disk.plain_files import open_named, open_plain, plain_path, read_plain
 from loratree_registry.disk.whole_folder import whole_folder
 from loratree_registry.errors import Conflict, Corrupt, Invalid, Unavailable, listed
@@ -23,6 +25,7 @@ from loratree_registry.peft_format.config import MAX_CONFIG, full_config
 
 CACHE: Final = "cache"
 _OTHER: Final = "give a new or empty folder"
+_LEFT: Final = timedelta(hours=1)  # since the last byte that a killed download wrote
 
 
 def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
@@ -42,6 +45,7 @@ def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
     if not has_intact(cache, file.sha256, file.size):
         with open_resumed(registry, ref, file.name) as stream:
             try:
+                cache.sweep(before=now() - _LEFT)
                 cache.put(file.sha256, file.size, stream)
             except Invalid as error:
                 raise _damage_error(ref, file) from error

@@ -32,6 +32,18 @@ def list_tombstones(
     return registry.tombstones(path, after=after, limit=limit)
 
 
+@router.get("/retentions/{path:text}", responses=answers(examples.one_page(examples.RETAINED, examples.PATH), 404))
+def list_crowded(
+    registry: ServedRegistry,
+    path: NodePath,
+    keep: Annotated[int, Query(description="The number of newest versions that retention would keep", examples=[5])],
+    after: After = None,
+    limit: PageLimit = PAGE_LIMIT,
+) -> Page[Retained]:
+    """List the nodes at `path` and below with more than `keep` versions, and what a retention would delete there."""
+    return registry.crowded(path, keep=keep, after=after, limit=limit)
+
+
 @router.post("/retentions/{path:text}", responses=answers(examples.RETAINED, 404))
 def retain(registry: ServedRegistry, path: NodePath, keep: Annotated[Keep, body(examples.KEEP)]) -> Retained:
     """Delete all versions at `path` except the newest `keep`, the head, and those that an alias or a pin names."""

@@ -15,7 +15,9 @@ from sqlalchemy import (
     update,
 )
 
+from loratree_registry.core.paths import descendant_range
 from loratree_registry.core.times import now
+from loratree_registry.database.queries.shared import head_of
 from loratree_registry.database.rows import TombstoneRow
 from loratree_registry.database.tables import UtcTime, aliases, blobs, nodes, tombstones, version_files, versions
 
@@ -75,6 +77,47 @@ def expendable_versions(
     return [
         (row.id, row.number, row.size) for row in connection.execute(query.order_by(versions.c.number).limit(limit))
     ]
+
+
+def crowded_nodes(
+    connection: Connection, path: str, *, keep: int, after: str | None, limit: int
+) -> list[tuple[int, str, int]]:
+    """Return the key, path and number of versions of the nodes at `path` and below with more than `keep` versions."""
+    first, end = descendant_range(path)
+    counted = select(func.count()).where(versions.c.node_id == nodes.c.id).scalar_subquery()
+    begin = nodes.c.path > after if after is not None else (nodes.c.path == path) | (nodes.c.path > first)
+    here = (nodes.c.path == path) | ((nodes.c.path > first) & (nodes.c.path < end))
+    bounds = (
+        nodes.c.path >= path,
+        nodes.c.path < end,
+    )  # for the index; `path-x` lies between and is left out by `here`
+    query = select(nodes.c.id, nodes.c.path, counted.label("held")).where(*bounds, begin, here, counted > keep)
+    return [(row.id, row.path, row.held) for row in connection.execute(query.order_by(nodes.c.path).limit(limit))]
+
+
+def expendable_at(connection: Connection, node_ids: list[int], *, keep: int, limit: int) -> list[tuple[int, int, int]]:
+    """Return the node's key, the number and the size of each version at nodes that retention may delete, in order."""
+    newest = versions.alias("newest")
+    kept_from = (
+        select(newest.c.number)
+        .where(newest.c.node_id == nodes.c.id)
+        .order_by(newest.c.number.desc())
+        .limit(1)
+        .offset(keep - 1)
+        .scalar_subquery()
+    )
+    query = (
+        select(versions.c.node_id, versions.c.number, versions.c.size)
+        .join_from(nodes, versions, (versions.c.node_id == nodes.c.id) & (versions.c.number < kept_from))
+        .where(
+            nodes.c.id.in_(node_ids),
+            versions.c.number != func.coalesce(head_of(nodes.c.id), 0),
+            *_is_unused(versions.c.id),
+        )
+        .order_by(versions.c.node_id, versions.c.number)
+        .limit(limit)
+    )
+    return [(row.node_id, row.number, row.size) for row in connection.execute(query)]
 
 
 def _is_unused(version_id: ColumnElement[int]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

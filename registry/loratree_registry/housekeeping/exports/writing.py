@@ -2,7 +2,6 @@
 
 import os
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.blobs.verified import verified
 from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.disk.disk_errors import disk_errors, sync
-from loratree_registry.disk.whole_folder import whole_folder
+from loratree_registry.disk.whole_folder import shelter_beside, whole_folder
 from loratree_registry.errors import Conflict, Invalid
 from loratree_registry.housekeeping.exports.format import HEADER
 
@@ -123,13 +122,11 @@ class _Checked:
 @contextmanager
 def _open_tar(out: Path) -> Iterator[_Tar]:
     out = out.absolute()
-    with disk_errors(out.parent, "--out"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.loratree-") as folder:
-            lines, temporary = Path(folder) / "lines", Path(folder) / "tar"
-            lines.mkdir()
-            with tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as tar:
-                yield _Tar(tar, lines)
-            sync(temporary)
-            temporary.replace(out)
-            sync(out.parent)
+    with disk_errors(out.parent, "--out"), shelter_beside(out) as folder:
+        lines, temporary = folder / "lines", folder / "tar"
+        lines.mkdir()
+        with tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as tar:
+            yield _Tar(tar, lines)
+        sync(temporary)
+        temporary.replace(out)
+        sync(out.parent)
