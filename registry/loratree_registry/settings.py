@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loratree_registry.disk.private import make_private
@@ -21,12 +21,12 @@ class Settings:
     By default clients send bytes to S3 and read them from S3; with `LORATREE_DIRECT=0` all bytes go through the server.
     """
 
-    home: Path
-    url: str | None
-    database: str | Path
-    blobs: str
-    s3_endpoint: str | None
-    s3_public_endpoint: str | None
+    home: Path  # the others may hold passwords, so no repr shows them
+    url: str | None = field(repr=False)
+    database: str | Path = field(repr=False)
+    blobs: str = field(repr=False)
+    s3_endpoint: str | None = field(repr=False)
+    s3_public_endpoint: str | None = field(repr=False)
     direct: bool
 
     @classmethod

@@ -1,5 +1,8 @@
 """Settings: what the environment says, and what follows where it says nothing."""
 
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,52 @@ def test_each_part_may_be_elsewhere() -> None:
     assert (settings.url, settings.database) == ("http://127.0.0.1:8321", "postgresql://h/loratree")
     assert (settings.blobs, settings.s3_endpoint) == ("s3://bucket/prefix", "http://127.0.0.1:9000")
     assert settings.s3_public_endpoint == "https://s3.example.org"
+
+
+def test_no_setting_with_a_password_is_in_the_repr() -> None:
+    names = ("URL", "DATABASE", "BLOBS", "S3_ENDPOINT", "S3_PUBLIC_ENDPOINT")
+    settings = Settings.from_environment({f"LORATREE_{name}": f"x://user:sekret-{name}@host" for name in names})
+    assert "sekret" not in repr(settings)
+
+
+UNDER_NO_UMASK = """
+import io, os, pathlib, sys
+os.umask(0)
+home = pathlib.Path(sys.argv[1])
+from loratree_registry.blobs.local import LocalBlobStore
+from loratree_registry.embedded.staged_uploads import StagedUploads
+from loratree_registry.embedded.storage import open_prepared
+from loratree_registry.settings import Settings
+from loratree_registry.workspace.base_locations import remember_base
+from loratree_registry.disk.whole_folder import whole_folder
+digest = "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"  # of x
+for name in ("a", "b", "c", "d"):
+    where = home / name / "deep"
+    if name == "a":
+        remember_base(where, digest, home)
+    elif name == "b":
+        LocalBlobStore(where / "cache").put(digest, 1, io.BytesIO(b"x"))
+    elif name == "c":
+        uploads = StagedUploads(where / "uploads", None)
+        upload = uploads.begin(digest, 1)
+        with uploads.receive(upload.id, 1) as part:
+            part.write(b"x")
+    else:
+        storage = open_prepared(Settings.from_environment({"LORATREE_HOME": str(where)}))
+        storage.close()
+with whole_folder(home / "out") as out:
+    (out / "file").write_text("x")
+"""
+
+
+def test_what_is_private_is_private_under_any_umask_and_an_out_is_the_umasks(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", UNDER_NO_UMASK, str(tmp_path)], check=True, timeout=60)
+    found = {path.relative_to(tmp_path): stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    private = {path: mode for path, mode in found.items() if path.parts[0] != "out"}
+    assert len([path for path in private if (tmp_path / path).is_file()]) == 6
+    expected = {path: 0o700 if (tmp_path / path).is_dir() else 0o600 for path in private}
+    assert private == expected
+    assert (found[Path("out")], found[Path("out/file")]) == (0o777, 0o666)
 
 
 def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:

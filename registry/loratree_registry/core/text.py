@@ -80,7 +80,8 @@ def without_secrets(address: str) -> str:
     place, *query = _REST.split(rest, maxsplit=1)
     if query and "@" in query[0]:
         return f"{scheme}{separator}…"
-    return scheme + separator + (place if place.startswith("/") else place.rpartition("@")[2])
+    is_file = place.startswith("/") and (scheme in ("sqlite", "file") or (not separator and place[1:2] != "/"))
+    return scheme + separator + (place if is_file else place.rpartition("@")[2])
 
 
 def _is_control(character: str) -> bool:

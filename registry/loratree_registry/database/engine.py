@@ -128,11 +128,14 @@ def _parse(address: str) -> URL:
     remedy = "expected sqlite:///FILE or postgresql://USER@HOST/NAME in LORATREE_DATABASE"
     try:
         url = make_url(address)
-    except (ArgumentError, ValueError) as error:
-        raise Invalid(f"the database's address cannot be read: {remedy}") from error  # the address may hold a password
+    except (ArgumentError, ValueError):
+        # `from None`: the address, which the error quotes, may hold a password.
+        raise Invalid(f"the database's address cannot be read: {remedy}") from None
+    if "@" in (url.host or ""):
+        raise Invalid("the database's address has an @ in its password or user: write it as %40")
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
-    in_file = url.drivername == "sqlite" and url.database not in (None, "", ":memory:")
+    in_file = url.drivername == "sqlite" and not url.host and url.database not in (None, "", ":memory:")
     if in_file or url.drivername == "postgresql+psycopg":
         return url
     raise Invalid(f"the database {_mask(url)} is of a kind that is not supported: {remedy}")

@@ -45,12 +45,16 @@ class HttpClient:
     """
 
     def __init__(self, url: str, *, answer_s: float = ANSWER_S, stall_s: float = STALL_S) -> None:
-        self._url, self._answer_s, self._stall_s = _check_url(url), answer_s, stall_s
+        checked = _check_url(url)
+        # httpx logs each URL, so a password is sent as a header and is in no URL.
+        auth = (checked.username, checked.password) if checked.userinfo else None
+        self._url, self._answer_s = str(checked.copy_with(username="", password="")).rstrip("/"), answer_s
+        self._stall_s = stall_s
         self.url = without_secrets(self._url)  # for messages
         secure = self._url.startswith("https:")  # loading certificates takes 50 ms, and http: needs none
         limits = httpx.Limits(keepalive_expiry=_IDLE_S)
         self._presigned = Presigned()
-        self._client = httpx.Client(transport=httpx.HTTPTransport(verify=secure, retries=2, limits=limits))
+        self._client = httpx.Client(auth=auth, transport=httpx.HTTPTransport(verify=secure, retries=2, limits=limits))
 
     def get(
         self,
@@ -227,8 +231,8 @@ def quoted(path: str) -> str:
     return "/".join(segment.replace(".", "%2E") if set(segment) == {"."} else segment for segment in segments)
 
 
-def _check_url(text: str) -> str:
-    """Return the URL without its last slash. Raises Invalid if HTTP cannot reach it."""
+def _check_url(text: str) -> httpx.URL:
+    """Parse the URL. Raises Invalid if HTTP cannot reach it."""
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL:
@@ -237,7 +241,7 @@ def _check_url(text: str) -> str:
         raise Invalid(
             f"LORATREE_URL is {without_secrets(text)!r}: expected a URL such as http://127.0.0.1:8321, without a query"
         )
-    return text.rstrip("/")
+    return url
 
 
 def _to_json(record: Any) -> bytes | None:

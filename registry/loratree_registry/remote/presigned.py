@@ -71,8 +71,8 @@ def _build_request(
 ) -> httpx.Request:
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise Unavailable("the registry sent an invalid URL: check the release that it runs") from error
+    except httpx.InvalidURL:  # which quotes the URL
+        raise Unavailable("the registry sent an invalid URL: check the release that it runs") from None
     return httpx.Request(method, parsed, headers=headers, content=content, extensions={"timeout": _TIMEOUT})
 
 

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,37 @@ def test_a_home_that_cannot_be_made_is_one_sentence(storage: Storage) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["", "nonsense", "mysql://root:secret@h/x", "sqlite://", "sqlite:///:memory:", "postgresql+asyncpg://u:secret@h/x"],
+    [
+        "nonsense:u:secret@h",
+        "postgres:/u:secret@h/x",
+        "postgres://u:secret@h/x",
+        "postgresql:/u:secret@h/x",
+        "POSTGRESQL://u:secret@h/x",
+        "sqlite:/srv/x.db",
+        "sqlite://srv/x.db",
+        "SQLITE:///x.db",
+        "file:///srv/x.db",
+        "http:/u:secret@h/x",
+        "/srv/x.db",
+        "",
+        "nonsense",
+        "mysql://root:secret@h/x",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "postgresql+asyncpg://u:secret@h/x",
+    ],
 )
 def test_an_address_of_another_kind_is_refused_without_its_password(address: str) -> None:
     with pytest.raises(Invalid, match="expected sqlite:///FILE or postgresql://") as error:
         open_engine(address)
-    assert "secret" not in sentence(error)
+    sentence(error)
+    assert "secret" not in "".join(traceback.format_exception(error.value)).replace(repr(address), "")
+
+
+def test_an_at_sign_in_a_password_is_not_taken_for_the_host() -> None:
+    with pytest.raises(Invalid, match="write it as %40") as error:
+        open_engine("postgresql://u:sek@ret@h/x")
+    assert "ret@h" not in sentence(error)
 
 
 def test_a_database_whose_folder_is_not_there_is_one_sentence(storage: Storage) -> None:

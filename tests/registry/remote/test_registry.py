@@ -1,7 +1,9 @@
 """What the network and strange servers do to a remote registry: one sentence, always ours."""
 
+import base64
 import io
 import json
+import logging
 import os
 import socket
 import threading
@@ -256,7 +258,22 @@ def test_nothing_listening_is_told_with_the_url_and_the_remedy() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["nonsense", "ftp://host", "http://", "http://[::1", "http://host:99999", "http://host/?x=1", "127.0.0.1:8321"],
+    [
+        "http:/127.0.0.1:8321",
+        "http:127.0.0.1:8321",
+        "http//127.0.0.1:8321",
+        "htp://127.0.0.1:8321",
+        " http://127.0.0.1:8321",
+        "/srv/registry",
+        "file:///srv/registry",
+        "nonsense",
+        "ftp://host",
+        "http://",
+        "http://[::1",
+        "http://host:99999",
+        "http://host/?x=1",
+        "127.0.0.1:8321",
+    ],
 )
 def test_a_url_that_http_cannot_reach_is_refused(url: str) -> None:
     with pytest.raises(Invalid, match=r"LORATREE_URL is .*: expected a URL such as http://127\.0\.0\.1:8321"):
@@ -269,7 +286,37 @@ def test_a_password_in_the_url_is_never_shown() -> None:
     registry.close()
 
 
-@pytest.mark.parametrize("url", ["ftp://u:sekret@host", "http://u:sekret@h?x=1", "u:sekret@h", "http://u:se?kret@h"])
+def test_a_password_is_sent_as_a_header_and_stands_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[str] = []
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        seen.append(dict(scope["headers"])[b"authorization"].decode())
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": b'{"items": [], "next": null}'})
+
+    with caplog.at_level(logging.DEBUG), running(answer) as url:
+        registry = RemoteRegistry(url.replace("http://", "http://user:sek%40ret@"))
+        assert registry.bases().items == []
+        registry.close()
+    assert seen == ["Basic " + base64.b64encode(b"user:sek@ret").decode()]
+    assert "HTTP Request: GET" in caplog.text
+    assert "ret@" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http:/u:sekret@host",
+        "http:///u:sekret@host",
+        "//u:sekret@host",
+        "ftp://u:sekret@host",
+        "http://u:sekret@h?x=1",
+        "u:sekret@h",
+        "http://u:se?kret@h",
+    ],
+)
 def test_a_password_in_a_url_that_is_refused_is_never_shown(url: str) -> None:
     with pytest.raises(Invalid, match="LORATREE_URL is") as error:
         RemoteRegistry(url)
