@@ -108,6 +108,8 @@ ASKS: dict[str, Ask] = {
     "delete reason": lambda r, m, t: r.delete(f"{MED}@3", reason=t),
     "tombstones": lambda r, m, t: r.tombstones(t),
     "tombstones after": lambda r, m, t: r.tombstones(MED, after=t),
+    "crowded": lambda r, m, t: r.crowded(t, keep=9),
+    "crowded after": lambda r, m, t: r.crowded("tiny", keep=9, after=t),
     "retain": lambda r, m, t: r.retain(t, keep=9),
     "local_file": lambda r, m, t: r.local_file(t, "x"),
     "local_file name": lambda r, m, t: r.local_file(MED, t),

@@ -78,10 +78,10 @@ class Shard:
             with open_plain(self.path, remedy=RESAVE) as stream:
                 stream.seek(start)
                 read = stream.readinto(content)
-        except FileNotFoundError as error:
+        except Invalid as error:
+            if os.path.lexists(self.path):
+                raise
             raise Invalid(f"{self.path} was removed while it was in use: run the same command again") from error
-        except OSError as error:
-            raise Invalid(f"{self.path} cannot be read ({error.strerror}): {RESAVE}") from error
         if read != size:
             raise Invalid(f"{self.path} became shorter while it was read: do not change it, and try again")
         return content

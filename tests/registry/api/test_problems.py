@@ -188,7 +188,7 @@ def test_this_servers_own_pages_and_programs_can_write(http: httpx.Client) -> No
             "version: Input should be a valid integer",
         ),
         ("PUT", f"/v1/aliases/{MED}@x", {"version": "1", "expected": None}, "version: Input should be a valid integer"),
-        ("PUT", f"/v1/aliases/{MED}@x", {"version": 1.0, "expected": None}, "version: Input should be a valid integer"),
+        ("PUT", f"/v1/aliases/{MED}@x", {"version": 1.5, "expected": None}, "version: Input should be a valid integer"),
         (
             "POST",
             "/v1/uploads",
@@ -201,7 +201,7 @@ def test_this_servers_own_pages_and_programs_can_write(http: httpx.Client) -> No
             {
                 "name": "lax",
                 "manifest": {
-                    "parameters": [{"name": "x", "shape": [True, "3", 2.0], "dtype": "F32", "kind": "Linear"}]
+                    "parameters": [{"name": "x", "shape": [True, "3", 2.5], "dtype": "F32", "kind": "Linear"}]
                 },
             },
             "; ".join(f"manifest.parameters.0.shape.{place}: Input should be a valid integer" for place in range(3)),
