@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from loratree_registry.api import examples
+from loratree_registry.blobs.store import PART
 from loratree_registry.core.paths import ALIAS, BASE, DIGEST, HEAD, MAX_DEPTH, MAX_NUMBER, NUMBER, SEGMENT
+from loratree_registry.embedded.staged_uploads import MAX_PARTS
 
 Rule = Mapping[str, Any]
 
@@ -43,6 +45,7 @@ _PARAMETERS: Final[Mapping[str, Rule]] = {
     "content": _A_DIGEST,
     "follow": {"pattern": f"^{ALIAS}$"},
     "expected": _A_NUMBER,
+    "keep": _A_NUMBER,
     "reason": _A_REASON,
     "weight": {"items": {"type": "string", "pattern": f"^{SEGMENT}{_DEEPER}:{_DECIMAL}$"}},
     "after": _A_PLACE,
@@ -75,7 +78,7 @@ _FIELDS: Final[Mapping[tuple[str, str], Rule]] = {
     ("FileDigest-Input", "sha256"): _A_DIGEST,
     ("FileDigest-Input", "size"): _A_SIZE,
     ("NewUpload", "sha256"): _A_DIGEST,
-    ("NewUpload", "size"): _A_SIZE,
+    ("NewUpload", "size"): {**_A_SIZE, "maximum": PART * MAX_PARTS},
     ("Keep", "keep"): _A_NUMBER,
     ("Move", "version"): _A_NUMBER,
     ("Move", "expected"): _A_NUMBER,

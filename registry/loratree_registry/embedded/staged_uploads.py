@@ -101,7 +101,7 @@ class StagedUploads(Uploads):
         """Return the size of a part in bytes. Raises NotFound, Invalid."""
         transfer = self._read_transfer(id)
         if not 1 <= number <= transfer.parts:
-            raise Invalid(f"upload {id} has no part {number}: expected 1 to {transfer.parts}")
+            raise NotFound(f"upload {id} has no part {number}: expected 1 to {transfer.parts}")
         return min(PART, transfer.size - PART * (number - 1))
 
     @contextmanager

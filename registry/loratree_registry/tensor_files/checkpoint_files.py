@@ -52,6 +52,8 @@ def check_digests(files: list[FileDigest]) -> None:
     _check_count(files)
     if wrong := [f"{ascii(f.name)[:100]} has {ascii(f.sha256)[:100]}" for f in files if not is_digest(f.sha256)]:
         raise Invalid(f"a file's digest must be sha256: and 64 hexadecimal digits: {listed(wrong)}", details=wrong)
+    if wrong := [f"{ascii(f.name)[:100]} has {f.size}" for f in files if f.size < 0]:
+        raise Invalid(f"a file's size is a number of bytes, from 0: {listed(wrong)}", details=wrong)
 
 
 def _check_count(files: list[FileDigest]) -> None:

@@ -136,3 +136,10 @@ def test_the_health_page_tells_the_release(http: httpx.Client) -> None:
     health = http.get("/v1/health").json()
     assert list(health) == ["status", "version"]
     assert health["status"] == "ok"
+
+
+def test_a_file_of_a_negative_size_is_refused(http: httpx.Client) -> None:
+    wrong = {"files": [{"name": "config.json", "size": -1, "sha256": sha256(b"x")}]}
+    answer = http.post("/v1/missing/tiny", json=wrong)
+    assert answer.status_code == 422
+    assert "'config.json' has -1" in answer.json()["detail"]

@@ -147,7 +147,7 @@ def test_an_upload_that_is_given_up_is_gone(http: httpx.Client, tmp_path: Path) 
 def test_a_part_that_the_upload_does_not_have_is_refused(http: httpx.Client, number: int) -> None:
     upload = begin(http)
     for response in (http.get(f"{upload}/parts/{number}"), http.put(f"{upload}/parts/{number}", content=CONTENT)):
-        assert response.status_code == 422
+        assert response.status_code == 404
         assert "expected 1 to 1" in problem(response)["detail"]
 
 

@@ -266,7 +266,7 @@ def test_a_damaged_blob_is_replaced_by_what_arrived(s3_held: HeldInS3, client: h
 
 @pytest.mark.parametrize("number", [0, 2, -1])
 def test_a_part_that_a_transfer_does_not_have_is_refused(s3_held: HeldInS3, number: int) -> None:
-    with pytest.raises(Invalid, match=f"has no part {number}: expected 1 to 1"):
+    with pytest.raises(NotFound, match=f"has no part {number}: expected 1 to 1"):
         s3_held.store.target(begin(s3_held, CONTENT), number)
 
 

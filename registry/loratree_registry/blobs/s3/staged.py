@@ -73,7 +73,7 @@ class Staged:
     def target(self, number: int) -> Target:
         """Return where a client sends part `number`. The length is signed, and the digest if it is the only part."""
         if not 1 <= number <= self._transfer.parts:
-            raise Invalid(
+            raise NotFound(
                 f"the transfer {self._transfer.id} has no part {number}: expected 1 to {self._transfer.parts}"
             )
         length = self._length_of(number)
