@@ -77,7 +77,7 @@ ASKS: dict[str, Callable[[EmbeddedRegistry], object]] = {
 @pytest.mark.parametrize("ask", ASKS)
 def test_an_answer_reads_what_it_shows_however_much_there_is(behind: EmbeddedRegistry, ask: str) -> None:
     plans = plans_of(behind, lambda: ASKS[ask](behind))
-    assert len(plans) > 1
+    assert plans
     read = [(rows, node) for plan in plans for rows, node in scans(plan)]
     assert [found for found in read if found[0] > READ] == []
 

@@ -12,7 +12,7 @@ from loratree_registry.catalog.versions import no_version
 from loratree_registry.core.chain import Chain, Step
 from loratree_registry.core.digests import FileDigest
 from loratree_registry.core.paths import HEAD, Ref, parse_alias, parse_ref
-from loratree_registry.core.records import Link, Resolution
+from loratree_registry.core.records import BaseRef, Link, Resolution
 from loratree_registry.database import queries
 from loratree_registry.database.rows import NodeRow, VersionRow
 from loratree_registry.errors import Conflict, listed
@@ -26,12 +26,17 @@ def resolve(
 ) -> Resolution:
     """Return the chain of `ref` by its pins, or with each ancestor at the alias `follow` if the alias is set there.
 
-    Three queries at any depth, one more with `follow`, and another if `follow` leads away from the pins. Raises
-    NotFound, Invalid, Quarantined, and with `strict` Conflict if a version of the chain was withdrawn.
+    One query at any depth, three if `ref` is a grouping or with `follow`, two more if `follow` leads away from the
+    pins. Raises NotFound, Invalid, Quarantined, and with `strict` Conflict if a version of the
+    chain was withdrawn.
     """
     parsed, alias = parse_ref(ref), _parse_follow(follow)
-    nodes = trail(connection, parsed.path)
-    pinned = _find_pinned(connection, nodes, parsed)
+    found = queries.versions.pinned_chain_at(connection, parsed.path, parsed.selector)
+    pinned, files = [row for row, _ in found.values()], {key: held for key, (_, held) in found.items()}
+    nodes = [] if pinned and follow is None else trail(connection, parsed.path)
+    if not pinned:
+        pinned = _find_pinned(connection, nodes, parsed)
+    base = nodes[0].base_ref() if nodes else BaseRef(name=pinned[0].base, digest=pinned[0].base_digest)
     chosen: list[ChosenVersion] = [(row, None) for row in pinned]
     if follow is not None and pinned:
         chosen = _follow_alias(connection, nodes, pinned, alias)
@@ -43,9 +48,10 @@ def resolve(
     if strict:
         check_strict(str(parsed), [row for row, _ in chosen])
     weighted = level_weights(str(parsed), [row for row, _ in chosen], weights)
-    files = queries.versions.files_of(connection, [row.id for row, _ in chosen])
+    if others := [row.id for row, _ in chosen if row.id not in files]:
+        files |= queries.versions.files_of(connection, others)
     links = [_to_link(row, how, weight, files[row.id]) for (row, how), weight in zip(chosen, weighted, strict=True)]
-    return _to_resolution(str(parsed), nodes[0], links)
+    return _to_resolution(str(parsed), base, links)
 
 
 def _parse_follow(follow: str | None) -> str | None:
@@ -120,12 +126,12 @@ def _to_link(row: VersionRow, followed: Followed | None, weight: float, files: l
     )
 
 
-def _to_resolution(ref: str, root: NodeRow, links: list[Link]) -> Resolution:
+def _to_resolution(ref: str, base: BaseRef, links: list[Link]) -> Resolution:
     steps = tuple(Step(link.path, link.version, link.digest, link.weight) for link in links)
     return Resolution(
         ref=ref,
-        base=root.base_ref(),
+        base=base,
         chain=links,
         stale=any(link.stale for link in links),
-        composition=Chain(root.base, root.base_digest, steps).digest,
+        composition=Chain(base.name, base.digest, steps).digest,
     )

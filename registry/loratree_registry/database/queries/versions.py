@@ -29,6 +29,7 @@ from loratree_registry.database.rows import VersionRow
 from loratree_registry.database.tables import aliases, bases, nodes, version_files, versions
 
 Selector = int | str | None
+Files = list[FileDigest]
 _BUFFER = 16  # rows that are fetched from PostgreSQL at once, up to 2 MiB each
 
 
@@ -71,29 +72,49 @@ _FILES = (
 )
 _node_id: BindParameter[int] = bindparam("node_id")
 _selector: BindParameter[Selector] = bindparam("selector")
-_alias = select(aliases.c.version_id).where(aliases.c.node_id == _node_id, aliases.c.name == _selector)
-_SELECTED: dict[str, ColumnElement[bool]] = {
-    "head": versions.c.number == head_of(_node_id),
-    "number": versions.c.number == _selector,
-    "digest": versions.c.digest == _selector,
-    "alias": versions.c.id == _alias.scalar_subquery(),
-}
+_leaf_nodes = nodes.alias("leaf_nodes")
+_START = select(versions.c.id, versions.c.pin_id, literal(0).label("depth"))
+_FILE = ("name", "size", "sha256")
+
+
+def _is_selected(kind: str, node: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition that a version at `node` is the one that a selector of this kind selects."""
+    if kind == "head":
+        return versions.c.number == head_of(node)
+    if kind == "alias":
+        named = select(aliases.c.version_id).where(aliases.c.node_id == node, aliases.c.name == _selector)
+        return versions.c.id == named.scalar_subquery()
+    return versions.c[kind] == _selector
 
 
 @cache
 def _select_one(kind: str) -> Select[Any]:
     """Select the version at a node by a selector of this kind."""
-    return _VERSION.where(versions.c.node_id == _node_id, _SELECTED[kind])
+    return _VERSION.where(versions.c.node_id == _node_id, _is_selected(kind, _node_id))
 
 
 @cache
 def _select_chain(kind: str, configs: bool) -> Select[Any]:
     """Select the pinned chain of the version at a node, by a selector of this kind."""
-    start = select(versions.c.id, versions.c.pin_id, literal(0).label("depth"))
-    link = start.where(versions.c.node_id == _node_id, _SELECTED[kind]).cte("link", recursive=True)
+    here = _START.where(versions.c.node_id == _node_id, _is_selected(kind, _node_id))
+    return _link_up(here, _VERSION if configs else _BARE)
+
+
+@cache
+def _select_chain_at(kind: str) -> Select[Any]:
+    """Select the pinned chain of the version at a path, a row for each file, so that a resolve is one round trip."""
+    at = _START.join_from(versions, _leaf_nodes, versions.c.node_id == _leaf_nodes.c.id)
+    here = at.where(_leaf_nodes.c.path == bindparam("path"), _is_selected(kind, _leaf_nodes.c.id))
+    with_files = _BARE.outerjoin(version_files, version_files.c.version_id == versions.c.id)
+    named = (version_files.c[name].label(f"file_{name}") for name in _FILE)
+    return _link_up(here, with_files.add_columns(*named)).order_by(version_files.c.name)
+
+
+def _link_up(start: Select[Any], shown: Select[Any]) -> Select[Any]:
+    """Select, root to leaf, the versions that pins lead to from those in `start`."""
+    link = start.cte("link", recursive=True)
     pinned = versions.alias("pinned")
     link = link.union_all(select(pinned.c.id, pinned.c.pin_id, link.c.depth + 1).where(pinned.c.id == link.c.pin_id))
-    shown = _VERSION if configs else _BARE
     return shown.join(link, link.c.id == versions.c.id).order_by(link.c.depth.desc())
 
 
@@ -138,6 +159,22 @@ def pinned_chain(
 ) -> list[VersionRow]:
     """Return the pinned chain of the selected version, root to leaf: one query at any depth."""
     return _read(connection, _select_chain(_kind_of(selector), configs), node_id=node_id, selector=selector)
+
+
+def pinned_chain_at(connection: Connection, path: str, selector: Selector) -> dict[int, tuple[VersionRow, Files]]:
+    """Return the pinned chain of the selected version at a path, root to leaf, by key, each version with its files.
+
+    It is empty if the selector selects none, or if there is no such node.
+    """
+    chain: dict[int, tuple[VersionRow, Files]] = {}
+    for row in connection.execute(_select_chain_at(_kind_of(selector)), {"path": path, "selector": selector}):
+        columns = row._asdict()
+        name, size, sha256 = (columns.pop(f"file_{name}") for name in _FILE)
+        if row.id not in chain:
+            chain[row.id] = VersionRow(**columns), []
+        if name is not None:
+            chain[row.id][1].append(FileDigest(name, size, sha256))
+    return chain
 
 
 def versions_at_alias(connection: Connection, node_ids: list[int], alias: str | None) -> list[VersionRow]:
