@@ -109,7 +109,7 @@ def _read_composed(out: Path, chain: Chain, mode: Mode, limit: Limit | None) -> 
         check_artifact(lockfile, out)
     except LoratreeError as error:
         raise Conflict(f"{out} does not hold this composition: {error}; {remedy}") from error
-    foreign = sorted(names - {file.name for file in lockfile.artifact.files} - {LOCKFILE})
+    foreign = sorted(names - {file.name.partition("/")[0] for file in lockfile.artifact.files} - {LOCKFILE})
     if foreign:
         raise Conflict(f"{out} holds files beside this composition ({listed(foreign, limit=5)}): {remedy}")
     return lockfile
@@ -150,8 +150,8 @@ def _join_dtypes(manifest: BaseManifest) -> str:
 
 def _hash_files(stage: Path) -> tuple[FileDigest, ...]:
     files = []
-    for path in sorted(stage.iterdir()):
+    for path in sorted(path for path in stage.rglob("*") if path.is_file()):
         with path.open("rb") as stream:
             sha256, size = digest_stream(stream)
-        files.append(FileDigest(path.name, size, sha256))
+        files.append(FileDigest(path.relative_to(stage).as_posix(), size, sha256))
     return tuple(files)

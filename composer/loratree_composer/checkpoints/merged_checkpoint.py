@@ -17,6 +17,7 @@ from loratree_composer.base.meta_model import meta_model
 from loratree_composer.base.sharing import tensors, ties
 from loratree_composer.base.stored_tensor import tensor_of
 from loratree_composer.base.untied import take_apart
+from loratree_composer.checkpoints.pipeline_modules import copy_modules
 from loratree_composer.checkpoints.untying import deny_ties, must_untie, untie, widen_index, widened_head
 from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.core.manifest import BaseManifest
@@ -112,6 +113,7 @@ def _copy_beside(directory: Path, out: Path, *, without: str | None = None) -> N
     for path in _list_beside(directory):
         if path.name != without:
             shutil.copyfile(path, out / path.name)
+    copy_modules(directory, out)
 
 
 def _list_beside(directory: Path) -> list[Path]:

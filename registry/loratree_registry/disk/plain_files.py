@@ -90,15 +90,15 @@ def check_links(folder: Path) -> None:
             raise Invalid(f"{path} is a link to {path.readlink()}, which is not there: download the files again")
 
 
-def check_inside(folder: Path) -> None:
-    """Raise Invalid if a file of a model's folder is a link that leads out of it.
+def check_inside(folder: Path, within: Path | None = None) -> None:
+    """Raise Invalid if a file of a model's folder, or of the folder `within` it, is a link that leads out of it.
 
     A link in a snapshot of the hub's cache may lead to the `blobs` of its repository, where the cache keeps the files.
     Without this rule, a folder that someone else made could have any file of this machine copied or stored.
     """
     inside = folder.resolve()
     allowed = [inside, *(path.parent / "blobs" for path in inside.parents if path.name == "snapshots")]
-    for path in sorted(folder.iterdir()):
+    for path in sorted((within or folder).iterdir()):
         if not path.is_symlink() or path.is_dir():
             continue
         target = path.resolve()

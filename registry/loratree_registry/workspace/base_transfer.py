@@ -87,13 +87,14 @@ def _check(directory: Path, manifest: BaseManifest) -> None:
 
 
 def _choose_files(directory: Path) -> tuple[list[str], list[str]]:
-    """Return the names of the files to store, and the names of the other files."""
+    """Return the names of the files to store, and the names of the other files and the folders."""
     entries = sorted(path.name for path in directory.iterdir() if path.is_file())
     shards = {shard.path.name for shard in open_checkpoint(directory).shards}
     if shards == {WEIGHTS}:
         entries = [name for name in entries if name != INDEX]
     chosen = [name for name in entries if name in shards or (not name.endswith(SHARD) and is_beside(name))]
-    return chosen, [name for name in entries if name not in chosen]
+    folders = sorted(f"{path.name}/" for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return chosen, [name for name in entries if name not in chosen] + folders
 
 
 def _size_of(path: Path) -> int:

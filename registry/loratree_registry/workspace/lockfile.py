@@ -116,7 +116,7 @@ def check_artifact(lockfile: Lockfile, directory: Path, *, beside: frozenset[str
             f"({listed(foreign, limit=5)}): remove them, or compose into another folder"
         )
     for file in lockfile.artifact.files:
-        path = plain_path(directory, file.name, source=str(directory / LOCKFILE))
+        path = _path_of(directory, file.name)
         if not os.path.exists(path):  # noqa: PTH110 — Path.exists raises for a name too long
             raise NotFound(f"{path} is listed in {LOCKFILE} and is not there: {COMPOSE_AGAIN}")
         with open_plain(path, remedy=COMPOSE_AGAIN) as stream:
@@ -134,6 +134,13 @@ def check_artifact(lockfile: Lockfile, directory: Path, *, beside: frozenset[str
                 f"{path} changed since it was composed: expected {file.sha256} of {file.size} bytes, found {actual[0]} "
                 f"of {actual[1]}, {COMPOSE_AGAIN}"
             )
+
+
+def _path_of(directory: Path, name: str) -> Path:
+    """Return the path of a file of a composition: in its folder, or in a folder of a pipeline's module in there."""
+    folder, slash, inner = name.partition("/")
+    path = plain_path(directory, folder, source=str(directory / LOCKFILE))
+    return plain_path(path, inner, source=str(directory / LOCKFILE)) if slash else path
 
 
 def _check_complete(artifact: Artifact, directory: Path) -> None:
@@ -230,6 +237,7 @@ def _parse_number(value: object) -> float:
 
 def _parse_file_name(value: object) -> str:
     name = _parse_text(value)
-    if not name or "/" in name or "\\" in name or name in (".", "..") or not name.isprintable():
+    parts = name.split("/")  # at most a folder and a file in it
+    if len(parts) > 2 or {"", ".", ".."} & set(parts) or "\\" in name or not name.isprintable():
         raise ValueError(f"{shortened(ascii(name))} is not a file name")
     return name
