@@ -56,7 +56,8 @@ _ON_A_HUB: Final = ("hf-hub:", "hf_hub:", "local-dir:")  # how timm names a mode
 
 # Numbers that count no layers and no rows: how far positions reach, how fast they turn, which token is special.
 _UNBOUNDED: Final = re.compile(
-    r"positions?|length|ctx|context|seq|sequence|seqlen|window|theta|base|rate|freq|frequency|seed|ids?|tokens?|index"
+    r"positions?|length|ctx|context|seq|sequence|seqlen|window|theta|base|rate|freq|frequency|seed|ids?|tokens?|index|"
+    r"chunks?|pixels?|len|floor|samples?|offset"
 )
 _COUNTS: Final = re.compile(r"(layer|block|stage|depth|head|expert)s?")
 _SMALLEST_LIMIT: Final = 65_536

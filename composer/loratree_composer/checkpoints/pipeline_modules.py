@@ -38,6 +38,7 @@ def _list_modules(file: Path) -> list[str]:
         return []
     try:
         document: Any = json.loads(read_plain(file, limit=_MAX_LIST, remedy=RESAVE))
-        return [module["path"] for module in document if module["path"].strip()]
+        names = [module["path"].removeprefix("./").removesuffix("/") for module in document]
+        return [name for name in names if name not in ("", ".")]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Invalid(f"{file} is no list of modules as sentence-transformers writes it ({error}): {RESAVE}") from error

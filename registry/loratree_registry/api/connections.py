@@ -120,15 +120,27 @@ class Guarded:
         """Return whether the client still sends a body that was answered before its end, and that is thrown away."""
         return self.cycle is not None and self.cycle.response_complete and self.cycle.more_body
 
+    def is_between(self) -> bool:
+        """Return whether the connection waits for a header, and the client has taken the answer before it."""
+        return self._awaits_header() and not self._is_sending()
+
+    def _is_sending(self) -> bool:
+        """Return whether bytes of an answer wait for the client; uvicorn calls an answer complete before they left."""
+        return bool(self.transport.get_write_buffer_size())
+
+    def _note_progress(self, now: float) -> None:
+        """Note when the client last took a byte of what waits for it."""
+        unsent = (self.transport.get_write_buffer_size(), _count_unsent(self.transport))
+        if unsent != self._unsent:
+            self._unsent, self._moved = unsent, now
+
     def waits_since(self, now: float) -> float | None:
         """Return since when the connection has waited for its client, or None if the server is at work for it."""
+        if self._is_sending():
+            self._note_progress(now)
+            return self._moved
         if self._awaits_header():
             return self._moved if self._header_since is None else self._header_since
-        if self.flow.write_paused:
-            unsent = (self.transport.get_write_buffer_size(), _count_unsent(self.transport))
-            if unsent != self._unsent:
-                self._unsent, self._moved = unsent, now
-            return self._moved
         if not self.cycle.more_body:
             return None
         if self.flow.read_paused or self.cycle.waiting_for_100_continue:
@@ -138,18 +150,28 @@ class Guarded:
 
     def check(self, now: float) -> None:
         """Close the connection if its client is later than the bounds allow."""
-        if self.transport.is_closing():  # but what it has to send still stands in its buffer
-            self._closing_since = self._closing_since or now
-            if now - self._closing_since > self.bounds.stall_s:
-                self.transport.abort()
-            return
-        since = self.waits_since(now)
-        if since is None:
-            return
-        if not self._awaits_header():
+        if self.transport.is_closing():
+            self._check_closing(now)
+        elif (since := self.waits_since(now)) is not None:
+            self._check_waiting(now, since)
+
+    def _check_closing(self, now: float) -> None:
+        """Abort the connection if its client does not take what it still has to send."""
+        self._closing_since = self._closing_since or now
+        if self._is_sending():
+            self._note_progress(now)
+        if now - max(self._closing_since, self._moved) > self.bounds.stall_s:
+            self.transport.abort()
+
+    def _check_waiting(self, now: float, since: float) -> None:
+        if self._is_sending():
             if now - since > self.bounds.stall_s:
-                sending = self.flow.write_paused
-                _LOG.warning("closed a connection: its client %s", "took no answer" if sending else "sent no more body")
+                _LOG.warning("closed a connection: its client took no answer")
+                self.leave()
+                self.transport.abort()
+        elif not self._awaits_header():
+            if now - since > self.bounds.stall_s:
+                _LOG.warning("closed a connection: its client sent no more body")
                 self.refuse(late("body", self.bounds.stall_s))
         elif self._header_since is not None and now - since > self.bounds.header_s:
             _LOG.warning("closed a connection: its client sent no whole header in time")
@@ -229,7 +251,7 @@ class _Watch:
         """Return the connection that waits longest for its client: for a header if there is one, else for a body."""
         now = self._loop.time()
         waiting = [
-            (not other._awaits_header(), since, id(other), other)
+            (not other.is_between(), since, id(other), other)
             for other in self._connections
             if other is not new and not other.transport.is_closing() and (since := other.waits_since(now)) is not None
         ]

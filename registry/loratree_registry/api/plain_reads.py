@@ -24,7 +24,7 @@ from loratree_registry.wire.problem import problem_of
 REVALIDATE: Final = "private, no-cache"
 _KEPT: Final = 2048  # answers from one database
 _KEPT_BYTES: Final = 16 * 1024  # a larger answer is not kept
-_THREADS: Final = 4  # of one interpreter: more only wait for it
+_THREADS: Final = 16  # as many as the pool of PostgreSQL has connections, so that some that hang stop no others
 _POOL: Final = ThreadPoolExecutor(_THREADS, "plain-read")
 
 Answer = tuple[bytes, bytes]  # the ETag and the body

@@ -18,7 +18,7 @@ _DEEP: Final = f"(/{SEGMENT}){{0,{MAX_DEPTH - 1}}}"
 _DEEPER: Final = f"(/{SEGMENT}){{1,{MAX_DEPTH - 1}}}"
 _SELECTOR: Final = f"(@({NUMBER}|{DIGEST}|{ALIAS}))?"
 _LINE: Final = r"[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]*"  # no controls, no turns of direction
-_DECIMAL: Final = r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,9})?"
+_JSON_NUMBER: Final = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?"
 
 _A_BASE: Final = {"pattern": f"^{SEGMENT}$"}
 _A_BASES_NAME: Final = {**_A_BASE, "examples": [examples.BASE.name]}
@@ -47,7 +47,7 @@ _PARAMETERS: Final[Mapping[str, Rule]] = {
     "expected": _A_NUMBER,
     "keep": _A_NUMBER,
     "reason": _A_REASON,
-    "weight": {"items": {"type": "string", "pattern": f"^{SEGMENT}{_DEEPER}:{_DECIMAL}$"}},
+    "weight": {"items": {"type": "string", "pattern": f"^{SEGMENT}{_DEEPER}:{_JSON_NUMBER}$"}},
     "after": _A_PLACE,
 }
 _NOUNS_OF_BASES: Final = ("bases", "sources", "manifests", "missing", "base-files")

@@ -56,6 +56,7 @@ class Route(APIRoute):
     max_body: ClassVar[int] = 1024 * 1024
     max_values: ClassVar[int] = 20_000
     keeps: ClassVar[bool] = True  # whether the answers depend on the database alone
+    is_quick: ClassVar[bool] = True  # whether the answers read a few rows, and no files
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         reads = set(options.get("methods") or ()) == {"GET"}
@@ -63,7 +64,9 @@ class Route(APIRoute):
         super().__init__(path, _wrap_endpoint(endpoint) if reads else endpoint, **options)
         self._prefix = path.partition("{")[0]
         self._writes = _writing(endpoint) if reads else None
-        self._parameter = plain_parameter(endpoint, list(self.param_convertors)) if self._writes else None
+        self._parameter = (
+            plain_parameter(endpoint, list(self.param_convertors)) if self._writes and self.is_quick else None
+        )
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match a request, and most often find by the beginning of its path that it is for another route."""

@@ -135,6 +135,8 @@ def _parse(address: str) -> URL:
         raise Invalid("the database's address has an @ in its password or user: write it as %40")
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
+    if url.drivername == "sqlite" and url.query:
+        raise Invalid(f"the database's address has a query (?…), which would be ignored: leave it out, {remedy}")
     in_file = url.drivername == "sqlite" and not url.host and url.database not in (None, "", ":memory:")
     if in_file or url.drivername == "postgresql+psycopg":
         return url

@@ -159,6 +159,7 @@ def test_experts_are_bounded_by_the_values_that_the_checkpoint_holds(mixtral: Pa
 def test_what_positions_reach_is_not_a_size(base: Path) -> None:
     expected = read_base(base)
     edit_config(base, max_position_embeddings=10_485_760, rope_theta=45_913_600_000, sliding_window=1 << 40)
+    edit_config(base, acoustic_tokenizer_chunk_size=1_440_000, max_pixels=12_845_056, max_len=1 << 20)
     assert read_base(base) == expected
 
 

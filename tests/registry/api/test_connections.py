@@ -189,6 +189,34 @@ def test_a_client_that_takes_its_answer_slowly_gets_all_of_it(protocol: type[Gua
     assert received > 32 * 1024**2
 
 
+class Whole:
+    """An application that sends its answer in one piece, which uvicorn calls complete before it has left."""
+
+    size = 16 * 1024**2
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            length = [(b"content-length", str(self.size).encode())]
+            await send({"type": "http.response.start", "status": 200, "headers": length})
+            await send({"type": "http.response.body", "body": bytes(self.size)})
+
+
+@pytest.mark.parametrize("header", [b"", b"\r\nConnection: close"])
+def test_an_answer_in_one_piece_may_be_taken_slowly_too(protocol: type[Guarded], header: bytes) -> None:
+    request = HEALTH.replace(b"\r\n\r\n", header + b"\r\n\r\n")
+    with running(Whole(), protocol) as url, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        connection.settimeout(30)
+        connection.connect(("127.0.0.1", httpx.URL(url).port or 0))
+        connection.sendall(request)
+        received, start = 0, time.monotonic()
+        while received < Whole.size and (chunk := connection.recv(64 * 1024)):
+            received += len(chunk)
+            if time.monotonic() - start < 4 * STALL_S:
+                time.sleep(STALL_S / 16)
+    assert received > Whole.size
+
+
 def test_clients_that_send_nothing_do_not_keep_others_out(port: int) -> None:
     with ExitStack() as opened:
         held = [opened.enter_context(connected(port, b"GET /v1/health HT")) for _ in range(4 * MOST)]

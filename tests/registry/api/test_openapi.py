@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from fastapi.routing import APIRoute
+from hypothesis import example, given
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from loratree_registry.api import examples
+from loratree_registry.api import examples, schema_rules
 from loratree_registry.api.app import ROUTERS, create_app
 from loratree_registry.api.examples import UPLOAD_ID, as_json
 from loratree_registry.catalog.paging import number_after
@@ -25,6 +27,7 @@ from loratree_registry.wire.problem import (
     refused,
     too_long,
 )
+from loratree_registry.wire.query import written
 from tests.registry.serving import Nothing
 
 DOCUMENT: dict[str, Any] = create_app(Nothing(), staging=Path("unused")).openapi()  # type: ignore[arg-type]
@@ -80,8 +83,8 @@ def test_every_json_body_and_answer_has_an_example_that_its_schema_accepts(
             continue
         assert examples_of(media), f"{media_type} has no example"
         validator = Draft202012Validator(media["schema"] | {"components": DOCUMENT["components"]})
-        for example in examples_of(media):
-            validator.validate(as_json(example) if hasattr(example, "__dataclass_fields__") else example)
+        for shown in examples_of(media):
+            validator.validate(as_json(shown) if hasattr(shown, "__dataclass_fields__") else shown)
 
 
 @each_operation
@@ -149,3 +152,14 @@ def test_the_examples_tell_of_one_tree_that_can_be() -> None:
     for path in ("/v1/bases", "/v1/children/{path}", "/v1/descendants/{path}"):
         example = DOCUMENT["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["example"]
         assert example["next"] == example["items"][0]["path" if "{" in path else "name"]
+
+
+@given(weight=st.floats(allow_nan=False, allow_infinity=False))
+@example(weight=1 / 3)
+@example(weight=1e-10)
+@example(weight=5e-324)
+@example(weight=1e16)
+def test_the_document_allows_each_weight_that_the_client_sends(weight: float) -> None:
+    [text] = written({"tiny/medicine": weight})
+    rule = schema_rules._PARAMETERS["weight"]["items"]["pattern"]
+    assert re.fullmatch(rule, text)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.database.changes import Changes
 from loratree_registry.database.engine import open_engine
 from loratree_registry.embedded.registry import EmbeddedRegistry
+from loratree_registry.errors import Unavailable
 from tests.registry.conftest import REGISTRIES, Storage
 from tests.registry.material import Material, publish
 from tests.registry.serving import Served
@@ -145,3 +147,31 @@ def test_the_server_speaks_by_httptools_where_it_is() -> None:
     config.load()
     tools = importlib.util.find_spec("httptools") is not None
     assert config.http_protocol_class.__name__ == ("GuardedHttpTools" if tools else "GuardedH11")
+
+
+def test_what_reads_whole_files_holds_no_plain_read(
+    both: EmbeddedRegistry, web: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = Event()
+    monkeypatch.setattr(both, "damaged_files", lambda ref: [let_go.wait(60)][:0])
+    url = web.over(both, tmp_path)
+    with ThreadPoolExecutor(20) as threads, httpx.Client(base_url=url, verify=False, timeout=20) as client:
+        try:
+            asked = [threads.submit(httpx.get, f"{url}/v1/damaged/{MED}", timeout=60) for _ in range(20)]
+            for path in ("health", f"nodes/{MED}", f"resolve/{MED}"):
+                assert client.get(f"/v1/{path}").status_code == 200
+            assert not any(one.done() for one in asked)
+        finally:
+            let_go.set()
+
+
+def test_health_is_asked_of_the_database_each_time(
+    both: EmbeddedRegistry, web: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: object) -> None:
+        raise Unavailable("the database does not answer")
+
+    with httpx.Client(base_url=web.over(both, tmp_path), verify=False) as client:
+        assert client.get("/v1/health").status_code == 200
+        monkeypatch.setattr(both, "bases", fail)
+        assert client.get("/v1/health").status_code == 503

@@ -93,6 +93,7 @@ def test_a_home_that_cannot_be_made_is_one_sentence(storage: Storage) -> None:
         "mysql://root:secret@h/x",
         "sqlite://",
         "sqlite:///:memory:",
+        "sqlite:///x.db?mode=ro",
         "postgresql+asyncpg://u:secret@h/x",
     ],
 )

@@ -21,9 +21,9 @@ class ManifestRoute(Route):
 
 
 class DamageRoute(Route):
-    """A route whose answer depends on the stored bytes too, so it is computed each time."""
+    """A route that reads whole files, for minutes: it takes no thread from the plain reads."""
 
-    keeps = False
+    is_quick = False
 
 
 router = APIRouter(prefix="/v1", tags=["bases"], route_class=Route)

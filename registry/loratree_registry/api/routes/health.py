@@ -13,7 +13,14 @@ from loratree_registry.api.openapi import ServedRegistry, answers
 from loratree_registry.api.strict_route import Route
 from loratree_registry.wire.bodies import Health
 
-router = APIRouter(prefix="/v1/health", tags=["health"], route_class=Route)
+
+class HealthRoute(Route):
+    """A route that asks the database each time: an answer from memory would not tell that it has failed."""
+
+    keeps = False
+
+
+router = APIRouter(prefix="/v1/health", tags=["health"], route_class=HealthRoute)
 
 
 @router.get("", responses=answers(examples.HEALTH))

@@ -20,7 +20,7 @@ from loratree_registry.wire.bodies import NewUpload, Stored
 class UploadRoute(Route):
     """A route with answers that may hold presigned URLs, so no cache may store them."""
 
-    keeps = False
+    is_quick = False
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap the handler so that every answer is marked no-store."""
