@@ -8,6 +8,7 @@ database changes (`EmbeddedRegistry.changes`), so that an answer that is asked f
 import asyncio
 import hashlib
 import inspect
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from loratree_registry.wire.problem import problem_of
 REVALIDATE: Final = "private, no-cache"
 _KEPT: Final = 2048  # answers from one database
 _KEPT_BYTES: Final = 16 * 1024  # a larger answer is not kept
-_THREADS: Final = 16  # as many as the pool of PostgreSQL has connections, so that some that hang stop no others
+_THREADS: Final = 4  # of one interpreter: more only wait for it
 _POOL: Final = ThreadPoolExecutor(_THREADS, "plain-read")
 
 Answer = tuple[bytes, bytes]  # the ETag and the body
@@ -79,15 +80,17 @@ def is_plain(scope: Scope) -> bool:
 
 
 async def answer_plainly(
-    scope: Scope, receive: Receive, send: Send, read: Callable[[], bytes], *, keeps: bool = True
+    scope: Scope, receive: Receive, send: Send, read: Callable[[], bytes], *, keeps_s: float | None = None
 ) -> None:
     """Send what `read` returns as JSON with its ETag, or 304, or the problem that it raises.
 
-    `keeps` is false if the answer depends on more than the database.
+    An answer is kept until the database changes, and at most for `keeps_s` seconds.
     """
     state, path = scope["app"].state, scope["path"]
-    changes = getattr(state.registry, "changes", None) if keeps else None
+    changes = getattr(state.registry, "changes", None)
     stamp = None if changes is None else changes.stamp()
+    if stamp is not None and keeps_s is not None:
+        stamp = (*stamp, time.monotonic() // keeps_s)
     kept = KeptAnswers() if stamp is None else _ANSWERS.setdefault(changes, KeptAnswers())
     answer = kept.find(path, stamp)
     if answer is None:

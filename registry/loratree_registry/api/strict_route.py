@@ -55,7 +55,7 @@ class Route(APIRoute):
 
     max_body: ClassVar[int] = 1024 * 1024
     max_values: ClassVar[int] = 20_000
-    keeps: ClassVar[bool] = True  # whether the answers depend on the database alone
+    keeps_s: ClassVar[float | None] = None  # the most seconds that an answer is kept, also if nothing changes
     is_quick: ClassVar[bool] = True  # whether the answers read a few rows, and no files
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
@@ -81,7 +81,7 @@ class Route(APIRoute):
             return
         given = {self._parameter: scope["path_params"][self._parameter]} if self._parameter else {}
         read = functools.partial(self._writes, registry=scope["app"].state.registry, **given)
-        await answer_plainly(scope, receive, send, read, keeps=self.keeps)
+        await answer_plainly(scope, receive, send, read, keeps_s=self.keeps_s)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap the framework's handler: read the body within the limit first, answer If-None-Match last."""
