@@ -6,13 +6,10 @@ It is installed by .ci/run into a place of its own, as it would change the packa
 
 import argparse
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 from loratree_composer.base.manifest import read_base
@@ -23,6 +20,7 @@ from loratree_registry.workspace.base_transfer import push_base
 from loratree_registry.workspace.publish import publish_directory
 from tests import tiny
 from tests.peft_bases import quiet
+from tests.registry.serving import command_serving
 
 # Rules that no JSON schema can state, because they compare parts of a request with each other or with what is stored.
 # They are 422, and their operations say them in words.
@@ -56,20 +54,6 @@ def fill(home: Path, models: Path) -> None:
         registry.set_alias(PATH, "stable", version=2, expected=None)
 
 
-@contextmanager
-def serving(home: Path) -> Iterator[str]:
-    """Runs `loratree serve` over `home` in a process of its own and gives its URL."""
-    command = [sys.executable, "-m", "loratree_cli", "serve", "--port", "0"]
-    settings = os.environ | {"LORATREE_HOME": str(home)}
-    with subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        try:
-            yield server.stdout.readline().strip()
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(timeout=20)
-
-
 def configuration() -> str:
     """Returns schemathesis.toml: what each operation may answer to a request that the schema allows."""
     lines = ["[checks]", f"positive_data_acceptance.expected-statuses = {json.dumps(ANSWERS)}", ""]
@@ -92,7 +76,7 @@ def main() -> None:
         place = Path(folder)
         fill(place / "home", place / "models")
         (place / "schemathesis.toml").write_text(configuration())
-        with serving(place / "home") as url:
+        with command_serving(place / "home") as url:
             run = [str(given.command), "--config-file", str(place / "schemathesis.toml"), "run", f"{url}/openapi.json"]
             run += ["--phases", "examples,coverage,fuzzing,stateful", "--checks", "all", "--seed", given.seed]
             run += ["--max-examples", given.examples, "--continue-on-failure"]

@@ -9,7 +9,7 @@ import pytest
 
 from tests import tiny
 from tests.cli.conftest import LEAF, Filled, Shell
-from tests.cli.test_served import serving
+from tests.registry.serving import command_serving
 
 MODEL = "model.safetensors"
 
@@ -30,7 +30,7 @@ def test_a_machine_that_never_had_the_base_pulls_it_and_composes(
     (base / "pytorch_model.bin").write_bytes(b"pickled")
     here, there = tmp_path / "here", tmp_path / "there"
     shell("compose", LEAF, "--mode", "merge", "--out", here, "--base", filled.base)
-    with serving(shell) as url:
+    with command_serving(shell.home) as url:
         client = Shell(tmp_path / "client", url=url)
         refused = client("base", "pull", "tiny", "--out", tmp_path / "pulled", check=False)
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)

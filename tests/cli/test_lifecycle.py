@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from loratree_cli.commands.collecting import gc
 from tests.cli.conftest import LEAF, Filled, Shell
-from tests.cli.test_served import serving
+from tests.registry.serving import command_serving
 
 MED, CARDIO = "tiny/medicine", "tiny/medicine/cardiology"
 
@@ -115,7 +115,7 @@ def test_gc_takes_no_grace_from_before_the_first_year() -> None:
 
 
 def test_over_http_all_but_gc_is_the_same(shell: Shell) -> None:
-    with serving(shell) as url:
+    with command_serving(shell.home) as url:
         served = Shell(shell.home, url)
         assert (
             served("withdraw", f"{MED}@1", "--reason", "old", "--json").stdout

@@ -1,16 +1,13 @@
 """The same commands over HTTP: `loratree serve` in a process of its own, and LORATREE_URL."""
 
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests import tiny
 from tests.cli.conftest import LEAF, Filled, Shell
+from tests.registry.serving import command_serving
 
 READING = [
     ["ls", "--json"],
@@ -29,22 +26,9 @@ READING = [
 ]
 
 
-@contextmanager
-def serving(shell: Shell) -> Iterator[str]:
-    """`loratree serve` on a free port over the shell's home; gives its URL."""
-    command = [sys.executable, "-m", "loratree_cli", "serve", "--port", "0"]
-    with subprocess.Popen(command, env={"LORATREE_HOME": str(shell.home)}, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        try:
-            yield server.stdout.readline().strip()
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(timeout=20)
-
-
 @pytest.fixture
 def remote(shell: Shell, tmp_path: Path) -> Iterator[Shell]:
-    with serving(shell) as url:
+    with command_serving(shell.home) as url:
         yield Shell(tmp_path / "client", url=url)
 
 

@@ -1,5 +1,9 @@
 """A real uvicorn server in a thread, over whichever registry a test puts behind it."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -65,3 +69,18 @@ def running(app: ASGIApp, protocol: Any = HttpProtocol) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+@contextmanager
+def command_serving(home: Path) -> Iterator[str]:
+    """Runs the command `loratree serve` over `home` in a process of its own, with no other setting; gives its URL."""
+    command = [sys.executable, "-m", "loratree_cli", "serve", "--port", "0"]
+    settings = {name: value for name, value in os.environ.items() if not name.startswith("LORATREE_")}
+    settings |= {"LORATREE_HOME": str(home)}
+    with subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(timeout=20)

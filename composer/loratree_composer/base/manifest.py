@@ -24,7 +24,7 @@ from loratree_composer.base.token_ties import find_embedding, find_token_ties
 from loratree_composer.base.untied import remaining_ties
 from loratree_registry.core.manifest import PAST_FORWARD, BaseManifest, Parameter, check_manifest
 from loratree_registry.core.records import ADAPTER_CONFIG
-from loratree_registry.disk.plain_files import hub_repositories, hub_snapshots
+from loratree_registry.disk.plain_files import explain_hub_cache
 from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.peft_format.causes import WRAPPERS
 from loratree_registry.peft_format.names import PREFIX
@@ -46,12 +46,8 @@ def read_base(directory: Path) -> BaseManifest:
         raise NotFound(
             f"{directory} is not a directory: expected the folder of a downloaded model, not a name on a hub"
         )
-    if (snapshot := hub_snapshots(directory)) is not None:
-        raise Invalid(f"{directory} is a folder of the hub's cache: give the snapshot in it, {snapshot}")
-    if repositories := hub_repositories(directory):
-        raise Invalid(
-            f"{directory} is the hub's cache: give the folder of one of its models, {listed(repositories, limit=3)}"
-        )
+    if (cache := explain_hub_cache(directory)) is not None:
+        raise Invalid(cache)
     read_config(directory)  # before the weights, because a folder without a config holds no model at all
     checkpoint = open_checkpoint(directory)
     model = meta_model(directory, checkpoint)

@@ -8,7 +8,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
 
-from loratree_registry.errors import Invalid, LoratreeError
+from loratree_registry.errors import Invalid, LoratreeError, listed
 
 LFS_POINTER: Final = b"version https://git-lfs"  # how a pointer of git-LFS begins, which stands for a file's content
 MAX_NAME: Final = 255  # bytes of a file's name on common file systems
@@ -109,7 +109,16 @@ def check_inside(folder: Path, within: Path | None = None) -> None:
             )
 
 
-def hub_snapshots(folder: Path) -> Path | None:
+def explain_hub_cache(folder: Path) -> str | None:
+    """Return what to give instead if `folder` is the hub's cache, or the folder of a repository in it; None if not."""
+    if (snapshot := _find_snapshot(folder)) is not None:
+        return f"{folder} is a folder of the hub's cache: give the snapshot in it, {snapshot}"
+    if models := _list_models(folder):
+        return f"{folder} is the hub's cache: give the folder of one of its models, {listed(models, limit=3)}"
+    return None
+
+
+def _find_snapshot(folder: Path) -> Path | None:
     """Return the snapshot to use if `folder` is a repository's folder in the hub's cache, or None if it is not.
 
     It is the one that refs/main names, as the hub's own library takes it, or else the newest.
@@ -122,7 +131,7 @@ def hub_snapshots(folder: Path) -> Path | None:
     return max(snapshots.iterdir(), key=lambda path: path.stat().st_mtime, default=None)
 
 
-def hub_repositories(folder: Path) -> list[str]:
+def _list_models(folder: Path) -> list[str]:
     """Return the models' folders in `folder` if it is the hub's cache or the folder around that, else an empty list."""
     caches = (folder, folder / "hub")
     return [

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from loratree_registry.core.records import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from loratree_registry.disk.plain_files import hub_repositories, hub_snapshots
+from loratree_registry.disk.plain_files import explain_hub_cache
 from loratree_registry.errors import listed
 
 RESAVE: Final = "save it again with model.save_pretrained(…)"
@@ -75,10 +75,8 @@ def explain_no_config(path: Path, entries: list[str]) -> str:
     named = [str(path / entry) for entry in entries if (path / entry / ADAPTER_CONFIG).is_file()]
     if named:
         return f"{path} holds no adapter of its own but one in each of {listed(named, limit=5)}: publish one of these"
-    if (snapshot := hub_snapshots(path)) is not None:
-        return f"{path} is a folder of the hub's cache: give the snapshot in it, {snapshot}"
-    if repositories := hub_repositories(path):
-        return f"{path} is the hub's cache: give the folder of one of its models, {listed(repositories, limit=3)}"
+    if (cache := explain_hub_cache(path)) is not None:
+        return cache
     if "config.json" in entries:
         return f"{path} holds a whole model and no adapter ({ADAPTER_CONFIG} is missing): add it with loratree base add"
     if (other := _find_tool(path, entries)) is not None:
