@@ -38,7 +38,9 @@ def serve(
         config = configure(partial(_create_app, settings, LOOPBACK | {name}), workers=workers)
         announce(f"http://{name}:{listening.getsockname()[1]}")
         if workers > 1:
-            _serve_by_many(config, listening)
+            from loratree_registry.api.workers import serve_by_many
+
+            serve_by_many(config, listening)
             return
         try:
             uvicorn.Server(config).run(sockets=[listening])
@@ -73,16 +75,6 @@ def _create_app(settings: Settings, hosts: Collection[str]) -> "FastAPI":
 
     quieten()
     return create_app(open_embedded(settings), staging=settings.make_home() / "uploads", hosts=hosts)
-
-
-def _serve_by_many(config: "Config", listening: socket.socket) -> None:
-    from uvicorn.config import STARTUP_FAILURE
-    from uvicorn.supervisors import Multiprocess
-
-    supervisor = Multiprocess(config, sockets=[listening])
-    supervisor.run()
-    if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
-        raise Unavailable("a worker could not start, so the server stopped: see the worker's own message above")
 
 
 def _check_loopback(host: str) -> str:

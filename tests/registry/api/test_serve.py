@@ -136,6 +136,19 @@ def test_a_worker_that_dies_is_replaced_and_ctrl_c_stops_all(tmp_path: Path) -> 
         assert not [child for child in after if Path(f"/proc/{child}").exists()]
 
 
+def test_a_worker_that_dies_while_it_is_asked_whether_it_is_well_is_replaced_at_once(tmp_path: Path) -> None:
+    with serving(tmp_path, workers=2) as (url, process):
+        wait_until(lambda: len(answering_workers(process)) == 2)
+        httpx.get(f"{url}/v1/health", timeout=60).raise_for_status()
+        before = answering_workers(process)
+        os.kill(before[1], signal.SIGSTOP)  # it answers no question, and the supervisor asks each half second
+        time.sleep(2)
+        os.kill(before[1], signal.SIGKILL)
+        start = time.monotonic()
+        wait_until(lambda: len(set(answering_workers(process)) - {before[1]}) == 2)
+        assert time.monotonic() - start < 30  # the timeout of a check is 60 s
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "8.8.8.8"])
 def test_it_refuses_to_serve_other_machines(tmp_path: Path, host: str) -> None:
     with pytest.raises(Invalid, match=r"it has no access control yet: give 127\.0\.0\.1, ::1 or localhost"):
