@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy
@@ -40,6 +41,13 @@ class Theirs:
             postgresql = self.store.engine.dialect.name == "postgresql"
             connection.execute(sqlalchemy.text("VACUUM (ANALYZE)" if postgresql else "ANALYZE"))
 
+    def size(self) -> int:
+        """The bytes of the database, with its indexes."""
+        if self.store.engine.dialect.name == "sqlite":
+            return Path(self.store.engine.url.database or "").stat().st_size
+        with self.store.engine.connect() as connection:
+            return connection.execute(sqlalchemy.text("SELECT pg_database_size(current_database())")).scalar_one()
+
     def lookups(self, numbers: list[int]) -> list[float]:
         """Looks models up by alias."""
         arguments: list[list[Any]] = [[f"model-{number:07}", ALIAS] for number in numbers]
@@ -56,4 +64,4 @@ class Theirs:
 
 if __name__ == "__main__":
     theirs = Theirs(sys.argv[1])
-    serve({name: getattr(theirs, name) for name in ("load", "settle", "lookups", "publish")})
+    serve({name: getattr(theirs, name) for name in ("load", "settle", "size", "lookups", "publish")})

@@ -54,6 +54,16 @@ class Ours:
                 connection.execute(text("PRAGMA analysis_limit = 1000"))  # else it reads every index whole
                 connection.execute(text("ANALYZE"))
 
+    def size(self) -> int:
+        """The bytes of the database, with its indexes."""
+        if self.engine.dialect.name == "sqlite":
+            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
+            return Path(self.engine.url.database or "").stat().st_size
+        with reading(self.engine) as connection:
+            size: int = connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one()
+            return size
+
     def calls(self, method: str, arguments: list[list[Any]], options: dict[str, Any] | None = None) -> list[float]:
         """Calls one of the registry's methods."""
         called = getattr(self.registry, method)
@@ -106,5 +116,5 @@ class Ours:
 
 if __name__ == "__main__":
     ours = Ours()
-    operations = ("load", "settle", "calls", "nothing", "publish", "publish_file")
+    operations = ("load", "settle", "size", "calls", "nothing", "publish", "publish_file")
     serve({name: getattr(ours, name) for name in operations})

@@ -19,6 +19,7 @@ _IMPORTED_LATE = (
     "loratree_registry.api.app",
     "loratree_registry.blobs.local",
     "loratree_registry.blobs.s3.store",
+    "loratree_registry.catalog.examining",
     "loratree_registry.catalog.publishing",
     "loratree_registry.embedded.registry",
     "loratree_registry.remote.registry",

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 ROWS = [
+    "bytes-per-leaf",
     "resolve-p99-inprocess",
     "resolve-p99-http",
     "resolve-throughput-http",

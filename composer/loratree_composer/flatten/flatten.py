@@ -171,7 +171,7 @@ def _build_tensors(
 def _check_readable(flat: FlatAdapter, manifest: BaseManifest, expected: set[tuple[str, str]]) -> None:
     """Check that the adapter, classified as when it is published, has exactly the `expected` (parameter, key) pairs."""
     stored = {key: type_of(tensor) for key, tensor in flat.tensors.items()}
-    header = Header({key: Stored(kind.dtype, kind.shape, 0, 0) for key, kind in stored.items()}, {}, 0, 0)
+    header = Header({key: Stored(kind.dtype, kind.shape, 0, 0) for key, kind in stored.items()}, {}, 0, 0, b"")
     try:
         spec = classify(flat.config, header, manifest)
     except Invalid as error:

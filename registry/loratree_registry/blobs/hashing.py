@@ -4,12 +4,13 @@ import hashlib
 import io
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO, cast
 
 from loratree_registry.core.digests import DIGEST_PREFIX
 
 _CHUNK = 1024 * 1024
+_IN_THREAD = 64 * 1024  # bytes of a chunk, from which on it is hashed in the thread
 
 
 class Hashed:
@@ -38,16 +39,21 @@ class Hashed:
 
 @contextmanager
 def hashing(stream: BinaryIO) -> Iterator["Hashing"]:
-    """Yield a reader of `stream` that hashes in a second thread."""
-    with ThreadPoolExecutor(1) as thread:
-        yield Hashing(stream, thread)
+    """Yield a reader of `stream` that hashes large chunks in a second thread."""
+    with ExitStack() as threads:
+        yield Hashing(stream, threads)
 
 
 class Hashing(io.RawIOBase):
-    """A stream that hashes each chunk in a thread while it reads the next one; callers read its attribute `stream`."""
+    """A stream that hashes each chunk in a thread while it reads the next one; callers read its attribute `stream`.
 
-    def __init__(self, stream: BinaryIO, thread: ThreadPoolExecutor) -> None:
-        self._stream, self._thread = stream, thread
+    The thread starts with the first large chunk: for a small file it would take longer than the hashing.
+    """
+
+    def __init__(self, stream: BinaryIO, threads: ExitStack) -> None:
+        """`threads` ends the thread."""
+        self._stream, self._threads = stream, threads
+        self._thread: ThreadPoolExecutor | None = None
         self._hasher, self._size = hashlib.sha256(), 0
         self._hashing: Future[None] | None = None
         self.stream = cast("BinaryIO", io.BufferedReader(self, _CHUNK))  # joins small reads into large chunks
@@ -74,6 +80,11 @@ class Hashing(io.RawIOBase):
         chunk = self._stream.read(count)
         if self._hashing:
             self._hashing.result()
-        self._hashing = self._thread.submit(self._hasher.update, chunk)
+            self._hashing = None
         self._size += len(chunk)
+        if len(chunk) < _IN_THREAD:
+            self._hasher.update(chunk)
+            return chunk
+        self._thread = self._thread or self._threads.enter_context(ThreadPoolExecutor(1))
+        self._hashing = self._thread.submit(self._hasher.update, chunk)
         return chunk

@@ -1,97 +1,36 @@
 """Publishing: uploaded files become a version, whole or not at all.
 
-There are two functions: `examine` checks the adapter without a database and may take long; `publish` holds the
-database's write lock, for one transaction.
+`examining` checks the adapter before, without a database, which may take long; `publish` holds the database's write
+lock, for one transaction.
 """
-
-from dataclasses import asdict, dataclass
-from typing import Any, get_args
 
 from sqlalchemy import Connection
 
+from loratree_registry.catalog.examining import Examined
 from loratree_registry.catalog.files import hold_uploaded
-from loratree_registry.catalog.inspection import Inspection
 from loratree_registry.catalog.marks import check_chain, check_content
 from loratree_registry.catalog.nodes import ensure_trail
 from loratree_registry.catalog.versions import no_version, version
-from loratree_registry.core.digests import canonical_json, content_digest, version_digest_of
-from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.digests import version_digest_of
 from loratree_registry.core.paths import (
     BASE,
     MAX_NUMBER,
     ancestors_of,
     base_of,
     is_ancestor,
-    is_digest,
     parse_path,
     parse_ref,
-    versionless,
 )
 from loratree_registry.core.records import (
-    ADAPTER_WEIGHTS,
-    AdapterSummary,
     Pin,
-    PinSource,
     Published,
     Submission,
     Version,
 )
-from loratree_registry.core.text import check_text
 from loratree_registry.core.times import now, rfc3339
 from loratree_registry.database import queries
-from loratree_registry.database.json_text import JsonText, to_json
 from loratree_registry.database.rows import NodeRow, SameContent, VersionRow
-from loratree_registry.errors import Conflict, Invalid, listed
-from loratree_registry.peft_format.classify import (
-    canonical_config,
-    check_without_values,
-    classify,
-    is_zero,
-    summarize,
-    warnings,
-)
-from loratree_registry.peft_format.spec import AdapterSpec
-from loratree_registry.tensor_files.header import Header
-
-
-@dataclass(frozen=True, slots=True)
-class Examined:
-    """A checked submission: its canonical config, the adapter's parts and summary, and the content digest.
-
-    `canonical` is the config as canonical JSON, and `columns` the config and the summary as the database stores them.
-
-    `untied` is true if the adapter was read as one that was trained where its ancestors had taken ties apart.
-    `warnings` are for a pin to the base (true) and for another one (false); matching a config's patterns may take long,
-    so it is done before the transaction that writes.
-    """
-
-    config: dict[str, Any]
-    canonical: bytes
-    columns: dict[str, JsonText]
-    spec: AdapterSpec
-    summary: AdapterSummary
-    content: str
-    untied: bool
-    warnings: dict[bool, list[str]]
-
-
-def check_submission(path: str, submission: Submission) -> None:
-    """Check everything that needs no database and no file. Raises Invalid."""
-    if "/" not in parse_path(path):
-        raise Invalid(versionless(path))
-    names = [file.name for file in submission.files]
-    if names != [ADAPTER_WEIGHTS]:
-        raise Invalid(f"a version holds exactly the file {ADAPTER_WEIGHTS}: got {listed(names) or 'none'}")
-    if wrong := [file.sha256 for file in submission.files if not is_digest(file.sha256)]:
-        raise Invalid(f"a file's digest is sha256: and 64 hexadecimal digits: got {listed(wrong)}")
-    if submission.found not in get_args(PinSource):
-        raise Invalid(f"the pin's source is {submission.found!r}: expected one of {', '.join(get_args(PinSource))}")
-    if (submission.found == "assumed") != (submission.parent is None):
-        raise Invalid(
-            f"the parent is {submission.parent or 'not given'} and its source {submission.found}: "
-            "an assumed pin names no parent, any other names one"
-        )
-    check_text("note", submission.note, limit=2000)
+from loratree_registry.errors import Conflict, Invalid
 
 
 def is_parent_untied(connection: Connection, path: str, submission: Submission) -> bool:
@@ -101,61 +40,6 @@ def is_parent_untied(connection: Connection, path: str, submission: Submission) 
     """
     nodes = queries.nodes.nodes_on_path(connection, parse_path(path))
     return _is_untied(_read_parents(connection, path, nodes, submission))
-
-
-def check_shapes(submission: Submission, manifest: BaseManifest, header: Header) -> None:
-    """Check what a header says against the base, before the values behind it are read. Raises Invalid."""
-    check_without_values(submission.config, header, manifest)
-
-
-def examine(
-    inspection: Inspection, manifest: BaseManifest, path: str, submission: Submission, *, untied: bool = False
-) -> Examined:
-    """Check an adapter, after its weights were read, against its base. Raises Invalid.
-
-    `untied` is what `is_parent_untied` returns.
-    """
-    try:
-        config = canonical_config(submission.config)
-        content, canonical = content_digest(config, submission.files), canonical_json(config)
-    except ValueError as error:
-        raise Invalid(f"the adapter's config has no canonical form: {error}") from error
-    # An assumed pin (None) counts as the base: nothing says that the adapter was trained on a composed model, so its
-    # copies of weights must be the base's.
-    on_base = submission.parent in (None, BASE, base_of(path))
-    header, digests = inspection.header, inspection.digests
-    spec = classify(config, header, manifest, digests=digests, on_base=on_base, untied=untied)
-    summary = summarize(spec, config, header, manifest, digests=digests, on_base=on_base, untied=untied)
-    does_nothing = is_zero(spec, digests)
-    said = {on_base: warnings(config, spec, on_base=on_base, is_zero=does_nothing) for on_base in (True, False)}
-    columns = {"config": to_json(config), "summary": to_json(asdict(summary))}
-    return Examined(config, canonical, columns, spec, summary, content, untied, said)
-
-
-def check_published(
-    inspection: Inspection,
-    manifest: BaseManifest,
-    path: str,
-    submission: Submission,
-    *,
-    content: str,
-    summary: AdapterSummary,
-    untied: bool,
-) -> None:
-    """Check a version that is recorded, here or in an export, as if it were published now.
-
-    `submission` is what its publisher sent; `content` and `summary` are what is recorded. Raises Invalid.
-    """
-    check_submission(path, submission)
-    examined = examine(inspection, manifest, path, submission, untied=untied)
-    if examined.content != content:
-        raise Invalid(f"its config and files give the content {examined.content}, recorded is {content}")
-    recorded, actual = asdict(summary), asdict(examined.summary)
-    wrong = [
-        f"{name} {recorded[name]!r:.60} for {actual[name]!r:.60}" for name in actual if recorded[name] != actual[name]
-    ]
-    if wrong:
-        raise Invalid(f"its summary says something else than its files: {listed(wrong, limit=3)}")
 
 
 class BaseReplaced(Conflict):

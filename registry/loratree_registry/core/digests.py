@@ -75,7 +75,13 @@ def version_digest_of(config: bytes, *, base_digest: str, pin_digest: str | None
 
 def content_digest(config: dict[str, Any], files: Iterable[FileDigest]) -> str:
     """Return the digest of an adapter's config and files alone, the same whatever it was trained on."""
-    return digest_json({"config": config, "files": file_list(files)})
+    return content_digest_of(canonical_json(config), files)
+
+
+def content_digest_of(config: bytes, files: Iterable[FileDigest]) -> str:
+    """Return the content digest of an adapter whose config is already canonical JSON."""
+    document = b'{"config":%b,"files":%b}' % (config, canonical_json(file_list(files)))
+    return DIGEST_PREFIX + hashlib.sha256(document).hexdigest()
 
 
 def digest_problems(

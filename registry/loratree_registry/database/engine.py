@@ -4,7 +4,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError
@@ -39,6 +41,8 @@ _REMEDIES = {  # a part of the database's own message → the remedy
 
 _NO_ROOM = ("full", "disk i/o error", "unable to open")  # how SQLite says that a disk is full
 
+_TURNS: "WeakKeyDictionary[Engine, Lock]" = WeakKeyDictionary()  # of the writers of each SQLite file
+
 
 def open_engine(address: str | Path) -> Engine:
     """Make an engine for `sqlite:///FILE`, the path of an SQLite file, or `postgresql://…`. It does not connect yet.
@@ -69,7 +73,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """Open a transaction that commits at the end, or rolls back on an error. Raises Unavailable, Conflict."""
-    with _translate_errors(engine), engine.execution_options(immediate=True).begin() as connection:
+    with _to_write(engine) as connection, connection.begin():
         yield connection
 
 
@@ -85,7 +89,7 @@ def freeing(engine: Engine) -> Iterator[Connection]:
 @contextmanager
 def trying(engine: Engine) -> Iterator[Connection]:
     """Open a transaction that always rolls back at the end. Raises Unavailable, Conflict."""
-    with _translate_errors(engine), engine.execution_options(immediate=True).connect() as connection:
+    with _to_write(engine) as connection:
         yield connection
 
 
@@ -170,7 +174,32 @@ def _open_sqlite(url: URL) -> Engine:
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)
     event.listen(engine, "engine_disposed", _refill)
+    _TURNS[engine] = Lock()
     return engine
+
+
+@contextmanager
+def _to_write(engine: Engine) -> Iterator[Connection]:
+    with _translate_errors(engine), _in_turn(engine), engine.connect() as connection:
+        yield connection.execution_options(immediate=True)
+
+
+@contextmanager
+def _in_turn(engine: Engine) -> Iterator[None]:
+    """Let the threads of this process write to SQLite one after another.
+
+    SQLite has one writer at a time, and makes another one sleep and ask again, longer each time. Raises Unavailable.
+    """
+    turn = _TURNS.get(engine)
+    if turn is None:
+        yield
+        return
+    if not turn.acquire(timeout=LOCK_TIMEOUT_S):
+        raise Unavailable(f"the database {_mask(engine.url)} does not answer (it is locked): {_REMEDIES['locked']}")
+    try:
+        yield
+    finally:
+        turn.release()
 
 
 def _sqlite_file(url: URL) -> Path | None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from sqlalchemy import Engine
 from typing_extensions import override
@@ -58,6 +58,9 @@ from loratree_registry.errors import Corrupt
 from loratree_registry.settings import Settings
 from loratree_registry.tensor_files.header import Header
 
+if TYPE_CHECKING:
+    from loratree_registry.catalog.examining import Examiner
+
 _MANIFESTS: Final = 8  # parsed manifests in memory, up to tens of megabytes each
 
 
@@ -75,7 +78,7 @@ class EmbeddedRegistry(Registry):
         self._engine, self._blobs = engine, blobs
         self.changes = Changes(engine)
         self._inspections = Inspections()
-        self._manifest = lru_cache(_MANIFESTS)(self._read_manifest)  # to publish: a base's tensors never change
+        self._known_base = lru_cache(_MANIFESTS)(self._read_base)  # to publish: a base's tensors never change
         self.direct = (
             DirectUploads(engine, blobs, self._inspections.keeping)
             if direct and isinstance(blobs, DirectStore)
@@ -110,7 +113,7 @@ class EmbeddedRegistry(Registry):
     def remove_base(self, name: str) -> None:
         with freeing(self._engine) as connection:
             removing.remove_base(connection, name)
-        self._manifest.cache_clear()
+        self._known_base.cache_clear()
 
     @override
     def missing_files(self, name: str, files: list[FileDigest]) -> list[FileDigest]:
@@ -235,26 +238,28 @@ class EmbeddedRegistry(Registry):
 
     @override
     def publish(self, path: str, submission: Submission) -> Published:
-        from loratree_registry.catalog import publishing  # slow to import, and only publishing needs it
+        from loratree_registry.catalog import examining, publishing  # slow to import, and only publishing needs them
 
-        publishing.check_submission(path, submission)
-        manifest, digest = self._manifest(base_of(path))
-        inspection = self._inspect(submission.files, partial(publishing.check_shapes, submission, manifest))
+        examining.check_submission(path, submission)
+        manifest, digest, examiner = self._known_base(base_of(path))
+        inspection = self._inspect(submission.files, partial(examiner.check_shapes, submission))
         untied = False
         if manifest.ties():
             with reading(self._engine) as connection:
                 untied = publishing.is_parent_untied(connection, path, submission)
-        examined = publishing.examine(inspection, manifest, path, submission, untied=untied)
+        examined = examiner.examine(inspection, path, submission, untied=untied)
         try:
             with writing(self._engine) as connection:
                 return publishing.publish(connection, path, submission, examined, base_digest=digest)
         except publishing.BaseReplaced:
-            self._manifest.cache_clear()
+            self._known_base.cache_clear()
             raise
 
-    def _read_manifest(self, name: str) -> tuple[BaseManifest, str]:
+    def _read_base(self, name: str) -> "tuple[BaseManifest, str, Examiner]":
+        from loratree_registry.catalog.examining import Examiner
+
         manifest = self.base_manifest(name)
-        return manifest, manifest.digest
+        return manifest, manifest.digest, Examiner(manifest)
 
     def _inspect(self, submitted: list[FileDigest], check: Callable[[Header], None]) -> Inspection:
         if cached := self._inspections.kept(submitted[0]):

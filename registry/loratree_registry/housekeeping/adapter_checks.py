@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from loratree_registry.blobs.store import BlobStore
+from loratree_registry.catalog.examining import Examiner
 from loratree_registry.catalog.inspection import Inspections
-from loratree_registry.catalog.publishing import check_published, check_shapes
 from loratree_registry.core.digests import FileDigest
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.paths import BASE, base_of
@@ -75,7 +75,8 @@ class AdapterChecks:
     """
 
     def __init__(self, blobs: BlobStore, manifests: Mapping[str, BaseManifest]) -> None:
-        self._blobs, self._manifests = blobs, manifests
+        self._blobs = blobs
+        self._examiners = {name: Examiner(manifest) for name, manifest in manifests.items()}
         self._inspections = Inspections()
         self._untied: set[tuple[str, int]] = set()  # versions whose chain takes ties of the base apart
 
@@ -100,16 +101,15 @@ class AdapterChecks:
 
     def _problem_of(self, version: Recorded, *, untied: bool) -> LoratreeError | None:
         try:
-            manifest = self._manifests[base_of(version.path)]
+            examiner = self._examiners[base_of(version.path)]
             submission = version.to_submission()
             if len(version.files) != 1:
                 raise Invalid(f"it has {len(version.files)} files, expected one")
             inspection = self._inspections.read(
-                self._blobs, version.files[0], partial(check_shapes, submission, manifest)
+                self._blobs, version.files[0], partial(examiner.check_shapes, submission)
             )
-            check_published(
+            examiner.check_published(
                 inspection,
-                manifest,
                 version.path,
                 submission,
                 content=version.content,

@@ -5,6 +5,7 @@ without gaps (https://github.com/huggingface/safetensors#format). The reference 
 last wins), names such as `../../x`, empty tensors and headers of 100 MB. This reader refuses all four.
 """
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
@@ -55,12 +56,16 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The header of a safetensors file. `tensors` are in the order of their bytes, from `data_start` to `size`."""
+    """The header of a safetensors file. `tensors` are in the order of their bytes, from `data_start` to `size`.
+
+    `digest` is the SHA-256 of the header's bytes: if it is equal, so are all names, dtypes, shapes and places.
+    """
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
     data_start: int
     size: int
+    digest: bytes
 
 
 def read_header(stream: BinaryIO, size: int, *, name: str = "the safetensors file") -> Header:
@@ -82,7 +87,7 @@ def read_header(stream: BinaryIO, size: int, *, name: str = "the safetensors fil
         )
     tensors = _parse_tensors(document, 8 + length, name)
     _check_contiguous(tensors, 8 + length, size, name)
-    return Header(tensors, metadata, 8 + length, size)
+    return Header(tensors, metadata, 8 + length, size, hashlib.sha256(text).digest())
 
 
 def _read_length(stream: BinaryIO, size: int, name: str) -> int:
