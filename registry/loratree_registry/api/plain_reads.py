@@ -25,8 +25,10 @@ from loratree_registry.wire.problem import problem_of
 REVALIDATE: Final = "private, no-cache"
 _KEPT: Final = 2048  # answers from one database
 _KEPT_BYTES: Final = 16 * 1024  # a larger answer is not kept
-_THREADS: Final = 4  # of one interpreter: more only wait for it
-_POOL: Final = ThreadPoolExecutor(_THREADS, "plain-read")
+# Threads that compute answers. They share one interpreter, and each that waits for it slows the others: answers from
+# SQLite hardly wait for anything else, and two threads compute a sixth more of them than four.
+_OVER_NETWORK: Final = ThreadPoolExecutor(4, "plain-read")
+_OVER_FILE: Final = ThreadPoolExecutor(2, "plain-read")
 
 Answer = tuple[bytes, bytes]  # the ETag and the body
 Headers = dict[bytes, bytes]
@@ -95,7 +97,8 @@ async def answer_plainly(
     answer = kept.find(path, stamp)
     if answer is None:
         try:
-            answer = await asyncio.get_running_loop().run_in_executor(_POOL, _compute, read)
+            pool = _OVER_NETWORK if stamp is None else _OVER_FILE
+            answer = await asyncio.get_running_loop().run_in_executor(pool, _compute, read)
         except LoratreeError as error:
             raw: bytes = scope.get("raw_path") or path.encode()
             await respond(problem_of(error, raw.decode("ascii", "replace")))(scope, receive, send)

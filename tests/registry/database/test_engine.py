@@ -8,6 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -384,3 +385,45 @@ def test_no_listing_scans_a_table_that_grows(registry: EmbeddedRegistry, materia
             scans += [f"{step[3]}: {query}" for step in plan if step[3].startswith("SCAN") and step[3] not in SMALL]
     connection.close()
     assert scans == []
+
+
+@pytest.mark.parametrize("lock", ["BEGIN", "BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
+def test_the_first_connection_waits_for_another_process_that_locks_a_new_file(storage: Storage, lock: str) -> None:
+    file = storage.folder / "new.db"
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("CREATE TABLE made (a)")
+        other.execute(lock)
+        other.execute("SELECT * FROM made").fetchall()
+        timer = threading.Timer(0.5, other.execute, ["COMMIT"])
+        timer.start()
+        engine = open_engine(file)
+        with reading(engine) as connection:
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+        timer.join()
+        engine.dispose()
+
+
+def test_the_threads_of_one_process_write_in_turn_and_give_up_in_the_end(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine(storage.folder / "new.db")
+    written: list[str] = []
+
+    def write(name: str) -> None:
+        with writing(engine):
+            written.append(name)
+
+    with writing(engine):
+        waiting = threading.Thread(target=write, args=["first"])
+        waiting.start()
+        waiting.join(0.2)
+        assert written == []
+    waiting.join()
+    assert written == ["first"]
+    monkeypatch.setattr("loratree_registry.database.engine.LOCK_TIMEOUT_S", 0.1)
+    with writing(engine), ThreadPoolExecutor(1) as thread:
+        with pytest.raises(Unavailable, match=r"it is locked.*try again$"):
+            thread.submit(write, "second").result()
+    write("third")
+    assert written == ["first", "third"]
+    engine.dispose()

@@ -2,22 +2,20 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Integer, Select, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, Integer, Select, bindparam, func, select
 
 from loratree_registry.core.paths import ancestors_of, descendant_range
 from loratree_registry.database.queries.shared import head_of, insert_new
 from loratree_registry.database.rows import NodeRow
 from loratree_registry.database.tables import bases, nodes
 
+_COLUMNS: dict[str, ColumnElement[Any]] = {
+    "base": bases.c.name,
+    "base_digest": bases.c.digest,
+    "head": head_of(nodes.c.id),
+}
 _NODE = select(
-    nodes.c.id,
-    nodes.c.base_id,
-    bases.c.name.label("base"),
-    bases.c.digest.label("base_digest"),
-    nodes.c.path,
-    nodes.c.level,
-    head_of(nodes.c.id).label("head"),
-    nodes.c.created_at,
+    *((_COLUMNS[name] if name in _COLUMNS else nodes.c[name]).label(name) for name in NodeRow._fields)
 ).join_from(nodes, bases)
 
 _below = (nodes.c.path > bindparam("first"), nodes.c.path < bindparam("end"))  # two bounds, for the index
@@ -83,4 +81,4 @@ def lock_node(connection: Connection, node_id: int) -> int:
 
 
 def _read(connection: Connection, query: Select[Any], **parameters: Any) -> list[NodeRow]:
-    return [NodeRow(**row._asdict()) for row in connection.execute(query, parameters)]
+    return [NodeRow._make(row) for row in connection.execute(query, parameters)]

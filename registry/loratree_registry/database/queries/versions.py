@@ -42,26 +42,33 @@ class MeasuredVersion:
 
 
 _pins, _pin_nodes = versions.alias("pins"), nodes.alias("pin_nodes")
-_LINKED = (
-    select(
-        *(column for column in versions.c if column.name not in ("base_id", "pin_id", "config")),
-        nodes.c.path,
-        nodes.c.level,
-        bases.c.name.label("base"),
-        bases.c.digest.label("base_digest"),
-        _pin_nodes.c.path.label("pin_path"),
-        _pins.c.number.label("pin_number"),
-        _pins.c.digest.label("pin_digest"),
-        head_of(nodes.c.id).label("head"),
-        head_of(_pin_nodes.c.id).label("pin_head"),
+_LINKS: dict[str, ColumnElement[Any]] = {
+    "path": nodes.c.path,
+    "level": nodes.c.level,
+    "base": bases.c.name,
+    "base_digest": bases.c.digest,
+    "pin_path": _pin_nodes.c.path,
+    "pin_number": _pins.c.number,
+    "pin_digest": _pins.c.digest,
+    "head": head_of(nodes.c.id),
+    "pin_head": head_of(_pin_nodes.c.id),
+}
+
+
+def _select_rows(**columns: ColumnElement[Any]) -> Select[Any]:
+    """Select the fields of VersionRow in their order; `columns` take the place of the tables' own."""
+    chosen = _LINKS | columns
+    return (
+        select(*((chosen[name] if name in chosen else versions.c[name]).label(name) for name in VersionRow._fields))
+        .join_from(versions, nodes, versions.c.node_id == nodes.c.id)
+        .join(bases, nodes.c.base_id == bases.c.id)
+        .outerjoin(_pins, versions.c.pin_id == _pins.c.id)
+        .outerjoin(_pin_nodes, _pins.c.node_id == _pin_nodes.c.id)
     )
-    .join_from(versions, nodes, versions.c.node_id == nodes.c.id)
-    .join(bases, nodes.c.base_id == bases.c.id)
-    .outerjoin(_pins, versions.c.pin_id == _pins.c.id)
-    .outerjoin(_pin_nodes, _pins.c.node_id == _pin_nodes.c.id)
-)
-_VERSION = _LINKED.add_columns(versions.c.config)  # for what shows the whole record
-_BARE = _LINKED.add_columns(null().label("config"))
+
+
+_VERSION = _select_rows()  # for what shows the whole record
+_BARE = _select_rows(config=null())
 _length = func.length(cast(versions.c.config, Text)) + func.length(cast(versions.c.summary, Text))
 _MEASURED = _VERSION.add_columns(_length.label("length"))
 
@@ -75,6 +82,7 @@ _selector: BindParameter[Selector] = bindparam("selector")
 _leaf_nodes = nodes.alias("leaf_nodes")
 _START = select(versions.c.id, versions.c.pin_id, literal(0).label("depth"))
 _FILE = ("name", "size", "sha256")
+_WIDTH = len(VersionRow._fields)  # of what a query selects, before what it adds
 
 
 def _is_selected(kind: str, node: ColumnElement[int]) -> ColumnElement[bool]:
@@ -133,7 +141,7 @@ _QUARANTINED = _select_quarantined()
 def find_version(connection: Connection, node_id: int, selector: Selector) -> VersionRow | None:
     """Return the version at a node by its number, an alias, its digest, or None for the head."""
     row = connection.execute(_select_one(_kind_of(selector)), {"node_id": node_id, "selector": selector}).one_or_none()
-    return None if row is None else VersionRow(**row._asdict())
+    return None if row is None else VersionRow._make(row)
 
 
 def find_newest(connection: Connection, node_id: int) -> VersionRow | None:
@@ -168,12 +176,11 @@ def pinned_chain_at(connection: Connection, path: str, selector: Selector) -> di
     """
     chain: dict[int, tuple[VersionRow, Files]] = {}
     for row in connection.execute(_select_chain_at(_kind_of(selector)), {"path": path, "selector": selector}):
-        columns = row._asdict()
-        name, size, sha256 = (columns.pop(f"file_{name}") for name in _FILE)
-        if row.id not in chain:
-            chain[row.id] = VersionRow(**columns), []
-        if name is not None:
-            chain[row.id][1].append(FileDigest(name, size, sha256))
+        key, file = row[0], row[_WIDTH:]
+        if key not in chain:
+            chain[key] = VersionRow._make(row[:_WIDTH]), []
+        if file[0] is not None:
+            chain[key][1].append(FileDigest(*file))
     return chain
 
 
@@ -232,7 +239,7 @@ def files_of(connection: Connection, version_ids: list[int]) -> dict[int, list[F
 
 
 def _read(connection: Connection, query: Select[Any], **parameters: Any) -> list[VersionRow]:
-    return [VersionRow(**row._asdict()) for row in connection.execute(query, parameters)]
+    return [VersionRow._make(row) for row in connection.execute(query, parameters)]
 
 
 def _stream(connection: Connection, query: Select[Any]) -> Iterator[MeasuredVersion]:
@@ -240,8 +247,7 @@ def _stream(connection: Connection, query: Select[Any]) -> Iterator[MeasuredVers
     options = {"stream_results": True, "max_row_buffer": _BUFFER}
     with connection.execute(query, execution_options=options) as result:
         for row in result:
-            columns = row._asdict()
-            yield MeasuredVersion(length=columns.pop("length"), row=VersionRow(**columns))
+            yield MeasuredVersion(length=row[_WIDTH], row=VersionRow._make(row[:_WIDTH]))
 
 
 def _kind_of(selector: Selector) -> str:
