@@ -129,7 +129,7 @@ class EmbeddedRegistry(Registry):
             manifest = bases.base_manifest(connection, name)
             new = base_weights.check_storable(connection, name, files)
         if new:
-            with self._telling_collected(files):
+            with self._telling_missing(files):
                 base_weights.check_weights(self._blobs, files, manifest)
         with writing(self._engine) as connection:
             return base_weights.record(connection, name, files)
@@ -264,14 +264,12 @@ class EmbeddedRegistry(Registry):
     def _inspect(self, submitted: list[FileDigest], check: Callable[[Header], None]) -> Inspection:
         if cached := self._inspections.kept(submitted[0]):
             return cached  # publishing.publish checks that the bytes are still stored
-        with reading(self._engine) as connection:
-            files.check_uploaded(connection, submitted)
-        with self._telling_collected(submitted):
+        with self._telling_missing(submitted):
             return self._inspections.read(self._blobs, submitted[0], check)
 
     @contextmanager
-    def _telling_collected(self, submitted: list[FileDigest]) -> Iterator[None]:
-        """Raise NotUploaded instead of Corrupt if a collection removed uploaded files during the block."""
+    def _telling_missing(self, submitted: list[FileDigest]) -> Iterator[None]:
+        """Raise NotUploaded instead of Corrupt if files were not uploaded, or a collection removed them."""
         try:
             yield
         except Corrupt:

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, Engine, event, text
 
 from loratree_registry.database.engine import open_engine, reading, upgrade_database, writing
 from loratree_registry.embedded.registry import EmbeddedRegistry, open_embedded
-from loratree_registry.errors import Conflict, Corrupt, Invalid, LoratreeError, Unavailable
+from loratree_registry.errors import Conflict, Corrupt, Invalid, LoratreeError, NotFound, Unavailable
 from loratree_registry.settings import Settings
-from tests.registry.conftest import Storage
+from tests.registry.conftest import Storage, embedded_postgresql
 from tests.registry.material import WEIGHTS, Material, publish
 
 SMALL = (
@@ -178,7 +178,7 @@ def test_a_postgresql_that_stops_answers_again_when_it_is_back(storage: Storage,
         registry.add_base("tiny", material.base)
         killer = open_engine(address)
         with writing(killer) as connection:
-            others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            others = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
             connection.execute(text(f"{others} AND datname = current_database()"))
         killer.dispose()
         assert registry.base("tiny").name == "tiny"
@@ -421,9 +421,69 @@ def test_the_threads_of_one_process_write_in_turn_and_give_up_in_the_end(
     waiting.join()
     assert written == ["first"]
     monkeypatch.setattr("loratree_registry.database.engine.LOCK_TIMEOUT_S", 0.1)
-    with writing(engine), ThreadPoolExecutor(1) as thread:
-        with pytest.raises(Unavailable, match=r"it is locked.*try again$"):
-            thread.submit(write, "second").result()
+    with (
+        writing(engine),
+        ThreadPoolExecutor(1) as thread,
+        pytest.raises(Unavailable, match=r"it is locked.*try again$"),
+    ):
+        thread.submit(write, "second").result()
     write("third")
     assert written == ["first", "third"]
     engine.dispose()
+
+
+def prepared(engine: Engine) -> int:
+    """How many statements PostgreSQL keeps planned for the one connection in the pool."""
+    with reading(engine) as connection:
+        count: int = connection.execute(text("SELECT count(*) FROM pg_prepared_statements")).scalar_one()
+        return count
+
+
+def test_postgresql_keeps_its_plans_from_one_read_to_the_next(storage: Storage, material: Material) -> None:
+    with embedded_postgresql(storage) as registry:
+        registry.add_base("tiny", material.base)
+        publish(registry, "tiny/legal", material.rank4)
+        for _ in range(8):
+            registry.resolve("tiny/legal")
+        planned = prepared(registry._engine)
+        assert planned > 0
+        for _ in range(8):
+            with pytest.raises(NotFound):
+                registry.node("tiny/nothing")
+        registry.resolve("tiny/legal")
+        assert prepared(registry._engine) > planned
+
+
+@pytest.mark.parametrize("fresh_s", [0.0, 60.0])
+def test_connections_that_the_server_closed_are_replaced(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, fresh_s: float
+) -> None:
+    with embedded_postgresql(storage) as registry:
+        ask = text("SELECT 1")
+        with reading(registry._engine) as one, reading(registry._engine) as two:
+            one.execute(ask)
+            two.execute(ask)
+        ended = open_engine(registry._engine.url.render_as_string(hide_password=False))
+        with ended.connect() as connection:
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                    "WHERE pid <> pg_backend_pid() AND datname = current_database()"
+                )
+            )
+        ended.dispose()
+        monkeypatch.setattr("loratree_registry.database.postgresql._FRESH_S", fresh_s)
+        for _ in range(3):
+            with reading(registry._engine) as connection:
+                assert connection.execute(ask).scalar_one() == 1
+
+
+def test_a_connection_that_was_not_used_for_a_moment_is_asked_first(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loratree_registry.database.postgresql._FRESH_S", 0.0)
+    with embedded_postgresql(storage) as registry:
+        with reading(registry._engine) as connection:
+            connection.connection.driver_connection.pgconn.finish()  # type: ignore[union-attr]  # as if the server had gone
+        with reading(registry._engine) as connection:
+            assert connection.execute(text("SELECT 1")).scalar_one() == 1
