@@ -161,6 +161,19 @@ class Bench:
         picked = (self.pick.randrange(leaves) for _ in range(times * self.calls))
         return [[f"{trees.leaf(trees.TREES[n % 2], leaves, leaf)}@{trees.ALIAS}"] for n, leaf in enumerate(picked)]
 
+    def warm_paths(self) -> list[str]:
+        """Where to resolve users over HTTP whose pages of the database are in memory: our other process read them."""
+        refs = self.refs(self.leaves, times=4)
+        self.ours.ask("calls", method="resolve", arguments=refs)
+        return [f"/v1/resolve/{ref}" for [ref] in refs]
+
+    def warm_lookups(self) -> list[str]:
+        """Where to look models up over HTTP whose pages of the database are in memory."""
+        models = self.models()
+        if self.theirs:
+            self.theirs.ask("lookups", numbers=models)
+        return _lookups(models)
+
     def models(self) -> list[int]:
         """MLflow's models."""
         return [self.pick.randrange(self.leaves) for _ in range(self.calls)]
@@ -217,7 +230,7 @@ def _resolve_over_http(running: Bench, name: str) -> list[Row]:
         health = ["/v1/health"] * running.calls
         floor += running.client.ask("latencies", host="127.0.0.1", port=running.our_port, paths=health)
         if running.their_port:
-            paths = _lookups(running)
+            paths = _lookups(running.models())
             theirs += running.client.ask("latencies", host="127.0.0.1", port=running.their_port, paths=paths)
     return [_times(name, 99, ours, theirs, floor, bar="< 25")]
 
@@ -225,13 +238,13 @@ def _resolve_over_http(running: Bench, name: str) -> list[Row]:
 def _throughput(running: Bench, name: str) -> list[Row]:
     ours, theirs, floor = [], [], []
     for _ in running.turns:
-        paths = [f"/v1/resolve/{ref}" for [ref] in running.refs(running.leaves, times=4)]
+        paths = running.warm_paths()
         how = {"host": "127.0.0.1", "clients": CLIENTS}
         ours.append(running.client.ask("throughput", port=running.our_port, paths=paths, **how))
         health = ["/v1/health"] * (4 * running.calls)
         floor.append(running.client.ask("throughput", port=running.our_port, paths=health, **how))
         if running.their_port:
-            paths = _lookups(running)
+            paths = running.warm_lookups()
             theirs.append(running.client.ask("throughput", port=running.their_port, paths=paths, **how))
     return [_rates(name, ours, theirs, floor, bar="≥ 5×")]
 
@@ -244,7 +257,7 @@ def _overhead(running: Bench, name: str) -> list[Row]:
         {"bare": [], "health": [], "resolve": [], "resolve, random users": []},
     )
     for _ in range(max(5, running.options.repeats)):
-        others = [f"/v1/resolve/{ref}" for [ref] in running.refs(running.leaves, times=4)]
+        others = running.warm_paths()
         asked = {
             "bare": (floor, ["/health"]),
             "health": (port, ["/v1/health"]),
@@ -333,9 +346,9 @@ def _publish_s3(running: Bench, name: str) -> list[Row]:
     return found
 
 
-def _lookups(running: Bench) -> list[str]:
+def _lookups(models: list[int]) -> list[str]:
     place = "/api/2.0/mlflow/registered-models/alias"
-    return [f"{place}?name=model-{number:07}&alias={trees.ALIAS}" for number in running.models()]
+    return [f"{place}?name=model-{number:07}&alias={trees.ALIAS}" for number in models]
 
 
 def _times(

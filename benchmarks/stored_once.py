@@ -1,4 +1,4 @@
-"""What storing alike configs and summaries once could save at most: a tree with them, and one without (decision 19).
+"""What storing alike configs and summaries once could save at most: a tree with them, and one without.
 
 The second database is a copy of the first in which every config and every summary is as short as a reference to another
 table. Reading that table would cost something, which is left out. Both are asked in turn, on SQLite.

@@ -86,18 +86,18 @@ async def answer_plainly(
 ) -> None:
     """Send what `read` returns as JSON with its ETag, or 304, or the problem that it raises.
 
-    An answer is kept until the database changes, and at most for `keeps_s` seconds.
+    An answer is kept until the database changes, and at most for `keeps_s` seconds; an answer with `keeps_s` does not
+    depend on what the database holds, so it is also kept where the database does not tell that it changes.
     """
     state, path = scope["app"].state, scope["path"]
     changes = getattr(state.registry, "changes", None)
-    stamp = None if changes is None else changes.stamp()
-    if stamp is not None and keeps_s is not None:
-        stamp = (*stamp, time.monotonic() // keeps_s)
-    kept = KeptAnswers() if stamp is None else _ANSWERS.setdefault(changes, KeptAnswers())
+    seen = None if changes is None else changes.stamp()
+    stamp = seen if keeps_s is None else (seen, time.monotonic() // keeps_s)
+    kept = KeptAnswers() if stamp is None or changes is None else _ANSWERS.setdefault(changes, KeptAnswers())
     answer = kept.find(path, stamp)
     if answer is None:
         try:
-            pool = _OVER_NETWORK if stamp is None else _OVER_FILE
+            pool = _OVER_NETWORK if seen is None else _OVER_FILE
             answer = await asyncio.get_running_loop().run_in_executor(pool, _compute, read)
         except LoratreeError as error:
             raw: bytes = scope.get("raw_path") or path.encode()
