@@ -18,9 +18,8 @@ from benchmarks import trees
 from benchmarks.side import Side
 
 TREE = "balanced"
-SHORT = (
-    '{"ranks": [8], "scales": [2.0], "modules": 1, "parameters": 1, "dtypes": [], "rules": {}}'  # what resolve reads
-)
+# What resolve reads of a summary.
+SHORT = '{"ranks": [8], "scales": [2.0], "modules": 1, "parameters": 1, "dtypes": [], "rules": {}}'
 
 
 def main() -> None:
