@@ -66,5 +66,5 @@ soak: $(VENV)/.dev ## run the long checks, every point of the crash matrix among
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.header_inputs --inputs 1000000
 	for database in sqlite postgresql; do $(BIN)/python -m tests.collector_race --operations 100000 --database $$database || exit 1; done
 	$(BIN)/python -m tests.collector_race --operations 10000 --database postgresql --store moto
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.crash
+	LORATREE_TEST_LONG=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.crash
 	for database in sqlite postgresql; do $(BIN)/python -m benchmarks.registry --leaves 1000000 --database $$database || exit 1; done

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, cast
 from loratree_registry.core.digests import DIGEST_PREFIX
 
 _CHUNK = 1024 * 1024
-_IN_THREAD = 64 * 1024  # bytes of a chunk, from which on it is hashed in the thread
+_IN_THREAD = _CHUNK  # bytes of a chunk, from which on it is hashed in the thread
 
 
 class Hashed:
