@@ -8,53 +8,25 @@ database changes (`EmbeddedRegistry.changes`), so that an answer that is asked f
 import asyncio
 import hashlib
 import inspect
-import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from loratree_registry.api.handlers import respond
+from loratree_registry.api.kept_answers import Answer, Changes, kept_answers, see
 from loratree_registry.errors import LoratreeError
 from loratree_registry.wire.problem import problem_of
 
 REVALIDATE: Final = "private, no-cache"
-_KEPT: Final = 2048  # answers from one database
-_KEPT_BYTES: Final = 16 * 1024  # a larger answer is not kept
 # Threads that compute answers. They share one interpreter, and each that waits for it slows the others: answers from
 # SQLite hardly wait for anything else, and two threads compute a sixth more of them than four.
 _OVER_NETWORK: Final = ThreadPoolExecutor(4, "plain-read")
 _OVER_FILE: Final = ThreadPoolExecutor(2, "plain-read")
 
-Answer = tuple[bytes, bytes]  # the ETag and the body
 Headers = dict[bytes, bytes]
-
-
-class KeptAnswers:
-    """The last answers from a database by path, each with the stamp of the database before it was computed."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[object, Answer]] = OrderedDict()
-
-    def find(self, path: str, stamp: object) -> Answer | None:
-        """Return the answer to a path if nothing has changed since it was computed."""
-        known, answer = self._kept.get(path, (None, None))
-        return answer if known is not None and known == stamp else None
-
-    def keep(self, path: str, stamp: object, answer: Answer) -> None:
-        """Keep an answer, if there is a stamp by which to know when it ends."""
-        if stamp is not None and len(answer[1]) <= _KEPT_BYTES:
-            self._kept[path] = (stamp, answer)
-            self._kept.move_to_end(path)
-            if len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-
-
-_ANSWERS: "WeakKeyDictionary[object, KeptAnswers]" = WeakKeyDictionary()  # by the registry's own view of its changes
 
 
 def plain_parameter(endpoint: Callable[..., Any], path_parameters: list[str]) -> str | None:
@@ -89,15 +61,13 @@ async def answer_plainly(
     An answer is kept until the database changes, and at most for `keeps_s` seconds; an answer with `keeps_s` does not
     depend on what the database holds, so it is also kept where the database does not tell that it changes.
     """
-    state, path = scope["app"].state, scope["path"]
-    changes = getattr(state.registry, "changes", None)
-    seen = None if changes is None else changes.stamp()
-    stamp = seen if keeps_s is None else (seen, time.monotonic() // keeps_s)
-    kept = KeptAnswers() if stamp is None or changes is None else _ANSWERS.setdefault(changes, KeptAnswers())
+    path = scope["path"]
+    changes: Changes | None = getattr(scope["app"].state.registry, "changes", None)
+    kept, stamp = kept_answers(changes), await see(changes, keeps_s)
     answer = kept.find(path, stamp)
     if answer is None:
         try:
-            pool = _OVER_NETWORK if seen is None else _OVER_FILE
+            pool = _OVER_NETWORK if changes is None or changes.asks_server else _OVER_FILE
             answer = await asyncio.get_running_loop().run_in_executor(pool, _compute, read)
         except LoratreeError as error:
             raw: bytes = scope.get("raw_path") or path.encode()

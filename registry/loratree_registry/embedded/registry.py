@@ -47,7 +47,7 @@ from loratree_registry.core.records import (
 )
 from loratree_registry.core.registry import PAGE, Registry
 from loratree_registry.database import queries
-from loratree_registry.database.changes import Changes
+from loratree_registry.database.changes import changes_of
 from loratree_registry.database.engine import freeing, reading, writing
 from loratree_registry.embedded.bases import add_base
 from loratree_registry.embedded.direct_uploads import DirectUploads
@@ -76,7 +76,7 @@ class EmbeddedRegistry(Registry):
     def __init__(self, engine: Engine, blobs: BlobStore, *, direct: bool = True) -> None:
         """`direct` allows clients to write to the store and read from it directly, if the store can do that."""
         self._engine, self._blobs = engine, blobs
-        self.changes = Changes(engine)
+        self.changes = changes_of(engine)
         self._inspections = Inspections()
         self._known_base = lru_cache(_MANIFESTS)(self._read_base)  # to publish: a base's tensors never change
         self.direct = (
@@ -372,7 +372,8 @@ class EmbeddedRegistry(Registry):
 
     @override
     def close(self) -> None:
-        self.changes.close()
+        if self.changes is not None:
+            self.changes.close()
         self._engine.dispose()
         self._blobs.close()
 

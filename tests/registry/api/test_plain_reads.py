@@ -1,5 +1,6 @@
 """The short way of a plain read answers as the framework's own way does, and what is kept is never out of date."""
 
+import asyncio
 import importlib.util
 import subprocess
 import sys
@@ -12,10 +13,10 @@ from threading import Event
 import httpx
 import pytest
 
-from loratree_registry.api import plain_reads
+from loratree_registry.api import kept_answers
 from loratree_registry.api.serve import configure
 from loratree_registry.blobs.local import LocalBlobStore
-from loratree_registry.database.changes import Changes
+from loratree_registry.database.changes import FileChanges, changes_of
 from loratree_registry.database.engine import open_engine
 from loratree_registry.embedded.registry import EmbeddedRegistry
 from loratree_registry.errors import Unavailable
@@ -70,6 +71,18 @@ def test_what_is_kept_ends_with_the_next_commit_of_any_writer(
     other.close()
 
 
+def test_an_answer_is_computed_once_while_nothing_changes(
+    both: EmbeddedRegistry, web: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[str] = []
+    plain = both.version
+    monkeypatch.setattr(both, "version", lambda ref: computed.append(ref) or plain(ref))
+    with httpx.Client(base_url=web.over(both, tmp_path), verify=False) as client:
+        for _ in range(5):
+            assert client.get(f"/v1/version/{MED}@stable").json()["number"] == 1
+    assert computed == [f"{MED}@stable"]
+
+
 def test_of_many_who_read_while_one_writes_nobody_sees_an_older_state_than_was_committed(
     both: EmbeddedRegistry, web: Served, tmp_path: Path
 ) -> None:
@@ -101,7 +114,7 @@ def test_a_commit_of_another_process_changes_the_stamp_and_a_read_does_not(tmp_p
         subprocess.run([sys.executable, "-c", run, str(file), statement], check=True)
 
     execute("CREATE TABLE t (n)")
-    changes = Changes(open_engine(file))
+    changes = FileChanges(file)
     first = changes.stamp()
     assert first is not None
     execute("SELECT n FROM t")
@@ -115,7 +128,7 @@ def test_a_commit_of_another_process_changes_the_stamp_and_a_read_does_not(tmp_p
 
 def test_a_database_that_cannot_be_asked_has_no_stamp_and_health_tells(web: Served, tmp_path: Path) -> None:
     file = tmp_path / "file.db"
-    assert Changes(open_engine(file)).stamp() is None
+    assert FileChanges(file).stamp() is None
     file.write_bytes(b"no database" * 1000)
     broken = EmbeddedRegistry(open_engine(file), LocalBlobStore(tmp_path))
     answer = httpx.get(f"{web.over(broken, tmp_path)}/v1/health")
@@ -132,8 +145,8 @@ def test_damage_is_looked_for_each_time(behind: EmbeddedRegistry, http: httpx.Cl
 
 
 def test_a_bounded_number_of_answers_of_a_bounded_size_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plain_reads, "_KEPT", 3)
-    kept = plain_reads.KeptAnswers()
+    monkeypatch.setattr(kept_answers, "_KEPT", 3)
+    kept = kept_answers.KeptAnswers()
     for number in range(5):
         kept.keep(str(number), 1, (b"etag", b"body"))
     kept.keep("large", 1, (b"etag", bytes(1024**2)))
@@ -179,3 +192,56 @@ def test_health_is_asked_of_the_database_again_after_a_second(
         while client.get("/v1/health").status_code != 503:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+def test_a_server_gives_a_stamp_that_changes_with_each_commit_and_with_nothing_else(storage: Storage) -> None:
+    with storage.postgresql().empty() as url:
+        engine = open_engine(url)
+        changes = changes_of(engine)
+        assert changes is not None
+        with engine.connect() as slow, engine.connect() as quick:
+            slow.exec_driver_sql("CREATE TABLE t (n int)")
+            slow.commit()
+            slow.exec_driver_sql("INSERT INTO t VALUES (1)")
+            open_yet = changes.stamp()
+            assert open_yet is not None
+            assert slow.exec_driver_sql("SELECT count(*) FROM t").scalar() == 1
+            assert changes.stamp() == open_yet
+            quick.exec_driver_sql("INSERT INTO t VALUES (2)")
+            quick.commit()
+            after_quick = changes.stamp()
+            slow.commit()
+            after_slow = changes.stamp()
+            assert len({open_yet, after_quick, after_slow}) == 3
+            quick.exec_driver_sql("SELECT n FROM t")
+            assert changes.stamp() == after_slow
+            quick.exec_driver_sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_current_snapshot%%'"
+            )
+        assert changes.stamp() is None  # the connection broke, the next stamp is from a new one
+        assert changes.stamp() not in (None, after_slow)
+        changes.close()
+        engine.dispose()
+
+
+def test_requests_that_come_together_share_the_next_stamp_and_none_gets_an_earlier_one() -> None:
+    asked, let_go = [0], Event()
+
+    def ask() -> int:
+        asked[0] += 1
+        assert let_go.wait(20)
+        return asked[0]
+
+    async def run() -> list[object]:
+        shared = kept_answers.SharedStamps(ask)
+        first = asyncio.create_task(shared.stamp())
+        while not asked[0]:
+            await asyncio.sleep(0.001)
+        later = [asyncio.create_task(shared.stamp()) for _ in range(5)]
+        await asyncio.sleep(0.01)
+        later[2].cancel()
+        let_go.set()
+        rest = await asyncio.gather(*later, return_exceptions=True)
+        return [await first, *(one for one in rest if not isinstance(one, asyncio.CancelledError))]
+
+    assert asyncio.run(run()) == [1, 2, 2, 2, 2]
