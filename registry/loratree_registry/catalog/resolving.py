@@ -26,9 +26,8 @@ def resolve(
 ) -> Resolution:
     """Return the chain of `ref` by its pins, or with each ancestor at the alias `follow` if the alias is set there.
 
-    One query at any depth, three if `ref` is a grouping or with `follow`, two more if `follow` leads away from the
-    pins. Raises NotFound, Invalid, Quarantined, and with `strict` Conflict if a version of the
-    chain was withdrawn.
+    Three queries at any depth, two more if `follow` leads away from the pins; `resolve_pinned` needs one. Raises
+    NotFound, Invalid, Quarantined, and with `strict` Conflict if a version of the chain was withdrawn.
     """
     parsed, alias = parse_ref(ref), _parse_follow(follow)
     found = queries.versions.pinned_chain_at(connection, parsed.path, parsed.selector)
@@ -52,6 +51,23 @@ def resolve(
         files |= queries.versions.files_of(connection, others)
     links = [_to_link(row, how, weight, files[row.id]) for (row, how), weight in zip(chosen, weighted, strict=True)]
     return _to_resolution(str(parsed), base, links)
+
+
+def resolve_pinned(
+    connection: Connection, ref: str, *, weights: Mapping[str, float] | None, strict: bool
+) -> Resolution | None:
+    """Return what `resolve` returns without `follow`, by one query; None if it takes more, or if there is nothing."""
+    parsed = parse_ref(ref)
+    found = queries.versions.pinned_chain_at(connection, parsed.path, parsed.selector)
+    if not found:
+        return None
+    chain = [row for row, _ in found.values()]
+    check_chain(str(parsed), chain)
+    if strict:
+        check_strict(str(parsed), chain)
+    weighted = level_weights(str(parsed), chain, weights)
+    links = [_to_link(row, None, weight, files) for (row, files), weight in zip(found.values(), weighted, strict=True)]
+    return _to_resolution(str(parsed), BaseRef(name=chain[0].base, digest=chain[0].base_digest), links)
 
 
 def _parse_follow(follow: str | None) -> str | None:

@@ -48,7 +48,7 @@ from loratree_registry.core.records import (
 from loratree_registry.core.registry import PAGE, Registry
 from loratree_registry.database import queries
 from loratree_registry.database.changes import changes_of
-from loratree_registry.database.engine import freeing, reading, writing
+from loratree_registry.database.engine import asking, freeing, reading, writing
 from loratree_registry.embedded.bases import add_base
 from loratree_registry.embedded.direct_uploads import DirectUploads
 from loratree_registry.embedded.removed import telling_removed
@@ -202,6 +202,10 @@ class EmbeddedRegistry(Registry):
         weights: Mapping[str, float] | None = None,
         strict: bool = False,
     ) -> Resolution:
+        if follow is None:
+            with asking(self._engine) as connection:
+                if found := resolving.resolve_pinned(connection, ref, weights=weights, strict=strict):
+                    return found
         with reading(self._engine) as connection:
             return resolving.resolve(connection, ref, follow=follow, weights=weights, strict=strict)
 
