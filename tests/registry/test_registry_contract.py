@@ -117,6 +117,26 @@ def test_a_base_that_is_not_there_is_not_found(empty: Registry) -> None:
             ask("nowhere")
 
 
+def test_what_is_not_there_comes_with_the_most_similar_name_that_is(registry: Registry, material: Material) -> None:
+    publish(registry, f"{MED}/cardiology", material.rank4)
+    for name in (f"n{number:03}" for number in range(300)):
+        registry.create_node(f"{MED}/{name}")
+    registry.create_node(f"{MED}/surgery")
+    registry.set_alias(f"{MED}/cardiology", "stable", version=1, expected=None)
+    asked = {
+        "tinny/medicine": "the base tinny is not known (did you mean 'tiny'?)",
+        "tiny/medcine/cardiology": "tiny/medcine/cardiology is not known (did you mean tiny/medicine?)",
+        f"{MED}/cardiolgy": "is not known (did you mean tiny/medicine/cardiology?)",
+        f"{MED}/surgry": "is not known (did you mean tiny/medicine/surgery?)",
+        f"{MED}/cardiology@stabel": "has no version stabel (did you mean 'stable'?): it has 1 to 1",
+        f"{MED}/xyz": f"{MED}/xyz is not known: the nearest node above it is {MED},",
+    }
+    for ref, said in asked.items():
+        with pytest.raises(NotFound) as error:
+            registry.resolve(ref)
+        assert said in str(error.value)
+
+
 # nodes and levels
 
 

@@ -21,21 +21,23 @@ def alias() -> None:
 @alias.command("set")
 @click.argument("path")
 @click.argument("name")
-@click.argument("version", type=click.IntRange(min=1))
+@click.argument("version")
 @click.option("--expected", type=click.IntRange(min=0), help="Move it only if it names this version now; 0: not set.")
 @json_option
-def set_(path: str, name: str, version: int, expected: int | None, as_json: bool) -> None:
-    """Point the alias NAME at VERSION of PATH.
+def set_(path: str, name: str, version: str, expected: int | None, as_json: bool) -> None:
+    """Point the alias NAME at VERSION of PATH: a number, another alias, or latest.
 
     Without --expected it is moved from any version; a move by somebody else at the same moment is refused.
 
     \b
     loratree alias set tiny/medicine stable 2
     loratree alias set tiny/medicine stable 3 --expected 2
+    loratree alias set tiny/medicine stable latest
     """
     with connected() as opened:
+        number = int(version) if version.isdecimal() else opened.version(f"{path}@{version}").number
         now = _current_version(opened, path, name) if expected is None else expected or None
-        moved = opened.set_alias(path, name, version=version, expected=now)
+        moved = opened.set_alias(path, name, version=number, expected=now)
     if as_json:
         print_json(moved)
     else:

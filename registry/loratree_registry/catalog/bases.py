@@ -11,7 +11,7 @@ from loratree_registry.catalog.paging import check_limit, page
 from loratree_registry.core.manifest import MAX_COUNT, BaseManifest, check_manifest, read_manifest
 from loratree_registry.core.paths import base_of, is_digest, parent_of, parse_path
 from loratree_registry.core.records import Base, Page
-from loratree_registry.core.text import check_text
+from loratree_registry.core.text import check_text, nearest
 from loratree_registry.database import queries
 from loratree_registry.database.json_text import JsonText, to_json
 from loratree_registry.database.rows import BaseRow
@@ -26,6 +26,9 @@ class CheckedBase:
     digest: str
     manifest: BaseManifest
     columns: dict[str, Any]
+
+
+_SIMILAR = 200  # names to look for a similar one among
 
 
 class ManifestChanged(Conflict):
@@ -96,7 +99,7 @@ def find_base(connection: Connection, name: str) -> BaseRow:
     """Return one base's row. Raises NotFound."""
     base = queries.bases.find_base(connection, parse_path(name))
     if base is None:
-        raise unknown_base(name)
+        raise unknown_base(connection, name)
     return base
 
 
@@ -111,15 +114,19 @@ def base_manifest(connection: Connection, name: str) -> BaseManifest:
     """Return the manifest of a base, which lists every tensor. Raises NotFound."""
     document = queries.bases.find_manifest(connection, parse_path(name))
     if document is None:
-        raise unknown_base(name)
+        raise unknown_base(connection, name)
     return read_manifest(document)
 
 
-def unknown_base(name: str) -> NotFound:
-    """Return the error for a base that does not exist."""
+def unknown_base(connection: Connection, name: str) -> NotFound:
+    """Return the error for a base that does not exist, with the most similar name that does."""
     if parent_of(name) is not None:
         return NotFound(f"{name} is no base: name one alone, such as {base_of(name)}; `loratree base ls` lists them")
-    return NotFound(f"the base {name} is not known: add it with `loratree base add {name} DIR`")
+    known = [base.name for base in queries.bases.list_bases(connection, after=None, limit=_SIMILAR)]
+    return NotFound(
+        f"the base {name} is not known{nearest(name, known)}: add it with `loratree base add {name} DIR`, or see "
+        "`loratree base ls`"
+    )
 
 
 def base_values(manifest: BaseManifest) -> dict[str, Any]:

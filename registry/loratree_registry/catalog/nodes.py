@@ -9,6 +9,7 @@ from loratree_registry.catalog.paging import check_limit, page
 from loratree_registry.core.paths import LEVELS, Level, ancestors_of, base_of, check_level, default_level, parse_path
 from loratree_registry.core.records import Count, Node, Page
 from loratree_registry.core.registry import MAX_COUNT
+from loratree_registry.core.text import nearest_name
 from loratree_registry.core.times import rfc3339
 from loratree_registry.database import queries
 from loratree_registry.database.rows import AliasRow, NodeRow
@@ -16,6 +17,7 @@ from loratree_registry.errors import Conflict, Invalid, NotFound
 
 _SUBDOMAIN = LEVELS.index("subdomain")
 _ALIASES = 20_000  # on a page: 3 MB of names
+_SIMILAR = 200  # names to look for a similar one among
 
 
 def ensure_trail(connection: Connection, path: str, *, level: Level | None) -> list[NodeRow]:
@@ -28,7 +30,7 @@ def ensure_trail(connection: Connection, path: str, *, level: Level | None) -> l
         raise Invalid(f"level {level[:80]!r} is not known: expected one of {', '.join(LEVELS)}")
     nodes = queries.nodes.nodes_on_path(connection, parse_path(path))
     if not nodes:
-        raise unknown_base(base_of(path))
+        raise unknown_base(connection, base_of(path))
     missing = [*ancestors_of(path), path][len(nodes) :]
     for below, step in zip(range(len(missing) - 1, -1, -1), missing, strict=True):
         nodes.append(_create(connection, nodes[-1], step, planned_level(step, nodes[-1], below=below, leaf=level)))
@@ -65,13 +67,29 @@ def trail(connection: Connection, path: str) -> list[NodeRow]:
     """Return the nodes from the base to `path`, the base first. Raises NotFound."""
     nodes = queries.nodes.nodes_on_path(connection, parse_path(path))
     if not nodes:
-        raise unknown_base(base_of(path))
+        raise unknown_base(connection, base_of(path))
     if nodes[-1].path != path:
+        above = nodes[-1].path
         raise NotFound(
-            f"{path} is not known: the nearest node above it is {nodes[-1].path}, "
-            f"see `loratree ls {nodes[-1].path}` for what it holds"
+            f"{path} is not known{_suggest(connection, path, nodes[-1])}: the nearest node above it is {above}, "
+            f"see `loratree ls {above}` for what it holds"
         )
     return nodes
+
+
+def _suggest(connection: Connection, path: str, above: NodeRow) -> str:
+    """Suggest the child of `above` that is most like the first missing node of `path`.
+
+    Of a node with many children, it looks at the first ones and at those that begin with the same letter.
+    """
+    missing = path[len(above.path) + 1 :].partition("/")[0]
+    names = {
+        child.path[len(above.path) + 1 :]
+        for start in (None, f"{above.path}/{missing[:1]}")
+        for child in queries.nodes.list_children(connection, above.id, after=start, limit=_SIMILAR)
+    }
+    similar = nearest_name(missing, names)
+    return "" if similar is None else f" (did you mean {above.path}/{similar}?)"
 
 
 def find_node(connection: Connection, path: str) -> NodeRow:

@@ -9,6 +9,7 @@ from loratree_registry.catalog.nodes import find_node
 from loratree_registry.catalog.paging import MAX_BYTES, check_limit, number_after, page
 from loratree_registry.core.paths import is_digest, parent_of, parse_ref, versionless
 from loratree_registry.core.records import Page, Version
+from loratree_registry.core.text import nearest
 from loratree_registry.core.times import rfc3339
 from loratree_registry.database import queries
 from loratree_registry.database.queries.versions import MeasuredVersion, Selector
@@ -120,4 +121,5 @@ def no_version(connection: Connection, node: NodeRow, selector: Selector) -> Not
         return NotFound(f"{node.path} is a grouping without a version: publish one there, or name another node")
     aliases = [alias.name for alias in queries.aliases.list_aliases(connection, [node.id])]
     named = f", and the aliases {listed(aliases)}" if aliases else " and no alias"
-    return NotFound(f"{node.path} has no version {selector}: it has 1 to {newest.number}{named}")
+    similar = nearest(selector, aliases) if isinstance(selector, str) else ""
+    return NotFound(f"{node.path} has no version {selector}{similar}: it has 1 to {newest.number}{named}")

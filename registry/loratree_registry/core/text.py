@@ -90,7 +90,12 @@ def _is_control(character: str) -> bool:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ` (did you mean 'stable'?)` for the known name that is most like `name`, or nothing if none is."""
+    similar = nearest_name(name, known)
+    return "" if similar is None else f" (did you mean {similar!r}?)"
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like `name`, or None if none is."""
     import difflib
 
-    matches = difflib.get_close_matches(name[:80], list(known), n=1)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
+    return next(iter(difflib.get_close_matches(name[:80], sorted(known), n=1)), None)
