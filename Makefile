@@ -34,7 +34,7 @@ test: $(VENV)/.dev ## run the tests; they start their own PostgreSQL and S3 serv
 	$(PYTEST) --numprocesses 2 --dist loadfile $(ARGS)
 
 test-fast: $(VENV)/.dev ## run the tests that need no server and no other process, in under a minute
-	LORATREE_HYPOTHESIS=fast $(PYTEST) --numprocesses 2 --dist loadfile --fast $(ARGS)
+	LORATREE_TEST_HYPOTHESIS=fast $(PYTEST) --numprocesses 2 --dist loadfile --fast $(ARGS)
 
 test-one: $(VENV)/.dev ## run one test or one file: make test-one T=tests/composer/arithmetic/test_merge.py
 	$(PYTEST) $(T) $(ARGS)
@@ -62,7 +62,7 @@ clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) demo-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 soak: $(VENV)/.dev ## run the long checks, every point of the crash matrix among them: many hours; ends at the first failure
-	OMP_NUM_THREADS=1 LORATREE_HYPOTHESIS=soak $(BIN)/python -m pytest --numprocesses 2 --timeout 3600 -m hypothesis $(ARGS)
+	OMP_NUM_THREADS=1 LORATREE_TEST_HYPOTHESIS=soak $(BIN)/python -m pytest --numprocesses 2 --timeout 3600 -m hypothesis $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.header_inputs --inputs 1000000
 	for database in sqlite postgresql; do $(BIN)/python -m tests.collector_race --operations 100000 --database $$database || exit 1; done
 	$(BIN)/python -m tests.collector_race --operations 10000 --database postgresql --store moto

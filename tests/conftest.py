@@ -15,7 +15,9 @@ from tests.long import LONG
 settings.register_profile("loratree", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("soak", settings.get_profile("loratree"), max_examples=2_000)
 settings.register_profile("fast", settings.get_profile("loratree"), max_examples=10)
-settings.load_profile(os.environ.get("LORATREE_HYPOTHESIS", "loratree"))
+settings.load_profile(os.environ.get("LORATREE_TEST_HYPOTHESIS", "loratree"))
+
+os.environ["LORATREE_CONFIG"] = os.devnull  # the file of who runs the tests says nothing here
 
 _init = LoratreeError.__init__
 

@@ -3,6 +3,7 @@
 import atexit
 import gc
 import json
+import os
 import sys
 from importlib import import_module
 from typing import Final
@@ -15,7 +16,8 @@ atexit.register(gc.freeze)
 
 import click  # noqa: E402  # after the collector is set up
 
-from loratree_registry.errors import LoratreeError  # noqa: E402
+from loratree_registry.errors import LoratreeError, listed  # noqa: E402
+from loratree_registry.settings import check_variables  # noqa: E402
 
 # Each command's module and help text: listing the commands imports no module, and calling a command imports its own.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
@@ -90,12 +92,17 @@ def cli() -> None:
     loratree compose tiny/medicine --mode merge --out ./merged
 
     The registry is a database and a folder under LORATREE_HOME, or the server that LORATREE_URL names.
+
+    Other variables: LORATREE_DATABASE, LORATREE_BLOBS, LORATREE_S3_ENDPOINT, LORATREE_S3_PUBLIC_ENDPOINT and
+    LORATREE_DIRECT. LORATREE_CONFIG names a file that sets any of them (home = "…", url = "…"), by default
+    ~/.config/loratree/loratree.toml; a variable comes before the file.
     """
 
 
 def main() -> None:
     """Run `loratree`. Exit status: 0 done, 1 refused or failed with one sentence, 2 wrong usage."""
     try:
+        _name_unknown_variables()
         cli(prog_name="loratree")
     except LoratreeError as error:
         fail(str(error), error.details)
@@ -105,6 +112,13 @@ def main() -> None:
         fail(f"this command needs {error.name}, which is not installed: pip install 'loratree[composer]'")
     except OSError as error:
         fail(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
+
+
+def _name_unknown_variables() -> None:
+    if unknown := check_variables(os.environ):
+        from loratree_cli.output import say
+
+        say(f"warning: loratree has no variable {listed(unknown, limit=3)}: `loratree --help` names those that it has")
 
 
 def fail(sentence: str, details: tuple[str, ...] = ()) -> None:

@@ -1,5 +1,6 @@
 """Options that several commands share: paths of this machine, --weight PATH=NUMBER, --rank and --energy."""
 
+import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -8,10 +9,22 @@ from typing import Any
 import click
 
 from loratree_registry.core.chain import Limit
+from loratree_registry.disk.plain_files import expand_home
 from loratree_registry.errors import Invalid
 
-# A file or folder of this machine. Click refuses one that may not be read in four lines; the commands do in a sentence.
-a_path = click.Path(path_type=Path, readable=False)
+
+class _PathOfThisMachine(click.Path):
+    """A file or folder. Click refuses one that may not be read in four lines; the commands do in a sentence."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, readable=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Expand `~`, which no shell does in --out=~/folder."""
+        return expand_home(Path(os.fsdecode(super().convert(value, param, ctx))))
+
+
+a_path = _PathOfThisMachine()
 
 
 def _parse_weights(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:

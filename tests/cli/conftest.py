@@ -4,8 +4,9 @@ import os
 import shutil
 import sqlite3
 import subprocess
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,13 @@ class Shell:
 
     home: Path
     url: str | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(
         self, *arguments: str | Path, check: bool = True, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("LORATREE_")}
+        environment |= {"LORATREE_CONFIG": os.devnull, **self.variables}
         environment |= {"LORATREE_HOME": str(self.home)} | ({"LORATREE_URL": self.url} if self.url else {})
         done = forked.run([*map(str, arguments)], environment, cwd)
         assert not check or done.returncode == 0, done.stderr

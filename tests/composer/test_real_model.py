@@ -39,8 +39,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model's folder; LORATREE_SMOLLM2 names one to keep."""
-    kept = os.environ.get("LORATREE_SMOLLM2")
+    """The model's folder; LORATREE_TEST_SMOLLM2 names one to keep."""
+    kept = os.environ.get("LORATREE_TEST_SMOLLM2")
     return smollm2(Path(kept) if kept else tmp_path_factory.mktemp("smollm2"))
 
 

@@ -1,6 +1,6 @@
 """Drawn trips of up to three levels over tied and untied models: every form is PEFT's in-memory forward.
 
-`LORATREE_TRIPS=N python -m pytest tests/composer/test_trips.py` draws N trips of each model instead of a few;
+`LORATREE_TEST_TRIPS=N python -m pytest tests/composer/test_trips.py` draws N trips of each model instead of a few;
 `python -m tests.composer.test_trips MINUTES` draws until the time is over, and prints the counts.
 """
 
@@ -27,7 +27,7 @@ from tests.composer.trips import Config, NotTrained, Trip, start
 from tests.long import LONG
 from tests.peft_bases import Run, logits
 
-EXAMPLES = int(os.environ.get("LORATREE_TRIPS", "6" if LONG else "1"))
+EXAMPLES = int(os.environ.get("LORATREE_TEST_TRIPS", "6" if LONG else "1"))
 CLOSE = 1e-8
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from loratree_registry.settings import Settings
+from loratree_registry.errors import Invalid
+from loratree_registry.settings import Settings, check_variables
 
 
 def test_everything_follows_from_the_home(tmp_path: Path) -> None:
@@ -53,7 +54,8 @@ home = pathlib.Path(sys.argv[1])
 from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.embedded.staged_uploads import StagedUploads
 from loratree_registry.embedded.storage import open_prepared
-from loratree_registry.settings import Settings
+from loratree_registry.errors import Invalid
+from loratree_registry.settings import Settings, check_variables
 from loratree_registry.workspace.base_locations import remember_base
 from loratree_registry.disk.whole_folder import whole_folder
 digest = "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"  # of x
@@ -104,3 +106,68 @@ def test_a_home_may_be_written_with_a_tilde_or_relative(monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     assert Settings.from_environment({"LORATREE_HOME": "~/x"}).home == tmp_path / "x"
     assert Settings.from_environment({"LORATREE_HOME": "x"}).home == tmp_path / "x"
+
+
+def test_a_file_sets_what_no_variable_does(tmp_path: Path) -> None:
+    file = tmp_path / "loratree" / "loratree.toml"
+    file.parent.mkdir()
+    file.write_text('home = "/somewhere"\nurl = "http://127.0.0.1:1"\nblobs = "s3://bucket/x"\ndirect = false\n')
+    settings = Settings.from_environment({"XDG_CONFIG_HOME": str(tmp_path)})
+    assert (settings.home, settings.url) == (Path("/somewhere"), "http://127.0.0.1:1")
+    assert (settings.blobs, settings.direct) == ("s3://bucket/x", False)
+    mixed = {"LORATREE_CONFIG": str(file), "LORATREE_HOME": "/other", "LORATREE_URL": "", "LORATREE_DIRECT": "1"}
+    settings = Settings.from_environment(mixed)
+    assert (settings.home, settings.url, settings.direct) == (Path("/other"), None, True)
+    assert Settings.from_environment({"LORATREE_HOME": "/other"}).url is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("home = ", "is not TOML"),
+        ("\xff", "is not TOML"),
+        ('databse = "x"', "has the key 'databse' (did you mean 'database'?): expected home, url, database"),
+        ("url = 1", "has url = 1: expected a text in quotes"),
+        ("direct = 'yes'", "has direct = yes: expected true or false"),
+        ("[home]", "has home = {}: expected a text in quotes"),
+        ("x" * 70_000, "is larger than 65536 bytes"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused(tmp_path: Path, text: str | None, said: str) -> None:
+    file = tmp_path / "file.toml"
+    if text is not None:
+        file.write_text(text, encoding="latin-1")
+    with pytest.raises(Invalid) as error:
+        Settings.from_environment({"LORATREE_CONFIG": str(file)})
+    assert said in str(error.value)
+    assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("LORATREE_DATABSE", "DATABASE"),
+        ("LORATREE_BLOB", "BLOBS"),
+        ("LORATREE_S3_ENDPONT", "S3_ENDPOINT"),
+        ("loratree_home", "HOME"),
+        ("LORATREE_URLS", "URL"),
+    ],
+)
+def test_a_variable_that_is_nearly_ours_is_refused(name: str, meant: str) -> None:
+    with pytest.raises(Invalid, match=rf"no variable {name} \(did you mean LORATREE_{meant}\?\)"):
+        Settings.from_environment({name: "x"})
+
+
+def test_a_variable_that_means_nothing_is_named(tmp_path: Path) -> None:
+    assert check_variables({"LORATREE_FOO": "1", "LORATREE_TEST_X": "1", "LORATREE_HOME": "x"}) == ["LORATREE_FOO"]
+
+
+def test_a_tilde_is_expanded_in_every_place_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = {"LORATREE_HOME": "~/h", "LORATREE_BLOBS": "~/b", "LORATREE_DATABASE": "sqlite:///~/d.db"}
+    settings = Settings.from_environment(given)
+    assert settings.home == tmp_path / "h"
+    assert (settings.blobs, settings.database) == (f"{tmp_path}/b", f"sqlite:///{tmp_path}/d.db")
+    with pytest.raises(Invalid, match="begins with a user that this machine does not know"):
+        Settings.from_environment({"LORATREE_HOME": "~no-such-user/h"})

@@ -72,6 +72,14 @@ def read_plain(path: Path, *, limit: int, remedy: str) -> bytes:
     return content
 
 
+def expand_home(path: Path) -> Path:
+    """Return a path with its leading `~` or `~user` expanded. Raises Invalid if there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise Invalid(f"{path} begins with a user that this machine does not know: write the whole path") from error
+
+
 def plain_path(folder: Path, name: str, *, source: str) -> Path:
     """Return the path in `folder` of a file that someone else named. Raises Invalid unless it is one plain name.
 
