@@ -23,6 +23,10 @@ READING = [
     ["resolve", LEAF, "--weight", "tiny/medicine=1e-7"],
     ["lineage", LEAF, "--json"],
     ["alias", "ls", "tiny/medicine", "--json"],
+    ["log"],
+    ["log", "tiny/medicine", "--json"],
+    ["dependents", "tiny/medicine"],
+    ["dependents", "tiny/medicine@1", "--json"],
 ]
 
 

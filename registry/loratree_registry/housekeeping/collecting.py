@@ -22,7 +22,6 @@ from typing import Final, Literal
 
 from sqlalchemy import Engine
 
-from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.blobs.store import BlobStore, DirectStore, StoredBlob, Transfer
 from loratree_registry.core.times import now
 from loratree_registry.database import queries
@@ -32,7 +31,7 @@ from loratree_registry.embedded.staged_uploads import expire
 from loratree_registry.embedded.storage import Storage
 from loratree_registry.errors import Unavailable, listed
 from loratree_registry.workspace.base_locations import BASES, sweep_bases
-from loratree_registry.workspace.fetch import CACHE
+from loratree_registry.workspace.cache import CACHE, open_cache
 
 PAGE: Final = 500
 UPLOAD_AGE: Final = timedelta(hours=1)  # parts and temporary files are no blobs yet: only their age protects them
@@ -184,7 +183,7 @@ def _remove_leftovers(
 
 def _sweep_home(home: Path, failures: _Failures, *, before: datetime, dry_run: bool) -> set[str]:
     """Remove what killed downloads and `base add` left in HOME; return the names."""
-    cache = LocalBlobStore(home / CACHE, setting="LORATREE_HOME")
+    cache = open_cache(home)
     names: set[str] = set()
     with failures.noting("leftovers of downloads in the cache"):
         names |= {f"{CACHE}/{name}" for name in cache.sweep(before=before, dry_run=dry_run)}

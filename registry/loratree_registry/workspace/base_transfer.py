@@ -17,7 +17,8 @@ from loratree_registry.tensor_files.checkpoint import INDEX, RESAVE, WEIGHTS, op
 from loratree_registry.tensor_files.checkpoint_files import SHARD, check_listing, check_names, is_beside
 from loratree_registry.tensor_files.comparison import differences, holds_base, misfits
 from loratree_registry.workspace.base_locations import remember_base
-from loratree_registry.workspace.fetch import CACHE, copy_fetched, fetch, forget, is_filled
+from loratree_registry.workspace.cache import CACHE
+from loratree_registry.workspace.fetch import copy_fetched, fetch, forget, is_filled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
-from loratree_registry.blobs.local import LocalBlobStore
 from loratree_registry.blobs.verified import has_intact
 from loratree_registry.core.digests import FileDigest, canonical_json, holds
 from loratree_registry.core.paths import base_of
@@ -22,10 +20,9 @@ from loratree_registry.disk.plain_files import open_named, open_plain, plain_pat
 from loratree_registry.disk.whole_folder import whole_folder
 from loratree_registry.errors import Conflict, Corrupt, Invalid, Unavailable, listed
 from loratree_registry.peft_format.config import MAX_CONFIG, full_config
+from loratree_registry.workspace.cache import BEING_WRITTEN, note_use, open_cache
 
-CACHE: Final = "cache"
 _OTHER: Final = "give a new or empty folder"
-_LEFT: Final = timedelta(hours=1)  # since the last byte that a killed download wrote
 
 
 def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
@@ -41,15 +38,16 @@ def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
             if not holds(stream, file):
                 raise _damage_error(ref, file)
         return stored
-    cache = LocalBlobStore(home / CACHE, setting="LORATREE_HOME")
+    cache = open_cache(home)
     if not has_intact(cache, file.sha256, file.size):
         with open_resumed(registry, ref, file.name) as stream:
             try:
-                cache.sweep(before=now() - _LEFT)
+                cache.sweep(before=now() - BEING_WRITTEN)
                 cache.put(file.sha256, file.size, stream)
             except Invalid as error:
                 raise _damage_error(ref, file) from error
-    return cache.path(file.sha256)
+    note_use(path := cache.path(file.sha256))
+    return path
 
 
 def open_fetched(path: Path) -> BinaryIO:
@@ -94,7 +92,7 @@ def pull(registry: Registry, home: Path, ref: str, out: Path, *, strict: bool = 
 
 def forget(home: Path, files: list[FileDigest]) -> None:
     """Delete files from the cache. Raises Unavailable."""
-    cache = LocalBlobStore(home / CACHE, setting="LORATREE_HOME")
+    cache = open_cache(home)
     for file in files:
         cache.delete(file.sha256)
 

@@ -1,0 +1,87 @@
+"""loratree cache ls and cache prune."""
+
+import re
+from datetime import timedelta
+
+import click
+
+from loratree_cli.output import bytes_text, counted, echo, json_option, print_json, print_table, say, short
+from loratree_registry.core.times import parse_duration
+from loratree_registry.errors import Invalid
+from loratree_registry.settings import Settings
+
+_SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,3})?) ?([KMGT]?)B?", re.IGNORECASE)
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+@click.group()
+def cache() -> None:
+    """Show and free what this machine fetched from a registry; everything in it can be fetched again.
+
+    \b
+    loratree cache ls
+    loratree cache prune --keep 20GB
+    """
+
+
+@cache.command("ls")
+@json_option
+def ls(as_json: bool) -> None:
+    """List the fetched files, the one that was used last first.
+
+    \b
+    loratree cache ls
+    """
+    from loratree_registry.workspace.cache import list_cached
+
+    home = Settings.from_environment().home
+    files = list_cached(home)
+    if as_json:
+        print_json(files)
+        return
+    print_table(
+        ("digest", "size", "last used"),
+        ((short(file.sha256), bytes_text(file.size), file.used_at[:19] + "Z") for file in files),
+    )
+    say(f"{counted(len(files), 'file')}, {bytes_text(sum(file.size for file in files))}, in {home / 'cache'}")
+
+
+@cache.command("prune")
+@click.option("--keep", metavar="SIZE", help="Remove the longest unused until this much is left, such as 20GB or 0.")
+@click.option("--unused", metavar="TIME", help="Remove what was not used for this time, such as 30d.")
+@click.option("--dry-run", is_flag=True, help="List what would be removed, and remove nothing.")
+@json_option
+def prune(keep: str | None, unused: str | None, dry_run: bool, as_json: bool) -> None:
+    """Remove fetched files. Safe while other commands run: what is open stays readable.
+
+    \b
+    loratree cache prune --unused 30d
+    loratree cache prune --keep 20GB --dry-run
+    """
+    from loratree_registry.workspace.cache import prune as prune_cache
+
+    if keep is None and unused is None:
+        raise click.UsageError("say what may go: --keep SIZE, such as 20GB, or --unused TIME, such as 30d")
+    limit, idle = None if keep is None else _parse_size(keep), None if unused is None else _parse_time(unused)
+    removed = list(prune_cache(Settings.from_environment().home, keep=limit, unused=idle, dry_run=dry_run))
+    if as_json:
+        print_json(removed)
+        return
+    for file in removed:
+        echo(file.sha256)
+    done = "would be removed" if dry_run else "removed"
+    say(f"{counted(len(removed), 'file')}, {bytes_text(sum(file.size for file in removed))}, {done}")
+
+
+def _parse_size(text: str) -> int:
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise click.UsageError(f"--keep is {text[:80]!r}: expected a size, such as 500MB, 20GB or 0")
+    return int(float(match[1]) * 1000 ** _POWERS[match[2].upper()])
+
+
+def _parse_time(text: str) -> timedelta:
+    try:
+        return parse_duration("--unused", text)
+    except Invalid as error:
+        raise click.UsageError(str(error)) from error

@@ -1,0 +1,62 @@
+"""The files that this machine fetched from a registry, by digest: what they take, and how to free it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from loratree_registry.blobs.local import LocalBlobStore
+from loratree_registry.core.times import now, rfc3339
+
+CACHE: Final = "cache"
+BEING_WRITTEN: Final = timedelta(hours=1)  # since the last byte that a killed download wrote
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedFile:
+    """A file of the cache: its digest, its size in bytes, and when it was last used (RFC 3339, UTC)."""
+
+    sha256: str
+    size: int
+    used_at: str
+
+
+def open_cache(home: Path) -> LocalBlobStore:
+    """Return the cache in HOME."""
+    return LocalBlobStore(home / CACHE, setting="LORATREE_HOME")
+
+
+def note_use(path: Path) -> None:
+    """Record that a cached file is used now."""
+    with suppress(OSError):  # it stays usable if its time cannot be set, and is only pruned earlier
+        os.utime(path)
+
+
+def list_cached(home: Path) -> list[CachedFile]:
+    """Return every file of the cache, the one that was used last first. Raises Unavailable."""
+    stored = sorted(open_cache(home).list_blobs(), key=lambda blob: (blob.modified, blob.digest), reverse=True)
+    return [CachedFile(sha256=blob.digest, size=blob.size, used_at=rfc3339(blob.modified)) for blob in stored]
+
+
+def prune(
+    home: Path, *, keep: int | None = None, unused: timedelta | None = None, dry_run: bool = False
+) -> Iterator[CachedFile]:
+    """Remove files, and yield each: those not used for `unused`, then the longest unused beyond `keep` bytes.
+
+    It is safe while other processes compose: an open file stays readable, and a missing one is fetched again.
+    Raises Unavailable.
+    """
+    cache, held = open_cache(home), 0
+    before = None if unused is None else rfc3339(now() - unused)
+    if not dry_run:
+        cache.sweep(before=now() - BEING_WRITTEN)
+    for file in list_cached(home):
+        held += file.size
+        if (before is not None and file.used_at < before) or (keep is not None and held > keep):
+            held -= file.size
+            if not dry_run:
+                cache.delete(file.sha256)
+            yield file
