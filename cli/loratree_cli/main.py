@@ -50,6 +50,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 }
 
 
+COMPLETE: Final = "_LORATREE_COMPLETE"  # a shell sets this variable to ask what may follow
+
 # The packages of the extra `composer`. The code that needs another optional package names it in its own error.
 COMPOSER: Final = ("torch", "transformers", "safetensors")
 
@@ -67,6 +69,10 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(f"loratree_cli.commands.{module}"), attribute)
+        if COMPLETE in os.environ:
+            from loratree_cli.completion import complete_from_registry
+
+            complete_from_registry(command, cmd_name)
         return command
 
     def resolve_command(
@@ -106,7 +112,9 @@ def main() -> None:
     """Run `loratree`. Exit status: 0 done, 1 refused or failed with one sentence, 2 wrong usage."""
     try:
         _name_unknown_variables()
-        cli(prog_name="loratree")
+        if COMPLETE in os.environ:
+            import_module("loratree_cli.completion")  # adds the script for bash
+        cli(prog_name="loratree", complete_var=COMPLETE)
     except LoratreeError as error:
         fail(str(error), error.details)
     except ModuleNotFoundError as error:
