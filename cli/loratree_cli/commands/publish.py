@@ -1,5 +1,6 @@
 """loratree publish."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import click
 from loratree_cli.options import a_path
 from loratree_cli.output import (
     bytes_text,
+    counted,
     echo,
     json_option,
     pin_text,
@@ -37,6 +39,12 @@ from loratree_registry.settings import Settings
 @click.option("--level", type=click.Choice(LEVELS[1:]), help="By default, the level below the parent's.")
 @click.option("--note", help="One line about this version.")
 @click.option("--manifest", type=a_path, metavar="FILE", help="Publish all adapters in FILE.")
+@click.option(
+    "--from-dir",
+    type=a_path,
+    metavar="DIR",
+    help="Print a manifest of the adapters in DIR, to be published below PATH.",
+)
 @click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="With --manifest: threads.")
 @click.option("--dry-run", is_flag=True, help="With --manifest: check every line and publish none.")
 @verbose_option
@@ -50,6 +58,7 @@ def publish(
     level: Level | None,
     note: str | None,
     manifest: Path | None,
+    from_dir: Path | None,
     jobs: int,
     dry_run: bool,
     as_json: bool,
@@ -67,8 +76,15 @@ def publish(
     \b
     loratree publish ./out/cardiology tiny/medicine/cardiology
     loratree publish ./out/alice tiny/medicine/cardiology/diagnosis/alice --parent tiny/medicine@2
+    loratree publish --from-dir ./adapters tiny/medicine --parent base > adapters.jsonl
     loratree publish --manifest adapters.jsonl --dry-run
     """
+    if from_dir is not None:
+        others = (path, manifest, trained_on, force_parent or None, dry_run or None)
+        if directory is None or others != (None,) * 5:
+            raise click.UsageError("--from-dir DIR takes one PATH, and perhaps --parent, --level and --note")
+        _print_manifest(from_dir, str(directory), {"parent": parent, "level": level, "note": note})
+        return
     if manifest is None:
         if directory is None or path is None:
             raise click.UsageError("give DIRECTORY and PATH, or --manifest FILE")
@@ -79,6 +95,17 @@ def publish(
         raise click.UsageError("with --manifest, its lines say the directory, path, parent, level and note")
     else:
         _publish_many(manifest, jobs, dry_run, as_json)
+
+
+def _print_manifest(directory: Path, under: str, fields: dict[str, str | None]) -> None:
+    """Print a line for each adapter in a folder, for --manifest; nothing is published."""
+    from loratree_registry.workspace.find_adapters import find_adapters
+
+    found = find_adapters(directory, under)
+    given = {name: text for name, text in fields.items() if text is not None}
+    for adapter in found:
+        click.echo(json.dumps({"directory": adapter.directory, "path": adapter.path} | given, ensure_ascii=False))
+    say(f"{counted(len(found), 'adapter')}, none published: look at the lines, then loratree publish --manifest FILE")
 
 
 def _publish_many(manifest: Path, jobs: int, dry_run: bool, as_json: bool) -> None:
