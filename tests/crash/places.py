@@ -36,6 +36,10 @@ class Store(Protocol):
         """Every file or key of a store, what is on its way in too."""
         ...
 
+    def remove(self, location: str) -> None:
+        """Removes a store: a bucket that keeps those of every point is slow to list."""
+        ...
+
 
 @dataclass(frozen=True)
 class Copy:
@@ -87,6 +91,9 @@ class Local:
         """See Store.names."""
         return sorted(str(path.relative_to(location)) for path in Path(location).rglob("*") if path.is_file())
 
+    def remove(self, location: str) -> None:
+        """See Store.remove; it goes with the copy's folder."""
+
 
 class S3:
     """Blobs under a prefix of the copy's own."""
@@ -108,6 +115,12 @@ class S3:
         """See Store.names."""
         listed = self._client.list_objects_v2(Bucket=BUCKET, Prefix=_prefix(location)).get("Contents", [])
         return sorted(item["Key"].removeprefix(_prefix(location)) for item in listed)
+
+    def remove(self, location: str) -> None:
+        """See Store.remove."""
+        keys = [{"Key": f"{_prefix(location)}{name}"} for name in self.names(location)]
+        if keys:
+            self._client.delete_objects(Bucket=BUCKET, Delete={"Objects": keys, "Quiet": True})
 
     def close(self) -> None:
         """Closes the connections."""
@@ -133,6 +146,7 @@ class Places:
             (sandbox / "home").mkdir(parents=True)
             environment = {"LORATREE_HOME": str(sandbox / "home"), "TMPDIR": str(sandbox), "OMP_NUM_THREADS": "1"}
             environment |= self._blobs(store).copy(of and of.environment["LORATREE_BLOBS"], sandbox)
+            made.callback(self._blobs(store).remove, environment["LORATREE_BLOBS"])
             environment |= made.enter_context(self._database(database, sandbox, of))
             yield Copy(sandbox, environment, self._blobs(store))
 
