@@ -172,6 +172,7 @@ class Run:
         shutil.copytree(Path(__file__).parent.parent, folder / "loratree", ignore=_IGNORED)
         environment = {key: text for key, text in os.environ.items() if not key.startswith("LORATREE_")}
         environment |= {"COLUMNS": str(COLUMNS), "TERM": "dumb", "NO_COLOR": "1", "LORATREE_CONFIG": os.devnull}
+        environment |= {"PYTHONWARNINGS": "ignore", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         environment |= {"PYTHONPATH": str(folder / "loratree"), "HF_HUB_OFFLINE": "1"}
         environment["LORATREE_HOME"] = str(folder / "demo-out" / "home")
         self._shell = Shell(folder, environment)
