@@ -15,6 +15,7 @@ the blocks below, whose addresses replace those in the text.
 """
 
 import argparse
+import logging
 import os
 import pty
 import re
@@ -267,6 +268,7 @@ def main() -> int:
     parser.add_argument("--demo", type=Path, required=True, help="what `loratree demo --out FOLDER` left")
     parser.add_argument("--update", action="store_true", help="write what is printed into the documents")
     given = parser.parse_args()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # moto's server, a line a request
     broken = 0
     for file in given.files:
         started = time.monotonic()

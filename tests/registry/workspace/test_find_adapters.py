@@ -1,0 +1,84 @@
+"""The adapters in a folder of folders, and the manifest that lists them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loratree_registry.errors import Invalid, NotFound
+from loratree_registry.workspace.find_adapters import find_adapters
+from loratree_registry.workspace.publish_many import read_rows
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def adapter(folder: Path) -> Path:
+    """A folder that looks like an adapter's; only publishing reads what is in it."""
+    folder.mkdir(parents=True)
+    for name in (CONFIG, WEIGHTS):
+        (folder / name).touch()
+    return folder
+
+
+def found(directory: Path) -> dict[str, str]:
+    return {
+        each.path: str(Path(each.directory).relative_to(directory.resolve()))
+        for each in find_adapters(directory, "tiny/clinic")
+    }
+
+
+def test_folders_names_become_paths(tmp_path: Path) -> None:
+    for name in ("radiology", "Night Shift", "team/éva", "team/deep/er"):
+        adapter(tmp_path / name)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / CONFIG).touch()
+    adapter(tmp_path / ".cache" / "x")
+    assert found(tmp_path) == {
+        "tiny/clinic/night-shift": "Night Shift",
+        "tiny/clinic/radiology": "radiology",
+        "tiny/clinic/team/deep/er": "team/deep/er",
+        "tiny/clinic/team/va": "team/éva",
+    }
+
+
+def test_of_a_run_the_adapter_beside_its_checkpoints_counts_or_else_the_last_checkpoint(tmp_path: Path) -> None:
+    for steps in (9, 10, 100):
+        adapter(tmp_path / "ended" / f"checkpoint-{steps}")
+        adapter(tmp_path / "stopped" / f"checkpoint-{steps}")
+    for name in (CONFIG, WEIGHTS):
+        (tmp_path / "ended" / name).touch()
+    (tmp_path / "stopped" / "checkpoint-100" / WEIGHTS).unlink()
+    assert found(tmp_path) == {"tiny/clinic/ended": "ended", "tiny/clinic/stopped": "stopped/checkpoint-10"}
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    adapter(tmp_path / "in" / "real")
+    adapter(tmp_path / "out" / "other")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "out")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    assert found(tmp_path / "in") == {"tiny/clinic/real": "real"}
+
+
+def test_what_cannot_be_a_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="is not a folder: give one that holds folders of adapters"):
+        find_adapters(tmp_path / "nowhere", "tiny")
+    with pytest.raises(Invalid, match=f"no folder in .* holds {CONFIG} and {WEIGHTS}"):
+        find_adapters(tmp_path, "tiny")
+    adapter(tmp_path / "A b")
+    adapter(tmp_path / "a-B")
+    with pytest.raises(Invalid, match=r"A b; .*a-B would have one path: rename the folders but one"):
+        find_adapters(tmp_path, "tiny")
+    with pytest.raises(Invalid, match="has the segment 'Tiny'"):
+        find_adapters(tmp_path, "Tiny")
+
+
+def test_the_lines_are_a_manifest(tmp_path: Path) -> None:
+    adapter(tmp_path / "adapters" / "x")
+    lines = [{"directory": each.directory, "path": each.path} for each in find_adapters(tmp_path / "adapters", "tiny")]
+    manifest = tmp_path / "elsewhere" / "adapters.jsonl"
+    manifest.parent.mkdir()
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [(row.directory, row.path) for row in read_rows(manifest)] == [
+        ((tmp_path / "adapters" / "x").resolve(), "tiny/x")
+    ]
