@@ -82,7 +82,7 @@ def _of_node(registry: Registry, path: str) -> list[Any]:
         ref = f"{version.path}@{version.number}"
         found += [version, registry.lineage(ref), pages(partial(registry.dependents, ref))]
         if version.quarantined is None:
-            found.append(_resolved(registry, ref))
+            found += [_resolved(registry, ref), registry.documents(ref)]
             with registry.open_file(ref, version.files[0].name) as stream:
                 found.append(sha256(stream.read()))
     return found

@@ -34,6 +34,13 @@ class Adapter:
         """The same adapter with another last value: other content, as good as the first."""
         return Adapter(self.config, self.weights[:-4] + struct.pack("<f", number))
 
+    def written(self, folder: Path) -> Path:
+        """The folder that PEFT would write."""
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text(json.dumps(self.config), encoding="utf-8")
+        (folder / WEIGHTS).write_bytes(self.weights)
+        return folder
+
 
 @dataclass(frozen=True)
 class Material:

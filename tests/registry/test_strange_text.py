@@ -76,6 +76,8 @@ ASKS: dict[str, Ask] = {
     "upload": lambda r, m, t: r.upload(io.BytesIO(b"x"), sha256=t, size=1),
     "publish": lambda r, m, t: r.publish(t, Submission(config={}, files=[], parent=None, found="assumed")),
     "publish config": lambda r, m, t: _submitted(r, m, config=m.rank4.config | {t: t}),
+    "publish document": lambda r, m, t: _submitted(r, m, documents={t: t}),
+    "documents": lambda r, m, t: r.documents(t),
     "publish task": lambda r, m, t: _submitted(r, m, config=m.rank4.config | {"task_type": t}),
     "publish file name": lambda r, m, t: _submitted(r, m, file={"name": t}),
     "publish file digest": lambda r, m, t: _submitted(r, m, file={"sha256": t}),

@@ -6,6 +6,7 @@ from typing import Any, Final
 from loratree_registry.blobs.store import PART as _PART_SIZE
 from loratree_registry.core.chain import Chain, Step
 from loratree_registry.core.digests import FileDigest
+from loratree_registry.core.documents import Document
 from loratree_registry.core.manifest import BaseManifest, Parameter
 from loratree_registry.core.records import (
     AdapterSummary,
@@ -198,6 +199,7 @@ TOMBSTONE = Tombstone(
     deleted_at=WHEN,
 )
 RETAINED = Retained(path=PATH, kept=5, deleted=[1], bytes=_FILE.size)
+DOCUMENTS = [Document("README.md", "# Cardiology\n\nTrained on reports of the clinic.\n")]
 PUBLISHED = Published(version=VERSION, created=True)
 PART = Part(number=2, url=f"/v1/uploads/{UPLOAD_ID}/parts/2", headers={"Content-Length": str(_FILE.size - _PART_SIZE)})
 UPLOAD = Upload(

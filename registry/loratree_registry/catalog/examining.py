@@ -12,6 +12,7 @@ from typing import Any, Final, get_args
 
 from loratree_registry.catalog.inspection import Inspection
 from loratree_registry.core.digests import canonical_json, content_digest_of
+from loratree_registry.core.documents import check_documents
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.paths import BASE, base_of, is_digest, parse_path, versionless
 from loratree_registry.core.records import ADAPTER_WEIGHTS, AdapterSummary, PinSource, Submission
@@ -73,6 +74,7 @@ def check_submission(path: str, submission: Submission) -> None:
             "an assumed pin names no parent, any other names one"
         )
     check_text("note", submission.note, limit=2000)
+    check_documents(submission.documents)
 
 
 class Examiner:

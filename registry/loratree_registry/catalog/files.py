@@ -10,6 +10,7 @@ from loratree_registry.blobs.store import BlobStore
 from loratree_registry.catalog.marks import check_above
 from loratree_registry.catalog.versions import find_version
 from loratree_registry.core.digests import FileDigest
+from loratree_registry.core.documents import Document
 from loratree_registry.database import queries
 from loratree_registry.errors import Corrupt, Invalid, NotFound, NotUploaded, listed
 
@@ -38,6 +39,13 @@ def find_file(connection: Connection, ref: str, name: str) -> FileDigest:
     if name not in stored:
         raise NotFound(f"{version.ref} has no file {name!r}: it has {listed(sorted(stored))}")
     return stored[name]
+
+
+def list_documents(connection: Connection, ref: str) -> list[Document]:
+    """Return the documents of the version that `ref` names, by name. Raises NotFound, Quarantined."""
+    version = find_version(connection, ref)
+    check_above(connection, version.ref, [version])
+    return [Document(*item) for item in sorted(queries.versions.documents_of(connection, version.id).items())]
 
 
 def check_held(blobs: BlobStore, file: FileDigest) -> None:

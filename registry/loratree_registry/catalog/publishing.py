@@ -148,6 +148,7 @@ def _insert(
         size=file.size,
         note=submission.note,
         created_at=moment,
+        documents=submission.documents or None,
     )
     return Version(
         path=node.path,

@@ -274,7 +274,8 @@ class Submission:
     """A request to publish: the adapter's config as PEFT wrote it, its uploaded files, and its parent.
 
     `parent`, a ref or `base`, is what the adapter was trained on. It is null if `found` is `assumed`: then the registry
-    pins the nearest ancestor's head in the same transaction. `level` defaults to the next level down.
+    pins the nearest ancestor's head in the same transaction. `level` defaults to the next level down. `documents` are
+    texts by name, such as README.md (core/documents.py says which); no digest covers them.
     """
 
     config: dict[str, Any]
@@ -283,6 +284,7 @@ class Submission:
     found: PinSource
     level: Level | None = None
     note: str | None = None
+    documents: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from loratree_registry.core.digests import FileDigest
+from loratree_registry.core.documents import Document
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.paths import Level
 from loratree_registry.core.records import (
@@ -221,6 +222,13 @@ class Registry(Protocol):
 
     def events(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Event]:
         """Return the events at `path` and below it, newest first."""
+        ...
+
+    def documents(self, ref: str) -> list[Document]:
+        """Return the documents of the version that `ref` names, by name: its model card and other small texts.
+
+        Raises NotFound, and Quarantined if its files cannot be downloaded either.
+        """
         ...
 
     def open_file(self, ref: str, name: str, *, start: int = 0) -> AbstractContextManager[BinaryIO]:

@@ -194,6 +194,7 @@ versions = Table(
     Column("withdrawn_reason", Text, _check_both("withdrawn_reason", "withdrawn_at")),
     Column("quarantined_at", UtcTime),
     Column("quarantined_reason", Text, _check_both("quarantined_reason", "quarantined_at")),
+    Column("documents", JSON(none_as_null=True)),  # texts by name; last, so that the other columns are read without it
     UniqueConstraint("node_id", "number"),
     UniqueConstraint("node_id", "digest"),
     UniqueConstraint("node_id", "id"),  # the target of an alias's foreign key

@@ -28,6 +28,7 @@ from loratree_registry.catalog import (
 )
 from loratree_registry.catalog.inspection import Inspection, Inspections
 from loratree_registry.core.digests import FileDigest
+from loratree_registry.core.documents import Document
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.paths import Level, Ref, base_of, parse_ref
 from loratree_registry.core.records import (
@@ -339,6 +340,11 @@ class EmbeddedRegistry(Registry):
     def events(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Event]:
         with reading(self._engine) as connection:
             return events.events(connection, path, after=after, limit=limit)
+
+    @override
+    def documents(self, ref: str) -> list[Document]:
+        with reading(self._engine) as connection:
+            return files.list_documents(connection, ref)
 
     def file(self, ref: str, name: str) -> FileDigest:
         """Return the digest of the file that open_file opens. Raises NotFound."""

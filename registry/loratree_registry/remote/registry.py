@@ -10,6 +10,7 @@ from typing_extensions import override
 from loratree_registry.blobs.sending import send
 from loratree_registry.blobs.verified import check_announced
 from loratree_registry.core.digests import FileDigest
+from loratree_registry.core.documents import Document
 from loratree_registry.core.manifest import BaseManifest, check_manifest
 from loratree_registry.core.paths import Level
 from loratree_registry.core.records import (
@@ -210,6 +211,10 @@ class RemoteRegistry(Registry):
     @override
     def events(self, path: str, *, after: str | None = None, limit: int = PAGE) -> Page[Event]:
         return self._http.get(Page[Event], "events", path, after=after, limit=limit)
+
+    @override
+    def documents(self, ref: str) -> list[Document]:
+        return self._http.get(list[Document], "documents", ref)
 
     @override
     def open_file(self, ref: str, name: str, *, start: int = 0) -> AbstractContextManager[BinaryIO]:

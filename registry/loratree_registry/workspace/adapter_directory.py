@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from loratree_registry.blobs.hashing import hashing
 from loratree_registry.core.digests import FileDigest, content_digest
+from loratree_registry.core.documents import ENDINGS, MAX_DOCUMENT, Document, choose
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.records import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from loratree_registry.core.strict_json import parse_json
@@ -29,7 +30,8 @@ class AdapterDirectory:
     """An adapter on this machine, read and checked, but not yet against its base.
 
     One pass over the weights reads `header`, checks that the values are finite, and computes `digests` and the digest
-    in `file`, so the bytes checked are the bytes hashed. `not_published` names the other files of the folder.
+    in `file`, so the bytes checked are the bytes hashed. `documents` are the small texts of the folder, such as its
+    README.md, and `not_published` names all other files.
     """
 
     path: Path
@@ -39,6 +41,7 @@ class AdapterDirectory:
     file: FileDigest
     header: Header
     digests: dict[str, str]
+    documents: dict[str, str]
     not_published: list[str]
 
     @property
@@ -98,7 +101,7 @@ def read_adapter_directory(path: Path, manifest: BaseManifest | None = None) -> 
     config = read_config(path / ADAPTER_CONFIG)
     if ADAPTER_WEIGHTS not in entries:
         raise Invalid(explain_no_weights(path, entries))
-    canonical = _canonicalize(path / ADAPTER_CONFIG, config)
+    canonical, documents = _canonicalize(path / ADAPTER_CONFIG, config), _read_documents(path, entries)
     file, header, digests = _read_weights(path / ADAPTER_WEIGHTS, partial(_check_shapes, path, config, manifest))
     return AdapterDirectory(
         path=path,
@@ -108,7 +111,8 @@ def read_adapter_directory(path: Path, manifest: BaseManifest | None = None) -> 
         file=file,
         header=header,
         digests=digests,
-        not_published=[name for name in entries if name not in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)],
+        documents=documents,
+        not_published=[name for name in entries if name not in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *documents)],
     )
 
 
@@ -121,6 +125,17 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise Invalid(f"{path} is not a JSON object: {RESAVE}")
     return config
+
+
+def _read_documents(path: Path, entries: list[str]) -> dict[str, str]:
+    """Read the small texts of the folder that a version keeps. What is a link, too large or no text is left out."""
+    found = []
+    for name in entries:
+        file = path / name
+        if name.lower().endswith(ENDINGS) and file.is_file() and not file.is_symlink():
+            with suppress(Invalid, UnicodeDecodeError):
+                found.append(Document(name, read_plain(file, limit=MAX_DOCUMENT, remedy="").decode()))
+    return choose(found)
 
 
 def _list_names(path: Path) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Final, cast
 
 from loratree_registry.blobs.verified import has_intact
 from loratree_registry.core.digests import FileDigest, canonical_json, holds
+from loratree_registry.core.documents import check_documents
 from loratree_registry.core.paths import base_of
 from loratree_registry.core.records import ADAPTER_CONFIG, Version
 from loratree_registry.core.registry import Registry
@@ -82,11 +83,12 @@ def pull(registry: Registry, home: Path, ref: str, out: Path, *, strict: bool = 
     paths = {plain_path(out, file.name, source=f"the registry's record of {name}"): file for file in version.files}
     if out / ADAPTER_CONFIG in paths:
         raise Corrupt(f"the registry lists {ADAPTER_CONFIG} among the files of {name}: restore it from a backup")
+    documents = _read_documents(registry, name)
     files = {path.name: fetch(registry, home, name, file) for path, file in paths.items()}
     if is_filled(out):
         _check_same(out, version, config)
     else:
-        _write(out, files, config)
+        _write(out, files, config, documents)
     return version
 
 
@@ -133,11 +135,23 @@ def _check_same(out: Path, version: Version, config: dict[str, Any]) -> None:
         raise Conflict(f"{out} holds something else than {version.path}@{version.number}: {_OTHER}")
 
 
-def _write(out: Path, files: dict[str, Path], config: dict[str, Any]) -> None:
+def _write(out: Path, files: dict[str, Path], config: dict[str, Any], documents: dict[str, str]) -> None:
     with whole_folder(out) as folder:
         for name, source in files.items():
             copy_fetched(source, folder / name)
+        for name, text in documents.items():
+            (folder / name).write_text(text, encoding="utf-8", newline="")
         (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _read_documents(registry: Registry, ref: str) -> dict[str, str]:
+    """Return a version's documents by name. Raises Corrupt if one could not have been published."""
+    documents = {document.name: document.text for document in registry.documents(ref)}
+    try:
+        check_documents(documents)
+    except Invalid as error:
+        raise Corrupt(f"the registry's documents of {ref} are damaged ({error}): restore them from a backup") from error
+    return documents
 
 
 def _base_model_of(registry: Registry, version: Version) -> str:

@@ -77,7 +77,13 @@ def publish_directory(
             uploaded_bytes=_repair(registry, adapter, prepared.known),
         )
     submission = Submission(
-        config=adapter.config, files=[adapter.file], parent=pin.parent, found=pin.found, level=level, note=note
+        config=adapter.config,
+        files=[adapter.file],
+        parent=pin.parent,
+        found=pin.found,
+        level=level,
+        note=note,
+        documents=adapter.documents,
     )
     return PublishResult(
         published=_upload_and_publish(registry, adapter, path, submission),

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Response
 from loratree_registry.api import examples
 from loratree_registry.api.openapi import PAGE_LIMIT, After, NodePath, PageLimit, RefPath, ServedRegistry, answers, body
 from loratree_registry.api.strict_route import Route
+from loratree_registry.core.documents import Document
 from loratree_registry.core.records import Lineage, Page, Published, Resolution, Submission, Version
 from loratree_registry.wire.bodies import NewVersion
 from loratree_registry.wire.query import read
@@ -61,6 +62,12 @@ def list_versions(
 def get_version(registry: ServedRegistry, ref: RefPath) -> Version:
     """Return the version that `ref` names."""
     return registry.version(ref)
+
+
+@router.get("/documents/{ref:text}", responses=answers(examples.DOCUMENTS, 403, 404, 410))
+def list_documents(registry: ServedRegistry, ref: RefPath) -> list[Document]:
+    """List the documents of the version that `ref` names, by name: its model card and other small texts."""
+    return registry.documents(ref)
 
 
 @router.get("/resolve/{ref:text}", responses=answers(examples.RESOLUTION, 403, 404, 409, 410))

@@ -77,6 +77,7 @@ _FILES = (
     .where(version_files.c.version_id.in_(bindparam("version_ids", expanding=True)))
     .order_by(version_files.c.name)
 )
+_DOCUMENTS = select(versions.c.documents).where(versions.c.id == bindparam("version_id"))
 _node_id: BindParameter[int] = bindparam("node_id")
 _selector: BindParameter[Selector] = bindparam("selector")
 _leaf_nodes = nodes.alias("leaf_nodes")
@@ -228,6 +229,11 @@ def mark_version(
     at = None if reason is None else now()
     marked = update(versions).where(versions.c.id == version_id)
     connection.execute(marked.values({f"{mark}_reason": reason, f"{mark}_at": at}))
+
+
+def documents_of(connection: Connection, version_id: int) -> dict[str, str]:
+    """Return the documents of a version by name."""
+    return connection.scalar(_DOCUMENTS, {"version_id": version_id}) or {}
 
 
 def files_of(connection: Connection, version_ids: list[int]) -> dict[int, list[FileDigest]]:

@@ -2,12 +2,13 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, BinaryIO, ClassVar, Final, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 
 from loratree_registry.core.digests import FileDigest, digest_problems
+from loratree_registry.core.documents import check_documents
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.paths import MAX_NUMBER, Level, is_ancestor, is_digest, parse_alias, parse_path
 from loratree_registry.core.records import ADAPTER_WEIGHTS, AdapterSummary, PinSource
@@ -41,6 +42,13 @@ def _check_note(text: str) -> str:
     return check_text("text", text, limit=2000) or text
 
 
+def _check_documents(documents: dict[str, str]) -> dict[str, str]:
+    check_documents(documents)
+    return documents
+
+
+# A line without documents is what releases wrote that knew none, and what they read.
+_LEFT_OUT_IF_EMPTY: Final = Field(exclude_if=lambda documents: not documents)
 Path = Annotated[str, AfterValidator(parse_path)]
 Digest = Annotated[str, AfterValidator(_check_digest)]
 Number = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
@@ -136,6 +144,9 @@ class VersionLine(_Strict):
     created_at: Time
     withdrawn: MarkLine | None
     quarantined: MarkLine | None
+    documents: Annotated[dict[str, str], AfterValidator(_check_documents), _LEFT_OUT_IF_EMPTY] = field(
+        default_factory=dict
+    )
 
     @property
     def ref(self) -> str:

@@ -63,6 +63,7 @@ def version_row(line: VersionLine, node: KeptNode) -> dict[str, Any]:
         "withdrawn_reason": line.withdrawn.reason if line.withdrawn else None,
         "quarantined_at": line.quarantined.at if line.quarantined else None,
         "quarantined_reason": line.quarantined.reason if line.quarantined else None,
+        "documents": line.documents or None,
     }
 
 
@@ -110,6 +111,7 @@ def version_line(row: Row[Any], files: list[FileDigest]) -> VersionLine:
         created_at=row.created_at,
         withdrawn=_mark_line(row.withdrawn_reason, row.withdrawn_at),
         quarantined=_mark_line(row.quarantined_reason, row.quarantined_at),
+        documents=row.documents or {},
     )
 
 

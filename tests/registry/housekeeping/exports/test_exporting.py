@@ -9,6 +9,7 @@ import tarfile
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +44,8 @@ def grown(house: House, material: Material) -> House:
     registry.add_base("tiny", material.base, source="hub/tiny")
     registry.add_base("other", material.other_base)
     publish(registry, "tiny/law", material.rank8, note="the first, with ünïcode")
-    publish(registry, "tiny/law/tax/vat", material.rank4)
+    card = {"README.md": "# Vät\n\x1b[0m", "empty.txt": ""}
+    publish(registry, "tiny/law/tax/vat", material.rank4, change=lambda one: replace(one, documents=card))
     publish(registry, "tiny/law", material.rank8.variant(1))
     publish(registry, "tiny/law", material.rank8.variant(2))
     publish(registry, "tiny/law/tax/vat/bob", material.rank2)
@@ -625,3 +627,13 @@ def test_a_pipe_for_a_tar_file_is_refused_and_never_waited_for(build: Build, tmp
     os.mkfifo(tmp_path / "all.tar")
     with pytest.raises(Invalid, match=r"all\.tar is not a file"):
         import_(build().storage, tmp_path / "all.tar")
+
+
+def test_a_version_without_documents_is_written_as_releases_without_them_read_it(
+    build: Build, material: Material, tmp_path: Path
+) -> None:
+    house = grown(build("sqlite", "local"), material)
+    export(house.storage, None, tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "versions.jsonl").read_text().splitlines()]
+    with_documents = {f"{line['path']}@{line['number']}" for line in lines if "documents" in line}
+    assert with_documents == {"tiny/law/tax/vat@1"}
