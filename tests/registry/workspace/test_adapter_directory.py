@@ -49,7 +49,7 @@ def test_a_folder_that_peft_wrote_is_read_hashed_and_classified(adapter: Path, b
     assert found.file.name == "adapter_model.safetensors"
     assert found.base_name == str(base)
     assert found.canonical["r"] == 4
-    assert found.not_published == ["README.md"]
+    assert (list(found.documents), found.not_published) == (["README.md"], [])
     assert len(found.spec(read_base(base)).modules) == 14
 
 
@@ -67,7 +67,8 @@ def test_a_folder_that_a_trainer_wrote_is_read_and_the_rest_is_not_published(bas
     trainer.train()
     assert f"publish {out / 'checkpoint-2'}, the last one" in refusal(out)
     checkpoint = read_adapter_directory(out / "checkpoint-2")
-    assert {"optimizer.pt", "trainer_state.json", "training_args.bin"} <= set(checkpoint.not_published)
+    assert {"optimizer.pt", "training_args.bin"} <= set(checkpoint.not_published)
+    assert list(checkpoint.documents) == ["README.md", "trainer_state.json"]
     trainer.save_model()
     found = read_adapter_directory(out)
     assert {"checkpoint-1", "checkpoint-2", "training_args.bin"} <= set(found.not_published)
@@ -182,7 +183,7 @@ def test_a_config_that_is_not_usable_is_refused(text: bytes, phrase: str, adapte
 def test_pickled_weights_alone_are_refused_with_the_way_out(adapter: Path) -> None:
     weights = adapter / "adapter_model.safetensors"
     torch.save(safetensors.torch.load_file(weights), adapter / "adapter_model.bin")
-    assert read_adapter_directory(adapter).not_published == ["README.md", "adapter_model.bin"]
+    assert read_adapter_directory(adapter).not_published == ["adapter_model.bin"]
     weights.unlink()
     message = refusal(adapter)
     assert "pickled weights (adapter_model.bin)" in message

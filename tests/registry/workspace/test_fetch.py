@@ -131,7 +131,8 @@ def test_a_pulled_version_is_the_adapter_as_peft_reads_it(
 ) -> None:
     out = tmp_path / "out"
     assert pull(registry, home, "tiny/medicine", out) == registry.version(REF)
-    assert sorted(file.name for file in out.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    names = ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(file.name for file in out.iterdir()) == names
     logits = []
     for directory in (adapter, out):
         assert peft.PeftConfig.from_pretrained(directory).base_model_name_or_path == str(base)
