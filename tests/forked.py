@@ -68,10 +68,15 @@ def run(
         return subprocess.CompletedProcess(["loratree", *arguments], process.exitcode, out, err)
 
 
-def take_over(arguments: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
-    """Make this forked process one that was called with `arguments`; it writes into `folder`/out and `folder`/err."""
+def take_over(
+    arguments: Sequence[str], environment: Mapping[str, str], folder: str = "", *, terminal: str = ""
+) -> None:
+    """Make this forked process one that was called with `arguments`; it writes into `folder`/out and `folder`/err.
+
+    With a `terminal`, the process reads there and writes there instead.
+    """
     for handle, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT), handle)
+        os.dup2(os.open(terminal or f"{folder}/{name}", os.O_RDWR | os.O_CREAT | os.O_NOCTTY), handle)
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = environment.get("TMPDIR")
