@@ -1,25 +1,24 @@
-"""Output of commands: JSON for programs, rich tables for people at a terminal, tab-separated lines for a pipe."""
+"""Output of commands: JSON for programs, and sentences and progress for people. The folder screens has the rest."""
 
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from loratree_cli.screens.tables import print_table as print_table
 from loratree_registry.core.records import Mark, Page, Version
 from loratree_registry.core.text import one_line
 from loratree_registry.errors import Unavailable
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-    from rich.tree import Tree
 
 T = TypeVar("T")
-_WIDE = 10_000
 
 verbose_option = click.option("--verbose", is_flag=True, expose_value=False, help="If it fails, list every problem.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
@@ -32,37 +31,6 @@ def print_json(value: "DataclassInstance | Sequence[DataclassInstance] | dict[st
     text = json.dumps(_to_plain(value), indent=2, ensure_ascii=False)
     # JSON allows more characters in a string than a terminal should get.
     click.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under their columns; no cell is cut or wrapped."""
-    if not sys.stdout.isatty():
-        for row in (columns, *rows):
-            click.echo("\t".join(_cell(cell) for cell in row))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column)
-    for row in rows:
-        # Text, because rich would read a bracket in a note or a source as markup.
-        table.add_row(*(Text(_cell(cell)) for cell in row))
-    # Very wide, so that rich does not wrap: the terminal breaks long lines, and a digest can be copied whole.
-    Console(width=_WIDE).print(table)
-
-
-def print_tree(tree: "Tree") -> None:
-    """Print a rich tree without wrapping its lines."""
-    from rich.console import Console
-
-    Console(soft_wrap=True).print(tree, highlight=False)
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else one_line(str(value))
 
 
 def echo(line: str, *, err: bool = False) -> None:

@@ -2,7 +2,9 @@
 
 import click
 
-from loratree_cli.output import json_option, print_json, print_table, say
+from loratree_cli.output import json_option, print_json, say
+from loratree_cli.screens.hints import say_no_alias
+from loratree_cli.screens.tables import Column, print_table
 from loratree_registry.connect import connected
 from loratree_registry.core.registry import Registry
 from loratree_registry.errors import NotFound
@@ -57,8 +59,11 @@ def ls(path: str, as_json: bool) -> None:
         aliases = opened.aliases(path)
     if as_json:
         print_json(aliases)
+    elif not aliases:
+        say_no_alias(path)
     else:
-        print_table(("alias", "version", "updated"), ((a.name, a.version, a.updated_at) for a in aliases))
+        columns = (Column("alias", kind="path"), Column("version", kind="number"), Column("updated", 1))
+        print_table(columns, ((a.name, a.version, a.updated_at) for a in aliases))
 
 
 @alias.command("rm")

@@ -13,12 +13,15 @@ from loratree_cli.output import (
     json_option,
     limit_option,
     print_json,
-    print_table,
     say,
     short,
     verbose_option,
     working,
 )
+from loratree_cli.screens.fields import draw_fields
+from loratree_cli.screens.hints import say_no_base
+from loratree_cli.screens.tables import Column, print_table
+from loratree_cli.screens.terminal import terminal
 from loratree_registry.connect import connected
 from loratree_registry.core.records import Base
 from loratree_registry.core.registry import MAX_PAGE, Registry
@@ -28,7 +31,14 @@ from loratree_registry.settings import Settings
 if TYPE_CHECKING:
     from loratree_registry.workspace.base_transfer import Pushed
 
-_COLUMNS: Final = ("name", "architecture", "parameters", "digest", "stored", "source")
+_COLUMNS: Final = (
+    Column("name", kind="path"),
+    Column("architecture", 4),
+    Column("parameters", 3, "number"),
+    Column("digest", 1),
+    Column("stored", 5),
+    Column("source", 2, "text"),
+)
 
 
 @click.group()
@@ -138,7 +148,7 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         print_json(shown)
     else:
-        print_table(_COLUMNS, [_cells(shown)])
+        print_base(shown)
 
 
 @base.command("set")
@@ -156,7 +166,7 @@ def set_(name: str, source: str, as_json: bool) -> None:
     if as_json:
         print_json(changed)
     else:
-        print_table(_COLUMNS, [_cells(changed)])
+        print_base(changed)
 
 
 @base.command("rm")
@@ -189,7 +199,20 @@ def list_bases(limit: int | None, as_json: bool) -> None:
     if as_json:
         print_json(bases)
         return
-    print_table(_COLUMNS, map(_cells, bases))
+    if bases:
+        print_table(_COLUMNS, map(_cells, bases))
+    else:
+        say_no_base()
+
+
+def print_base(base: Base) -> None:
+    """Print all of one base: at a terminal, with its whole digest."""
+    console = terminal()
+    if console is None:
+        print_table(_COLUMNS, [_cells(base)])
+        return
+    cells = dict(zip((column.name for column in _COLUMNS), _cells(base), strict=True)) | {"digest": base.digest}
+    draw_fields(console, cells.items())
 
 
 def _cells(base: Base) -> tuple[object, ...]:

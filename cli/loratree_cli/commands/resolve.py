@@ -1,22 +1,27 @@
 """loratree resolve and lineage: the chain that a path composes, and the pins behind it."""
 
+from typing import Final
+
 import click
 
 from loratree_cli.following import warn_if_unset
 from loratree_cli.options import weight_option
-from loratree_cli.output import (
-    echo,
-    json_option,
-    marks_text,
-    numbers,
-    print_json,
-    print_table,
-    say,
-    short,
-    strict_option,
-)
+from loratree_cli.output import echo, json_option, numbers, print_json, say, short, strict_option
+from loratree_cli.screens.fields import draw_fields
+from loratree_cli.screens.states import State
+from loratree_cli.screens.tables import Column, print_table
+from loratree_cli.screens.terminal import terminal, write_words
+from loratree_cli.screens.verdicts import lineage_verdict, resolution_verdict
 from loratree_registry.connect import connected
 from loratree_registry.core.records import Edge, Link, Resolution
+
+_EDGES: Final = (
+    Column("version", kind="path"),
+    Column("trained on", 3),
+    Column("found", 2),
+    Column("state"),
+    Column("digest", 1),
+)
 
 
 @click.command()
@@ -41,10 +46,17 @@ def resolve(ref: str, follow: str | None, weights: dict[str, float], strict: boo
     if as_json:
         print_json(resolution)
         return
-    columns = ("version", "level", "rank", "scale", "weight", "trained on", "found", "state", "digest")
-    print_table(columns, (_link_row(resolution, link) for link in resolution.chain))
-    say(f"base {resolution.base.name} {resolution.base.digest}")
-    echo(resolution.composition)
+    console, base = terminal(), resolution.base
+    if console is None:
+        _print_chain(resolution)
+        say(f"base {base.name} {base.digest}")
+        echo(resolution.composition)
+        return
+    if resolution.chain:
+        _print_chain(resolution)
+        console.print()
+    draw_fields(console, [("composition", resolution.composition), ("base", f"{base.name} {base.digest}")])
+    write_words(console, *resolution_verdict(resolution))
 
 
 @click.command()
@@ -58,18 +70,38 @@ def lineage(ref: str, as_json: bool) -> None:
     """
     with connected() as opened:
         pins = opened.lineage(ref)
+        console = None if as_json else terminal()
+        if console is not None:
+            verdict = lineage_verdict(pins, opened.ancestry(ref), lambda path: opened.node(path).head)
     if as_json:
         print_json(pins)
         return
-    columns = ("version", "trained on", "found", "state", "digest")
-    print_table(columns, (_edge_row(pins.base.name, edge) for edge in pins.edges))
+    if console is None or pins.edges:
+        print_table(_EDGES, (_edge_row(pins.base.name, edge) for edge in pins.edges))
+    if console is not None:
+        console.print()
+        draw_fields(console, [("base", f"{pins.base.name} {pins.base.digest}")])
+        write_words(console, *verdict)
+
+
+def _print_chain(resolution: Resolution) -> None:
+    is_weighted = any(link.weight != 1 for link in resolution.chain)
+    columns = (
+        Column("version", kind="path"),
+        Column("level", 6),
+        Column("rank", 7),
+        Column("scale", 5),
+        Column("weight", 8 if is_weighted else 4),
+        Column("trained on", 3),
+        Column("found", 2),
+        Column("state"),
+        Column("digest", 1),
+    )
+    print_table(columns, (_link_row(resolution, link) for link in resolution.chain))
 
 
 def _link_row(resolution: Resolution, link: Link) -> tuple[object, ...]:
     pin = resolution.base.name if link.pin.path is None else f"{link.pin.path}@{link.pin.version}"
-    state = _describe_state(link.stale, marks_text(link.withdrawn, None))
-    if link.follow is not None:
-        state += f", by {link.follow}"
     return (
         f"{link.path}@{link.version}",
         link.level,
@@ -78,16 +110,11 @@ def _link_row(resolution: Resolution, link: Link) -> tuple[object, ...]:
         numbers([link.weight]),
         pin,
         link.pin.found,
-        state,
+        State(stale=link.stale, withdrawn=link.withdrawn, follow=link.follow),
         short(link.digest),
     )
 
 
 def _edge_row(base: str, edge: Edge) -> tuple[object, ...]:
-    state = _describe_state(edge.stale, marks_text(edge.withdrawn, edge.quarantined))
+    state = State(stale=edge.stale, withdrawn=edge.withdrawn, quarantined=edge.quarantined)
     return edge.child, edge.parent or base, edge.found, state, short(edge.child_digest)
-
-
-def _describe_state(stale: bool, marks: list[str]) -> str:
-    """Format a version's state for people: `current` only if it is neither stale nor marked."""
-    return ", ".join((["stale"] if stale else []) + marks) or "current"

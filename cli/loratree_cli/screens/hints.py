@@ -1,0 +1,43 @@
+"""What to do next where there is nothing to show; on stderr, so that stdout stays empty for programs."""
+
+from loratree_cli.screens.terminal import say_words
+from loratree_registry.core.records import Node
+from loratree_registry.errors import listed
+
+
+def say_no_base() -> None:
+    """Say how to begin with an empty registry."""
+    say_words(
+        "the registry is empty: `loratree base add NAME DIR` records a base model, "
+        "and `loratree demo` grows a small tree of its own"
+    )
+
+
+def say_no_versions(bases: list[str]) -> None:
+    """Say how to publish the first version over each of these bases."""
+    has, first = ("has", bases[0]) if len(bases) == 1 else ("have", "BASE")
+    say_words(
+        f"{listed(bases, limit=3)} {has} no versions yet: `loratree publish DIR {first}/NAME` publishes the first"
+    )
+
+
+def say_no_version(path: str) -> None:
+    """Say that the node at `path` has no version, and how to publish one."""
+    say_words(f"{path} has no version: `loratree publish DIR {path}` publishes one")
+
+
+def say_no_alias(path: str) -> None:
+    """Say that the node at `path` has no alias, and how to set one."""
+    say_words(f"{path} has no aliases: `loratree alias set {path} stable NUMBER` sets one")
+
+
+def say_nothing_below(node: Node) -> None:
+    """Say that there is no node below `node`, and what to do instead."""
+    if node.level == "base":
+        say_no_versions([node.path])
+        return
+    publish = f"`loratree publish DIR {node.path}/NAME` publishes there, and "
+    say_words(
+        f"nothing is below {node.path}: {publish if node.level != 'user' else ''}`loratree show {node.path}` "
+        "shows its versions"
+    )
