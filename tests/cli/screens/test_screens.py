@@ -1,0 +1,200 @@
+"""Screens at terminals of four widths: nothing is broken, and the path and the state are always there."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import trees
+from benchmarks.loading import load
+from loratree_registry.database.engine import writing
+from loratree_registry.settings import Settings
+from tests import screens
+from tests.cli.conftest import LEAF as TINY_LEAF
+from tests.cli.conftest import Filled, Shell
+from tests.registry.fresh import open_fresh
+from tests.screens import BASE, CONTRACTS, DIAGNOSIS, LEAF, MEDICINE, SCREENS, USERS
+from tests.terminals import on_terminal
+
+ROOT = Path(__file__).parents[3]
+WIDTHS = (60, 80, 120, 200)
+WHOLE = 1000  # columns that every screen fits in
+CHAIN = [f"{MEDICINE}@1", f"{MEDICINE}/cardiology@1", f"{DIAGNOSIS}@1", f"{LEAF}@1"]
+# What each screen shows at every width.
+SHOWN: dict[str, list[str]] = {
+    "tree": ["medicine domain @3", f"… {USERS - 3} more users", "qwen3-4b base"],
+    f"tree {BASE} --depth 2": ["medicine domain @3", f"… 2 tasks, {USERS} users"],
+    "ls": [BASE, "qwen3-4b"],
+    f"ls {MEDICINE}": [f"{MEDICINE}/cardiology", f"{MEDICINE}/radiology"],
+    f"show {MEDICINE}": [f"{MEDICINE} (domain) @3", "withdrawn", "@2 was deleted on"],
+    f"show {MEDICINE}@4": [f"{MEDICINE}@4", "withdrawn: diverges on prompts"],
+    f"resolve {LEAF}": [*CHAIN, "stale", "120 ranks", "1 edge is stale:", f"{MEDICINE}@1, now @3"],
+    f"resolve {LEAF} --follow stable": [*CHAIN, "by alias", "stale, by pin"],
+    f"lineage {LEAF}": [*CHAIN, "stale", "1 edge is stale:", f"{MEDICINE}@1, now @3"],
+    f"lineage {CONTRACTS}/review": [f"{CONTRACTS}/review@1", "quarantined", "1 version is quarantined"],
+    f"alias ls {MEDICINE}": ["canary", "stable"],
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("screens")
+    screens.grow(folder / "home", folder / "work")
+    return folder / "home"
+
+
+def test_the_page_is_what_the_commands_print(home: Path) -> None:
+    assert (ROOT / "docs" / "screens.md").read_text() == screens.page(home)
+
+
+def test_every_screen_says_what_it_shows() -> None:
+    assert list(SHOWN) == [" ".join(arguments) for arguments in SCREENS.values()]
+
+
+@pytest.mark.parametrize("arguments", SCREENS.values(), ids=" ".join)
+def test_screens_fit_every_terminal_and_break_nothing(home: Path, arguments: list[str]) -> None:
+    whole = words(screens.captured(home, *arguments, columns=WHOLE))
+    names = re.split(r"\s\s+|\n", screens.captured(home, *arguments, columns=WHOLE))
+    for width in WIDTHS:
+        screen = screens.captured(home, *arguments, columns=width)
+        for line in screen.splitlines():
+            assert len(line) <= width or len(line.split()) == 1, f"{width}: {line}"
+        left_out = re.search(r"^left out: ([^;]*); a wider terminal or --json shows (it|them)$", joined(screen), re.M)
+        cut = words(left_out[0]) if left_out else set()
+        # Marks, dates and times are shown shorter, but no part of a word is.
+        assert words(screen) - cut - {"…"} <= whole, width
+        assert not left_out or all(name.strip() in names for name in left_out[1].split(","))
+        for part in SHOWN[" ".join(arguments)]:
+            assert part in " ".join(screen.split()), f"{width}: {part}"
+
+
+@pytest.mark.parametrize(("ref", "digests"), [(LEAF, 2), (f"{MEDICINE}@4", 3)])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_digests_are_whole_and_have_a_label_and_a_line_of_their_own(
+    home: Path, width: int, ref: str, digests: int
+) -> None:
+    screen = screens.captured(home, "show" if "@" in ref else "resolve", ref, columns=width)
+    found = [line for line in screen.splitlines() if "sha256:" in line]
+    assert len(found) == digests
+    assert all(re.search(r"sha256:[0-9a-f]{64}$", line) for line in found)
+    assert re.search(r"^(composition|digest)\s+sha256:", screen, re.M)
+    assert re.search(rf"^base\s+{BASE}\s+sha256:", screen, re.M)
+
+
+def test_states_have_a_colour_unless_no_color_is_set(home: Path) -> None:
+    yellow, red, bold_red = "\x1b[33m", "\x1b[31m", "\x1b[1;31m"
+    resolved = on_terminal(home, "resolve", LEAF, plain=False)
+    assert f"{yellow}stale" in resolved
+    assert f"{yellow}4 levels" in resolved
+    assert f"{red}withdrawn: diverges" in on_terminal(home, "show", MEDICINE, plain=False)
+    assert f"{bold_red}quarantined: trained on" in on_terminal(home, "lineage", CONTRACTS, plain=False)
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", on_terminal(home, "resolve", LEAF, plain=False, NO_COLOR="1"))
+
+
+def test_a_weight_that_is_not_1_goes_before_other_columns(home: Path) -> None:
+    assert " weight " not in screens.captured(home, "resolve", LEAF)
+    weighted = screens.captured(home, "resolve", LEAF, "--weight", f"{MEDICINE}=0.25")
+    assert re.search(rf"{MEDICINE}@1 .* 0\.25 ", weighted)
+
+
+def test_a_pipe_gets_the_same_lines_as_ever(home: Path) -> None:
+    shell = Shell(home)
+    done = shell("resolve", LEAF)
+    header, *rows, composition = done.stdout.splitlines()
+    assert header.split("\t") == [
+        *("version", "level", "rank", "scale", "weight", "trained on", "found", "state", "digest")
+    ]
+    assert [row.split("\t")[0] for row in rows] == CHAIN
+    assert [row.split("\t")[7] for row in rows] == ["current", "stale", "current", "current"]
+    assert re.fullmatch("sha256:[0-9a-f]{64}", composition)
+    assert re.fullmatch(f"base {BASE} sha256:[0-9a-f]{{64}}\n", done.stderr)
+    assert shell("lineage", f"{CONTRACTS}/review").stdout.splitlines()[2].split("\t")[:4] == [
+        *(f"{CONTRACTS}@1", BASE, "explicit", "quarantined: trained on letters with the names of clients")
+    ]
+    heading, header, row, *_ = shell("show", MEDICINE).stdout.splitlines()
+    assert heading == f"{MEDICINE} (domain) @3 (canary=3, stable=1)"
+    assert header.split("\t")[-3:] == ["published", "digest", "marks"]
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", row.split("\t")[7])
+    assert row.endswith("\twithdrawn: diverges on prompts that are longer than 4,000 tokens")
+    assert len(shell("tree", BASE).stdout.splitlines()) == 1 + 9 + USERS
+
+
+def test_a_path_without_versions_of_its_own_is_the_base_itself(home: Path) -> None:
+    for command in ("resolve", "lineage"):
+        assert "no level: this is qwen3-4b itself\n" in screens.captured(home, command, "qwen3-4b")
+
+
+@pytest.mark.parametrize("command", [["ls"], ["tree"], ["base", "ls"]])
+def test_an_empty_registry_says_what_to_do_next_and_prints_nothing_on_stdout(
+    command: list[str], tmp_path: Path
+) -> None:
+    done = Shell(tmp_path)(*command)
+    assert done.stdout == ""
+    assert "`loratree base add NAME DIR`" in done.stderr
+    assert "`loratree demo`" in done.stderr
+    assert Shell(tmp_path)(*command, "--json").stdout == "[]\n"
+    assert max(map(len, on_terminal(tmp_path, *command, columns=60).splitlines())) <= 60
+
+
+def test_a_base_without_versions_says_how_to_publish_the_first(home: Path) -> None:
+    for command in (["ls", "qwen3-4b"], ["tree", "qwen3-4b"], ["tree"], ["show", "qwen3-4b"]):
+        said = Shell(home)(*command).stderr
+        assert said == "qwen3-4b has no versions yet: `loratree publish DIR qwen3-4b/NAME` publishes the first\n"
+    assert Shell(home)("ls", "qwen3-4b").stdout == ""
+    assert "`loratree publish DIR" in Shell(home)("show", f"{BASE}/legal").stderr
+    assert "`loratree alias set" in Shell(home)("alias", "ls", CONTRACTS).stderr
+    assert Shell(home)("ls", LEAF).stderr == f"nothing is below {LEAF}: `loratree show {LEAF}` shows its versions\n"
+
+
+def test_tree_without_a_path_draws_every_base_and_lists_every_node_as_json(home: Path, shell: Shell) -> None:
+    drawn = [
+        line.split()[0] for line in Shell(home)("tree").stdout.splitlines() if not line.startswith(("├", "└", "│", " "))
+    ]
+    assert drawn == [BASE, "qwen3-4b"]
+    assert json.loads(shell("tree", "--json").stdout) == json.loads(shell("tree", "tiny", "--json").stdout)
+    assert [node["path"] for node in json.loads(Shell(home)("tree", "--json").stdout)][-1] == "qwen3-4b"
+
+
+def test_depth_hides_what_is_below_and_counts_it(shell: Shell, filled: Filled) -> None:
+    assert shell("tree", "tiny", "--depth", "2").stdout.splitlines()[-1].endswith("subdomain @1 … 1 task, 1 user")
+    assert shell("tree", "tiny", "--depth", "0").stdout.split(" ", 2)[2] == "… 1 domain, 1 subdomain, 1 task, 1 user\n"
+
+
+def test_a_node_that_has_no_head_any_more_is_marked(shell: Shell) -> None:
+    shell("withdraw", f"{TINY_LEAF}@1", "--reason", "it diverges")
+    assert "alice user no head\n" in on_terminal(shell.home, "tree", "tiny")
+
+
+def test_all_draws_every_node_at_a_terminal(home: Path) -> None:
+    assert "user-199 user @1" in screens.captured(home, "tree", BASE, "--all")
+    assert "user-199" not in screens.captured(home, "tree", BASE)
+    assert "user-199" not in screens.captured(home, "tree", DIAGNOSIS, "--depth", "1")
+
+
+def test_ten_thousand_users_are_drawn_at_once_with_their_counts(tmp_path: Path) -> None:
+    registry = open_fresh(Settings.from_environment({"LORATREE_HOME": str(tmp_path)}))
+    registry.add_base("balanced", trees.base())
+    for batch in trees.batches("balanced", 10_000):
+        with writing(registry._engine) as connection:
+            load(connection, batch)
+    registry.close()
+    screen = on_terminal(tmp_path, "tree", columns=80)
+    assert len(screen.splitlines()) <= 60
+    assert re.search(r"└── d09 domain @1 .*… 10 subdomains, 100 tasks, 1,000 users\n", screen)
+    assert "10 domains, 100 subdomains, 1,000 tasks, 10,000 users in all" in " ".join(screen.split())
+    below = on_terminal(tmp_path, "tree", "balanced/d03/s07", columns=80)
+    assert below.count("… 7 more users") == 10
+    assert "10 tasks, 100 users in all" in below
+    part = " ".join(on_terminal(tmp_path, "tree", "--limit", "5000", columns=80).split())
+    assert re.search(r"more than 5 domains, .* in all; .* these are the first 5000, see --limit$", part)
+    assert len(on_terminal(tmp_path, "tree", "--all", columns=80).splitlines()) == 1 + 10 + 100 + 1_000 + 10_000
+
+
+def words(screen: str) -> set[str]:
+    return {word.rstrip(",:") for word in screen.split()}
+
+
+def joined(screen: str) -> str:
+    """The screen with its sentences on one line each."""
+    return re.sub(r"(left out:[^;]*;[^.]*?shows\s(?:it|them))", lambda found: " ".join(found[0].split()), screen)
