@@ -1,6 +1,6 @@
 """The warning of commands with --follow if no level has the alias."""
 
-from loratree_cli.output import say
+from loratree_cli.screens.terminal import say_words
 from loratree_registry.core.paths import HEAD
 from loratree_registry.core.registry import Registry
 from loratree_registry.core.text import nearest
@@ -18,4 +18,6 @@ def warn_if_unset(opened: Registry, ref: str, follow: str | None) -> None:
     if follow in known:  # the leaf's own alias, which --follow leaves alone
         return
     have = f"they have {listed(known)}" if known else "they have none"
-    say(f"warning: no level of {ref} has the alias {follow!r}{nearest(follow, known)}, {have}: each is at its pin")
+    say_words(
+        f"warning: no level of {ref} has the alias {follow!r}{nearest(follow, known)}, {have}: each is at its pin"
+    )

@@ -92,6 +92,21 @@ def test_states_have_a_colour_unless_no_color_is_set(home: Path) -> None:
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", on_terminal(home, "resolve", LEAF, plain=False, NO_COLOR="1"))
 
 
+def test_show_says_which_version_is_stale_and_which_is_the_head_now(home: Path) -> None:
+    cardiology = f"{MEDICINE}/cardiology"
+    assert screens.captured(home, "show", cardiology).splitlines()[2].split()[-1] == "stale"
+    shown = screens.captured(home, "show", f"{cardiology}@1")
+    assert re.search(r"^state +stale$", shown, re.M)
+    assert f"{MEDICINE}@1 (explicit), now @3" in " ".join(shown.split())
+    assert re.search(r"^state +current$", screens.captured(home, "show", f"{MEDICINE}@3"), re.M)
+
+
+def test_warnings_are_broken_between_words(home: Path) -> None:
+    warned = screens.captured(home, "resolve", LEAF, "--follow", "stabel", columns=60)
+    assert "(did you mean 'stable'?)" in " ".join(warned.split())
+    assert all(len(line) <= 60 or len(line.split()) == 1 for line in warned.splitlines())
+
+
 def test_a_weight_that_is_not_1_goes_before_other_columns(home: Path) -> None:
     assert " weight " not in screens.captured(home, "resolve", LEAF)
     weighted = screens.captured(home, "resolve", LEAF, "--weight", f"{MEDICINE}=0.25")
