@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+import click
+
 from loratree_cli.screens.states import STYLES
 from loratree_cli.screens.terminal import FAINT, terminal, write_line, write_words
 from loratree_registry.core.paths import LEVELS
@@ -76,12 +78,13 @@ def print_trees(trees: Sequence[Branch], depth: int | None, *, is_whole: bool, h
     from rich.console import Console
 
     known = terminal()
-    console = known or Console(highlight=False)
+    ascii_only = (known or Console()).options.ascii_only
     shape = choose_shape(trees, depth, is_whole=is_whole or known is None)
     width = sys.maxsize if known is None else known.width
     for tree in trees:
-        for line in draw_tree(tree, shape, width, ascii_only=console.options.ascii_only):
-            write_line(console, line)
+        for line in draw_tree(tree, shape, width, ascii_only=ascii_only):
+            # In a pipe nothing is styled, and rich is slow for the many lines of a large tree.
+            click.echo(line.plain.rstrip()) if known is None else write_line(known, line)
     counts = sum((tree.counts for tree in trees), Counter[str]())
     if known is not None and sum(map(shape.lines, trees)) < len(trees) + counts.total():
         draws = "--all draws every node, a path or --depth another part"
