@@ -90,6 +90,7 @@ def _publish_tree(registry: Registry, adapters: dict[int, Adapter]) -> None:
     publish(registry, f"{CONTRACTS}/review", adapters[16].variant(2), f"{CONTRACTS}@1")
     registry.quarantine(f"{CONTRACTS}@1", reason="trained on letters with the names of clients")
     publish(registry, FINANCE, adapters[64].variant(5), "base")
+    registry.withdraw(f"{DIAGNOSIS}/user-123@1", reason="the user left")
     registry.delete(f"{MEDICINE}@2", reason="nobody needs it")
 
 

@@ -55,6 +55,23 @@ def test_a_withdrawn_version_is_no_head_and_resolves_by_number_digest_and_pin(ch
     assert [edge.withdrawn and edge.withdrawn.reason for edge in edges] == [None, "also"]
 
 
+def test_nodes_have_the_marks_of_their_heads_in_every_list(chain: Registry) -> None:
+    def marks() -> dict[str, list[str]]:
+        found = {node.path.rpartition("/")[2]: [*node.marks] for node in chain.descendants("tiny").items}
+        assert found["medicine"] == chain.node(MED).marks == chain.children("tiny").items[0].marks
+        assert chain.node("tiny").marks == []
+        return found
+
+    assert marks() == {"medicine": [], "cardiology": ["stale"], "diagnosis": []}
+    chain.withdraw(f"{MED}@2", reason="diverges")
+    assert marks() == {"medicine": [], "cardiology": [], "diagnosis": []}
+    chain.withdraw(f"{MED}@1", reason="also")
+    chain.quarantine(f"{CARDIO}@1", reason="leaked")
+    assert marks() == {"medicine": ["withdrawn"], "cardiology": ["stale", "quarantined"], "diagnosis": []}
+    chain.withdraw(f"{CARDIO}@1", reason="leaked")
+    assert marks() == {"medicine": ["withdrawn"], "cardiology": ["withdrawn"], "diagnosis": ["stale"]}
+
+
 def test_withdrawing_again_changes_nothing_and_undoing_gives_the_head_back(chain: Registry) -> None:
     first = chain.withdraw(f"{MED}@2", reason="diverges")
     assert chain.withdraw(f"{MED}@2", reason="diverges") == first
@@ -169,7 +186,7 @@ def test_nothing_is_published_on_a_quarantined_version_nor_its_content_again(
     chain.delete(f"{MED}@2", reason="away with it")
     with pytest.raises(Quarantined, match=f"{MED}@2 holds or held the same content"):
         publish(chain, MED, material.rank8.variant(2))
-    assert chain.descendants("tiny").items == [node if node.path != MED else chain.node(MED) for node in nodes]
+    assert [node.path for node in chain.descendants("tiny").items] == [node.path for node in nodes]
     assert chain.tombstones(MED).items[0].quarantined == "names of patients"
 
 

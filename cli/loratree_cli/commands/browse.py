@@ -24,7 +24,7 @@ from loratree_cli.screens.hints import say_no_base, say_no_version, say_no_versi
 from loratree_cli.screens.states import State
 from loratree_cli.screens.tables import Column, print_table
 from loratree_cli.screens.terminal import FAINT, terminal, write_words
-from loratree_cli.screens.trees import aliases_text, grow, print_trees
+from loratree_cli.screens.trees import aliases_text, grow, node_state, print_trees
 from loratree_cli.screens.verdicts import now_text
 from loratree_registry.connect import connected
 from loratree_registry.core.records import Node, Page, Version
@@ -36,6 +36,7 @@ _NODES: Final = (
     Column("level", 2),
     Column("head", 3, "number"),
     Column("aliases", 1, "text"),
+    Column("state"),  # not in a pipe
 )
 _VERSIONS: Final = (
     Column("version", kind="number"),
@@ -72,7 +73,9 @@ def ls(path: str | None, limit: int | None, as_json: bool) -> None:
     if as_json:
         print_json(nodes)
     elif nodes:
-        print_table(_NODES, ((node.path, node.level, node.head, aliases_text(node)) for node in nodes))
+        columns = _NODES[:-1] if terminal() is None else _NODES
+        rows = ((node.path, node.level, node.head, aliases_text(node), node_state(node)) for node in nodes)
+        print_table(columns, (row[: len(columns)] for row in rows))
 
 
 @click.command()

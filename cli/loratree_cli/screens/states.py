@@ -14,12 +14,13 @@ STYLES: Final = {"quarantined": "bold red", "withdrawn": "red", "stale": "yellow
 class State:
     """What is to be known of a version before it is used. Without anything, the state is `sound` in words.
 
-    `str` gives the words with their reasons: `stale, withdrawn: it diverges`.
+    A mark is True where its reason is not known. `str` gives the words with their reasons: `stale, withdrawn: it
+    diverges`.
     """
 
     stale: bool = False
-    withdrawn: Mark | None = None
-    quarantined: Mark | None = None
+    withdrawn: Mark | bool | None = None
+    quarantined: Mark | bool | None = None
     follow: str | None = None
     sound: str = "current"
 
@@ -55,7 +56,7 @@ class State:
 
     def _reasons(self) -> dict[str, str]:
         marks = (("quarantined", self.quarantined), ("withdrawn", self.withdrawn))
-        return {word: mark.reason for word, mark in marks if mark is not None}
+        return {word: mark.reason for word, mark in marks if isinstance(mark, Mark)}
 
     def _join(self, words: list[str]) -> str:
         followed = [f"by {self.follow}"] if self.follow else []

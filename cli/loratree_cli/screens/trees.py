@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from loratree_cli.screens.states import STYLES
+from loratree_cli.screens.states import STYLES, State
 from loratree_cli.screens.terminal import FAINT, terminal, write_line, write_words
 from loratree_registry.core.paths import LEVELS
 from loratree_registry.core.records import Node
@@ -27,7 +27,7 @@ _MANY_INNER, _INNER = 30, 20  # the same for nodes with others below them
 
 @dataclass(slots=True)
 class Branch:
-    """A node, the nodes directly below it, and how many of each level are below it at any depth."""
+    """A node, the nodes directly below it, and how many of each level and with each mark are below it at any depth."""
 
     node: Node
     below: "list[Branch]" = field(default_factory=list)
@@ -35,7 +35,7 @@ class Branch:
 
     def with_own(self) -> Counter[str]:
         """Count the nodes below and the node itself."""
-        return self.counts + Counter([self.node.level])
+        return self.counts + Counter([self.node.level, *self.node.marks])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Shape:
             ([branch for branch in branches if branch.below], _MANY_INNER, _INNER),
             ([branch for branch in branches if not branch.below], _MANY_LEAVES, _LEAVES),
         ):
-            drawn += group if len(group) <= many else group[:few]
+            drawn += group if len(group) <= many else sorted(group, key=lambda branch: not branch.node.marks)[:few]
         hidden: Counter[str] = Counter()
         chosen = set(map(id, drawn))
         for branch in branches:
@@ -86,7 +86,7 @@ def print_trees(trees: Sequence[Branch], depth: int | None, *, is_whole: bool, h
             # In a pipe nothing is styled, and rich is slow for the many lines of a large tree.
             click.echo(line.plain.rstrip()) if known is None else write_line(known, line)
     counts = sum((tree.counts for tree in trees), Counter[str]())
-    if known is not None and sum(map(shape.lines, trees)) < len(trees) + counts.total():
+    if known is not None and sum(map(shape.lines, trees)) < len(trees) + sum(counts[level] for level in LEVELS):
         draws = "--all draws every node, a path or --depth another part"
         write_words(known, f"{'more than ' * has_more}{_count_levels(counts)} in all; {draws}", FAINT)
 
@@ -127,16 +127,23 @@ def draw_tree(tree: Branch, shape: Shape, width: int, *, ascii_only: bool = Fals
 
 
 def hidden_counts(counts: Counter[str], more: str = "") -> str:
-    """Format what is hidden for people: `… 3 more tasks, 197 users`; `more` goes with the first."""
+    """Format what is hidden for people: `… 3 more tasks, 197 users (1 stale)`; `more` goes with the first."""
     return f"… {_count_levels(counts, more)}"
 
 
 def _count_levels(counts: Counter[str], more: str = "") -> str:
     levels = [level for level in LEVELS if counts[level]]
+    marks = ", ".join(f"{counts[mark]:,} {mark}" for mark in STYLES if counts[mark])
     return ", ".join(
         f"{counts[level]:,}{'' if place else more} {level}{'' if counts[level] == 1 else 's'}"
         for place, level in enumerate(levels)
-    )
+    ) + (f" ({marks})" if marks else "")
+
+
+def node_state(node: Node) -> State:
+    """Return the state of a node's head; nothing is said if nothing is to be known."""
+    stale, withdrawn, quarantined = (mark in node.marks for mark in ("stale", "withdrawn", "quarantined"))
+    return State(stale=stale, withdrawn=withdrawn, quarantined=quarantined, sound="")
 
 
 def aliases_text(node: Node) -> str:
@@ -173,9 +180,12 @@ def _label(branch: Branch, before: tuple[str, str], going_on: str, width: int, c
     parts: list[tuple[str, str]] = [(node.level, FAINT)]
     if node.head is not None:
         parts.append((f"@{node.head}", ""))
-        parts += [(word, "") for word in (f"({one_line(aliases_text(node))})".split() if node.aliases else [])]
-    elif node.level != "base" and not node.has_children:
+    if state := str(node_state(node)):
+        parts.append((state, node_state(node).style))
+    elif node.head is None and node.level != "base" and not node.has_children:
         parts.append(("no head", STYLES["withdrawn"]))  # nothing was published, or all of it is withdrawn or deleted
+    if node.head is not None and node.aliases:
+        parts += [(word, "") for word in f"({one_line(aliases_text(node))})".split()]
     if cut:
         parts.append((cut, FAINT))
     lines = [Text.assemble(first, (name, "bold" if is_root else ""))]

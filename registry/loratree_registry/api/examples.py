@@ -81,7 +81,9 @@ BASE = Base(
 )
 SOURCE = Source(source="meta-llama/Llama-3.1-8B")
 COUNT = Count(path=PATH, descendants=212, more=False)
-NODE = Node(path=PATH, level="subdomain", head=2, has_children=True, aliases={"stable": 2}, created_at=WHEN)
+NODE = Node(
+    path=PATH, level="subdomain", head=2, has_children=True, aliases={"stable": 2}, created_at=WHEN, marks=["stale"]
+)
 VERSION = Version(
     path=PATH,
     level="subdomain",

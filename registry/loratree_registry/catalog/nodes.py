@@ -157,12 +157,13 @@ def _aliases_of(connection: Connection, rows: list[NodeRow]) -> list[AliasRow]:
 
 
 def _to_records(connection: Connection, rows: list[NodeRow], aliases: list[AliasRow] | None = None) -> list[Node]:
-    """Return the public records of nodes, with their aliases: two queries for a whole page."""
+    """Return the public records of nodes, with their aliases: three queries for a whole page."""
     keys = [row.id for row in rows]
     names: dict[int, dict[str, int]] = defaultdict(dict)
     for alias in queries.aliases.list_aliases(connection, keys) if aliases is None else aliases:
         names[alias.node_id][alias.name] = alias.number
     parents = queries.nodes.nodes_with_children(connection, keys)
+    marks = queries.nodes.marks_of(connection, keys)
     return [
         Node(
             path=row.path,
@@ -171,6 +172,7 @@ def _to_records(connection: Connection, rows: list[NodeRow], aliases: list[Alias
             has_children=row.id in parents,
             aliases=names[row.id],
             created_at=rfc3339(row.created_at),
+            marks=marks.get(row.id, []),
         )
         for row in rows
     ]

@@ -14,6 +14,7 @@ from loratree_registry.core.paths import Level
 T = TypeVar("T")
 
 PinSource = Literal["lockfile", "explicit", "assumed", "forced"]
+NodeMark = Literal["stale", "quarantined", "withdrawn"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,11 @@ class Base:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A place in the tree. `head` is its head version, null if it has none; `aliases` maps names to versions."""
+    """A place in the tree. `head` is its head version, null if it has none; `aliases` maps names to versions.
+
+    `marks` holds `stale` if the head's pin is no longer the head of its own node, `quarantined` if the head is, and
+    `withdrawn` if all versions are, so that there is no head.
+    """
 
     path: str
     level: Level
@@ -51,6 +56,7 @@ class Node:
     has_children: bool
     aliases: dict[str, int]
     created_at: str
+    marks: list[NodeMark] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,10 +23,13 @@ WHOLE = 1000  # columns that every screen fits in
 CHAIN = [f"{MEDICINE}@1", f"{MEDICINE}/cardiology@1", f"{DIAGNOSIS}@1", f"{LEAF}@1"]
 # What each screen shows at every width.
 SHOWN: dict[str, list[str]] = {
-    "tree": ["medicine domain @3", f"… {USERS - 3} more users", "qwen3-4b base"],
-    f"tree {BASE} --depth 2": ["medicine domain @3", f"… 2 tasks, {USERS} users"],
+    "tree": [
+        *("medicine domain @3", "cardiology subdomain @1 stale", "contracts subdomain @1 quarantined"),
+        *("user-123 user withdrawn", f"… {USERS - 3} more users", "qwen3-4b base"),
+    ],
+    f"tree {BASE} --depth 2": ["medicine domain @3", "@1 stale", f"… 2 tasks, {USERS} users (1 withdrawn)"],
     "ls": [BASE, "qwen3-4b"],
-    f"ls {MEDICINE}": [f"{MEDICINE}/cardiology", f"{MEDICINE}/radiology"],
+    f"ls {MEDICINE}": [f"{MEDICINE}/cardiology", f"{MEDICINE}/radiology", "stale"],
     f"show {MEDICINE}": [f"{MEDICINE} (domain) @3", "withdrawn", "@2 was deleted on"],
     f"show {MEDICINE}@4": [f"{MEDICINE}@4", "withdrawn: diverges on prompts"],
     f"resolve {LEAF}": [*CHAIN, "stale", "120 ranks", "1 edge is stale:", f"{MEDICINE}@1, now @3"],
@@ -87,6 +90,8 @@ def test_states_have_a_colour_unless_no_color_is_set(home: Path) -> None:
     resolved = on_terminal(home, "resolve", LEAF, plain=False)
     assert f"{yellow}stale" in resolved
     assert f"{yellow}4 levels" in resolved
+    drawn = on_terminal(home, "tree", plain=False)
+    assert all(f"{style}{word}" in drawn for style, word in ((yellow, "stale"), (bold_red, "quarantined")))
     assert f"{red}withdrawn: diverges" in on_terminal(home, "show", MEDICINE, plain=False)
     assert f"{bold_red}quarantined: trained on" in on_terminal(home, "lineage", CONTRACTS, plain=False)
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", on_terminal(home, "resolve", LEAF, plain=False, NO_COLOR="1"))
@@ -132,6 +137,7 @@ def test_a_pipe_gets_the_same_lines_as_ever(home: Path) -> None:
     assert header.split("\t")[-3:] == ["published", "digest", "marks"]
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", row.split("\t")[7])
     assert row.endswith("\twithdrawn: diverges on prompts that are longer than 4,000 tokens")
+    assert shell("ls", MEDICINE).stdout.splitlines()[0].split("\t") == ["path", "level", "head", "aliases"]
     assert len(shell("tree", BASE).stdout.splitlines()) == 1 + 9 + USERS
 
 
@@ -178,7 +184,7 @@ def test_depth_hides_what_is_below_and_counts_it(shell: Shell, filled: Filled) -
 
 def test_a_node_that_has_no_head_any_more_is_marked(shell: Shell) -> None:
     shell("withdraw", f"{TINY_LEAF}@1", "--reason", "it diverges")
-    assert "alice user no head\n" in on_terminal(shell.home, "tree", "tiny")
+    assert "alice user withdrawn\n" in on_terminal(shell.home, "tree", "tiny")
 
 
 def test_all_draws_every_node_at_a_terminal(home: Path) -> None:

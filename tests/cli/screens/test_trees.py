@@ -1,6 +1,7 @@
 """Drawings of trees: every node is drawn or counted, and lines fit."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -62,6 +63,16 @@ def test_of_many_siblings_a_few_are_drawn() -> None:
     assert drawn(tree, Shape(1, is_whole=False))[-1] == "└── … 20 more domains, 40 subdomains"
     assert drawn(tree_of(200), Shape(1, is_whole=False))[-2:] == ["├── d002 domain @1", "└── … 197 more domains"]
     assert len(drawn(tree_of(8), Shape(1, is_whole=False))) == 9
+
+
+def test_marked_nodes_are_drawn_before_others_alike_and_counted_where_hidden() -> None:
+    nodes = [replace(node(f"tiny/d{number:02}", "domain"), marks=["stale"] * (number > 80)) for number in range(100)]
+    tree = grow(node("tiny", "base"), nodes)
+    assert drawn(tree, Shape(1, is_whole=False))[1:] == [
+        *("├── d81 domain @1 stale", "├── d82 domain @1 stale", "├── d83 domain @1 stale"),
+        "└── … 97 more domains (16 stale)",
+    ]
+    assert drawn(tree, Shape(0, is_whole=False)) == ["tiny base @1 … 100 domains (19 stale)"]
 
 
 def test_hidden_nodes_are_counted_in_words() -> None:

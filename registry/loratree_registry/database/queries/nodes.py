@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Integer, Select, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, Integer, Select, bindparam, func, or_, select
 
 from loratree_registry.core.paths import ancestors_of, descendant_range
+from loratree_registry.core.records import NodeMark
 from loratree_registry.database.queries.shared import head_of, insert_new
 from loratree_registry.database.rows import NodeRow
-from loratree_registry.database.tables import bases, nodes
+from loratree_registry.database.tables import bases, nodes, versions
 
 _COLUMNS: dict[str, ColumnElement[Any]] = {
     "base": bases.c.name,
@@ -34,6 +35,20 @@ _COUNTED = select(func.count()).select_from(select(nodes.c.path).where(*_below).
 _child = nodes.alias("child")
 _first_child = select(func.min(_child.c.path)).where(_child.c.parent_id == nodes.c.id).scalar_subquery()
 _PARENTS = select(nodes.c.id).where(nodes.c.id.in_(bindparam("node_ids", expanding=True)), _first_child.is_not(None))
+
+_heads, _pins = versions.alias("heads"), versions.alias("pins")
+_newest = select(func.max(versions.c.number)).where(versions.c.node_id == nodes.c.id).scalar_subquery()
+_MARKS: dict[NodeMark, ColumnElement[bool]] = {
+    "stale": _pins.c.number != func.coalesce(head_of(_pins.c.node_id), 0),
+    "quarantined": _heads.c.quarantined_at.is_not(None),
+    "withdrawn": head_of(nodes.c.id).is_(None) & _newest.is_not(None),
+}
+_MARKED = (
+    select(nodes.c.id, *(condition.label(mark) for mark, condition in _MARKS.items()))
+    .join_from(nodes, _heads, (_heads.c.node_id == nodes.c.id) & (_heads.c.number == head_of(nodes.c.id)), isouter=True)
+    .outerjoin(_pins, _heads.c.pin_id == _pins.c.id)
+    .where(nodes.c.id.in_(bindparam("node_ids", expanding=True)), or_(*_MARKS.values()))
+)
 
 _LOCK = select(nodes.c.last_number).where(nodes.c.id == bindparam("node_id")).with_for_update(key_share=True)
 
@@ -69,6 +84,12 @@ def count_descendants(connection: Connection, path: str, *, limit: int) -> int:
 def nodes_with_children(connection: Connection, node_ids: list[int]) -> set[int]:
     """Return the keys among `node_ids` of the nodes that have children."""
     return set(connection.scalars(_PARENTS, {"node_ids": node_ids}))
+
+
+def marks_of(connection: Connection, node_ids: list[int]) -> dict[int, list[NodeMark]]:
+    """Return the marks of the nodes whose heads have any, by key; `withdrawn` if all versions are."""
+    rows = connection.execute(_MARKED, {"node_ids": node_ids}) if node_ids else ()
+    return {key: [mark for mark, is_set in zip(_MARKS, conditions, strict=True) if is_set] for key, *conditions in rows}
 
 
 def lock_node(connection: Connection, node_id: int) -> int:
