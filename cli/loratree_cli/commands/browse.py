@@ -1,8 +1,9 @@
 """loratree ls, tree and show: views of the tree."""
 
+import re
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -10,6 +11,7 @@ from loratree_cli.commands.bases import list_bases as print_bases
 from loratree_cli.commands.bases import print_base
 from loratree_cli.output import (
     bytes_text,
+    counted,
     echo,
     every,
     json_option,
@@ -27,10 +29,17 @@ from loratree_cli.screens.terminal import FAINT, terminal, write_words
 from loratree_cli.screens.trees import aliases_text, grow, node_state, print_trees
 from loratree_cli.screens.verdicts import now_text
 from loratree_registry.connect import connected
+from loratree_registry.core.documents import CARD
 from loratree_registry.core.records import Node, Page, Version
 from loratree_registry.core.registry import MAX_COUNT, MAX_PAGE, Registry, list_bases
+from loratree_registry.core.text import one_line
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_CARD_LINES: Final = 20  # of a model card
 JSON_LIMIT: Final = 1000  # nodes that tree prints as JSON
+_FIELDS: Final = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)  # YAML that a hub reads
 _NODES: Final = (
     Column("path", kind="path"),
     Column("level", 2),
@@ -207,8 +216,9 @@ def _pinned_heads(opened: Registry, versions: list[Version]) -> dict[str, int | 
 
 
 def _show_version(opened: Registry, version: Version, as_json: bool) -> None:
+    documents = [] if version.quarantined else opened.documents(f"{version.path}@{version.number}")
     if as_json:
-        print_json(version)
+        print_json(asdict(version) | {"documents": [*map(asdict, documents)]})
         return
     console = terminal()
     summary, pin = version.summary, f"{pin_text(version)} ({version.pin.found})"
@@ -225,6 +235,7 @@ def _show_version(opened: Registry, version: Version, as_json: bool) -> None:
         *((file.name, f"{bytes_text(file.size)} {file.sha256}") for file in version.files),
         ("published", version.created_at),
         ("note", version.note),
+        ("documents", ", ".join(document.name for document in documents)),
         ("withdrawn", version.withdrawn and version.withdrawn.reason),
         ("quarantined", version.quarantined and version.quarantined.reason),
     ]
@@ -236,6 +247,18 @@ def _show_version(opened: Registry, version: Version, as_json: bool) -> None:
     if state.stale and version.pin.path is not None:
         rows[4] = ("trained on", f"{pin}, {now_text(heads[version.pin.path])}")
     draw_fields(console, [rows[0], ("state", state), *rows[1:-2]])  # the state has the reasons of the marks
+    for document in documents:
+        if document.name == CARD:
+            _draw_card(console, document.text)
+
+
+def _draw_card(console: "Console", text: str) -> None:
+    """Write the first lines of a model card, without its fields for a hub and without empty lines at its end."""
+    lines = _FIELDS.sub("", text).strip().splitlines()
+    for line in ("", *lines[:_CARD_LINES]):
+        write_words(console, one_line(line))
+    if (more := len(lines) - _CARD_LINES) > 0:
+        write_words(console, f"… {counted(more, 'more line')}: --json and `loratree pull` have them", FAINT)
 
 
 def _suffix(node: Node) -> str:
