@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from loratree_registry.connect import connected
 from loratree_registry.core.chain import Limit, Mode
 from loratree_registry.core.paths import Level
+from loratree_registry.core.progress import Progress, silent
 from loratree_registry.core.records import Resolution, Version
 from loratree_registry.core.registry import Registry
 from loratree_registry.settings import Settings
@@ -27,17 +28,27 @@ def publish(
     level: Level | None = None,
     note: str | None = None,
     registry: Registry | None = None,
+    progress: Progress = silent,
 ) -> "PublishResult":
     """Publish the PEFT adapter in `directory` as the next version at `path`, all of it or nothing.
 
     The version is pinned to what the adapter was trained on: the lockfile beside its base_model_name_or_path says so,
     else `parent` (a ref, or "base"), else the nearest ancestor's head. Publishing the same adapter again returns the
-    version that exists. Raises LoratreeError.
+    version that exists. `progress(what, done, total, unit)` is called while it works. Raises LoratreeError.
     """
     from loratree_registry.workspace.publish import publish_directory
 
     with connected(registry) as opened:
-        return publish_directory(opened, Path(directory), path, parent=parent, level=level, note=note, home=_home())
+        return publish_directory(
+            opened,
+            Path(directory),
+            path,
+            parent=parent,
+            level=level,
+            note=note,
+            home=_home(),
+            progress=progress,
+        )
 
 
 def resolve(
@@ -53,16 +64,23 @@ def resolve(
         return opened.resolve(ref, follow=follow, weights=weights, strict=strict)
 
 
-def pull(ref: str, out: Folder, *, strict: bool = False, registry: Registry | None = None) -> Version:
+def pull(
+    ref: str,
+    out: Folder,
+    *,
+    strict: bool = False,
+    registry: Registry | None = None,
+    progress: Progress = silent,
+) -> Version:
     """Download the version that `ref` names into the folder `out` as a PEFT directory, without its ancestors.
 
     It is there to be published elsewhere or trained on: alone it computes something else than the composition. To run a
-    path, `compose` it. Raises LoratreeError.
+    path, `compose` it. `progress` is called as `publish` calls it. Raises LoratreeError.
     """
     from loratree_registry.workspace.fetch import pull as pull_version
 
     with connected(registry) as opened:
-        return pull_version(opened, _home(), ref, Path(out), strict=strict)
+        return pull_version(opened, _home(), ref, Path(out), strict=strict, progress=progress)
 
 
 def compose(
@@ -76,12 +94,13 @@ def compose(
     limit: Limit | None = None,
     strict: bool = False,
     registry: Registry | None = None,
+    progress: Progress = silent,
 ) -> "Lockfile":
     """Write the composition of `ref` into the folder `out` and return its lockfile.
 
     `mode` is "merge", a checkpoint with every delta added, or "flatten", one PEFT adapter. `limit` cuts a flattened
     chain to a rank or an energy. `base_directory` is the base's checkpoint, by default where `base add` found it.
-    Raises LoratreeError.
+    `progress` is called as `publish` calls it. Raises LoratreeError.
     """
     from loratree_composer.compose_files import compose as compose_files
 
@@ -97,6 +116,7 @@ def compose(
             weights=weights,
             limit=limit,
             strict=strict,
+            progress=progress,
         )
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 # A command runs for a third of a second, and most of this time is imports. The garbage collector would scan the new
 # objects again and again, and once more at exit, although none is garbage: `loratree ls` took 0.52 s with these scans,
@@ -16,6 +16,8 @@ atexit.register(gc.freeze)
 
 import click  # noqa: E402  # after the collector is set up
 
+from loratree_cli.early_end import INTERRUPTED, WHOLE, Interrupted, end_at_sigterm, ignore_signals  # noqa: E402
+from loratree_cli.speech import speech_options, with_speech  # noqa: E402
 from loratree_registry.errors import LoratreeError, listed  # noqa: E402
 from loratree_registry.settings import check_variables  # noqa: E402
 
@@ -73,7 +75,14 @@ class LazyGroup(click.Group):
             from loratree_cli.completion import complete_from_registry
 
             complete_from_registry(command, cmd_name)
-        return command
+        return with_speech(command)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; Ctrl-C, which click would answer with `Aborted!`, becomes Interrupted."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Interrupted(WHOLE) from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -91,6 +100,7 @@ class LazyGroup(click.Group):
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@speech_options
 @click.version_option(package_name="loratree", prog_name="loratree")
 def cli() -> None:
     """Publish and compose trees of LoRA adapters.
@@ -109,7 +119,11 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run `loratree`. Exit status: 0 done, 1 refused or failed with one sentence, 2 wrong usage."""
+    """Run `loratree`.
+
+    Exit status: 0 done, 1 refused or failed with one sentence, 2 wrong usage, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    end_at_sigterm()
     try:
         _name_unknown_variables()
         if COMPLETE in os.environ:
@@ -117,6 +131,10 @@ def main() -> None:
         cli(prog_name="loratree", complete_var=COMPLETE)
     except LoratreeError as error:
         fail(str(error), error.details)
+    except Interrupted as error:
+        fail(f"interrupted: {error}", status=INTERRUPTED)
+    except KeyboardInterrupt:  # a second one, during the cleaning after the first
+        fail("interrupted twice: the next command removes what this one left", status=INTERRUPTED)
     except ModuleNotFoundError as error:
         if error.name not in COMPOSER:
             raise
@@ -132,15 +150,16 @@ def _name_unknown_variables() -> None:
         say(f"warning: loratree has no variable {listed(unknown, limit=3)}: `loratree --help` names those that it has")
 
 
-def fail(sentence: str, details: tuple[str, ...] = ()) -> None:
-    """Print one sentence to stderr and exit with status 1.
+def fail(sentence: str, details: tuple[str, ...] = (), *, status: int = 1) -> None:
+    """Print one sentence to stderr and exit with `status`.
 
     --verbose prints each detail on a line of its own, and --json prints all to stdout.
     """
+    if status == INTERRUPTED:
+        ignore_signals()
     from loratree_cli.output import say_refused
 
     if "--json" in sys.argv:
         click.echo(json.dumps({"error": sentence, "details": details}))
-    can_list = sys.argv[1:2] in (["publish"], ["base"])
-    say_refused(f"loratree: {sentence}", details if can_list else ())
-    sys.exit(1)
+    say_refused(f"loratree: {sentence}", details)
+    sys.exit(status)

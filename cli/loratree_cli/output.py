@@ -4,13 +4,13 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from loratree_cli.screens.tables import print_table as print_table
+from loratree_cli.speech import SPEECH
 from loratree_registry.core.records import Mark, Page, Version
 from loratree_registry.core.text import one_line
 from loratree_registry.errors import Unavailable
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-verbose_option = click.option("--verbose", is_flag=True, expose_value=False, help="If it fails, list every problem.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 strict_option = click.option("--strict", is_flag=True, help="Fail if a version of the chain is withdrawn.")
 limit_option = click.option("--limit", type=click.IntRange(min=1), help="Stop after this many rows.")
@@ -34,8 +33,25 @@ def print_json(value: "DataclassInstance | Sequence[DataclassInstance] | dict[st
 
 
 def echo(line: str, *, err: bool = False) -> None:
-    """Print one line, with its tabs. What a server says may hold other characters that move the cursor: spaces now."""
-    click.echo("\t".join(map(one_line, line.split("\t"))), err=err)
+    """Print one line, with its tabs. What a server says may hold other characters that move the cursor: spaces now.
+
+    With --quiet, nothing is printed to stderr. While a bar is shown, a line for the terminal is printed above it.
+    """
+    if not (err and SPEECH.quiet):
+        _print(line, err=err)
+
+
+def complain(sentence: str) -> None:
+    """Print the sentence of an error to stderr, also with --quiet."""
+    _print(sentence, err=True)
+
+
+def _print(line: str, *, err: bool) -> None:
+    line = "\t".join(map(one_line, line.split("\t")))
+    if SPEECH.above is not None and (sys.stderr if err else sys.stdout).isatty():
+        SPEECH.above(line)
+    else:
+        click.echo(line, err=err)
 
 
 def say(sentence: str) -> None:
@@ -45,33 +61,11 @@ def say(sentence: str) -> None:
 
 def say_refused(sentence: str, details: Sequence[str]) -> None:
     """Print why something was refused. --verbose prints each detail on a line of its own; else a hint counts them."""
-    is_verbose = "--verbose" in sys.argv
-    say(f"{sentence} (--verbose lists all {len(details)} problems)" if details and not is_verbose else sentence)
+    is_verbose = SPEECH.verbose
+    more = len(details) > 1 and not is_verbose  # the sentence itself names a single one
+    complain(f"{sentence} (--verbose lists all {len(details)} problems)" if more else sentence)
     for detail in details if is_verbose else ():
-        say(f"  {detail}")
-
-
-def working(sentence: str) -> AbstractContextManager[object]:
-    """Show a spinner on stderr during a long operation, at a terminal only."""
-    if not sys.stderr.isatty():
-        return nullcontext()
-    from rich.console import Console
-
-    return Console(stderr=True).status(sentence)
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a progress bar on stderr, at a terminal only; yield its `update(what, done, total)`."""
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("")
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+        complain(f"  {detail}")
 
 
 def every(listing: Callable[[str | None], Page[T]], limit: int | None = None) -> Iterator[T]:

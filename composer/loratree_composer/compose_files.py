@@ -16,6 +16,7 @@ from loratree_composer.flatten.flatten import flattened
 from loratree_registry.core.chain import Chain, Limit, Mode, form
 from loratree_registry.core.digests import FileDigest, digest_stream
 from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.progress import BYTES, Counter, Progress, silent
 from loratree_registry.core.records import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Base
 from loratree_registry.core.registry import Registry
 from loratree_registry.disk.whole_folder import whole_folder
@@ -37,6 +38,7 @@ def compose(
     weights: Mapping[str, float] | None = None,
     limit: Limit | None = None,
     strict: bool = False,
+    progress: Progress = silent,
 ) -> Lockfile:
     """Write the composition of `ref` into the folder `out` and return its lockfile, which is written last.
 
@@ -54,26 +56,27 @@ def compose(
         raise Invalid(f"only a flattened chain can be compressed, got {form(mode, limit)}: compose it with flatten")
     resolution = registry.resolve(ref, follow=follow, weights=weights, strict=strict)
     chain = resolution.to_chain()
-    existing = _read_composed(out, chain, mode, limit)
+    existing = _read_composed(out, chain, mode, limit, progress)
     if existing is not None:
         return existing
     manifest = registry.base_manifest(chain.base)
     checkpoint = open_checkpoint(base_directory or _find_checkpoint(registry, home, chain)) if mode == "merge" else None
     reader = AdapterReader(registry, manifest, home)
     # Merging reads one tensor's factors at a time: a chain may be larger than memory. Flattening needs all factors.
-    adapters = reader.open_chain(resolution) if checkpoint is not None else reader.load_chain(resolution)
+    read = reader.open_chain if checkpoint is not None else reader.load_chain
+    adapters = read(resolution, progress=progress)
     try:
         with whole_folder(out) as stage:
             if checkpoint is not None:
                 untied = is_untied(adapters, manifest.tied_names())
-                write_merged(checkpoint, manifest, programs_of(adapters), stage, untied=untied)
+                write_merged(checkpoint, manifest, programs_of(adapters), stage, untied=untied, progress=progress)
                 dtype = _join_dtypes(manifest)
             else:
-                dtype = _write_flattened(adapters, manifest, registry.base(chain.base), limit, stage)
-            lockfile = Lockfile(resolution.ref, chain, Artifact(mode, dtype, _hash_files(stage), limit))
+                dtype = _write_flattened(adapters, manifest, registry.base(chain.base), limit, stage, progress)
+            lockfile = Lockfile(resolution.ref, chain, Artifact(mode, dtype, _hash_files(stage, progress), limit))
             lockfile.write(stage)
     except Conflict:
-        if (existing := _read_composed(out, chain, mode, limit)) is None:
+        if (existing := _read_composed(out, chain, mode, limit, progress)) is None:
             raise
         return existing
     return lockfile
@@ -91,7 +94,7 @@ def _find_checkpoint(registry: Registry, home: Path, chain: Chain) -> Path:
     return directory
 
 
-def _read_composed(out: Path, chain: Chain, mode: Mode, limit: Limit | None) -> Lockfile | None:
+def _read_composed(out: Path, chain: Chain, mode: Mode, limit: Limit | None, progress: Progress) -> Lockfile | None:
     """Return the lockfile if `out` holds this composition, or None if `out` is free. Raises Conflict."""
     remedy = "choose another folder, or remove this one first"
     try:
@@ -106,7 +109,7 @@ def _read_composed(out: Path, chain: Chain, mode: Mode, limit: Limit | None) -> 
         raise Conflict(f"{out} holds other files ({listed(sorted(names), limit=5)}): {remedy}")
     try:
         lockfile = _check_same(read_lockfile(out), chain, mode, limit)
-        check_artifact(lockfile, out)
+        check_artifact(lockfile, out, progress=progress)
     except LoratreeError as error:
         raise Conflict(f"{out} does not hold this composition: {error}; {remedy}") from error
     foreign = sorted(names - {file.name.partition("/")[0] for file in lockfile.artifact.files} - {LOCKFILE})
@@ -130,12 +133,18 @@ def _leaf_of(chain: Chain) -> str:
 
 
 def _write_flattened(
-    adapters: list[tuple[Adapter, float]], manifest: BaseManifest, base: Base, limit: Limit | None, stage: Path
+    adapters: list[tuple[Adapter, float]],
+    manifest: BaseManifest,
+    base: Base,
+    limit: Limit | None,
+    stage: Path,
+    progress: Progress,
 ) -> str:
-    flat = flattened(adapters, manifest, base_model=base.source, limit=limit)
+    flat = flattened(adapters, manifest, base_model=base.source, limit=limit, progress=progress)
     if limit is not None:
         Compression(limit, flat.kept).write(stage)
     (stage / ADAPTER_CONFIG).write_text(json.dumps(flat.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    progress("writing the adapter", 0, 0, BYTES)
     try:
         # Only one metadata key: safetensors writes several keys in random order.
         save_file(flat.tensors, stage / ADAPTER_WEIGHTS, metadata={"format": "pt"})
@@ -148,10 +157,12 @@ def _join_dtypes(manifest: BaseManifest) -> str:
     return "+".join(sorted({parameter.dtype for parameter in manifest.parameters if "F" in parameter.dtype}))
 
 
-def _hash_files(stage: Path) -> tuple[FileDigest, ...]:
-    files = []
-    for path in sorted(path for path in stage.rglob("*") if path.is_file()):
+def _hash_files(stage: Path, progress: Progress) -> tuple[FileDigest, ...]:
+    files, paths = [], sorted(path for path in stage.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in paths)
+    counter = Counter(progress, "hashing what was written", size, then="waiting for the disk")
+    for path in paths:
         with path.open("rb") as stream:
-            sha256, size = digest_stream(stream)
+            sha256, size = digest_stream(stream, counter.add)
         files.append(FileDigest(path.relative_to(stage).as_posix(), size, sha256))
     return tuple(files)

@@ -33,12 +33,15 @@ class Shell:
     def __call__(
         self, *arguments: str | Path, check: bool = True, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("LORATREE_")}
-        environment |= {"LORATREE_CONFIG": os.devnull, **self.variables}
-        environment |= {"LORATREE_HOME": str(self.home)} | ({"LORATREE_URL": self.url} if self.url else {})
-        done = forked.run([*map(str, arguments)], environment, cwd)
+        done = forked.run([*map(str, arguments)], self.environment(), cwd)
         assert not check or done.returncode == 0, done.stderr
         return done
+
+    def environment(self) -> dict[str, str]:
+        """The variables of its processes: its own settings, and none of the tests' shell."""
+        others = {key: value for key, value in os.environ.items() if not key.startswith("LORATREE_")}
+        others |= {"LORATREE_CONFIG": os.devnull, **self.variables}
+        return others | {"LORATREE_HOME": str(self.home)} | ({"LORATREE_URL": self.url} if self.url else {})
 
     def state(self) -> tuple[list[str], list[str]]:
         """Everything that a refused command must leave as it was: every row of the database, and the stored files."""

@@ -89,14 +89,14 @@ def test_ctrl_c_tells_what_was_done_and_the_same_command_goes_on(shell: Shell, f
     file = manifest(tmp_path, filled, 40)
     command = [sys.executable, "-m", "loratree_cli", "publish", "--manifest", str(file), "--jobs", "1", "--json"]
     with subprocess.Popen(
-        command, env={"LORATREE_HOME": str(shell.home)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=shell.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         while shell("show", "tiny/bulk/t0", check=False).returncode:
             assert process.poll() is None, process.communicate()
         process.send_signal(signal.SIGINT)
         told, said = process.communicate(timeout=60)
     stopped = json.loads(told)
-    assert (process.returncode, stopped["stopped"]) == (1, "interrupted")
+    assert (process.returncode, stopped["stopped"]) == (130, "interrupted")
     assert 0 < stopped["published"] < 40
     assert "the same command goes on" in said
     rest = json.loads(shell("publish", "--manifest", file, "--json").stdout)

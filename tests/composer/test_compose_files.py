@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from loratree_composer.base.manifest import read_base
 from loratree_composer.compose_files import compose
-from loratree_registry.core.chain import Mode
+from loratree_registry.core.chain import Limit, Mode
 from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from loratree_registry.workspace.adapter_directory import read_adapter_directory
 from loratree_registry.workspace.base_locations import remember_base
@@ -22,6 +22,7 @@ from loratree_registry.workspace.lockfile import LOCKFILE, Lockfile, check_artif
 from tests import tiny
 from tests.composer import chains
 from tests.composer.conftest import Catalog
+from tests.steps import Steps
 
 MODES: list[Mode] = ["merge", "flatten"]
 Compose = Callable[..., Lockfile]
@@ -45,6 +46,26 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], check=True)
     yield folder
     subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize(
+    ("mode", "limit", "steps"),
+    [
+        ("merge", None, ["fetching", "merging", "hashing", "waiting"]),
+        ("flatten", None, ["fetching", "summing", "writing", "hashing", "waiting"]),
+        ("flatten", Limit(rank=2), ["fetching", "summing", "truncating", "writing", "hashing", "waiting"]),
+    ],
+)
+def test_each_step_tells_how_far_it_is(make: Compose, mode: Mode, limit: Limit | None, steps: list[str]) -> None:
+    told = Steps()
+    lockfile = make(mode, limit=limit, progress=told)
+    assert [what.partition(" ")[0] for what in told.ended] == steps
+    assert told.unfinished() == []
+    written = sum(file.size for file in lockfile.artifact.files)
+    assert told.ended["hashing what was written"] == (written, written, "bytes")
+    make(mode, limit=limit, progress=(again := Steps()))
+    assert [what.partition(" ")[0] for what in again.ended] == ["comparing"]
+    assert again.unfinished() == []
 
 
 def left(folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from loratree_registry.blobs.counted import counted
 from loratree_registry.blobs.store import PART
 from loratree_registry.core.digests import FileDigest
 from loratree_registry.core.records import Submission
@@ -16,6 +17,7 @@ from loratree_registry.workspace.base_locations import base_directory
 from loratree_registry.workspace.base_transfer import pull_base, push_base
 from tests.registry.conftest import OVER_S3, REGISTRIES, Storage
 from tests.registry.material import WEIGHTS, Material, publish, sha256
+from tests.steps import Steps
 
 MED = "tiny/medicine"
 MODEL = "model.safetensors"
@@ -83,8 +85,10 @@ def test_an_upload_of_other_bytes_than_announced_is_refused(registry: Registry, 
 
 
 def test_bytes_of_several_parts_are_stored_as_they_were_sent(registry: Registry) -> None:
-    content = os.urandom(1024) * (PART // 1024) + b"the last part"
-    [file] = upload(registry, {"config.json": content})
+    content, counts = os.urandom(1024) * (PART // 1024) + b"the last part", list[int]()
+    file = FileDigest("config.json", len(content), sha256(content))
+    registry.upload(counted(io.BytesIO(content), counts.append), sha256=file.sha256, size=file.size)
+    assert sum(counts) == file.size  # what a bar shows, wherever the bytes go
     assert registry.missing_files("tiny", [file]) == []
 
 
@@ -186,3 +190,28 @@ def test_a_folder_is_pushed_and_pulled_whole(registry: Registry, folder: Path, t
     (out / "config.json").write_text("{}")
     with pytest.raises(Conflict, match="holds something else than the base tiny"):
         pull_base(registry, home, "tiny", out)
+
+
+def test_each_transfer_tells_its_bytes_to_the_last(registry: Registry, folder: Path, tmp_path: Path) -> None:
+    push, pull = Steps(), Steps()
+    pushed = push_base(registry, "tiny", folder, progress=push)
+    pull_base(registry, tmp_path / "home", "tiny", tmp_path / "out", progress=pull)
+    size = sum(file.size for file in pushed.files)
+    whole = (size, size, "bytes")
+    assert push.ended[f"hashing {folder}"] == push.ended["sending tokenizer.json"] == whole
+    assert pull.ended["fetching tokenizer.json of tiny"] == whole
+    assert push.ended[f"comparing {folder}"][0] > 0
+    assert push.ended["the registry checks what it got"] == (0, 0, "bytes")
+    assert pull.ended["comparing what was written"][0] > 0
+
+
+def test_a_push_that_is_interrupted_stores_no_weights_and_goes_on(registry: Registry, folder: Path) -> None:
+    def interrupt(what: str, done: int, *_: object) -> None:
+        if what.startswith(f"sending {MODEL}") and done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        push_base(registry, "tiny", folder, progress=interrupt)
+    assert not registry.base("tiny").stored
+    assert MODEL in push_base(registry, "tiny", folder).sent
+    assert registry.base("tiny").stored

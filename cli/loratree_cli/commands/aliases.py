@@ -6,6 +6,7 @@ from loratree_cli.output import json_option, print_json, say
 from loratree_cli.screens.hints import say_no_alias
 from loratree_cli.screens.tables import Column, print_table
 from loratree_registry.connect import connected
+from loratree_registry.core.records import Alias
 from loratree_registry.core.registry import Registry
 from loratree_registry.errors import NotFound
 
@@ -38,8 +39,8 @@ def set_(path: str, name: str, version: str, expected: int | None, as_json: bool
     """
     with connected() as opened:
         number = int(version) if version.isdecimal() else opened.version(f"{path}@{version}").number
-        now = _current_version(opened, path, name) if expected is None else expected or None
-        moved = opened.set_alias(path, name, version=number, expected=now)
+        now = _current(opened, path, name) if expected is None else None
+        moved = opened.set_alias(path, name, version=number, expected=now.version if now else expected or None)
     if as_json:
         print_json(moved)
     else:
@@ -69,19 +70,23 @@ def ls(path: str, as_json: bool) -> None:
 @alias.command("rm")
 @click.argument("path")
 @click.argument("name")
-def rm(path: str, name: str) -> None:
+@json_option
+def rm(path: str, name: str, as_json: bool) -> None:
     """Remove the alias NAME at PATH; the version stays.
 
     \b
     loratree alias rm tiny/medicine stable
     """
     with connected() as opened:
-        now = _current_version(opened, path, name)
+        now = _current(opened, path, name)
         if now is None:
             raise NotFound(f"{path} has no alias {name!r}: see `loratree alias ls {path}`")
-        opened.delete_alias(path, name, expected=now)
-    say(f"{path} has no alias {name} any more")
+        opened.delete_alias(path, name, expected=now.version)
+    if as_json:
+        print_json(now)
+    else:
+        say(f"{path} has no alias {name} any more")
 
 
-def _current_version(opened: Registry, path: str, name: str) -> int | None:
-    return next((alias.version for alias in opened.aliases(path) if alias.name == name), None)
+def _current(opened: Registry, path: str, name: str) -> Alias | None:
+    return next((alias for alias in opened.aliases(path) if alias.name == name), None)

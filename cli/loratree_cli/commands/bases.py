@@ -15,14 +15,15 @@ from loratree_cli.output import (
     print_json,
     say,
     short,
-    verbose_option,
-    working,
 )
+from loratree_cli.progress import at_out, working
 from loratree_cli.screens.fields import draw_fields
 from loratree_cli.screens.hints import say_no_base
 from loratree_cli.screens.tables import Column, print_table
 from loratree_cli.screens.terminal import terminal
 from loratree_registry.connect import connected
+from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.progress import Progress
 from loratree_registry.core.records import Base
 from loratree_registry.core.registry import MAX_PAGE, Registry
 from loratree_registry.errors import listed
@@ -51,7 +52,6 @@ def base() -> None:
 @click.argument("directory", type=a_path)
 @click.option("--source", help="Where it came from, such as a hub name; no code opens it.")
 @click.option("--store", is_flag=True, help="Store its weights too, as `base push` does.")
-@verbose_option
 @json_option
 def add(name: str, directory: Path, source: str | None, store: bool, as_json: bool) -> None:
     """Record the model in DIRECTORY as the base NAME.
@@ -63,19 +63,13 @@ def add(name: str, directory: Path, source: str | None, store: bool, as_json: bo
     loratree base add tiny ./tiny-llama --store
     loratree base add llama-3.1-8b /models/llama-3.1-8b --source meta-llama/Llama-3.1-8B
     """
-    from loratree_composer.base.manifest import read_base
-    from loratree_registry.tensor_files.checkpoint import open_checkpoint
-    from loratree_registry.tensor_files.comparison import has_names
     from loratree_registry.workspace.base_locations import remember_base
 
     with connected() as opened:
-        with working(f"reading {directory}"):
-            manifest = read_base(directory)
-            # Files are compared where tensors cannot be, so that an adapter that was trained on them finds its pin.
-            files = None if has_names(directory, manifest) else open_checkpoint(directory).hash_files()
-            manifest = replace(manifest, weight_files=files)
+        with working(f"reading {directory}", kept="nothing was recorded: run the same command again") as on_progress:
+            manifest = _read(directory, on_progress)
         # The folder is recorded first: if the disk is full, a folder without a base does no harm.
-        remember_base(Settings.from_environment().home, manifest.digest, directory, files)
+        remember_base(Settings.from_environment().home, manifest.digest, directory, manifest.weight_files)
         added = opened.add_base(name, manifest, source=source)
         bases = every(lambda after: opened.bases(after=after, limit=MAX_PAGE))
         others = [known.name for known in bases if known.digest == added.digest and known.name != name]
@@ -93,6 +87,19 @@ def add(name: str, directory: Path, source: str | None, store: bool, as_json: bo
                 "trees, and Composer(model) needs base=NAME"
             )
         echo(added.digest)
+
+
+def _read(directory: Path, on_progress: Progress) -> BaseManifest:
+    from loratree_composer.base.manifest import read_base
+    from loratree_registry.tensor_files.checkpoint import open_checkpoint
+    from loratree_registry.tensor_files.comparison import has_names
+
+    manifest = read_base(directory, progress=on_progress)
+    # Files are compared where tensors cannot be, so that an adapter that was trained on them finds its pin.
+    if has_names(directory, manifest):
+        return replace(manifest, weight_files=None)
+    files = open_checkpoint(directory).telling(on_progress, f"hashing the files of {directory}").hash_files()
+    return replace(manifest, weight_files=files)
 
 
 @base.command("push")
@@ -119,7 +126,8 @@ def push(name: str, directory: Path, as_json: bool) -> None:
 @base.command("pull")
 @click.argument("name")
 @click.option("--out", type=a_path, required=True, help="The folder to write; new or empty.")
-def pull(name: str, out: Path) -> None:
+@json_option
+def pull(name: str, out: Path, as_json: bool) -> None:
     """Download the stored weights of the base NAME, so that this machine can compose on it.
 
     \b
@@ -128,8 +136,12 @@ def pull(name: str, out: Path) -> None:
     """
     from loratree_registry.workspace.base_transfer import pull_base
 
-    with connected() as opened, working(f"pulling {name}"):
-        pulled = pull_base(opened, Settings.from_environment().home, name, out)
+    kept = at_out(out, "the files that arrived whole are kept: the same command fetches the rest")
+    with connected() as opened, working(f"pulling {name}", kept=kept) as on_progress:
+        pulled = pull_base(opened, Settings.from_environment().home, name, out, progress=on_progress)
+    if as_json:
+        print_json(pulled)
+        return
     say(f"the base {pulled.name} is in {out}")
     echo(pulled.digest)
 
@@ -171,7 +183,8 @@ def set_(name: str, source: str, as_json: bool) -> None:
 
 @base.command("rm")
 @click.argument("name")
-def rm(name: str) -> None:
+@json_option
+def rm(name: str, as_json: bool) -> None:
     """Remove the base NAME and its tree, if the tree has no versions.
 
     Tombstones of deleted versions go too, unless one was quarantined. `loratree gc` removes stored weights.
@@ -180,8 +193,12 @@ def rm(name: str) -> None:
     loratree base rm tiny
     """
     with connected() as opened:
+        removed = opened.base(name) if as_json else None
         opened.remove_base(name)
-    say(f"the base {name} is removed")
+    if removed is not None:
+        print_json(removed)
+    else:
+        say(f"the base {name} is removed")
 
 
 @base.command("ls")
@@ -223,8 +240,9 @@ def _cells(base: Base) -> tuple[object, ...]:
 def _push(opened: Registry, name: str, directory: Path) -> "Pushed":
     from loratree_registry.workspace.base_transfer import push_base
 
-    with working(f"storing {directory}"):
-        pushed = push_base(opened, name, directory, progress=lambda what, _, size: say(f"{what}, {size:,} bytes"))
+    kept = f"the files and parts that arrived stay for a day: `loratree base push {name} {directory}` sends the rest"
+    with working(f"storing {directory}", kept=kept) as on_progress:
+        pushed = push_base(opened, name, directory, progress=on_progress)
     if pushed.not_stored:
         say(f"not stored: {', '.join(pushed.not_stored)}")
     say(f"the weights of {name} are stored: {len(pushed.sent)} of {len(pushed.files)} files were sent")

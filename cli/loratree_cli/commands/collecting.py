@@ -5,6 +5,7 @@ from datetime import timedelta
 import click
 
 from loratree_cli.output import bytes_text, echo, json_option, print_json, say
+from loratree_cli.progress import working
 from loratree_registry.core.times import parse_duration
 from loratree_registry.errors import Invalid
 from loratree_registry.settings import Settings
@@ -28,9 +29,13 @@ def gc(grace: str, dry_run: bool, as_json: bool) -> None:
     from loratree_registry.housekeeping.collecting import collect
 
     settings, idle = Settings.from_environment(), _parse_grace(grace)
-    counts, size = {"blob": 0, "upload": 0}, 0
-    with open_storage(settings) as storage:
-        for removed in collect(storage, settings.home / "uploads", grace=idle, dry_run=dry_run):
+    counts, size, done = {"blob": 0, "upload": 0}, 0, "would be removed" if dry_run else "removed"
+
+    def kept() -> str:
+        return f"{counts['blob']} blobs and {counts['upload']} unfinished uploads {done}: the same command goes on"
+
+    with open_storage(settings) as storage, working("collecting", kept=kept) as on_progress:
+        for removed in collect(storage, settings.home / "uploads", grace=idle, dry_run=dry_run, progress=on_progress):
             counts[removed.kind] += 1
             size += removed.size
             if not as_json:
@@ -39,7 +44,6 @@ def gc(grace: str, dry_run: bool, as_json: bool) -> None:
         totals = {"blobs": counts["blob"], "bytes": size, "uploads": counts["upload"]}
         print_json({"dry_run": dry_run, "grace_s": int(idle.total_seconds()), **totals})
         return
-    done = "would be removed" if dry_run else "removed"
     say(f"{counts['blob']} blobs, {bytes_text(size)}, and {counts['upload']} unfinished uploads {done}")
 
 

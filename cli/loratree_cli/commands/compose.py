@@ -8,7 +8,8 @@ import click
 
 from loratree_cli.following import warn_if_unset
 from loratree_cli.options import a_path, limit_options, weight_option
-from loratree_cli.output import echo, json_option, numbers, print_json, say, strict_option, working
+from loratree_cli.output import echo, json_option, numbers, print_json, say, strict_option
+from loratree_cli.progress import at_out, working
 from loratree_registry.connect import connected
 from loratree_registry.core.chain import Limit, Mode, Step
 from loratree_registry.settings import Settings
@@ -57,10 +58,11 @@ def compose(
     """
     if limit is not None and mode != "flatten":
         raise click.UsageError(f"--rank and --energy go with --mode flatten, got --mode {mode}")
-    from loratree_composer import compose as compose_files
-    from loratree_composer.flatten.compression import read_compression
+    kept = at_out(out, "adapters that were fetched are kept: run the same command again")
+    with connected() as opened, working(f"composing {ref}", kept=kept) as on_progress:
+        from loratree_composer import compose as compose_files
+        from loratree_composer.flatten.compression import read_compression
 
-    with connected() as opened, working(f"composing {ref}"):
         lockfile = compose_files(
             opened,
             ref,
@@ -72,6 +74,7 @@ def compose(
             weights=weights,
             limit=limit,
             strict=strict,
+            progress=on_progress,
         )
         warn_if_unset(opened, ref, follow)
         compression = read_compression(out) if limit is not None else None

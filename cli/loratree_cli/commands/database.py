@@ -2,7 +2,8 @@
 
 import click
 
-from loratree_cli.output import say
+from loratree_cli.output import json_option, print_json, say
+from loratree_cli.progress import working
 from loratree_registry.errors import Invalid
 from loratree_registry.settings import Settings
 
@@ -13,7 +14,8 @@ def db() -> None:
 
 
 @db.command("upgrade")
-def upgrade() -> None:
+@json_option
+def upgrade(as_json: bool) -> None:
     """Bring the schema of LORATREE_DATABASE up to this release; safe to run again, and by several at the same time.
 
     The embedded SQLite database is upgraded automatically.
@@ -26,4 +28,11 @@ def upgrade() -> None:
             "LORATREE_URL names a registry that is served, and this command cannot reach its database: "
             "unset it, and run the command with the server's LORATREE_DATABASE"
         )
-    say(f"the schema is at revision {upgrade_database(settings)}")
+    with working(
+        "bringing the schema up to date", kept="each revision is whole or not there: the same command goes on"
+    ):
+        revision = upgrade_database(settings)
+    if as_json:
+        print_json({"revision": revision})
+    else:
+        say(f"the schema is at revision {revision}")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import click
 
 from loratree_cli.output import bytes_text, counted, echo, every, json_option, print_json, say
+from loratree_cli.progress import working
 from loratree_registry.connect import connected
 from loratree_registry.core.records import Retained
 from loratree_registry.core.registry import MAX_PAGE, Registry
@@ -33,15 +34,20 @@ def delete(ref: str, reason: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("path")
-def rm(path: str) -> None:
+@json_option
+def rm(path: str, as_json: bool) -> None:
     """Remove the node PATH if it is empty: it has no children, no versions, and no tombstones.
 
     \b
     loratree rm tiny/medicin
     """
     with connected() as opened:
+        removed = opened.node(path) if as_json else None
         opened.remove_node(path)
-    say(f"{path} is removed")
+    if removed is not None:
+        print_json(removed)
+    else:
+        say(f"{path} is removed")
 
 
 @click.command()
@@ -59,7 +65,8 @@ def retain(path: str, keep: int, below: bool, dry_run: bool, as_json: bool) -> N
     loratree retain tiny/medicine --keep 5 --dry-run
     loratree retain tiny --keep 5 --below
     """
-    with connected() as opened:
+    kept = "what was deleted stays deleted, as the same command does: run it again"
+    with connected() as opened, working(f"looking through {path}", kept=kept):
         nodes = [node for node in _retain_each(opened, path, keep, below, dry_run) if node.deleted]
     if as_json:
         print_json(nodes)

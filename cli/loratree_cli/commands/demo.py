@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from loratree_cli.early_end import Interrupted
 from loratree_cli.options import a_path
 from loratree_registry.errors import Unavailable
 
@@ -30,4 +31,6 @@ def demo(out: Path, fresh: bool) -> None:
         status = run_demo(out, fresh=fresh)
     except ModuleNotFoundError as error:
         raise Unavailable(f"the demo needs {error.name}: pip install 'loratree[demo]'") from error
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"the finished parts stay in {out}: the same command goes on without --fresh") from error
     sys.exit(status)

@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from loratree_cli.options import a_path
-from loratree_cli.output import bytes_text, counted, json_option, print_json, progress, say
+from loratree_cli.output import bytes_text, counted, json_option, print_json, say
+from loratree_cli.progress import at_out, working
 from loratree_registry.settings import Settings
 
 
@@ -31,7 +32,8 @@ def export_(path: str | None, out: Path, as_json: bool) -> None:
     from loratree_registry.embedded.storage import open_storage
     from loratree_registry.housekeeping.exports.exporting import export
 
-    with open_storage(Settings.from_environment()) as storage, progress() as on_progress:
+    kept = at_out(out, "run the same command again")
+    with open_storage(Settings.from_environment()) as storage, working("exporting", kept=kept) as on_progress:
         exported = export(storage, path, out, progress=on_progress)
     if as_json:
         print_json(exported)
@@ -59,7 +61,8 @@ def import_(export: Path, as_json: bool) -> None:
     from loratree_registry.embedded.storage import open_storage
     from loratree_registry.housekeeping.exports.importing import import_ as import_export
 
-    with open_storage(Settings.from_environment()) as storage, progress() as on_progress:
+    kept = "the records are here whole or not at all, and the files that were stored stay for a day: run it again"
+    with open_storage(Settings.from_environment()) as storage, working("importing", kept=kept) as on_progress:
         imported = import_export(storage, export, progress=on_progress)
     if as_json:
         print_json(imported)

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import click
 
+from loratree_cli import early_end
 from loratree_cli.options import a_path
 from loratree_cli.output import (
     bytes_text,
+    complain,
     counted,
     echo,
     json_option,
     pin_text,
     print_json,
-    progress,
     say,
     say_refused,
-    verbose_option,
-    working,
 )
+from loratree_cli.progress import working
 from loratree_registry.connect import connected
 from loratree_registry.core.paths import LEVELS, Level
 from loratree_registry.settings import Settings
@@ -47,7 +47,6 @@ from loratree_registry.settings import Settings
 )
 @click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="With --manifest: threads.")
 @click.option("--dry-run", is_flag=True, help="With --manifest: check every line and publish none.")
-@verbose_option
 @json_option
 def publish(
     directory: Path | None,
@@ -109,23 +108,27 @@ def _print_manifest(directory: Path, under: str, fields: dict[str, str | None]) 
 
 
 def _publish_many(manifest: Path, jobs: int, dry_run: bool, as_json: bool) -> None:
-    from loratree_registry.workspace.publish_many import publish_rows, read_rows
+    from loratree_registry.workspace.publish_many import INTERRUPTED, publish_rows, read_rows
 
     rows = read_rows(manifest)
     home = Settings.from_environment().home
-    with connected() as opened, progress() as on_progress:
+    kept = "what was published stays: the same command goes on"
+    with connected() as opened, working(f"reading {manifest}", kept=kept) as on_progress:
         report = publish_rows(opened, rows, home=home, jobs=jobs, dry_run=dry_run, progress=on_progress)
     for outcome in report.outcomes:
         if outcome.status == "refused":
             say_refused(f"line {outcome.line}: {outcome.path}: {outcome.says}", outcome.details)
-    if report.stopped:
-        say(f"stopped with {report.left} of {len(rows)} lines to go ({report.stopped}): the same command goes on")
+    if report.stopped == INTERRUPTED:
+        done = f"{report.published} published, {report.left} of {len(rows)} lines to go"
+        complain(f"loratree: interrupted: {done}: the same command goes on")
+    elif report.stopped:
+        complain(f"stopped with {report.left} of {len(rows)} lines to go ({report.stopped}): the same command goes on")
     if as_json:
         print_json(report)
     else:
         done = f"{report.ready} to publish" if dry_run else f"{report.published} published"
         echo(f"{done}, {report.already} already there, {report.refused} refused")
-    sys.exit(1 if report.refused or report.left else 0)
+    sys.exit(early_end.INTERRUPTED if report.stopped == INTERRUPTED else 1 if report.refused or report.left else 0)
 
 
 def _publish_one(
@@ -140,7 +143,11 @@ def _publish_one(
 ) -> None:
     from loratree_registry.workspace.publish import publish_directory
 
-    with connected() as opened, working(f"publishing {directory}"):
+    kept = (
+        "a version is published whole or not at all; the parts that arrived stay for a day: the same command sends "
+        "the rest"
+    )
+    with connected() as opened, working(f"publishing {directory}", kept=kept) as on_progress:
         submitted = publish_directory(
             opened,
             directory,
@@ -151,6 +158,7 @@ def _publish_one(
             home=Settings.from_environment().home,
             trained_on=trained_on,
             force_parent=force_parent,
+            progress=on_progress,
         )
     version, created = submitted.published.version, submitted.published.created
     for warning in submitted.published.warnings:

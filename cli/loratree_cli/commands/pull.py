@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from loratree_cli.options import a_path
-from loratree_cli.output import echo, say, strict_option, working
+from loratree_cli.output import echo, json_option, print_json, say, strict_option
+from loratree_cli.progress import at_out, working
 from loratree_registry.connect import connected
 from loratree_registry.settings import Settings
 
@@ -14,7 +15,8 @@ from loratree_registry.settings import Settings
 @click.argument("ref")
 @click.option("--out", type=a_path, required=True, help="The folder to write; new or empty.")
 @strict_option
-def pull(ref: str, out: Path, strict: bool) -> None:
+@json_option
+def pull(ref: str, out: Path, strict: bool, as_json: bool) -> None:
     """Download the version that REF names as a PEFT directory: its own adapter, without its ancestors.
 
     \b
@@ -22,7 +24,12 @@ def pull(ref: str, out: Path, strict: bool) -> None:
     """
     from loratree_registry.workspace.fetch import pull as pull_version
 
-    with connected() as opened, working(f"pulling {ref}"):
-        version = pull_version(opened, Settings.from_environment().home, ref, out, strict=strict)
+    home = Settings.from_environment().home
+    kept = at_out(out, "a file that arrived whole is kept: run the same command again")
+    with connected() as opened, working(f"pulling {ref}", kept=kept) as on_progress:
+        version = pull_version(opened, home, ref, out, strict=strict, progress=on_progress)
+    if as_json:
+        print_json(version)
+        return
     say(f"{version.path}@{version.number} is in {out}")
     echo(version.digest)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from loratree_cli.output import bytes_text, counted, echo, json_option, print_json, progress, say
+from loratree_cli.output import bytes_text, counted, echo, json_option, print_json, say
+from loratree_cli.progress import working
 from loratree_registry.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def verify(ref: str | None, sample: str | None, seed: int, adapters: bool, as_js
     from loratree_registry.housekeeping.verifying import verify as verify_stored
 
     chosen = None if sample is None else _parse_sample(sample, seed)
-    with open_storage(Settings.from_environment()) as storage, progress() as on_progress:
+    kept = "nothing was changed, and nothing is known of the rest: run the same command again"
+    with open_storage(Settings.from_environment()) as storage, working("verifying", kept=kept) as on_progress:
         report = verify_stored(storage, ref, sample=chosen, adapters=adapters, progress=on_progress)
     if as_json:
         print_json(report)

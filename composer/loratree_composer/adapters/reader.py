@@ -1,12 +1,14 @@
 """A reader of one base's adapters, which fetches by digest, verifies, reads, and caches the last used adapters."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from loratree_composer.adapters.adapter import Adapter, WeightedChain, read_adapter
 from loratree_composer.adapters.budget import Budget, Cache
 from loratree_composer.adapters.stored_parts import StoredParts
-from loratree_registry.core.digests import version_digest
+from loratree_registry.core.digests import FileDigest, version_digest
 from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.progress import Counter, Progress, Tick, silent
 from loratree_registry.core.records import ADAPTER_WEIGHTS, Link, Resolution, Version
 from loratree_registry.core.registry import Registry
 from loratree_registry.errors import Corrupt
@@ -32,7 +34,7 @@ class AdapterReader:
         self._home = home
         self._cache: Cache[tuple[str, Adapter]] = Cache(budget or Budget(), "adapters", share=0.5)
 
-    def load_chain(self, resolution: Resolution) -> list[tuple[Adapter, float]]:
+    def load_chain(self, resolution: Resolution, *, progress: Progress = silent) -> list[tuple[Adapter, float]]:
         """Return the adapters of a resolved chain with their level weights, root to leaf.
 
         Raises Corrupt if bytes or records do not have the digests that name them.
@@ -40,18 +42,20 @@ class AdapterReader:
         self._check(resolution)
         known = all(link.digest in self._cache for link in resolution.chain)
         records = {} if known else self._fetch_records(resolution.chain)
+        counter = _counter_of(progress, resolution.chain, records)
         chain: list[tuple[Adapter, float]] = []
         for link in resolution.chain:
-            chain.append((self._get_adapter(link, records, chain), link.weight))
+            chain.append((self._get_adapter(link, records, chain, counter.add), link.weight))
         return chain
 
-    def open_chain(self, resolution: Resolution) -> list[tuple[Adapter, float]]:
+    def open_chain(self, resolution: Resolution, *, progress: Progress = silent) -> list[tuple[Adapter, float]]:
         """Return the chain as `load_chain` does, but leave the parts in their files, to be read at each access."""
         self._check(resolution)
         records = self._fetch_records(resolution.chain)
+        counter = _counter_of(progress, resolution.chain, records)
         chain: list[tuple[Adapter, float]] = []
         for link in resolution.chain:
-            chain.append((self._open_stored(link, records, chain), link.weight))
+            chain.append((self._open_stored(link, records, chain, counter.add), link.weight))
         return chain
 
     def _check(self, resolution: Resolution) -> None:
@@ -74,28 +78,30 @@ class AdapterReader:
         """Remove every adapter from the cache."""
         self._cache.clear()
 
-    def _get_adapter(self, link: Link, records: Records, above: WeightedChain) -> Adapter:
+    def _get_adapter(self, link: Link, records: Records, above: WeightedChain, on_read: Tick) -> Adapter:
         if (cached := self._cache.get(link.digest)) is not None:
             return cached[1]
-        adapter = self._read(link, records, above)
+        adapter = self._read(link, records, above, on_read)
         self._cache.put(link.digest, (_ref_of(link), adapter), adapter.nbytes)
         return adapter
 
-    def _read(self, link: Link, records: Records, above: WeightedChain) -> Adapter:
-        file, _, spec = self._open(link, records, above)
+    def _read(self, link: Link, records: Records, above: WeightedChain, on_read: Tick) -> Adapter:
+        file, _, spec = self._open(link, records, above, on_read)
         return read_adapter(file, spec, digest=link.digest, task_type=_task_type_of(records.get(link.digest)))
 
-    def _open_stored(self, link: Link, records: Records, above: WeightedChain) -> Adapter:
-        file, header, spec = self._open(link, records, above)
+    def _open_stored(self, link: Link, records: Records, above: WeightedChain, on_read: Tick) -> Adapter:
+        file, header, spec = self._open(link, records, above, on_read)
         return Adapter(StoredParts(file, header, spec), link.digest, _task_type_of(records.get(link.digest)))
 
-    def _open(self, link: Link, records: Records, above: WeightedChain) -> tuple[Path, Header, AdapterSpec]:
+    def _open(
+        self, link: Link, records: Records, above: WeightedChain, on_read: Tick
+    ) -> tuple[Path, Header, AdapterSpec]:
         """Fetch a version's weights, and return the file, its header and the spec of the adapter."""
         ref, version = _ref_of(link), records.get(link.digest)
-        weights = [file for file in version.files if file.name == ADAPTER_WEIGHTS] if version is not None else []
+        weights = _weights_of(version)
         if version is None or self._digest_of(version) != link.digest or len(weights) != 1:
             raise Corrupt(f"the registry's record of {ref} does not give the digest {link.digest} that names it")
-        path = fetch(self._registry, self._home, ref, weights[0])
+        path = fetch(self._registry, self._home, ref, weights[0], on_read=on_read)
         with open_fetched(path) as stream:
             header = read_header(stream, weights[0].size, name=ref)
         untied = bool(self._tied) and self._is_trained_untied(version, records, above)
@@ -121,6 +127,16 @@ class AdapterReader:
             return version_digest(base_digest=self._base_digest, pin_digest=pin, config=config, files=files)
         except ValueError:  # a record that no digest names
             return None
+
+
+def _weights_of(version: Version | None) -> list[FileDigest]:
+    return [file for file in version.files if file.name == ADAPTER_WEIGHTS] if version is not None else []
+
+
+def _counter_of(progress: Progress, links: Sequence[Link], records: Records) -> Counter:
+    """Return a counter of the bytes of a chain's adapters."""
+    size = sum(file.size for link in links for file in _weights_of(records.get(link.digest)))
+    return Counter(progress, "fetching adapters", size)
 
 
 def _task_type_of(version: Version | None) -> str | None:

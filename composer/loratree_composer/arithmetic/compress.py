@@ -12,6 +12,7 @@ from torch import Tensor
 from loratree_composer.arithmetic.lowrank import LowRank
 from loratree_composer.arithmetic.precision import full_float32
 from loratree_registry.core.chain import Limit
+from loratree_registry.core.progress import Tick, uncounted
 from loratree_registry.errors import Invalid, listed
 
 EPSILON: Final = torch.finfo(torch.float64).eps
@@ -39,18 +40,25 @@ class Compressed:
         return float(largest * torch.linalg.vector_norm(self.singular_values / largest)) if largest > 0 else 0.0
 
 
-def compressed(deltas: Mapping[str, LowRank], limit: Limit) -> dict[str, Compressed]:
-    """Truncate each module's delta to `limit`. Raises Invalid, naming every module with a norm that is not finite."""
+def compressed(deltas: Mapping[str, LowRank], limit: Limit, *, on_done: Tick = uncounted) -> dict[str, Compressed]:
+    """Truncate each module's delta to `limit`; call `on_done(1)` after each, in its thread.
+
+    Raises Invalid, naming every module with a norm that is not finite.
+    """
     infinite = sorted(name for name, d in deltas.items() if not isfinite(d.largest() * sqrt(prod(d.shape))))
     if infinite:
         raise Invalid(
             f"the scaled factors of {listed(infinite, limit=3)} hold values that are not finite, or have a product "
             "that is not, and cannot be compressed: take smaller level weights, or train with a smaller lora_alpha"
         )
+
+    def cut(delta: LowRank) -> Compressed:
+        done = truncated(delta, limit)
+        on_done(1)
+        return done
+
     with full_float32():
-        return dict(
-            zip(deltas, _map_modules(lambda delta: truncated(delta, limit), list(deltas.values())), strict=True)
-        )
+        return dict(zip(deltas, _map_modules(cut, list(deltas.values())), strict=True))
 
 
 def _map_modules(function: Callable[[LowRank], Compressed], deltas: Sequence[LowRank]) -> list[Compressed]:

@@ -23,6 +23,7 @@ from loratree_composer.base.stored_tensor import DTYPES, digest_of, type_of
 from loratree_composer.base.token_ties import find_embedding, find_token_ties
 from loratree_composer.base.untied import remaining_ties
 from loratree_registry.core.manifest import PAST_FORWARD, BaseManifest, Parameter, check_manifest
+from loratree_registry.core.progress import BYTES, Counter, Progress, silent
 from loratree_registry.core.records import ADAPTER_CONFIG
 from loratree_registry.disk.plain_files import explain_hub_cache
 from loratree_registry.errors import Invalid, NotFound, listed
@@ -33,7 +34,7 @@ from loratree_registry.tensor_files.checkpoint import RESAVE, Checkpoint, Tensor
 _PIECE: Final = 1 << 20  # values
 
 
-def read_base(directory: Path) -> BaseManifest:
+def read_base(directory: Path, *, progress: Progress = silent) -> BaseManifest:
     """Return the manifest of a checkpoint that transformers loads, without running code from its directory.
 
     The base is what transformers loads: tensors under the names of the model, whatever the checkpoint calls them, and
@@ -48,6 +49,7 @@ def read_base(directory: Path) -> BaseManifest:
         )
     if (cache := explain_hub_cache(directory)) is not None:
         raise Invalid(cache)
+    progress(f"reading {directory}", 0, 0, BYTES)
     read_config(directory)  # before the weights, because a folder without a config holds no model at all
     checkpoint = open_checkpoint(directory)
     model = meta_model(directory, checkpoint)
@@ -59,8 +61,10 @@ def read_base(directory: Path) -> BaseManifest:
     try:
         layout = layout_of(model, checkpoint.types())
         if layout.is_converted:
-            return manifest_of_module(load_model(checkpoint, model))
-        manifest = manifest_of(model, Named(checkpoint, layout), leftovers=layout.leftovers)
+            progress(f"loading {directory}", 0, 0, BYTES)
+            return manifest_of_module(load_model(checkpoint, model), progress=progress)
+        named = Named(checkpoint.telling(progress, f"hashing {directory}"), layout)
+        manifest = manifest_of(model, named, leftovers=layout.leftovers)
         return manifest.with_layout(layout.names, layout.leftovers)
     except Invalid as error:
         raise Invalid(f"{directory} is not a usable base: {error}", details=error.details) from error
@@ -118,9 +122,9 @@ def manifest_of(module: nn.Module, source: Tensors, *, leftovers: Sequence[str] 
     )
 
 
-def manifest_of_module(module: nn.Module) -> BaseManifest:
+def manifest_of_module(module: nn.Module, *, progress: Progress = silent) -> BaseManifest:
     """Return the manifest of a live module, hashing one tensor at a time from the device that holds it."""
-    return manifest_of(module, _Live(module))
+    return manifest_of(module, _Live(module, progress))
 
 
 @dataclass(frozen=True)
@@ -153,8 +157,9 @@ class Named:
 class _Live:
     """A source of tensor types and digests, read from a live module."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, progress: Progress) -> None:
         self._tensors = tensors(module)
+        self._counter = Counter(progress, "hashing the model", len(self._tensors), "tensors")
         empty = sorted(name for name, tensor in self._tensors.items() if tensor.is_meta)
         if empty:
             raise Invalid(
@@ -165,6 +170,7 @@ class _Live:
         return {name: type_of(tensor) for name, tensor in self._tensors.items()}
 
     def sha256(self, name: str) -> str:
+        self._counter.add()
         return digest_of(self._tensors[name])
 
     def pieces(self, name: str) -> Iterator[Tensor]:

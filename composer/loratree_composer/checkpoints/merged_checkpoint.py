@@ -21,6 +21,7 @@ from loratree_composer.checkpoints.pipeline_modules import copy_modules
 from loratree_composer.checkpoints.untying import deny_ties, must_untie, untie, widen_index, widened_head
 from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.progress import BYTES, Counter, Progress, silent
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.tensor_files.checkpoint import INDEX, Checkpoint, Shard
 from loratree_registry.tensor_files.comparison import misfits
@@ -31,7 +32,13 @@ _NOT_BESIDE: Final = ("loratree.json", "adapter_config.json", "trainer_state.jso
 
 
 def write_merged(
-    base: Checkpoint, manifest: BaseManifest, programs: Mapping[str, Program], out: Path, *, untied: bool = False
+    base: Checkpoint,
+    manifest: BaseManifest,
+    programs: Mapping[str, Program],
+    out: Path,
+    *,
+    untied: bool = False,
+    progress: Progress = silent,
 ) -> None:
     """Write the base into `out`, with each program merged into the tensor of its name and all other tensors unchanged.
 
@@ -55,7 +62,7 @@ def write_merged(
         if not layout_of(model, base.types()).is_converted:
             raise _not_the_base(base.directory, problems)
         is_apart = must_untie(manifest, programs, untied=untied)
-        if problems := write_merged_model(base, model, manifest, programs, out, is_apart=is_apart):
+        if problems := write_merged_model(base, model, manifest, programs, out, is_apart=is_apart, progress=progress):
             raise _not_the_base(base.directory, problems)
         _copy_beside(base.directory, out, without=INDEX)
         if is_apart:
@@ -63,7 +70,7 @@ def write_merged(
         return
     _copy_beside(base.directory, out)
     added = untie(base, manifest, programs, out, untied=untied)
-    for shard in base.shards:
+    for shard in base.telling(progress, f"merging into {base.directory}").shards:
         with (out / shard.path.name).open("wb") as target:
             _write_shard(shard, manifest, programs, added, target)
     if added and (out / INDEX).is_file():
@@ -143,6 +150,7 @@ def write_merged_model(
     out: Path,
     *,
     is_apart: bool,
+    progress: Progress = silent,
 ) -> list[str]:
     """Load the model, merge in its memory and let transformers write it into `out` in the layout of the base.
 
@@ -151,8 +159,9 @@ def write_merged_model(
     Returns a clause for each difference from the manifest's base; if there is any, nothing is written. Raises Invalid
     if a program changes a tensor that is never saved, if a tie cannot be taken apart, or if a value is not finite.
     """
+    progress(f"loading {base.directory}", 0, 0, BYTES)
     model = load_model(base, described)
-    if differences := _compare_manifests(manifest_of_module(model), manifest):
+    if differences := _compare_manifests(manifest_of_module(model, progress=progress), manifest):
         return differences
     if lost := sorted(never_saved(model) & programs.keys()):
         raise Invalid(
@@ -162,7 +171,9 @@ def write_merged_model(
     if is_apart:
         take_apart(model)
     live, first = tensors(model), {name for name, first in ties(model).items() if name == first}
+    counter = Counter(progress, "merging", len(first & programs.keys()), "tensors", then="writing the model")
     for name in sorted(first & programs.keys()):
+        counter.add()
         merge_into(live[name], live[name], programs[name].edits, name=name)
     sizes = [shard.header.size for shard in base.shards]
     save_converted(model, out, largest=max(sizes) if len(sizes) > 1 else 2 * max(sizes))

@@ -22,6 +22,7 @@ from loratree_composer.flatten.places import flat_places, nesting
 from loratree_composer.flatten.targets import target_modules
 from loratree_registry.core.chain import Limit
 from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.progress import Counter, Progress, silent
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.peft_format.classify import classify
 from loratree_registry.peft_format.names import BaseIndex
@@ -50,6 +51,7 @@ def flattened(
     *,
     base_model: str | None,
     limit: Limit | None = None,
+    progress: Progress = silent,
 ) -> FlatAdapter:
     """Return one PEFT LoRA with the effect of all (adapter, level weight) from root to leaf, without the base's values.
 
@@ -70,12 +72,13 @@ def flattened(
     fit the base, or if a value is not finite.
     """
     dtypes = {parameter.name: DTYPES[parameter.dtype] for parameter in manifest.parameters}
-    parts, base = flat_parts(programs_of(chain), dtypes), BaseIndex(manifest)
+    programs, base = programs_of(chain), BaseIndex(manifest)
+    parts = flat_parts(programs, dtypes, on_done=Counter(progress, "summing the levels", len(programs), "modules").add)
     if not parts.names:
         raise Invalid(f"there is no adapter to flatten, the composition is the base itself: {REMEDY}")
     places = flat_places(parts, base, nesting(chain))
     deltas = {place.name: place.as_peft(parts.deltas[name]) for name, place in places.items() if name in parts.deltas}
-    cut = _compress(deltas, places, limit)
+    cut = _compress(deltas, places, limit, progress)
     deltas |= {name: module.delta for name, module in cut.items()}
     task = task_type(chain)
     heads = heads_of(task, parts.values, base)
@@ -119,7 +122,7 @@ def _find_dtypes(chain: Sequence[tuple[Adapter, float]]) -> set[torch.dtype]:
 
 
 def _compress(
-    deltas: Mapping[str, LowRank], places: Mapping[str, LoraPlace], limit: Limit | None
+    deltas: Mapping[str, LowRank], places: Mapping[str, LoraPlace], limit: Limit | None, progress: Progress
 ) -> dict[str, Compressed]:
     grouped = sorted(place.name for place in places.values() if place.groups > 1)
     if limit is not None and grouped:
@@ -134,7 +137,9 @@ def _compress(
                 f"no layer that the chain changes is of a size for rank {limit.rank}: compress to a rank of at most "
                 f"{highest}, or leave the limit out"
             )
-    return compressed(deltas, limit) if limit is not None else {}
+    if limit is None:
+        return {}
+    return compressed(deltas, limit, on_done=Counter(progress, "truncating", len(deltas), "modules").add)
 
 
 def _find_rank(places: Mapping[str, LoraPlace], deltas: Mapping[str, LowRank]) -> int:

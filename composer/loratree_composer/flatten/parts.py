@@ -12,6 +12,7 @@ from loratree_composer.arithmetic.lowrank import LowRank, concat
 from loratree_composer.arithmetic.merge import check_deltas, check_held, is_surely_finite, merge_into
 from loratree_composer.arithmetic.precision import full_float32
 from loratree_composer.arithmetic.program import Program
+from loratree_registry.core.progress import Tick, uncounted
 from loratree_registry.errors import Invalid, listed
 
 REMEDY = "compose it by merging"
@@ -36,7 +37,9 @@ class FlatParts:
         return {*self.deltas, *self.shifts, *self.values, *self.rows}
 
 
-def flat_parts(programs: Mapping[str, Program], dtypes: Mapping[str, torch.dtype]) -> FlatParts:
+def flat_parts(
+    programs: Mapping[str, Program], dtypes: Mapping[str, torch.dtype], *, on_done: Tick = uncounted
+) -> FlatParts:
     """Return the parts of `programs`, summed in float32. Raises Invalid, naming every tensor that has no such form.
 
     `dtypes` are those of the base's tensors: a sum that is not finite there is refused, as a merge refuses it.
@@ -57,6 +60,7 @@ def flat_parts(programs: Mapping[str, Program], dtypes: Mapping[str, torch.dtype
                 ordered.append(name)
             elif not _add(parts, name, edits):
                 mixed.append(name)
+            on_done(1)
     problems = [f"DoRA rescales what is above it in {listed(ordered, limit=3)}"] if ordered else []
     problems += [f"rows of {listed(mixed, limit=3)} are replaced after deltas were added to it"] if mixed else []
     if problems:

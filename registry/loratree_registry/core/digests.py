@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
+from loratree_registry.core.progress import Tick, uncounted
+
 DIGEST_PREFIX: Final = "sha256:"
 VERSION_SCHEMA: Final = "loratree/version/1"
 _CHUNK: Final = 1024 * 1024
@@ -29,12 +31,13 @@ def digest_json(value: Any) -> str:
     return DIGEST_PREFIX + hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def digest_stream(stream: BinaryIO) -> tuple[str, int]:
+def digest_stream(stream: BinaryIO, on_read: Tick = uncounted) -> tuple[str, int]:
     """Read `stream` to its end; return its digest and its size in bytes."""
     hasher, size = hashlib.sha256(), 0
     while chunk := stream.read(_CHUNK):
         hasher.update(chunk)
         size += len(chunk)
+        on_read(len(chunk))
     return DIGEST_PREFIX + hasher.hexdigest(), size
 
 
@@ -47,11 +50,11 @@ class FileDigest:
     sha256: str
 
 
-def holds(stream: BinaryIO, file: FileDigest) -> bool:
+def holds(stream: BinaryIO, file: FileDigest, on_read: Tick = uncounted) -> bool:
     """Return whether an open file of this machine has the size and the digest; one of another size is not read."""
     if os.fstat(stream.fileno()).st_size != file.size:
         return False
-    return digest_stream(stream) == (file.sha256, file.size)
+    return digest_stream(stream, on_read) == (file.sha256, file.size)
 
 
 def version_digest(

@@ -3,13 +3,10 @@
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from loratree_registry.errors import Invalid
-
-# Called while a long task runs, with the name of the task, how much is done, and how much there is to do.
-Progress = Callable[[str, int, int], object]
 
 _REST: Final = re.compile(r"[?#]")
 _TURNS: Final = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")

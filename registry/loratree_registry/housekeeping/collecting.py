@@ -23,6 +23,7 @@ from typing import Final, Literal
 from sqlalchemy import Engine
 
 from loratree_registry.blobs.store import BlobStore, DirectStore, StoredBlob, Transfer
+from loratree_registry.core.progress import Counter, Progress, silent
 from loratree_registry.core.times import now
 from loratree_registry.database import queries
 from loratree_registry.database.engine import freeing, reading
@@ -46,7 +47,9 @@ class Collected:
     size: int = 0
 
 
-def collect(storage: Storage, uploads: Path, *, grace: timedelta, dry_run: bool = False) -> Iterator[Collected]:
+def collect(
+    storage: Storage, uploads: Path, *, grace: timedelta, dry_run: bool = False, progress: Progress = silent
+) -> Iterator[Collected]:
     """Remove blobs that nothing refers to and nobody used for `grace`, and uploads that were abandoned.
 
     `uploads` is the folder of staged uploads. Yields each removed thing as it goes; a dry run removes nothing. Several
@@ -56,9 +59,9 @@ def collect(storage: Storage, uploads: Path, *, grace: timedelta, dry_run: bool 
     failures = _Failures()
     yield from _remove_leftovers(storage, uploads, failures, before=now() - max(grace, UPLOAD_AGE), dry_run=dry_run)
     if dry_run:
-        yield from _list_removable(engine, blobs, before)
+        yield from _list_removable(engine, blobs, before, progress)
     else:
-        yield from _remove_blobs(engine, blobs, before, failures)
+        yield from _remove_blobs(engine, blobs, before, failures, progress)
     failures.raise_any()
 
 
@@ -87,9 +90,13 @@ class _Failures:
             raise Unavailable(f"these could not be removed, all others were: {listed(list(self._reasons))}; {reason}")
 
 
-def _remove_blobs(engine: Engine, blobs: BlobStore, before: datetime, failures: _Failures) -> Iterator[Collected]:
+def _remove_blobs(
+    engine: Engine, blobs: BlobStore, before: datetime, failures: _Failures, progress: Progress
+) -> Iterator[Collected]:
     _condemn_idle(engine, before)
-    _condemn_orphans(engine, blobs, before)
+    _condemn_orphans(engine, blobs, before, progress)
+    with reading(engine) as connection:
+        counter = Counter(progress, "removing", queries.collecting.count_condemned(connection), "files")
     for blob in _list_condemned(engine):
         try:
             if _remove(engine, blobs, blob.sha256):
@@ -97,12 +104,13 @@ def _remove_blobs(engine: Engine, blobs: BlobStore, before: datetime, failures: 
         except Unavailable as error:
             failures.note(blob.sha256, error)
             blobs.size(blob.sha256)  # raises if the store does not answer at all, so the other blobs are not tried
+        counter.add()
 
 
-def _list_removable(engine: Engine, blobs: BlobStore, before: datetime) -> Iterator[Collected]:
+def _list_removable(engine: Engine, blobs: BlobStore, before: datetime, progress: Progress) -> Iterator[Collected]:
     for page in _list_idle(engine, before):
         yield from (Collected("blob", blob.sha256, blob.size) for blob in page)
-    for orphans in _list_orphans(engine, blobs, before):
+    for orphans in _list_orphans(engine, blobs, before, progress):
         yield from (Collected("blob", orphan.digest, orphan.size) for orphan in orphans)
     yield from (Collected("blob", blob.sha256, blob.size) for blob in _list_condemned(engine))
 
@@ -113,9 +121,9 @@ def _condemn_idle(engine: Engine, before: datetime) -> None:
             queries.collecting.condemn(connection, [blob.sha256 for blob in page], before=before)
 
 
-def _condemn_orphans(engine: Engine, blobs: BlobStore, before: datetime) -> None:
+def _condemn_orphans(engine: Engine, blobs: BlobStore, before: datetime, progress: Progress) -> None:
     """Insert a condemned row for each object without a row, so that there is a row to lock."""
-    for orphans in _list_orphans(engine, blobs, before):
+    for orphans in _list_orphans(engine, blobs, before, progress):
         with freeing(engine) as connection:
             queries.collecting.condemn_orphans(connection, orphans)
 
@@ -157,11 +165,13 @@ def _list_condemned(engine: Engine) -> Iterator[BlobRow]:
         after = page[-1].sha256
 
 
-def _list_orphans(engine: Engine, blobs: BlobStore, before: datetime) -> Iterator[list[StoredBlob]]:
+def _list_orphans(engine: Engine, blobs: BlobStore, before: datetime, progress: Progress) -> Iterator[list[StoredBlob]]:
+    counter = Counter(progress, "looking through the stored files", 0, "files")
     old = (blob for blob in blobs.list_blobs() if blob.modified < before)
     while page := list(islice(old, PAGE)):
         with reading(engine) as connection:
             orphans = queries.collecting.without_row(connection, page)
+        counter.add(len(page))
         yield orphans
 
 

@@ -16,7 +16,7 @@ from loratree_registry.catalog.nodes import find_node
 from loratree_registry.core.digests import DIGEST_PREFIX, digest_stream
 from loratree_registry.core.manifest import BaseManifest, read_manifest
 from loratree_registry.core.paths import parse_ref
-from loratree_registry.core.text import Progress
+from loratree_registry.core.progress import Counter, Progress, Tick, silent, stopping
 from loratree_registry.database import queries
 from loratree_registry.database.engine import reading
 from loratree_registry.database.rows import BlobRow
@@ -92,7 +92,7 @@ def verify(
     *,
     sample: Sample | None = None,
     adapters: bool = False,
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
 ) -> Verification:
     """Read and hash every stored blob, or the blobs of a subtree, or the blobs of a version and its pinned ancestors.
 
@@ -104,16 +104,20 @@ def verify(
     with tempfile.SpooledTemporaryFile(_IN_MEMORY) as queue, tempfile.SpooledTemporaryFile(_IN_MEMORY) as lines:
         with reading(storage.engine) as connection:
             if ref is not None and parse_ref(ref).selector is not None:
-                count, versions, problems = _queue_chain(connection, queue, ref)
+                queued, versions, problems = _queue_chain(connection, queue, ref)
             else:
-                count, versions, problems = _queue_tree(connection, queue, None if ref is None else parse_ref(ref).path)
+                path = None if ref is None else parse_ref(ref).path
+                queued, versions, problems = _queue_tree(connection, queue, path)
             manifests = _queue_versions(connection, lines, ref) if adapters else {}
-        chosen = range(count) if sample is None else sample.of(count)
-        size, damaged = _read_all(storage, (_read_queued(queue, place) for place in chosen), len(chosen), progress)
+        chosen = range(queued.count) if sample is None else sample.of(queued.count)
+        size = queued.size if sample is None else sum(_read_queued(queue, place).size for place in chosen)
+        counter = Counter(progress, "reading the stored files", size)
+        blobs = (_read_queued(queue, place) for place in chosen)
+        size, damaged = _read_all(storage, blobs, len(chosen), counter)
         if adapters:
             problems += _check_adapters(storage, lines, manifests, versions, progress)
     return Verification(
-        stored=count, read=len(chosen), bytes=size, versions=versions, damaged=damaged, problems=problems
+        stored=queued.count, read=len(chosen), bytes=size, versions=versions, damaged=damaged, problems=problems
     )
 
 
@@ -137,20 +141,21 @@ def _check_adapters(
     problems = _Problems()
     queued = (Recorded.of_line(line) for line in read_lines(cast("BinaryIO", lines), VersionLine, "the queue"))
     checked = AdapterChecks(storage.blobs, manifests).problems(queued)
-    for done, (version, problem) in enumerate(checked, 1):
+    counter = Counter(progress, "checking adapters", total, "versions")
+    for version, problem in checked:
         if isinstance(problem, Unavailable):
             storage.blobs.size(_ABSENT)  # raises if the whole store does not answer
         if problem is not None:
             problems.add([describe(version, problem)])
-        progress("checking adapters", done, max(done, total))
+        counter.add()
     return problems.to_list()
 
 
-def _queue_tree(connection: Connection, queue: IO[bytes], path: str | None) -> tuple[int, int, list[str]]:
+def _queue_tree(connection: Connection, queue: IO[bytes], path: str | None) -> tuple["_Queued", int, list[str]]:
     """Queue the blobs of a subtree or of the whole registry, and check the rows."""
     if path is not None:
         find_node(connection, path)
-    count = _queue_blobs(queue, queries.verifying.stream_stored(connection, path))
+    queued = _queue_blobs(queue, queries.verifying.stream_stored(connection, path))
     problems = _Problems()
     for row, _ in queries.exporting.stream_bases(connection, path):
         problems.add(_check_base(row.name, row.digest, read_manifest(row.manifest)))
@@ -159,10 +164,10 @@ def _queue_tree(connection: Connection, queue: IO[bytes], path: str | None) -> t
         problems.add(version_line(row, files).problems(row.base_digest))
         versions += 1
     problems.add(queries.verifying.contradictions(connection, path, limit=NAMED))
-    return count, versions, problems.to_list()
+    return queued, versions, problems.to_list()
 
 
-def _queue_chain(connection: Connection, queue: IO[bytes], ref: str) -> tuple[int, int, list[str]]:
+def _queue_chain(connection: Connection, queue: IO[bytes], ref: str) -> tuple["_Queued", int, list[str]]:
     """Queue the blobs of a version and its pinned ancestors, and check the digests."""
     chain = ancestry(connection, ref)
     blobs = queries.verifying.find_stored(
@@ -195,12 +200,21 @@ def _check_base(name: str, digest: str, manifest: BaseManifest) -> list[str]:
     return [] if actual == digest else [f"the base {name} has the digest {digest}, its manifest gives {actual}"]
 
 
-def _queue_blobs(queue: IO[bytes], blobs: Iterable[BlobRow]) -> int:
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    """How many blobs are queued, and their size in bytes."""
+
+    count: int
+    size: int
+
+
+def _queue_blobs(queue: IO[bytes], blobs: Iterable[BlobRow]) -> _Queued:
     """Write the blobs to disk as lines of equal length, so that any line can be read without a list in memory."""
-    count = 0
-    for count, blob in enumerate(blobs, 1):  # noqa: B007 - the last value is the count
+    count = size = 0
+    for blob in blobs:
         queue.write(f"{blob.sha256.removeprefix(DIGEST_PREFIX)} {blob.size:020d}\n".encode())
-    return count
+        count, size = count + 1, size + blob.size
+    return _Queued(count, size)
 
 
 def _read_queued(queue: IO[bytes], place: int) -> BlobRow:
@@ -209,28 +223,27 @@ def _read_queued(queue: IO[bytes], place: int) -> BlobRow:
     return BlobRow(DIGEST_PREFIX + digits.decode(), int(size))
 
 
-def _read_all(storage: Storage, blobs: Iterator[BlobRow], total: int, progress: Progress) -> tuple[int, list[Damage]]:
+def _read_all(storage: Storage, blobs: Iterator[BlobRow], total: int, counter: Counter) -> tuple[int, list[Damage]]:
     """Read the blobs in a few threads, with a short queue before them, and return the bytes and the damage."""
     size, damaged, waiting = 0, [], deque[tuple[BlobRow, Future[str | None]]]()
-    with ThreadPoolExecutor(THREADS) as threads:
-        for done in range(1, total + 1):
+    with ThreadPoolExecutor(THREADS) as threads, stopping(counter):
+        for _ in range(total):
             while len(waiting) < 2 * THREADS and (blob := next(blobs, None)) is not None:
-                waiting.append((blob, threads.submit(_check_blob, storage.blobs, blob)))
+                waiting.append((blob, threads.submit(_check_blob, storage.blobs, blob, counter.add)))
             blob, result = waiting.popleft()
             size += blob.size
             if (problem := result.result()) and (damage := _describe_damage(storage, blob, problem)):
                 damaged.append(damage)
-            progress("reading", done, total)
     return size, damaged
 
 
-def _check_blob(blobs: BlobStore, blob: BlobRow) -> str | None:
+def _check_blob(blobs: BlobStore, blob: BlobRow, on_read: Tick) -> str | None:
     """Return a clause about a damaged blob, or None if it is intact. Raises Unavailable if no blob can be read."""
     try:
         with blobs.open(blob.sha256) as stream:
             if (stored := blobs.size(blob.sha256) or 0) > blob.size:
                 return f"has {stored} bytes"
-            digest, size = digest_stream(stream)
+            digest, size = digest_stream(stream, on_read)
     except NotFound:
         return "is missing"
     except (Unavailable, OSError) as error:

@@ -3,12 +3,13 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 from loratree_registry.core.digests import DIGEST_PREFIX, digest_stream
+from loratree_registry.core.progress import Counter, Progress, Tick, silent, uncounted
 from loratree_registry.core.strict_json import parse_json
 from loratree_registry.disk.plain_files import check_inside, check_links, open_plain, plain_path, read_plain
 from loratree_registry.errors import Invalid, NotFound, listed
@@ -39,6 +40,7 @@ class Shard:
 
     path: Path
     header: Header
+    on_read: Tick = field(default=uncounted, compare=False, repr=False)
 
     def head(self) -> bytes:
         """Return the bytes before the first tensor: the header, unchanged."""
@@ -70,7 +72,7 @@ class Shard:
     def hash_file(self) -> str:
         """Return the digest over the file's bytes."""
         with open_plain(self.path, remedy=RESAVE) as stream:
-            return digest_stream(stream)[0]
+            return digest_stream(stream, self.on_read)[0]
 
     def _read(self, start: int, size: int) -> bytearray:
         content = bytearray(size)
@@ -84,6 +86,7 @@ class Shard:
             raise Invalid(f"{self.path} was removed while it was in use: run the same command again") from error
         if read != size:
             raise Invalid(f"{self.path} became shorter while it was read: do not change it, and try again")
+        self.on_read(read)
         return content
 
 
@@ -106,6 +109,18 @@ class Checkpoint:
     def sha256(self, name: str) -> str:
         """Return the digest over one tensor's bytes."""
         return self.shard_of[name].sha256(name)
+
+    @property
+    def size(self) -> int:
+        """The size of its tensors in bytes."""
+        return sum(shard.header.size - shard.header.data_start for shard in self.shards)
+
+    def telling(self, progress: Progress, what: str) -> "Checkpoint":
+        """Return this checkpoint as one that tells `progress` how much of it was read, from now on."""
+        if progress is silent:
+            return self
+        counter = Counter(progress, what, self.size)
+        return Checkpoint(self.directory, tuple(replace(shard, on_read=counter.add) for shard in self.shards))
 
     def hash_files(self) -> dict[str, str]:
         """Return the digest over the bytes of each file of tensors, by the file's name."""

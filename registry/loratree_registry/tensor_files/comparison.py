@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.progress import Progress, silent
 from loratree_registry.core.records import ADAPTER_CONFIG
 from loratree_registry.errors import Invalid, NotFound
 from loratree_registry.tensor_files.checkpoint import TensorType, open_checkpoint
@@ -24,7 +25,9 @@ class TensorSource(Protocol):
         ...
 
 
-def holds_base(folder: Path, manifest: BaseManifest) -> bool:
+def holds_base(
+    folder: Path, manifest: BaseManifest, progress: Progress = silent, *, what: str = "comparing the base"
+) -> bool:
     """Return whether the checkpoint in `folder` holds exactly the base's tensors: names, dtypes, shapes and bytes.
 
     A tensor may have any of its names, and the leftovers that the base is known with may be there. Shapes are compared
@@ -35,7 +38,9 @@ def holds_base(folder: Path, manifest: BaseManifest) -> bool:
         return False
     try:
         checkpoint = open_checkpoint(folder)
-        return not misfits(checkpoint, manifest) and not any(differences(checkpoint, manifest))
+        if misfits(checkpoint, manifest):
+            return False
+        return not any(differences(checkpoint.telling(progress, what), manifest))
     except (Invalid, NotFound):
         return False
 

@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from loratree_registry.blobs.counted import counted
 from loratree_registry.blobs.hashing import hashing
 from loratree_registry.core.digests import FileDigest, content_digest
 from loratree_registry.core.documents import ENDINGS, MAX_DOCUMENT, Document, choose
 from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.progress import Counter, Progress, silent
 from loratree_registry.core.records import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from loratree_registry.core.strict_json import parse_json
 from loratree_registry.disk.plain_files import check_links, open_plain, read_plain
@@ -88,7 +90,9 @@ class AdapterDirectory:
         return warnings(self.config, spec, is_zero=is_zero(spec, self.digests))
 
 
-def read_adapter_directory(path: Path, manifest: BaseManifest | None = None) -> AdapterDirectory:
+def read_adapter_directory(
+    path: Path, manifest: BaseManifest | None = None, *, progress: Progress = silent
+) -> AdapterDirectory:
     """Read the adapter in `path`, check that its values are finite, and hash its file.
 
     With a manifest, the tensors' shapes are compared with the base's before a value is read.
@@ -102,7 +106,8 @@ def read_adapter_directory(path: Path, manifest: BaseManifest | None = None) -> 
     if ADAPTER_WEIGHTS not in entries:
         raise Invalid(explain_no_weights(path, entries))
     canonical, documents = _canonicalize(path / ADAPTER_CONFIG, config), _read_documents(path, entries)
-    file, header, digests = _read_weights(path / ADAPTER_WEIGHTS, partial(_check_shapes, path, config, manifest))
+    check = partial(_check_shapes, path, config, manifest)
+    file, header, digests = _read_weights(path / ADAPTER_WEIGHTS, check, progress)
     return AdapterDirectory(
         path=path,
         config=config,
@@ -159,17 +164,21 @@ def _check_shapes(path: Path, config: dict[str, Any], manifest: BaseManifest | N
         raise Invalid(f"{path}: {error}", details=error.details) from error
 
 
-def _read_weights(path: Path, check: Callable[[Header], None]) -> tuple[FileDigest, Header, dict[str, str]]:
+def _read_weights(
+    path: Path, check: Callable[[Header], None], progress: Progress
+) -> tuple[FileDigest, Header, dict[str, str]]:
     from loratree_registry.tensor_files.finite import check_finite  # numpy
 
-    with open_plain(path, remedy=RESAVE) as stream, hashing(stream) as hashed:
+    with open_plain(path, remedy=RESAVE) as stream:
         size = os.fstat(stream.fileno()).st_size
-        header = read_header(hashed.stream, size, name=str(path))
-        check(header)
-        digests = check_finite(hashed.stream, header, undigested=FACTORS, name=str(path))
-        if hashed.stream.read(1):
-            raise Invalid(f"{path} grew while it was read: wait until it is written and publish again")
-        return FileDigest(path.name, size, hashed.finish()[0]), header, digests
+        counter = Counter(progress, f"reading {path}", size)
+        with hashing(counted(stream, counter.add)) as hashed:
+            header = read_header(hashed.stream, size, name=str(path))
+            check(header)
+            digests = check_finite(hashed.stream, header, undigested=FACTORS, name=str(path))
+            if hashed.stream.read(1):
+                raise Invalid(f"{path} grew while it was read: wait until it is written and publish again")
+            return FileDigest(path.name, size, hashed.finish()[0]), header, digests
 
 
 def _canonicalize(path: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -4,12 +4,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from loratree_registry.blobs.counted import counted
 from loratree_registry.core.digests import FileDigest, digest_stream, holds
 from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.progress import Counter, Progress, Tick, silent
 from loratree_registry.core.records import ADAPTER_CONFIG as ADAPTER_CONFIG
 from loratree_registry.core.records import Base
 from loratree_registry.core.registry import Registry
-from loratree_registry.core.text import Progress
 from loratree_registry.disk.plain_files import open_plain
 from loratree_registry.disk.whole_folder import whole_folder
 from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound, listed
@@ -18,7 +19,7 @@ from loratree_registry.tensor_files.checkpoint_files import SHARD, check_listing
 from loratree_registry.tensor_files.comparison import differences, holds_base, misfits
 from loratree_registry.workspace.base_locations import remember_base
 from loratree_registry.workspace.cache import CACHE
-from loratree_registry.workspace.fetch import copy_fetched, fetch, forget, is_filled
+from loratree_registry.workspace.fetch import copy_fetched, fetch_all, forget, is_filled, writing_counter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,17 +32,18 @@ class Pushed:
     not_stored: list[str]
 
 
-def push_base(registry: Registry, name: str, directory: Path, *, progress: Progress = lambda *_: None) -> Pushed:
+def push_base(registry: Registry, name: str, directory: Path, *, progress: Progress = silent) -> Pushed:
     """Store the checkpoint in `directory` as the weights of the base `name`, all of it or nothing.
 
-    A file that is stored intact is not sent again. `progress` is called before each file is sent.
+    A file that is stored intact is not sent again.
     Raises Invalid if the folder does not hold the base, Conflict if other files are stored.
     """
     names, not_stored = _choose_files(directory)
-    check_listing([FileDigest(file_name, _size_of(directory / file_name), "") for file_name in names])
-    _check(directory, registry.base_manifest(name))
-    files = {file_name: _hash_file(directory / file_name) for file_name in names}
-    wanted = list(files.values())
+    sizes = {file_name: _size_of(directory / file_name) for file_name in names}
+    check_listing([FileDigest(file_name, size, "") for file_name, size in sizes.items()])
+    _check(directory, registry.base_manifest(name), progress)
+    counter = Counter(progress, f"hashing {directory}", sum(sizes.values()))
+    wanted = [_hash_file(directory / file_name, counter.add) for file_name in names]
     check_names(wanted)
     stored = registry.base_files(name) == wanted
     unsent = registry.damaged_files(name) if stored else registry.missing_files(name, wanted)
@@ -55,7 +57,7 @@ def push_base(registry: Registry, name: str, directory: Path, *, progress: Progr
     return Pushed(base=base, files=wanted, sent=[file.name for file in unsent], not_stored=not_stored)
 
 
-def pull_base(registry: Registry, home: Path, name: str, out: Path) -> Base:
+def pull_base(registry: Registry, home: Path, name: str, out: Path, *, progress: Progress = silent) -> Base:
     """Write the stored weights of the base `name` into `out`, all or nothing, and record `out` as the base's folder.
 
     Files fetched before a kill are in the cache and are not fetched again. An `out` that holds the same files stays as
@@ -68,19 +70,20 @@ def pull_base(registry: Registry, home: Path, name: str, out: Path) -> Base:
         )
     check_names(files)  # the names come from a server and become file names here
     if is_filled(out):
-        _check_same(out, name, files)
+        _check_same(out, name, files, progress)
     else:
-        _write(registry, home, name, files, out, manifest)
+        _write(registry, home, name, files, out, manifest, progress)
     remember_base(home, base.digest, out)
     return base
 
 
-def _check(directory: Path, manifest: BaseManifest) -> None:
+def _check(directory: Path, manifest: BaseManifest, progress: Progress) -> None:
     """Check that the folder holds the base, before any file is sent. Raises Invalid."""
     checkpoint = open_checkpoint(directory)
     if (directory / ADAPTER_CONFIG).exists():
         raise Invalid(f"{directory} holds an adapter beside the model ({ADAPTER_CONFIG}): give the base's own folder")
-    problems = misfits(checkpoint, manifest) or list(differences(checkpoint, manifest))
+    told = checkpoint.telling(progress, f"comparing {directory}")
+    problems = misfits(checkpoint, manifest) or list(differences(told, manifest))
     if problems:
         raise Invalid(
             f"{directory} does not hold the base: {listed(problems, limit=5)}; give the folder that was added"
@@ -103,48 +106,59 @@ def _size_of(path: Path) -> int:
         return os.fstat(stream.fileno()).st_size
 
 
-def _hash_file(path: Path) -> FileDigest:
+def _hash_file(path: Path, on_read: Tick) -> FileDigest:
     with open_plain(path, remedy=RESAVE) as stream:
-        digest, size = digest_stream(stream)
+        digest, size = digest_stream(stream, on_read)
     return FileDigest(path.name, size, digest)
 
 
-def _is_same(path: Path, file: FileDigest) -> bool:
+def _is_same(path: Path, file: FileDigest, on_read: Tick) -> bool:
     with open_plain(path, remedy=RESAVE) as stream:
-        return holds(stream, file)
+        return holds(stream, file, on_read)
 
 
 def _send(registry: Registry, directory: Path, files: list[FileDigest], progress: Progress) -> None:
+    counter = Counter(progress, "sending", sum(file.size for file in files), then="the registry checks what it got")
     for file in files:
-        progress(f"sending {file.name}", 0, file.size)
+        counter.begin(f"sending {file.name}")
         with open_plain(directory / file.name, remedy=RESAVE) as stream:
-            registry.upload(stream, sha256=file.sha256, size=file.size)
+            registry.upload(counted(stream, counter.add), sha256=file.sha256, size=file.size)
 
 
-def _check_same(out: Path, name: str, files: list[FileDigest]) -> None:
+def _check_same(out: Path, name: str, files: list[FileDigest], progress: Progress) -> None:
     names = {path.name for path in out.iterdir()}
-    if names != {file.name for file in files} or any(not _is_same(out / file.name, file) for file in files):
+    counter = Counter(progress, f"comparing {out}", sum(file.size for file in files))
+    if names != {file.name for file in files} or any(
+        not _is_same(out / file.name, file, counter.add) for file in files
+    ):
         raise Conflict(f"{out} holds something else than the base {name}: give a new or empty folder")
 
 
 def _write(
-    registry: Registry, home: Path, name: str, files: list[FileDigest], out: Path, manifest: BaseManifest
+    registry: Registry,
+    home: Path,
+    name: str,
+    files: list[FileDigest],
+    out: Path,
+    manifest: BaseManifest,
+    progress: Progress,
 ) -> None:
-    paths = {file.name: fetch(registry, home, name, file) for file in files}
+    paths = fetch_all(registry, home, [(name, file) for file in files], progress=progress)
+    counter = writing_counter(progress, out, files)
     with whole_folder(out) as folder:
-        for file_name, path in paths.items():
-            _place(path, folder / file_name, cached=path.is_relative_to(home / CACHE))
-        if not holds_base(folder, manifest):
+        for file, path in zip(files, paths, strict=True):
+            _place(path, folder / file.name, counter.add, cached=path.is_relative_to(home / CACHE))
+        if not holds_base(folder, manifest, progress, what="comparing what was written"):
             raise Corrupt(
                 f"the files that the registry stores for the base {name} do not hold its weights: push the base again"
             )
     forget(home, files)  # `out` holds these files now
 
 
-def _place(fetched: Path, path: Path, *, cached: bool) -> None:
+def _place(fetched: Path, path: Path, on_read: Tick, *, cached: bool) -> None:
     """Link a cached file to `path`, since a base is too large to store twice; copy a file of the registry's store."""
     if not (cached and _try_link(fetched, path)):
-        copy_fetched(fetched, path)
+        copy_fetched(fetched, path, on_read)
     path.chmod(path.parent.stat().st_mode & 0o666)  # a cached file is readable by its owner only
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from loratree_registry.core.chain import Step
 from loratree_registry.core.paths import BASE, base_of, is_ancestor
+from loratree_registry.core.progress import Progress, silent
 from loratree_registry.core.records import Base, PinSource
 from loratree_registry.core.registry import Registry
 from loratree_registry.errors import Conflict, Invalid, LoratreeError, NotFound
@@ -44,7 +45,15 @@ class OtherBase(Conflict):
     """A lockfile of another base, which no option overrules."""
 
 
-def claim_of(registry: Registry, base: Base, folder: Path, path: str, *, beside: frozenset[str]) -> Claim | None:
+def claim_of(
+    registry: Registry,
+    base: Base,
+    folder: Path,
+    path: str,
+    *,
+    beside: frozenset[str],
+    progress: Progress = silent,
+) -> Claim | None:
     """Return what the lockfile in `folder` says about an adapter at `path`, or None if there is no lockfile.
 
     `beside` are the files of the adapter itself, if it was saved into the folder. Raises OtherBase.
@@ -59,7 +68,7 @@ def claim_of(registry: Registry, base: Base, folder: Path, path: str, *, beside:
     steps = lockfile.chain.steps
     leaf, digest = (_find_ref(registry, steps[-1]), steps[-1].digest) if steps else (BASE, None)
     try:
-        _check_composed(lockfile, folder, beside=beside)
+        _check_composed(lockfile, folder, beside=beside, progress=progress)
     except (Invalid, NotFound, Conflict) as error:
         return Claim(error=error, leaf=leaf, digest=digest, is_changed=isinstance(error, Invalid))
     try:
@@ -68,7 +77,9 @@ def claim_of(registry: Registry, base: Base, folder: Path, path: str, *, beside:
         return Claim(error=error, leaf=leaf, digest=digest)
 
 
-def pin_from_lockfile(registry: Registry, base: Base, file: Path, path: str, *, has_weights: bool) -> FoundPin | None:
+def pin_from_lockfile(
+    registry: Registry, base: Base, file: Path, path: str, *, has_weights: bool, progress: Progress = silent
+) -> FoundPin | None:
     """Return the pin of a lockfile that a person names, or None if it is not there.
 
     Without `has_weights`, the composition is on another machine. Raises Invalid, NotFound, Conflict.
@@ -77,7 +88,7 @@ def pin_from_lockfile(registry: Registry, base: Base, file: Path, path: str, *, 
     if lockfile is None:
         return None
     _check_base(lockfile, base, file)
-    _check_composed(lockfile, file.parent, has_weights=has_weights)
+    _check_composed(lockfile, file.parent, has_weights=has_weights, progress=progress)
     return _pin_from_chain(registry, lockfile, file.parent, path, has_weights=has_weights)
 
 
@@ -90,7 +101,12 @@ def _check_base(lockfile: Lockfile, base: Base, file: Path) -> None:
 
 
 def _check_composed(
-    lockfile: Lockfile, folder: Path, *, has_weights: bool = True, beside: frozenset[str] = frozenset()
+    lockfile: Lockfile,
+    folder: Path,
+    *,
+    has_weights: bool = True,
+    beside: frozenset[str] = frozenset(),
+    progress: Progress = silent,
 ) -> None:
     """Check that a lockfile is of a model, and that its folder is as it was composed."""
     if lockfile.artifact.mode != "merge":
@@ -98,7 +114,7 @@ def _check_composed(
             f"{folder / LOCKFILE} is of a flattened adapter, which is no model to train on: compose with --mode merge"
         )
     if has_weights:
-        check_artifact(lockfile, folder, beside=beside)
+        check_artifact(lockfile, folder, beside=beside, progress=progress)
 
 
 def _pin_from_chain(

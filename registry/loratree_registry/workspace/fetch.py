@@ -4,16 +4,18 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
+from loratree_registry.blobs.counted import counted
 from loratree_registry.blobs.verified import has_intact
 from loratree_registry.core.digests import FileDigest, canonical_json, holds
 from loratree_registry.core.documents import check_documents
 from loratree_registry.core.paths import base_of
+from loratree_registry.core.progress import Counter, Progress, Tick, silent, uncounted
 from loratree_registry.core.records import ADAPTER_CONFIG, Version
 from loratree_registry.core.registry import Registry
 from loratree_registry.core.times import now
@@ -26,7 +28,7 @@ from loratree_registry.workspace.cache import BEING_WRITTEN, note_use, open_cach
 _OTHER: Final = "give a new or empty folder"
 
 
-def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
+def fetch(registry: Registry, home: Path, ref: str, file: FileDigest, *, on_read: Tick = uncounted) -> Path:
     """Return the path on this machine of one file of the version or base that `ref` names; read it, never write it.
 
     The path is the stored blob if this machine has it, else HOME/cache/sha256/ab/<hex>. The bytes are hashed at every
@@ -36,19 +38,31 @@ def fetch(registry: Registry, home: Path, ref: str, file: FileDigest) -> Path:
     stored = registry.local_file(ref, file.name)
     if stored is not None:
         with open_fetched(stored) as stream:
-            if not holds(stream, file):
+            if not holds(stream, file, on_read):
                 raise _damage_error(ref, file)
         return stored
     cache = open_cache(home)
-    if not has_intact(cache, file.sha256, file.size):
+    if not has_intact(cache, file.sha256, file.size, partial(_count, on_read)):
         with open_resumed(registry, ref, file.name) as stream:
             try:
                 cache.sweep(before=now() - BEING_WRITTEN)
-                cache.put(file.sha256, file.size, stream)
+                cache.put(file.sha256, file.size, counted(stream, on_read))
             except Invalid as error:
                 raise _damage_error(ref, file) from error
     note_use(path := cache.path(file.sha256))
     return path
+
+
+def fetch_all(
+    registry: Registry, home: Path, wanted: Sequence[tuple[str, FileDigest]], *, progress: Progress = silent
+) -> list[Path]:
+    """Fetch files, each with the ref that it belongs to, as `fetch` does; return their paths in the same order."""
+    counter = Counter(progress, "fetching", sum(file.size for _, file in wanted))
+    paths = []
+    for ref, file in wanted:
+        counter.begin(f"fetching {file.name} of {ref}")
+        paths.append(fetch(registry, home, ref, file, on_read=counter.add))
+    return paths
 
 
 def open_fetched(path: Path) -> BinaryIO:
@@ -61,13 +75,20 @@ def open_fetched(path: Path) -> BinaryIO:
         ) from error
 
 
-def copy_fetched(path: Path, target: Path) -> None:
+def copy_fetched(path: Path, target: Path, on_read: Tick = uncounted) -> None:
     """Copy a fetched file, as open_fetched opens it."""
     with open_fetched(path) as stream, target.open("wb") as copy:
-        shutil.copyfileobj(stream, copy, _CHUNK)
+        shutil.copyfileobj(counted(stream, on_read), copy, _CHUNK)
 
 
-def pull(registry: Registry, home: Path, ref: str, out: Path, *, strict: bool = False) -> Version:
+def writing_counter(progress: Progress, out: Path, files: Sequence[FileDigest]) -> Counter:
+    """Return a counter of the bytes that are written to `out`."""
+    return Counter(progress, f"writing {out}", sum(file.size for file in files), then="waiting for the disk")
+
+
+def pull(
+    registry: Registry, home: Path, ref: str, out: Path, *, strict: bool = False, progress: Progress = silent
+) -> Version:
     """Write the version that `ref` names into `out` as an ordinary PEFT directory, all of it or nothing.
 
     The config's base_model_name_or_path names the pinned version as PATH@sha256:…, which publish reads again, or the
@@ -84,11 +105,12 @@ def pull(registry: Registry, home: Path, ref: str, out: Path, *, strict: bool = 
     if out / ADAPTER_CONFIG in paths:
         raise Corrupt(f"the registry lists {ADAPTER_CONFIG} among the files of {name}: restore it from a backup")
     documents = _read_documents(registry, name)
-    files = {path.name: fetch(registry, home, name, file) for path, file in paths.items()}
+    fetched = fetch_all(registry, home, [(name, file) for file in paths.values()], progress=progress)
+    files = {path.name: source for path, source in zip(paths, fetched, strict=True)}
     if is_filled(out):
         _check_same(out, version, config)
     else:
-        _write(out, files, config, documents)
+        _write(out, files, config, documents, writing_counter(progress, out, version.files))
     return version
 
 
@@ -103,6 +125,12 @@ def _check_record(version: Version) -> None:
     """Check that the version's digests match its config and its pin. Raises Corrupt."""
     if problems := version.problems():
         raise Corrupt(f"the registry's record is damaged: {listed(problems)}; restore it from a backup")
+
+
+def _count(on_read: Tick, stream: BinaryIO) -> None:
+    """Read `stream` to its end and count the bytes."""
+    while chunk := stream.read(_CHUNK):
+        on_read(len(chunk))
 
 
 def _damage_error(ref: str, file: FileDigest) -> Corrupt:
@@ -135,10 +163,12 @@ def _check_same(out: Path, version: Version, config: dict[str, Any]) -> None:
         raise Conflict(f"{out} holds something else than {version.path}@{version.number}: {_OTHER}")
 
 
-def _write(out: Path, files: dict[str, Path], config: dict[str, Any], documents: dict[str, str]) -> None:
+def _write(
+    out: Path, files: dict[str, Path], config: dict[str, Any], documents: dict[str, str], counter: Counter
+) -> None:
     with whole_folder(out) as folder:
         for name, source in files.items():
-            copy_fetched(source, folder / name)
+            copy_fetched(source, folder / name, counter.add)
         for name, text in documents.items():
             (folder / name).write_text(text, encoding="utf-8", newline="")
         (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

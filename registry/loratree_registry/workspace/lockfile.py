@@ -9,6 +9,7 @@ from typing import Any, Final
 from loratree_registry.core.chain import Chain, Limit, Mode, Step, form, weight_number
 from loratree_registry.core.digests import FileDigest, digest_json, digest_stream, file_list
 from loratree_registry.core.paths import is_digest, parse_path, parse_ref
+from loratree_registry.core.progress import Counter, Progress, silent
 from loratree_registry.core.records import ADAPTER_CONFIG
 from loratree_registry.core.strict_json import parse_json
 from loratree_registry.core.text import shortened
@@ -100,7 +101,9 @@ def read_lockfile(directory: Path) -> Lockfile | None:
     return lockfile
 
 
-def check_artifact(lockfile: Lockfile, directory: Path, *, beside: frozenset[str] = frozenset()) -> None:
+def check_artifact(
+    lockfile: Lockfile, directory: Path, *, beside: frozenset[str] = frozenset(), progress: Progress = silent
+) -> None:
     """Check that `directory` holds the files of the lockfile, byte for byte, and no other file that could be loaded.
 
     An extra file changes the model: transformers prefers a model.safetensors to shards, and loads an adapter beside a
@@ -115,6 +118,7 @@ def check_artifact(lockfile: Lockfile, directory: Path, *, beside: frozenset[str
             f"{directory} holds files that are not of its composition and would be loaded with it "
             f"({listed(foreign, limit=5)}): remove them, or compose into another folder"
         )
+    counter = Counter(progress, f"comparing {directory}", sum(file.size for file in lockfile.artifact.files))
     for file in lockfile.artifact.files:
         path = _path_of(directory, file.name)
         if not os.path.exists(path):  # noqa: PTH110 — Path.exists raises for a name too long
@@ -126,7 +130,7 @@ def check_artifact(lockfile: Lockfile, directory: Path, *, beside: frozenset[str
                     f"bytes, {COMPOSE_AGAIN}"
                 )
             try:
-                actual = digest_stream(stream)
+                actual = digest_stream(stream, counter.add)
             except OSError as error:
                 raise Invalid(f"{path} cannot be read: {error.strerror}") from error
         if actual != (file.sha256, file.size):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loratree_registry.core.paths import BASE, ancestors_of, base_of, is_ancestor, is_digest, parent_of, parse_ref
+from loratree_registry.core.progress import Progress, silent
 from loratree_registry.core.records import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Base
 from loratree_registry.core.registry import Registry
 from loratree_registry.errors import Conflict, Invalid, NotFound
@@ -58,6 +59,7 @@ class _Case:
     path: str
     home: Path
     folder: Path | None  # what the adapter's config names, if it is on this machine
+    progress: Progress
 
 
 def find_pin(
@@ -69,6 +71,7 @@ def find_pin(
     home: Path,
     trained_on: Path | None = None,
     force: bool = False,
+    progress: Progress = silent,
 ) -> FoundPin:
     """Find what the adapter that will be published at `path` was trained on.
 
@@ -81,7 +84,7 @@ def find_pin(
     Raises Invalid, NotFound, or Conflict if the sources disagree or do not decide.
     """
     folder = find_folder(adapter, trained_on)
-    case = _Case(registry, registry.base(base_of(path)), adapter, path, home, folder)
+    case = _Case(registry, registry.base(base_of(path)), adapter, path, home, folder, progress)
     explicit = None if parent is None else _pin_from_option(registry, path, parent)
     if force and explicit is None:
         raise Invalid("--force-parent overrules what the adapter says, so it needs --parent: a version above, or base")
@@ -123,7 +126,7 @@ def _claim_of_folder(case: _Case) -> Claim | None:
         return None
     is_own = folder.resolve() == case.adapter.path.resolve()  # trained on a composition, and saved into its folder
     beside = frozenset({ADAPTER_CONFIG, ADAPTER_WEIGHTS} if is_own else ())
-    return claim_of(case.registry, case.base, folder, case.path, beside=beside)
+    return claim_of(case.registry, case.base, folder, case.path, beside=beside, progress=case.progress)
 
 
 def _settle(claim: Claim, word: _Word | None) -> FoundPin:
@@ -160,10 +163,11 @@ def _pin_from_named(case: _Case, trained_on: Path) -> FoundPin:
         raise NotFound(
             f"{trained_on} does not exist: give the folder that the adapter was trained on, or its {LOCKFILE}"
         )
-    file = trained_on / LOCKFILE
-    if (pin := pin_from_lockfile(case.registry, case.base, file, case.path, has_weights=True)) is not None:
+    file, progress = trained_on / LOCKFILE, case.progress
+    pin = pin_from_lockfile(case.registry, case.base, file, case.path, has_weights=True, progress=progress)
+    if pin is not None:
         return pin
-    if not holds(case.registry, case.base, trained_on, case.home):
+    if not holds(case.registry, case.base, trained_on, case.home, progress):
         why = explain_mismatch(case.registry, case.base, trained_on, case.home)
         raise Invalid(
             f"{trained_on} has no {LOCKFILE}, and {why}: give the composition that the adapter was trained on, or the "
@@ -178,7 +182,7 @@ def _check_named(case: _Case, name: str, word: _Word) -> None:
     if folder is None and _is_pulled_ref(name):
         if word.pin.digest != parse_ref(name).selector:
             raise _Disagreement(word, f"the adapter's config names {name}, which it was trained on")
-    elif (other := find_other_base(case.registry, case.base, name, folder, case.home)) is not None:
+    elif (other := find_other_base(case.registry, case.base, name, folder, case.home, case.progress)) is not None:
         says = f"the adapter was trained on {_shown(name)}, which is the base {other.name}"
         raise _Disagreement(word, says, remedy=f"publish it in the tree of {other.name}")
     elif folder is None and base_digest_of(name) not in (None, case.base.digest):
@@ -208,11 +212,11 @@ def _pin_from_config(case: _Case) -> FoundPin:
     shown = _shown(name)
     if folder is None and _is_pulled_ref(name):
         return _pin_from_pulled(registry, name, path)
-    if is_base(registry, base, name, folder, case.home):
+    if is_base(registry, base, name, folder, case.home, case.progress):
         if candidates:
             raise OpenPin(_ask(f"the adapter names the plain base {base.name} ({shown})", path, candidates))
         return FoundPin(BASE, "explicit", f"pinned to the base {base.name}, which the adapter's config names")
-    if (other := find_other_base(registry, base, name, folder, case.home)) is not None:
+    if (other := find_other_base(registry, base, name, folder, case.home, case.progress)) is not None:
         raise OpenPin(
             f"the adapter was trained on {shown}, which is the base {other.name}: publish it in its tree, below "
             f"{other.name}"

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from loratree_registry.blobs.counted import counted
 from loratree_registry.core.digests import holds
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.paths import BASE, Level, base_of, parent_of, parse_path, versionless
+from loratree_registry.core.progress import Counter, Progress, silent
 from loratree_registry.core.records import Published, Submission, Version
 from loratree_registry.core.registry import Registry
 from loratree_registry.core.text import check_text, same_quarantined
@@ -49,6 +51,7 @@ def publish_directory(
     home: Path,
     trained_on: Path | None = None,
     force_parent: bool = False,
+    progress: Progress = silent,
 ) -> PublishResult:
     """Publish the PEFT adapter in `directory` as the next version at `path`, all of it or nothing.
 
@@ -67,6 +70,7 @@ def publish_directory(
         home=home,
         trained_on=trained_on,
         force_parent=force_parent,
+        progress=progress,
     )
     adapter, pin = prepared.adapter, prepared.pin
     if prepared.known is not None:
@@ -74,7 +78,7 @@ def publish_directory(
             published=Published.already(prepared.known),
             pin=pin,
             not_published=adapter.not_published,
-            uploaded_bytes=_repair(registry, adapter, prepared.known),
+            uploaded_bytes=_repair(registry, adapter, prepared.known, progress),
         )
     submission = Submission(
         config=adapter.config,
@@ -86,7 +90,7 @@ def publish_directory(
         documents=adapter.documents,
     )
     return PublishResult(
-        published=_upload_and_publish(registry, adapter, path, submission),
+        published=_upload_and_publish(registry, adapter, path, submission, progress),
         pin=pin,
         not_published=adapter.not_published,
         uploaded_bytes=adapter.file.size,
@@ -103,10 +107,11 @@ def prepare(
     home: Path,
     trained_on: Path | None = None,
     force_parent: bool = False,
+    progress: Progress = silent,
 ) -> Prepared:
     """Check a folder as far as possible before a byte of it is sent. Raises LoratreeError."""
     manifest = _read_manifest(registry, path)
-    adapter = read_adapter_directory(directory, manifest)
+    adapter = read_adapter_directory(directory, manifest, progress=progress)
     # The registry checks the adapter again: this check saves an upload, and the registry trusts no client.
     adapter.check_without_pin(manifest)
     known = _find_same_content(registry, path, adapter)
@@ -114,7 +119,16 @@ def prepare(
         if version.quarantined is not None:
             raise Quarantined(same_quarantined(f"{path}@{version.number}", version.quarantined.reason))
     try:
-        pin = find_pin(registry, adapter, path, parent=parent, home=home, trained_on=trained_on, force=force_parent)
+        pin = find_pin(
+            registry,
+            adapter,
+            path,
+            parent=parent,
+            home=home,
+            trained_on=trained_on,
+            force=force_parent,
+            progress=progress,
+        )
     except OpenPin:
         if not known:
             raise
@@ -133,10 +147,10 @@ def prepare(
     return Prepared(adapter=adapter, pin=pin, known=same[0] if same else None)
 
 
-def check_adapter(registry: Registry, directory: Path, path: str) -> None:
+def check_adapter(registry: Registry, directory: Path, path: str, *, progress: Progress = silent) -> None:
     """Check a folder before the version that it is pinned to exists. Raises LoratreeError."""
     manifest = _read_manifest(registry, path)
-    read_adapter_directory(directory, manifest).check_without_pin(manifest)
+    read_adapter_directory(directory, manifest, progress=progress).check_without_pin(manifest)
 
 
 def _read_manifest(registry: Registry, path: str) -> BaseManifest:
@@ -160,32 +174,35 @@ def _pin_of(version: Version) -> FoundPin:
     return FoundPin(name, pin.found, f"already published, pinned to {name}", pin.digest)
 
 
-def _repair(registry: Registry, adapter: AdapterDirectory, version: Version) -> int:
+def _repair(registry: Registry, adapter: AdapterDirectory, version: Version, progress: Progress) -> int:
     """Send a version's bytes again if the stored ones are damaged or missing; return the number of bytes sent."""
     if not registry.damaged_files(f"{version.path}@{version.number}"):
         return 0
-    _upload(registry, adapter)
+    _upload(registry, adapter, progress)
     return adapter.file.size
 
 
-def _upload_and_publish(registry: Registry, adapter: AdapterDirectory, path: str, submission: Submission) -> Published:
+def _upload_and_publish(
+    registry: Registry, adapter: AdapterDirectory, path: str, submission: Submission, progress: Progress
+) -> Published:
     """Upload and publish; retry if `loratree gc` removed the bytes before the version referred to them."""
     for _ in range(_TRIES - 1):
         try:
-            _upload(registry, adapter)
+            _upload(registry, adapter, progress)
             return registry.publish(path, submission)
         except NotUploaded:
             continue
-    _upload(registry, adapter)
+    _upload(registry, adapter, progress)
     return registry.publish(path, submission)
 
 
-def _upload(registry: Registry, adapter: AdapterDirectory) -> None:
+def _upload(registry: Registry, adapter: AdapterDirectory, progress: Progress) -> None:
     """Send the weights; the registry verifies that they have the digest that was computed when they were checked."""
     file = adapter.file
+    counter = Counter(progress, f"sending {adapter.weights}", file.size, then="the registry checks what it got")
     with open_plain(adapter.weights, remedy=RESAVE) as stream:
         try:
-            registry.upload(stream, sha256=file.sha256, size=file.size)
+            registry.upload(counted(stream, counter.add), sha256=file.sha256, size=file.size)
         except Invalid as error:
             stream.seek(0)
             if holds(stream, file):

@@ -2,7 +2,7 @@
 
 import csv
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from loratree_registry.core.paths import LEVELS, Level, ancestors_of, parse_path, parse_ref, versionless
+from loratree_registry.core.progress import Counter, Progress, Stopped, silent
 from loratree_registry.core.registry import Registry
 from loratree_registry.core.strict_json import parse_json
-from loratree_registry.core.text import Progress, check_text
+from loratree_registry.core.text import check_text
 from loratree_registry.disk.plain_files import open_plain
 from loratree_registry.errors import Invalid, LoratreeError, Unavailable, listed
 from loratree_registry.workspace.publish import check_adapter, prepare, publish_directory
 
 FIELDS: Final = ("directory", "path", "parent", "level", "note")
 MAX_LINE: Final = 64 * 1024
+INTERRUPTED: Final = "interrupted"
 _REMEDY: Final = "give a file of JSON lines, or of comma-separated values that begins with their names"
 
 Status = Literal["published", "already", "ready", "refused"]
@@ -78,40 +80,46 @@ def publish_rows(
     home: Path,
     jobs: int = 4,
     dry_run: bool = False,
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
 ) -> Report:
     """Publish every row as `publish_directory` does, in `jobs` threads, and report the rows already published.
 
-    If a row is refused, the rows below its path are refused too, unless they name their own parent. Stops at Ctrl-C, or
-    if the registry is Unavailable; the same call again continues.
+    If a row is refused, the rows below its path are refused too, unless they name their own parent. Stops at Ctrl-C
+    (`stopped` is INTERRUPTED) without finishing a row, or before the next row if the registry is Unavailable; the same
+    call again continues.
     """
-    work = _Work(registry, rows, home, dry_run=dry_run)
+    work = _Work(registry, rows, home, dry_run=dry_run, progress=progress)
     with ThreadPoolExecutor(jobs) as threads:
         try:
             for _, level in groupby(sorted(rows, key=lambda row: (row.depth, row.path)), attrgetter("depth")):
                 begun = [threads.submit(work.publish, list(same)) for _, same in groupby(level, attrgetter("path"))]
-                _wait_for(begun, lambda: progress("publishing", len(work.outcomes), len(rows)))
+                _wait_for(begun)
         except KeyboardInterrupt:
-            work.stop("interrupted")
+            work.cancel()
+        except BaseException:
+            work.cancel()
+            raise
     return work.report()
 
 
-def _wait_for(begun: list[Future[None]], progress: Callable[[], object]) -> None:
+def _wait_for(begun: list[Future[None]]) -> None:
     for done in as_completed(begun):
         done.result()
-        progress()
 
 
 class _Work:
     """The rows of a manifest, and their outcomes so far, shared by the threads that publish them."""
 
-    def __init__(self, registry: Registry, rows: Sequence[Row], home: Path, *, dry_run: bool) -> None:
+    def __init__(
+        self, registry: Registry, rows: Sequence[Row], home: Path, *, dry_run: bool, progress: Progress
+    ) -> None:
         self._registry, self._home, self._dry_run = registry, home, dry_run
         self._total = len(rows)
         self._paths = {row.path for row in rows}
         self._refused: dict[str, int] = {}
         self._stopped: str | None = None
-        self._stopping = threading.Event()
+        self._stopping, self._cancelled = threading.Event(), threading.Event()
+        self._counter = Counter(progress, "checking" if dry_run else "publishing", len(rows), "adapters")
         self.outcomes: list[Outcome] = []
 
     def publish(self, same: list[Row]) -> None:
@@ -124,7 +132,10 @@ class _Work:
                 if outcome.status != "refused":
                     self._refused.pop(row.path, None)  # a later line may publish a path that an earlier line could not
             except Unavailable as error:
-                self.stop(str(error))
+                if not self._cancelled.is_set():  # the error may be how a cancelled upload ended
+                    self.stop(str(error))
+                return
+            except Stopped:
                 return
             except LoratreeError as error:
                 outcome = Outcome(
@@ -132,6 +143,12 @@ class _Work:
                 )
                 self._refused[row.path] = row.line
             self.outcomes.append(outcome)
+            self._counter.add()
+
+    def cancel(self) -> None:
+        """Make the threads stop within their rows."""
+        self._cancelled.set()
+        self.stop(INTERRUPTED)
 
     def stop(self, reason: str) -> None:
         """Make the threads stop before their next row."""
@@ -151,6 +168,11 @@ class _Work:
             outcomes=sorted(self.outcomes, key=attrgetter("line")),
         )
 
+    def _check_wanted(self, *_: object) -> None:
+        """Raise Stopped if nobody wants the rows any more: it is called while a row's bytes are read and sent."""
+        if self._cancelled.is_set():
+            raise Stopped
+
     def _process(self, row: Row) -> Outcome:
         above = [path for path in ancestors_of(row.path) if path in self._paths]
         if row.parent is None and above and above[-1] in self._refused:
@@ -168,6 +190,7 @@ class _Work:
             level=row.level,
             note=row.note,
             home=self._home,
+            progress=self._check_wanted,
         ).published
         ref, status = f"{done.version.path}@{done.version.number}", _PUBLISHED[done.created]
         return Outcome(line=row.line, path=row.path, status=status, ref=ref, digest=done.version.digest)
@@ -180,10 +203,16 @@ class _Work:
     def _check(self, row: Row, above: list[str]) -> Outcome:
         """Check a row without publishing it; check less if its parent is a row of the same manifest."""
         if above if row.parent is None else self._is_coming(row.parent):
-            check_adapter(self._registry, row.directory, row.path)
+            check_adapter(self._registry, row.directory, row.path, progress=self._check_wanted)
             return Outcome(line=row.line, path=row.path, status="ready")
         known = prepare(
-            self._registry, row.directory, row.path, parent=row.parent, level=row.level, home=self._home
+            self._registry,
+            row.directory,
+            row.path,
+            parent=row.parent,
+            level=row.level,
+            home=self._home,
+            progress=self._check_wanted,
         ).known
         if known is None:
             return Outcome(line=row.line, path=row.path, status="ready")

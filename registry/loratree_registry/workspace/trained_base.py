@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from loratree_registry.core.paths import parent_of, parse_ref
+from loratree_registry.core.progress import Progress, silent
 from loratree_registry.core.records import ADAPTER_CONFIG, Base
 from loratree_registry.core.registry import Registry, list_bases
 from loratree_registry.errors import Conflict, Invalid, NotFound, listed
@@ -38,17 +39,21 @@ def find_folder(adapter: AdapterDirectory, trained_on: Path | None) -> Path | No
     return next(iter(found), None)
 
 
-def is_base(registry: Registry, base: Base, name: str, folder: Path | None, home: Path) -> bool:
+def is_base(
+    registry: Registry, base: Base, name: str, folder: Path | None, home: Path, progress: Progress = silent
+) -> bool:
     """Return whether the adapter was trained on the base: compare a folder's tensors, or else compare the name."""
-    return _is_named(base, name) if folder is None else holds(registry, base, folder, home)
+    return _is_named(base, name) if folder is None else holds(registry, base, folder, home, progress)
 
 
-def find_other_base(registry: Registry, base: Base, name: str, folder: Path | None, home: Path) -> Base | None:
+def find_other_base(
+    registry: Registry, base: Base, name: str, folder: Path | None, home: Path, progress: Progress = silent
+) -> Base | None:
     """Return another base of the registry that the adapter was trained on, or None if none is known."""
-    if is_base(registry, base, name, folder, home):
+    if is_base(registry, base, name, folder, home, progress):
         return None
     others = (other for other in list_bases(registry) if other.name != base.name)
-    return next((other for other in others if is_base(registry, other, name, folder, home)), None)
+    return next((other for other in others if is_base(registry, other, name, folder, home, progress)), None)
 
 
 def _is_named(base: Base, name: str) -> bool:
@@ -67,19 +72,19 @@ def base_digest_of(name: str) -> str | None:
     return ref.selector if parent_of(ref.path) is None and isinstance(ref.selector, str) else None
 
 
-def holds(registry: Registry, base: Base, folder: Path, home: Path) -> bool:
+def holds(registry: Registry, base: Base, folder: Path, home: Path, progress: Progress = silent) -> bool:
     """Return whether a folder holds the base: its tensors, or the very files that the base was added from.
 
     A folder that held the base may hold other weights now, so its bytes are hashed whenever a new adapter that names
     the folder is published (about a second per gigabyte).
     """
-    if holds_base(folder, registry.base_manifest(base.name)):
+    if holds_base(folder, registry.base_manifest(base.name), progress):
         return True
     files = base_files(home, base.digest) or registry.base_manifest(base.name).weight_files
     if not files or (folder / ADAPTER_CONFIG).exists():
         return False
     try:
-        checkpoint = open_checkpoint(folder)
+        checkpoint = open_checkpoint(folder).telling(progress, f"hashing {folder}")
         return {shard.path.name for shard in checkpoint.shards} == files.keys() and checkpoint.hash_files() == files
     except (Invalid, NotFound):
         return False

@@ -7,7 +7,7 @@ upload of the same bytes can still save it by a new lease.
 from collections.abc import Iterable
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, update
 
 from loratree_registry.blobs.store import StoredBlob
 from loratree_registry.core.times import now
@@ -51,6 +51,11 @@ def condemn_orphans(connection: Connection, orphans: Iterable[StoredBlob]) -> No
     rows = [{"sha256": o.digest, "size": o.size, "state": "condemned", "touched_at": now()} for o in orphans]
     if rows:
         connection.execute(insert_for(connection)(blobs).values(rows).on_conflict_do_nothing())
+
+
+def count_condemned(connection: Connection) -> int:
+    """Return the number of condemned blobs."""
+    return connection.scalar(select(func.count()).select_from(blobs).where(_condemned)) or 0
 
 
 def list_condemned(connection: Connection, *, after: str, limit: int) -> list[BlobRow]:

@@ -9,12 +9,13 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
+from loratree_registry.blobs.counted import counted
 from loratree_registry.blobs.hashing import Hashed
 from loratree_registry.catalog.files import open_stored
 from loratree_registry.catalog.nodes import find_node
 from loratree_registry.core.digests import FileDigest
 from loratree_registry.core.paths import parse_ref
-from loratree_registry.core.text import Progress
+from loratree_registry.core.progress import Counter, Progress, silent
 from loratree_registry.core.times import now
 from loratree_registry.database import queries
 from loratree_registry.database.engine import reading
@@ -51,7 +52,7 @@ class Exported:
     bytes: int
 
 
-def export(storage: Storage, path: str | None, out: Path, *, progress: Progress = lambda *_: None) -> Exported:
+def export(storage: Storage, path: str | None, out: Path, *, progress: Progress = silent) -> Exported:
     """Write a subtree, or the whole registry if `path` is None, to the new folder or .tar file `out`.
 
     All rows come from one transaction; the bytes are hashed while they are copied. Raises NotFound, Invalid, Conflict,
@@ -69,10 +70,10 @@ def export(storage: Storage, path: str | None, out: Path, *, progress: Progress 
                 find_node(connection, path)
             files, counts = [], {}
             for name in FILES:
-                file, counts[name] = _write_lines(destination, name, _LINES[name](connection, path))
+                counter = Counter(progress, f"writing {name}", 0, name)
+                file, counts[name] = _write_lines(destination, name, _LINES[name](connection, path), counter)
                 files.append(file)
-                progress(name, counts[name], counts[name])
-        size = _copy_blobs(storage, destination, counts["blobs"], progress)
+        size = _copy_blobs(storage, destination, progress)
         header = ExportHeader(
             schema=SCHEMA, loratree=release("loratree"), path=path, created_at=now(), files=files, counts=counts
         )
@@ -80,11 +81,14 @@ def export(storage: Storage, path: str | None, out: Path, *, progress: Progress 
     return Exported(path=path, counts=counts, bytes=size)
 
 
-def _write_lines(destination: Destination, name: str, records: Iterable[object]) -> tuple[FileLine, int]:
+def _write_lines(
+    destination: Destination, name: str, records: Iterable[object], counter: Counter
+) -> tuple[FileLine, int]:
     path, count = destination.folder / lines_name(name), 0
     with path.open("wb") as stream:
         for count, record in enumerate(records, 1):  # noqa: B007 - the last value is the count
             stream.write(written(record))
+            counter.add()
     with path.open("rb") as stream:
         hashed = Hashed(stream)
         hashed.drain()
@@ -109,19 +113,19 @@ _LINES: Final[dict[str, Callable[[Connection, str | None], Iterable[Any]]]] = {
 }
 
 
-def _copy_blobs(storage: Storage, destination: Destination, count: int, progress: Progress) -> int:
+def _copy_blobs(storage: Storage, destination: Destination, progress: Progress) -> int:
     """Copy the blobs that the file of blobs lists, and return their total size in bytes."""
-    size = 0
     with (destination.folder / lines_name("blobs")).open("rb") as stream:
-        for number, blob in enumerate(read_lines(stream, BlobLine, lines_name("blobs")), 1):
+        size = sum(blob.size for blob in read_lines(stream, BlobLine, lines_name("blobs")))
+        counter = Counter(progress, "copying the stored files", size)
+        stream.seek(0)
+        for blob in read_lines(stream, BlobLine, lines_name("blobs")):
             file = FileDigest(blob.sha256, blob.size, blob.sha256)
             with telling_removed(storage.engine, file), open_stored(storage.blobs, file) as stored:
                 try:
-                    destination.put(blob.sha256, blob.size, stored)
+                    destination.put(blob.sha256, blob.size, counted(stored, counter.add))
                 except Invalid as error:
                     raise Corrupt(
                         f"the blob store holds other bytes as {blob.sha256}: `loratree verify` lists what uses them"
                     ) from error
-            size += blob.size
-            progress("blobs", number, count)
     return size

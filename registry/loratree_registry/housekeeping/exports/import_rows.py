@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from loratree_registry.catalog.bases import base_values, check_base
 from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.core.paths import Level, base_of, check_level, is_ancestor, parent_of
-from loratree_registry.core.text import Progress
+from loratree_registry.core.progress import Counter, Progress
 from loratree_registry.database import queries
 from loratree_registry.database.queries.importing import KeptNode, KeptVersion
 from loratree_registry.errors import Invalid, Unavailable, listed
@@ -47,8 +47,11 @@ class RowImporter:
         self._sizes: dict[bytes, int] = {}  # of the blobs that the export lists, filled only by a trial
         self.report = ImportReport()
 
-    def add(self, progress: Progress) -> None:
-        """Add every line. Raises Invalid if the export is wrong, Conflict listing what contradicts this registry."""
+    def add(self, progress: Progress, doing: str) -> None:
+        """Add every line; `doing` is a word for it.
+
+        Raises Invalid if the export is wrong, Conflict listing what contradicts this registry.
+        """
         steps: dict[str, Callable[[list[Any]], None]] = {
             "bases": self._add_bases,
             "nodes": self._add_nodes,
@@ -60,14 +63,18 @@ class RowImporter:
         if self._trial:
             self._sizes = {_to_bytes(blob.sha256): blob.size for blob, _ in self._export.blobs()}
         for name, step in steps.items():
-            done = 0
+            counter = Counter(progress, f"{doing} {name}", self._export.header.counts.get(name, 0), name)
             for lines in chunks(self._export.lines(name), 1 if name == "bases" else CHUNK):
                 step(lines)
-                done += len(lines)
-                progress(name, done, self._export.header.counts.get(name, done))
+                counter.add(len(lines))
         self.report.refuse()
         if self._trial:
             self._check_last_numbers()
+
+    @property
+    def listed_bytes(self) -> int:
+        """The size in bytes of the blobs that the export lists; only a trial knows it."""
+        return sum(self._sizes.values())
 
     def _check_last_numbers(self) -> None:
         """Check that each `last_number` is the number of a version or a tombstone.

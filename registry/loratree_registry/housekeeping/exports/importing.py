@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from loratree_registry.blobs.counted import counted
 from loratree_registry.catalog.base_weights import check_weights
 from loratree_registry.catalog.files import record_stored
 from loratree_registry.core.digests import FileDigest
-from loratree_registry.core.text import Progress
+from loratree_registry.core.progress import Counter, Progress, silent, stopping
 from loratree_registry.database import queries
 from loratree_registry.database.engine import reading, trying, writing
 from loratree_registry.embedded.storage import Storage
@@ -40,7 +41,7 @@ class Imported:
     differences: list[str]
 
 
-def import_(storage: Storage, where: Path, *, progress: Progress = lambda *_: None) -> Imported:
+def import_(storage: Storage, where: Path, *, progress: Progress = silent) -> Imported:
     """Add the export in the folder or .tar file `where`. Nothing becomes visible before everything is verified.
 
     An existing version with the same digest stays as it is. Raises NotFound, Invalid if the export is incomplete or
@@ -49,17 +50,18 @@ def import_(storage: Storage, where: Path, *, progress: Progress = lambda *_: No
     with open_export(where) as export:
         with trying(storage.engine) as connection:
             trial = RowImporter(connection, export, trial=True)
-            trial.add(lambda name, done, of: progress(f"checking {name}", done, of))
+            trial.add(progress, "checking")
         size = (
-            _store_blobs(storage, export, progress)
+            _store_blobs(storage, export, Counter(progress, "storing the files", trial.listed_bytes))
             if trial.report.added["versions"] or trial.report.added["weights"]
             else 0
         )
         _check_weights(storage, export)
-        _check_adapters(storage, export, progress)
+        new = trial.report.added["versions"]
+        _check_adapters(storage, export, Counter(progress, "checking adapters", new, "versions"))
         with writing(storage.engine) as connection:
             importer = RowImporter(connection, export, trial=False)
-            importer.add(progress)
+            importer.add(progress, "adding")
     return Imported(
         path=export.header.path,
         added=dict(importer.report.added),
@@ -86,17 +88,16 @@ def _check_weights(storage: Storage, export: Export) -> None:
                 raise Invalid(f"the export's weights of the base {line.name} are not its own: {error}") from error
 
 
-def _check_adapters(storage: Storage, export: Export, progress: Progress) -> None:
+def _check_adapters(storage: Storage, export: Export, counter: Counter) -> None:
     """Check each version that is not here yet as if it were published: what publish refuses, import refuses.
 
     Reads the bytes that were stored. Raises Invalid.
     """
     checks = AdapterChecks(storage.blobs, {line.name: line.manifest for line in export.lines("bases")})
-    total = export.header.counts.get("versions", 0)
-    for done, (version, problem) in enumerate(checks.problems(_find_new(storage, export, checks)), 1):
+    for version, problem in checks.problems(_find_new(storage, export, checks)):
         if problem is not None:
             raise Invalid(f"the export's {describe(version, problem)}; export it again from a sound registry")
-        progress("adapters", done, max(done, total))
+        counter.add()
 
 
 def _find_new(storage: Storage, export: Export, checks: AdapterChecks) -> Iterator[Recorded]:
@@ -117,20 +118,19 @@ def _find_new(storage: Storage, export: Export, checks: AdapterChecks) -> Iterat
         yield from new
 
 
-def _store_blobs(storage: Storage, export: Export, progress: Progress) -> int:
+def _store_blobs(storage: Storage, export: Export, counter: Counter) -> int:
     """Store the blobs that are not stored yet, and return their total size in bytes."""
-    size = done = 0
-    with ThreadPoolExecutor(_THREADS) as threads:
+    size = 0
+    with ThreadPoolExecutor(_THREADS) as threads, stopping(counter):
         for chunk in chunks(export.blobs(), _AT_ONCE):
             leased = _lease(storage, chunk)
-            for _ in threads.map(lambda taken: _put(storage, taken), leased):
+            for _ in threads.map(lambda taken: _put(storage, taken, counter), leased):
                 pass  # the loop raises the errors of the threads
             with writing(storage.engine) as connection:
                 for taken in leased:
                     record_stored(connection, taken.blob.sha256, taken.blob.size, taken.lease)
             size += sum(taken.blob.size for taken in leased)
-            done += len(chunk)
-            progress("blobs", done, export.header.counts.get("blobs", done))
+            counter.add(sum(blob.size for blob, _ in chunk) - sum(taken.blob.size for taken in leased))
     return size
 
 
@@ -155,9 +155,9 @@ def _lease(storage: Storage, chunk: list[tuple[BlobLine, Open]]) -> list[_Leased
         ]
 
 
-def _put(storage: Storage, taken: _Leased) -> None:
+def _put(storage: Storage, taken: _Leased, counter: Counter) -> None:
     with taken.open() as stream:
         try:
-            storage.blobs.put(taken.blob.sha256, taken.blob.size, stream)
+            storage.blobs.put(taken.blob.sha256, taken.blob.size, counted(stream, counter.add))
         except Invalid as error:
             raise Invalid(f"the export is damaged: {error}") from error

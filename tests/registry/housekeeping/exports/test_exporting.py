@@ -196,8 +196,8 @@ def test_an_interrupted_import_goes_on_and_shows_nothing_before(
     source, target = grown(build(), material), build()
     export(source.storage, None, tmp_path / "all")
 
-    def interrupt(what: str, done: int, of: int) -> None:
-        if what == "blobs":
+    def interrupt(what: str, _done: int, _total: int, _unit: str) -> None:
+        if what == "checking adapters":  # after the bytes were stored
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -529,8 +529,8 @@ def test_trying_an_import_keeps_nobody_from_publishing_the_same_bytes(
     export(source.storage, None, tmp_path / "all")
     published = []
 
-    def publish_meanwhile(step: str, done: int, of: int) -> None:
-        if step == "checking versions" and not published:
+    def publish_meanwhile(step: str, done: int, _total: int, _unit: str) -> None:
+        if step == "checking versions" and done and not published:
             published.append(publish(target.registry, "tiny/elsewhere", material.rank8))
 
     import_(target.storage, tmp_path / "all", progress=publish_meanwhile)
@@ -551,8 +551,8 @@ def test_nobody_marks_a_version_between_an_imports_look_and_its_writing(
     marking: list[threading.Thread] = []
     early = []
 
-    def mark_meanwhile(step: str, done: int, of: int) -> None:
-        if step == "versions" and not marking:
+    def mark_meanwhile(step: str, done: int, _total: int, _unit: str) -> None:
+        if step == "adding versions" and done and not marking:
             act = partial(getattr(target.registry, mark), "tiny/law@1", reason="wrong data")
             marking.append(threading.Thread(target=suppressed, args=(act,)))
             marking[0].start()
