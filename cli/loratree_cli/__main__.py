@@ -1,6 +1,6 @@
 """The command `python -m loratree_cli`, the same as `loratree`."""
 
-from loratree_cli.main import main
+from loratree_cli.entry import start
 
 if __name__ == "__main__":
-    main()
+    start()

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ def test_ctrl_c_says_in_a_line_what_is_kept_and_the_same_command_goes_on(
     assert again.returncode == 0
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["publish", "manifest", "base push", "merge", "verify", "gc", "export tar", "import"])
 def test_sigterm_ends_quietly_and_leaves_nothing_temporary(name: str, room: Room, tmp_path: Path) -> None:
     case, shell = CASES[name], fresh_home(room, name)
     arguments = room.arguments(case)
@@ -153,6 +154,22 @@ def test_sigterm_ends_quietly_and_leaves_nothing_temporary(name: str, room: Room
     assert (done.returncode, done.stderr) == (143, "")
     assert room.leftovers() == []
     assert shell(*arguments).returncode == 0
+
+
+EARLY = """
+import os, signal, sys
+def interrupt(event, about):
+    if event == "import" and about[0] == "click":
+        os.kill(os.getpid(), signal.SIGINT)
+sys.addaudithook(interrupt)
+from loratree_cli.entry import start
+start()
+"""
+
+
+def test_ctrl_c_before_the_command_is_read_shows_no_traceback(shell: Shell) -> None:
+    done = subprocess.run([sys.executable, "-c", EARLY], env=shell.environment(), capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
 
 
 def test_an_interrupted_command_tells_programs_so_too(room: Room, tmp_path: Path) -> None:
