@@ -65,7 +65,7 @@ def retain(path: str, keep: int, below: bool, dry_run: bool, as_json: bool) -> N
     loratree retain tiny/medicine --keep 5 --dry-run
     loratree retain tiny --keep 5 --below
     """
-    kept = "what was deleted stays deleted, as the same command does: run it again"
+    kept = "what was deleted stays deleted: the same command goes on"
     with connected() as opened, working(f"looking through {path}", kept=kept):
         nodes = [node for node in _retain_each(opened, path, keep, below, dry_run) if node.deleted]
     if as_json:
