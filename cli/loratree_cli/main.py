@@ -144,7 +144,7 @@ def main() -> None:
 
 
 def _name_unknown_variables() -> None:
-    if unknown := check_variables(os.environ):
+    if "doctor" not in sys.argv[1:] and (unknown := check_variables(os.environ)):  # doctor tells it as a check
         from loratree_cli.output import say
 
         say(f"warning: loratree has no variable {listed(unknown, limit=3)}: `loratree --help` names those that it has")

@@ -5,7 +5,6 @@ import sys
 import click
 
 from loratree_cli.output import echo, json_option, print_json
-from loratree_registry.settings import Settings
 
 _WORDS = {True: "ok", None: "warn", False: "fail"}
 
@@ -16,17 +15,17 @@ def doctor(as_json: bool) -> None:
     """Check the database, the blob store and this machine, and print a remedy for each problem.
 
     It checks migrations, settings, clocks, permissions, conditional writes (in a race), checksums and leftover files;
-    with LORATREE_URL, the server's health, release and latency. Test files are removed. Exit status 1 if a check fails;
-    a warning is no failure.
+    with LORATREE_URL, the server's health, release and latency. Test files are removed. A check that fails ends no
+    other check. Exit status 1 if a check fails; a warning is no failure.
 
     \b
     loratree doctor
     LORATREE_DATABASE=postgresql://… LORATREE_BLOBS=s3://bucket/prefix loratree doctor --json
     """
-    from loratree_registry.housekeeping.doctor import diagnose
+    from loratree_registry.housekeeping.doctor import diagnose_environment
 
     checks = []
-    for check in diagnose(Settings.from_environment()):
+    for check in diagnose_environment():
         checks.append(check)
         if not as_json:
             echo(f"{_WORDS[check.ok]:<5} {check.name}: {check.says}")

@@ -3,8 +3,9 @@
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -15,11 +16,12 @@ from loratree_registry.blobs.s3.store import S3BlobStore
 from loratree_registry.blobs.store import BlobStore
 from loratree_registry.disk.disk_errors import disk_errors, sync
 from loratree_registry.disk.private import make_private
-from loratree_registry.errors import Invalid, LoratreeError
+from loratree_registry.errors import Invalid, LoratreeError, fitted
 
 _ROOM: Final = 1024**3  # bytes that should be free: some thirty adapters of 35 MB
 
 _CONTENT: Final = b"loratree"
+_REMEDY: Final = "check LORATREE_BLOBS and what it names"
 
 T = TypeVar("T")
 
@@ -31,6 +33,36 @@ class Check:
     name: str
     ok: bool | None
     says: str
+
+
+def attempt(name: str, function: Callable[[], T], *, remedy: str) -> T | Check:
+    """Return what `function` returns or, if it raises anything, a failed check with the reason and the remedy.
+
+    So a check that fails ends no other check. An error of our own tells its remedy itself; `remedy` is for the others.
+    """
+    try:
+        return function()
+    except LoratreeError as error:
+        says = str(error)
+    except OSError as error:
+        says = f"{error.filename or 'a file or a server'} cannot be used ({error.strerror or error}): {remedy}"
+    except Exception as error:
+        # A check that fails as nobody foresaw is a failed check too. The error's own text may hold a password.
+        says = f"the check itself failed ({type(error).__name__} {_place_of(error)}): {remedy}, and report this fault"
+    return Check(name, False, fitted(says))
+
+
+def run_check(name: str, question: Callable[[], tuple[bool | None, str]], *, remedy: str) -> Check:
+    """Return the check that `question` answers; if it raises anything, a failed check. See `attempt`."""
+    answer = attempt(name, question, remedy=remedy)
+    return answer if isinstance(answer, Check) else Check(name, answer[0], fitted(answer[1]))
+
+
+def _place_of(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"in {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "in an unknown place"
 
 
 def probe(store: BlobStore) -> list[Check]:
@@ -50,11 +82,7 @@ def probe(store: BlobStore) -> list[Check]:
 def _run(questions: Mapping[str, Callable[[T], tuple[bool | None, str]]], tried: T) -> list[Check]:
     checks: list[Check] = []
     for name, question in questions.items():
-        try:
-            ok, says = question(tried)
-        except LoratreeError as error:
-            ok, says = False, str(error)
-        checks.append(Check(name, ok, says))
+        checks.append(run_check(name, partial(question, tried), remedy=_REMEDY))
         if not checks[0].ok:
             break
     return checks
@@ -78,9 +106,10 @@ def _begin_trial(root: Path, setting: str) -> Iterator[Trial]:
         yield tried
     finally:
         shutil.rmtree(tried.inside, ignore_errors=True)
-        for path in absent:
-            if path.is_dir():
-                path.rmdir()
+        with suppress(OSError):  # another process may have put something there
+            for path in absent:
+                if path.is_dir():
+                    path.rmdir()
 
 
 def _check_writable(tried: Trial) -> tuple[bool | None, str]:

@@ -162,6 +162,7 @@ def _parse(address: str) -> URL:
         raise Invalid(f"the database's address cannot be read: {remedy}") from None
     if "@" in (url.host or ""):
         raise Invalid("the database's address has an @ in its password or user: write it as %40")
+    _check_host(url)
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
     if url.drivername == "sqlite" and url.query:
@@ -170,6 +171,14 @@ def _parse(address: str) -> URL:
     if in_file or url.drivername == "postgresql+psycopg":
         return url
     raise Invalid(f"the database {_mask(url)} is of a kind that is not supported: {remedy}")
+
+
+def _check_host(url: URL) -> None:
+    """Check that the host can be a name, such as one without a part of 64 letters. Raises Invalid."""
+    try:
+        (url.host or "").encode("idna")
+    except UnicodeError:
+        raise Invalid(f"the database {_mask(url)} names a host that cannot be one: correct LORATREE_DATABASE") from None
 
 
 def _open_sqlite(url: URL) -> Engine:
@@ -273,6 +282,8 @@ def _to_error(url: URL, error: SQLAlchemyError) -> LoratreeError:
             f"the disk of {file} is full ({reason}): nothing was changed; reading, `loratree delete` and `loratree gc` "
             "work from a reserve, and if that is used up too, remove any other file first"
         )
+    if file is not None and file.is_dir():
+        return Unavailable(f"the database {file} is a folder: set LORATREE_DATABASE to a file, or move the folder away")
     remedy = next((text for mark, text in _REMEDIES.items() if mark in reason.lower()), "check that it is running")
     return Unavailable(f"the database {_mask(url)} does not answer ({reason}): {remedy}")
 

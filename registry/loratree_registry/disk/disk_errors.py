@@ -10,6 +10,7 @@ from pathlib import Path
 from loratree_registry.errors import Unavailable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_FOLDER = (errno.EEXIST, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 @contextmanager
@@ -38,6 +39,8 @@ def _describe(folder: Path, setting: str, needs: int, error: OSError) -> str:
         free = shutil.disk_usage(_find_existing(folder)).free
         wanted = f"needs {needs} bytes, {free} are free" if needs else f"{free} bytes are free"
         return f"the disk of {folder} is full: {wanted}; free some space or set {setting}"
+    if error.errno in _NO_FOLDER:
+        return f"{folder} is no folder, or a part of its path is none ({error.strerror}): set {setting} to a folder"
     return f"{folder} cannot be used: {error.strerror or error}; restore its permissions or set {setting}"
 
 

@@ -23,3 +23,17 @@ def make_private(folder: Path) -> None:
 def private_opener(path: str, flags: int) -> int:
     """Open a file for `open(opener=)`: one that is created has mode 0600."""
     return os.open(path, flags, 0o600)
+
+
+def is_usable(folder: Path) -> bool:
+    """Return whether this process may create a file in `folder`."""
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is something at `path`. Raises OSError if this cannot be known, as in a locked folder."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

@@ -54,7 +54,7 @@ class HttpClient:
         secure = self._url.startswith("https:")  # loading certificates takes 50 ms, and http: needs none
         limits = httpx.Limits(keepalive_expiry=_IDLE_S)
         self._presigned = Presigned()
-        self._client = httpx.Client(auth=auth, transport=httpx.HTTPTransport(verify=secure, retries=2, limits=limits))
+        self._client = httpx.Client(auth=auth, transport=_open_transport(secure, limits))
 
     def get(
         self,
@@ -231,11 +231,22 @@ def quoted(path: str) -> str:
     return "/".join(segment.replace(".", "%2E") if set(segment) == {"."} else segment for segment in segments)
 
 
+def _open_transport(secure: bool, limits: httpx.Limits) -> httpx.HTTPTransport:
+    try:
+        return httpx.HTTPTransport(verify=secure, retries=2, limits=limits)
+    except OSError as error:
+        raise Unavailable(
+            f"the certificates for https cannot be read ({error.strerror or error}): "
+            "check SSL_CERT_FILE and SSL_CERT_DIR"
+        ) from error
+
+
 def _check_url(text: str) -> httpx.URL:
     """Parse the URL. Raises Invalid if HTTP cannot reach it."""
     try:
         url = httpx.URL(text)
-    except httpx.InvalidURL:
+        url.host.encode("idna")  # as the system's resolver does; a name with a label of 64 letters is none
+    except (httpx.InvalidURL, UnicodeError):
         url = httpx.URL()
     if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > 65535 or url.query or url.fragment:
         raise Invalid(

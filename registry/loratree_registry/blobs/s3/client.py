@@ -34,6 +34,7 @@ def open_client(endpoint: str | None, setting: str = "LORATREE_S3_ENDPOINT", *, 
     try:
         import boto3
         from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, InvalidRegionError
     except ImportError as error:
         raise Unavailable("blobs in S3 need boto3, which is not installed: install loratree[s3]") from error
     config = Config(
@@ -50,6 +51,11 @@ def open_client(endpoint: str | None, setting: str = "LORATREE_S3_ENDPOINT", *, 
     )
     try:
         return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
+    except (BotoCoreError, InvalidRegionError) as error:  # a profile or a region that is none, a file that is broken
+        reason = shortened(" ".join(str(error).split()), 200)
+        raise Invalid(
+            f"boto3 cannot use its settings ({reason}): check AWS_PROFILE, AWS_DEFAULT_REGION and the files in ~/.aws"
+        ) from error
     except ValueError as error:
         raise Invalid(
             f"{setting} is {without_secrets(endpoint or '')!r}: expected a URL such as http://127.0.0.1:9000"

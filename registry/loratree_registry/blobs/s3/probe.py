@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
+from http.client import HTTPException
 from typing import Any, Final
 from uuid import uuid4
 
@@ -18,7 +19,8 @@ from loratree_registry.blobs.s3.bucket import Bucket
 from loratree_registry.blobs.s3.client import error_code, s3_errors
 from loratree_registry.blobs.s3.multipart import Multipart
 from loratree_registry.blobs.s3.staged import FOLDER
-from loratree_registry.errors import Unavailable
+from loratree_registry.core.times import in_utc
+from loratree_registry.errors import LoratreeError
 
 Answer = tuple[bool | None, str]
 
@@ -64,7 +66,7 @@ def trial(bucket: Bucket) -> Iterator[Trial]:
     try:
         yield tried
     finally:
-        with suppress(Unavailable):
+        with suppress(LoratreeError):
             bucket.delete(tried.name)
 
 
@@ -126,7 +128,7 @@ def _check_presigned(tried: Trial) -> Answer:
         same = _send(get, None, "GET") == _CONTENT
     except urllib.error.HTTPError as error:
         return False, f"a presigned URL is answered with {error.code}: clients need such URLs to send and read"
-    except OSError:
+    except (OSError, HTTPException, ValueError):  # no HTTP, or no URL at all
         return None, "presigned URLs name a server that this machine cannot reach: try one from a client"
     return same, f"presigned URLs take and give {'the same' if same else 'other'} bytes"
 
@@ -143,7 +145,7 @@ def _check_clock(tried: Trial) -> Answer:
         headers = tried.bucket.client.head_object(**tried.at)["ResponseMetadata"]["HTTPHeaders"]
         if "date" not in headers:
             return None, "the server sends no Date header, so its clock is not known"
-        skew = abs(datetime.now(UTC) - parsedate_to_datetime(headers["date"])).total_seconds()
+        skew = abs(datetime.now(UTC) - in_utc(parsedate_to_datetime(headers["date"]))).total_seconds()
     if skew > _SKEW_S:
         return False, f"the server's clock is {skew:.0f} s away from this machine's: set both, S3 refuses 900 s"
     return True, f"the server's clock is within {skew:.0f} s of this machine's"
