@@ -52,6 +52,16 @@ class PostgreSQL:
         engine.dispose()
         self._migrated.append(url)
 
+    def stop_database(self, url: str) -> None:
+        """Lets a database be as one that is down: its connections end, and new ones are refused."""
+        name = make_url(url).database
+        self._run(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        self._run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+
+    def start_database(self, url: str) -> None:
+        """Lets it answer again."""
+        self._run(f"ALTER DATABASE {make_url(url).database} ALLOW_CONNECTIONS true")
+
     def close(self) -> None:
         self._admin.dispose()
 

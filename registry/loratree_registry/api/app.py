@@ -17,6 +17,8 @@ from loratree_registry.api import examples
 from loratree_registry.api.examples import replaced
 from loratree_registry.api.handlers import add_handlers
 from loratree_registry.api.host_guard import LOOPBACK, HostGuard
+from loratree_registry.api.log.requests import RequestLog
+from loratree_registry.api.log.settings import LogSettings
 from loratree_registry.api.routes import aliases, bases, files, health, marks, nodes, tombstones, uploads, versions
 from loratree_registry.api.schema_rules import add_rules
 from loratree_registry.core.uploads import LIFETIME_S
@@ -43,10 +45,13 @@ EXPIRE_S: Final = 3600.0
 _LOG: Final = logging.getLogger(__name__)
 
 
-def create_app(registry: EmbeddedRegistry, *, staging: Path, hosts: Collection[str] = LOOPBACK) -> FastAPI:
+def create_app(
+    registry: EmbeddedRegistry, *, staging: Path, hosts: Collection[str] = LOOPBACK, log: LogSettings | None = None
+) -> FastAPI:
     """Create the application that serves `registry`, and closes it when the server stops.
 
     `staging` is the folder for unfinished uploads, shared by every worker. `hosts` are the accepted Host headers.
+    `log` says which requests get a line on stderr; without it, none does.
     A registry's methods commit before they return, so every reply comes after its commit.
     """
 
@@ -73,6 +78,8 @@ def create_app(registry: EmbeddedRegistry, *, staging: Path, hosts: Collection[s
     for router in ROUTERS:
         app.router.routes += router.routes  # include_router wraps each route, and an answer then takes twice as long
     _complete_document(app)
+    # Around the framework's own outermost layer, which answers for our bugs.
+    app.middleware_stack = RequestLog(app.build_middleware_stack(), log)
     return app
 
 

@@ -1,13 +1,16 @@
 """Error handlers: every failure, ours or the framework's, becomes a problem document."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
+from starlette.types import Scope
 
+from loratree_registry.api.log.requests import asked_in, note_cause
 from loratree_registry.errors import Invalid, LoratreeError, listed
 from loratree_registry.wire.problem import MEDIA_TYPE, Problem, internal, problem_of, refused
 
@@ -27,6 +30,15 @@ def respond(document: Problem, headers: Mapping[str, str] | None = None) -> Resp
     return Response(_JSON.dump_json(document, exclude_none=True), document.status, headers, MEDIA_TYPE)
 
 
+def respond_to(scope: Scope, document: Problem) -> Response:
+    """Return a response that holds a problem. One by the server's fault names the request; its line tells the cause."""
+    asked = asked_in(scope)
+    if document.status < 500 or asked is None:
+        return respond(document)
+    note_cause(asked, document.detail)
+    return respond(replace(document, request_id=asked.id))
+
+
 def path_of(request: Request) -> str:
     """Return the request's path as the client wrote it, percent-encoded."""
     raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
@@ -35,7 +47,7 @@ def path_of(request: Request) -> str:
 
 def _answer_loratree_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, LoratreeError)
-    return respond(problem_of(error, path_of(request)))
+    return respond_to(request.scope, problem_of(error, path_of(request)))
 
 
 def _answer_invalid_request(request: Request, error: Exception) -> Response:
@@ -70,4 +82,4 @@ def _list_methods(request: Request) -> list[str]:
 
 
 def _answer_bug(request: Request, _: Exception) -> Response:
-    return respond(internal(path_of(request)))
+    return respond_to(request.scope, internal(path_of(request)))

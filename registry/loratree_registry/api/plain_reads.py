@@ -15,7 +15,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from loratree_registry.api.handlers import respond
+from loratree_registry.api.handlers import respond_to
 from loratree_registry.api.kept_answers import Answer, Changes, kept_answers, see
 from loratree_registry.errors import LoratreeError
 from loratree_registry.wire.problem import problem_of
@@ -71,7 +71,7 @@ async def answer_plainly(
             answer = await asyncio.get_running_loop().run_in_executor(pool, _compute, read)
         except LoratreeError as error:
             raw: bytes = scope.get("raw_path") or path.encode()
-            await respond(problem_of(error, raw.decode("ascii", "replace")))(scope, receive, send)
+            await respond_to(scope, problem_of(error, raw.decode("ascii", "replace")))(scope, receive, send)
             return
         kept.keep(path, stamp, answer)
     etag, body = answer

@@ -1,11 +1,14 @@
 """The server process of `loratree serve`."""
 
 import ipaddress
+import logging
 import socket
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import TYPE_CHECKING
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
 
+from loratree_registry.api.log.settings import LogSettings
 from loratree_registry.errors import Invalid, Unavailable
 from loratree_registry.settings import Settings
 
@@ -14,15 +17,24 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
     from uvicorn import Config
 
+_LOG_SETTINGS: Final = LogSettings()
+_LOG: Final = logging.getLogger(__name__)
+
 
 def serve(
-    settings: Settings, host: str, port: int, *, workers: int = 1, announce: Callable[[str], object] = print
+    settings: Settings,
+    host: str,
+    port: int,
+    *,
+    workers: int = 1,
+    announce: Callable[[str], object] = print,
+    log: LogSettings = _LOG_SETTINGS,
 ) -> None:
     """Serve the embedded registry of `settings` until interrupted or terminated; port 0 takes a free port.
 
     `workers` processes share the port; one that dies is replaced. `announce` is called with the URL once the port is
-    open. Raises Invalid for a host that is not loopback, since there is no access control yet, and Unavailable if the
-    port is in use or a worker cannot start.
+    open. `log` says what is written to stderr. Raises Invalid for a host that is not loopback, since there is no access
+    control yet, and Unavailable if the port is in use or a worker cannot start.
     """
     name = _check_loopback(host)
     try:
@@ -35,8 +47,10 @@ def serve(
 
     with listen(host, port) as listening:
         open_embedded(settings).close()  # migrates SQLite, and raises here if no worker could open it
-        config = configure(partial(_create_app, settings, LOOPBACK | {name}), workers=workers)
-        announce(f"http://{name}:{listening.getsockname()[1]}")
+        config = configure(partial(_create_app, settings, LOOPBACK | {name}, log), workers=workers, log=log)
+        url = f"http://{name}:{listening.getsockname()[1]}"
+        announce(url)
+        _LOG.info("loratree %s serves %s by %d processes", version("loratree"), url, workers)
         if workers > 1:
             from loratree_registry.api.workers import serve_by_many
 
@@ -48,7 +62,7 @@ def serve(
             return
 
 
-def configure(create_app: Callable[[], "ASGIApp"], *, workers: int = 1) -> "Config":
+def configure(create_app: Callable[[], "ASGIApp"], *, workers: int = 1, log: LogSettings = _LOG_SETTINGS) -> "Config":
     """Return the settings of uvicorn; each worker calls `create_app`. It uses uvloop and httptools where they are."""
     import uvicorn
 
@@ -56,7 +70,7 @@ def configure(create_app: Callable[[], "ASGIApp"], *, workers: int = 1) -> "Conf
         create_app,
         factory=True,
         workers=workers,
-        log_level="warning",
+        log_config=log.to_config(),
         loop="auto",
         http="loratree_registry.api.connections:HttpProtocol",
         ws="none",
@@ -68,13 +82,13 @@ def configure(create_app: Callable[[], "ASGIApp"], *, workers: int = 1) -> "Conf
     )
 
 
-def _create_app(settings: Settings, hosts: Collection[str]) -> "FastAPI":
+def _create_app(settings: Settings, hosts: Collection[str], log: LogSettings) -> "FastAPI":
     from loratree_registry.api.app import create_app
-    from loratree_registry.api.quiet_log import quieten
+    from loratree_registry.api.log.once_per_kind import quieten
     from loratree_registry.embedded.registry import open_embedded
 
     quieten()
-    return create_app(open_embedded(settings), staging=settings.make_home() / "uploads", hosts=hosts)
+    return create_app(open_embedded(settings), staging=settings.make_home() / "uploads", hosts=hosts, log=log)
 
 
 def _check_loopback(host: str) -> str:

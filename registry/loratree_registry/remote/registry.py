@@ -39,7 +39,8 @@ from loratree_registry.wire.query import written
 class RemoteRegistry(Registry):
     """A Registry behind `loratree serve` at `url`; it is thread-safe.
 
-    Its records equal the embedded registry's, and a problem document becomes the same error with the same sentence.
+    Its records equal the embedded registry's, and a problem document becomes the same error with the same sentence; a
+    sentence about a failure of the server's own names the request, too, which the server's log tells more of.
     Every method raises Unavailable if the server cannot be reached, is no loratree server, or does not answer within
     `answer_s` seconds, or takes no byte for `stall_s` seconds.
     """

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Final
 
-from loratree_registry.core.text import one_line
+from loratree_registry.core.text import one_line, shortened
 from loratree_registry.errors import (
     Conflict,
     Corrupt,
@@ -29,7 +29,8 @@ class Problem:
     """The reason why a request failed. `detail` is one sentence for a person; `type` and `status` are for programs.
 
     A conflict over an alias sets `current`: the version that the alias names now, or 0 if the alias is not set.
-    `details` are the single problems if there are more than the sentence names, at most 1,000.
+    `details` are the single problems if there are more than the sentence names, at most 1,000. A problem by the
+    server's fault has `request_id`, the id in the answer's X-Request-ID, which the line in the server's log has too.
     """
 
     type: str
@@ -39,6 +40,7 @@ class Problem:
     instance: str
     current: int | None = None
     details: tuple[str, ...] | None = None
+    request_id: str | None = None
 
     @property
     def slug(self) -> str:
@@ -122,8 +124,13 @@ def internal(path: str) -> Problem:
 
 
 def error_of(problem: Problem) -> LoratreeError:
-    """Convert a problem document back to its error, with the same sentence on one line for a terminal."""
+    """Convert a problem document back to its error, with the same sentence on one line for a terminal.
+
+    The sentence of a failure of the server's own ends with the request's id, by which its log tells more.
+    """
     sentence = one_line(problem.detail)
+    if problem.status >= 500 and problem.request_id:
+        sentence += f" (request {shortened(one_line(problem.request_id))}, see the server's log)"
     if problem.slug in _KINDS:
         error = _KINDS[problem.slug](sentence, details=tuple(map(one_line, problem.details or ())))
         if isinstance(error, Conflict):

@@ -17,7 +17,7 @@ import pytest
 from loratree_registry.api import connections
 from loratree_registry.api.app import create_app
 from loratree_registry.api.connections import MAX_HEADER, Bounds, Guarded
-from loratree_registry.api.quiet_log import OncePerKind
+from loratree_registry.api.log.once_per_kind import OncePerKind
 from loratree_registry.embedded.registry import EmbeddedRegistry
 from tests.registry.material import sha256
 from tests.registry.serving import running

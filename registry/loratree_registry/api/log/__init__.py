@@ -1,0 +1,1 @@
+"""What the server writes to stderr: a line for each request, and what goes wrong."""
