@@ -7,25 +7,22 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from fastapi import FastAPI
-from pydantic import TypeAdapter
 from starlette.concurrency import run_in_threadpool
 
-from loratree_registry.api import examples
-from loratree_registry.api.examples import replaced
+from loratree_registry.api.document import complete_document
 from loratree_registry.api.handlers import add_handlers
 from loratree_registry.api.host_guard import LOOPBACK, HostGuard
 from loratree_registry.api.log.requests import RequestLog
 from loratree_registry.api.log.settings import LogSettings
 from loratree_registry.api.routes import aliases, bases, files, health, marks, nodes, tombstones, uploads, versions
-from loratree_registry.api.schema_rules import add_rules
+from loratree_registry.api.routes.front import add_front
 from loratree_registry.core.uploads import LIFETIME_S
 from loratree_registry.embedded.registry import EmbeddedRegistry
 from loratree_registry.embedded.staged_uploads import expire
 from loratree_registry.errors import Unavailable
-from loratree_registry.wire.problem import Problem
 
 ROUTERS: Final = (
     health.router,
@@ -70,6 +67,7 @@ def create_app(
         description="Trees of LoRA adapters: nodes, versions, pins and aliases over one base model.",
         lifespan=lifespan,
         redirect_slashes=False,
+        openapi_url=None,  # the framework's own pages load scripts from another server
     )
     app.state.registry = registry
     app.state.staging = staging
@@ -77,7 +75,8 @@ def create_app(
     add_handlers(app)
     for router in ROUTERS:
         app.router.routes += router.routes  # include_router wraps each route, and an answer then takes twice as long
-    _complete_document(app)
+    complete_document(app)
+    add_front(app)
     # Around the framework's own outermost layer, which answers for our bugs.
     app.middleware_stack = RequestLog(app.build_middleware_stack(), log)
     return app
@@ -101,17 +100,3 @@ async def _expire_hourly(app: FastAPI) -> None:
         except Unavailable as error:
             _LOG.warning("%s", error)
         await asyncio.sleep(EXPIRE_S)
-
-
-def _complete_document(app: FastAPI) -> None:
-    """Add to the OpenAPI document the schema of Problem, the rules of the registry's words, and the examples' nulls."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = replaced(generate(), examples.NULL, None)
-            app.openapi_schema["components"]["schemas"]["Problem"] = TypeAdapter(Problem).json_schema()
-            add_rules(app.openapi_schema)
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign] # FastAPI documents this way to extend the document

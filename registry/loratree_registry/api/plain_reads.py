@@ -15,6 +15,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from loratree_registry.api.encoding import LARGE, VARY, compress, of_gzip, takes_gzip
 from loratree_registry.api.handlers import respond_to
 from loratree_registry.api.kept_answers import Answer, Changes, kept_answers, see
 from loratree_registry.errors import LoratreeError
@@ -75,11 +76,18 @@ async def answer_plainly(
             return
         kept.keep(path, stamp, answer)
     etag, body = answer
-    headers = [(b"etag", etag), (b"cache-control", REVALIDATE.encode())]
+    varies = encodes = False
+    if len(body) >= LARGE:
+        varies, encodes = True, takes_gzip(scope["headers"])
+        etag = of_gzip(etag) if encodes else etag
+    headers = [(b"etag", etag), (b"cache-control", REVALIDATE.encode())] + ([VARY] if varies else [])
     if _is_held(scope, etag):
         await send({"type": "http.response.start", "status": 304, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
         return
+    if encodes:
+        body = await asyncio.get_running_loop().run_in_executor(_OVER_FILE, compress, body)
+        headers.append((b"content-encoding", b"gzip"))
     headers += [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})

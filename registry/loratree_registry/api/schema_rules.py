@@ -86,10 +86,30 @@ _FIELDS: Final[Mapping[tuple[str, str], Rule]] = {
     ("NewVersion", "files"): {"minItems": 1, "maxItems": 1},
     ("NewVersion", "parent"): {"pattern": f"^({BASE}|{SEGMENT}{_DEEP}{_SELECTOR})$"},
 }
+# What a field of an answer is, by its name and its type; a record that a request has too has its own rules above.
+_ANSWERS: Final[Mapping[tuple[str, str], Rule]] = {
+    **{
+        (name, "string"): _A_DIGEST
+        for name in ("base_digest", "child_digest", "composition", "content", "digest", "parent_digest", "sha256")
+    },
+    **{(name, "string"): {"format": "date-time"} for name in ("at", "created_at", "deleted_at", "updated_at")},
+    **{
+        (name, "integer"): _A_SIZE
+        for name in ("bytes", "descendants", "kept", "modules", "parameters", "parts", "size", "vocabulary_size")
+    },
+    **{(name, "integer"): _A_NUMBER for name in ("head", "number", "part_size", "version")},
+    ("path", "string"): _A_PATH,
+    ("base", "string"): _A_BASE,
+    ("request_id", "string"): {"maxLength": 100},
+}
 
 
 def add_rules(document: dict[str, Any]) -> None:
     """Write the rules into the document, in place."""
+    for schema in document["components"]["schemas"].values():
+        for name, field in schema.get("properties", {}).items():
+            value = _of_value(field)
+            value.update(_ANSWERS.get((name, value.get("type", "")), {}))
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             for parameter in operation.get("parameters", ()):

@@ -50,7 +50,7 @@ def serve(
         config = configure(partial(_create_app, settings, LOOPBACK | {name}, log), workers=workers, log=log)
         url = f"http://{name}:{listening.getsockname()[1]}"
         announce(url)
-        _LOG.info("loratree %s serves %s by %d processes", version("loratree"), url, workers)
+        _LOG.info("loratree %s serves %s, workers: %d", version("loratree"), url, workers)
         if workers > 1:
             from loratree_registry.api.workers import serve_by_many
 

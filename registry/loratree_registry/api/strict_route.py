@@ -19,6 +19,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from loratree_registry.api.body_limits import check_count, list_faults
+from loratree_registry.api.encoding import LARGE, compress, of_gzip, takes_gzip
 from loratree_registry.api.handlers import path_of
 from loratree_registry.api.plain_reads import REVALIDATE, answer_plainly, is_plain, plain_parameter, unchanged
 from loratree_registry.api.whole_numbers import with_whole_numbers
@@ -103,7 +104,7 @@ class Route(APIRoute):
                 record = await run_in_threadpool(_parse, request, schema, text, self.max_values, fields)
             response = await handler(_RecordRequest(request, record))
             if request.method == "GET" and response.status_code == 200 and "etag" not in response.headers:
-                return _answer_conditionally(request, response)
+                return await answer_conditionally(request, response)
             return response
 
         return answer
@@ -143,12 +144,23 @@ def validators(etag: str, cache: str) -> dict[str, str]:
     return {"ETag": etag, "Cache-Control": cache}
 
 
-def _answer_conditionally(request: Request, response: Response) -> Response:
-    etag = f'"{hashlib.sha256(response.body).hexdigest()}"'
-    headers = validators(etag, REVALIDATE)
+async def answer_conditionally(request: Request, response: Response, etag: str | None = None) -> Response:
+    """Return a response with its ETag, or 304 if the client holds it; compress a large one if the client takes it."""
+    body = bytes(response.body)
+    etag = etag or f'"{hashlib.sha256(body).hexdigest()}"'
+    headers = {}
+    if len(body) >= LARGE:
+        headers["Vary"] = "Accept-Encoding"
+        if takes_gzip(request.scope["headers"]):
+            etag = of_gzip(etag.encode()).decode()
+            headers["Content-Encoding"] = "gzip"
     if unchanged(request, etag):
-        return Response(status_code=304, headers=headers)
-    response.headers.update(headers)
+        headers.pop("Content-Encoding", None)
+        return Response(status_code=304, headers=headers | validators(etag, REVALIDATE))
+    if "Content-Encoding" in headers:
+        response.body = await run_in_threadpool(compress, body)
+        response.headers["Content-Length"] = str(len(response.body))
+    response.headers.update(headers | validators(etag, REVALIDATE))
     return response
 
 

@@ -116,10 +116,68 @@ def test_request_schemas_refuse_unknown_fields() -> None:
         "Move",
         "Reason",
         "Keep",
-        "BaseManifest-Input",
-        "FileDigest-Input",
+        "BaseManifestInput",
+        "FileDigestInput",
     ):
         assert schemas[name]["additionalProperties"] is False
+
+
+def test_each_record_has_a_name_of_its_own_that_is_a_classs_name_in_every_language() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    assert all(re.fullmatch(r"[A-Z][A-Za-z]+", name) for name in schemas)
+    assert [schema["title"] for schema in schemas.values()] == list(schemas)
+    assert len({name.lower() for name in schemas}) == len(schemas)
+    inner = {**DOCUMENT, "components": {"schemas": {name: {**schema, "title": 0} for name, schema in schemas.items()}}}
+    assert set(titles(inner["paths"])) == set(), "a title of a field is a class to a generator"
+
+
+def titles(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(value.get("title"), str) and "detail" not in value:
+            yield value["title"]
+        for name, item in value.items():
+            if name not in ("example", "examples"):
+                yield from titles(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from titles(item)
+
+
+def test_each_operation_has_the_name_of_a_good_method() -> None:
+    names = [str(parameter.id) for parameter in OPERATIONS]
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)+", name) for name in names)
+    assert len(set(names)) == len(names)
+
+
+@each_operation
+def test_an_example_of_a_refusal_is_one_that_its_route_gives(path: str, method: str, operation: dict[str, Any]) -> None:
+    for status, answer in operation["responses"].items():
+        media = answer.get("content", {}).get(MEDIA_TYPE)
+        if media is None:
+            continue
+        shown = media["example"]
+        assert "{" not in shown["instance"]
+        pattern = re.sub(r"\\{[a-z]+\\}", ".+", re.escape(path))
+        assert re.fullmatch(pattern, shown["instance"])
+        assert ("request_id" in shown) is (shown["status"] >= 500)
+        if status == "404":
+            noun = path.split("/")[2]
+            about = {"uploads": "there is no upload", "bases": "the base", "manifests": "the base"}.get(noun, "")
+            assert shown["detail"].startswith(about)
+        if status == "409":
+            assert ("current" in shown) is shown["detail"].startswith("the alias stable") is ("aliases" in path)
+
+
+def test_a_digest_a_size_a_number_and_a_time_of_an_answer_have_their_rules() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    version = schemas["Version"]["properties"]
+    assert version["digest"]["pattern"] == "^sha256:[0-9a-f]{64}$"
+    assert version["size"]["minimum"] == 0
+    assert (version["number"]["minimum"], version["number"]["maximum"]) == (1, 999_999_999)
+    assert version["created_at"]["format"] == "date-time"
+    assert version["path"]["pattern"].startswith("^[a-z0-9]")
+    assert schemas["Level"]["enum"] == ["base", "domain", "subdomain", "task", "user"]
+    assert version["level"] == {"$ref": "#/components/schemas/Level"}
 
 
 def test_the_reference_page_lists_every_route_and_no_other() -> None:

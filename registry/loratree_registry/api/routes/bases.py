@@ -68,7 +68,7 @@ def get_manifest(registry: ServedRegistry, path: NodePath) -> BaseManifest:
 
 
 @router.post("/missing/{path:text}", responses=answers(examples.BASE_FILES[1:], 404))
-def list_missing(
+def list_missing_files(
     registry: ServedRegistry, path: NodePath, files: Annotated[Files, body(examples.NEW_BASE_FILES)]
 ) -> list[FileDigest]:
     """List the files of a base that still have to be uploaded."""
@@ -76,7 +76,7 @@ def list_missing(
 
 
 @router.put("/base-files/{path:text}", responses=answers(examples.BASE, 404, 409))
-def store_base(
+def store_base_files(
     registry: ServedRegistry, path: NodePath, files: Annotated[Files, body(examples.NEW_BASE_FILES)]
 ) -> Base:
     """Make uploaded files the weights of a base, after a check that every tensor is the base's own."""
@@ -90,6 +90,6 @@ def list_base_files(registry: ServedRegistry, path: NodePath) -> list[FileDigest
 
 
 @damage.get("/damaged/{ref:text}", responses=answers(examples.BASE_FILES[:1], 404, 410))
-def list_damaged(registry: ServedRegistry, ref: RefPath) -> list[FileDigest]:
+def list_damaged_files(registry: ServedRegistry, ref: RefPath) -> list[FileDigest]:
     """List the stored files of a version, or of a base's weights, that are missing or damaged."""
     return registry.damaged_files(ref)

@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1/health", tags=["health"], route_class=HealthRoute
 
 
 @router.get("", responses=answers(examples.HEALTH))
-def health(registry: ServedRegistry) -> Health:
+def get_health(registry: ServedRegistry) -> Health:
     """Report that the server answers and reaches its database, and its release.
 
     Needs no rights: whoever reaches the server may ask.

@@ -48,7 +48,7 @@ def list_descendants(
 
 
 @router.get("/count/{path:text}", responses=answers(examples.COUNT, 404))
-def count(registry: ServedRegistry, path: NodePath) -> Count:
+def count_nodes(registry: ServedRegistry, path: NodePath) -> Count:
     """Count the nodes below `path`: exactly up to 20,000; above, `more` is true."""
     return registry.count(path)
 

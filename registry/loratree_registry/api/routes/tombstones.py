@@ -33,7 +33,7 @@ def list_tombstones(
 
 
 @router.get("/retentions/{path:text}", responses=answers(examples.one_page(examples.RETAINED, examples.PATH), 404))
-def list_crowded(
+def list_crowded_nodes(
     registry: ServedRegistry,
     path: NodePath,
     keep: Annotated[int, Query(description="The number of newest versions that retention would keep", examples=[5])],
@@ -45,6 +45,6 @@ def list_crowded(
 
 
 @router.post("/retentions/{path:text}", responses=answers(examples.RETAINED, 404))
-def retain(registry: ServedRegistry, path: NodePath, keep: Annotated[Keep, body(examples.KEEP)]) -> Retained:
+def retain_versions(registry: ServedRegistry, path: NodePath, keep: Annotated[Keep, body(examples.KEEP)]) -> Retained:
     """Delete all versions at `path` except the newest `keep`, the head, and those that an alias or a pin names."""
     return registry.retain(path, keep=keep.keep, dry_run=keep.dry_run)

@@ -33,7 +33,7 @@ _PUBLISHED[201]["model"] = Published
 
 
 @submissions.post("/versions/{path:text}", responses=_PUBLISHED)
-def publish(
+def publish_version(
     registry: ServedRegistry,
     path: NodePath,
     version: Annotated[NewVersion, body(examples.NEW_VERSION)],
@@ -71,7 +71,7 @@ def list_documents(registry: ServedRegistry, ref: RefPath) -> list[Document]:
 
 
 @router.get("/resolve/{ref:text}", responses=answers(examples.RESOLUTION, 403, 404, 409, 410))
-def resolve(
+def resolve_chain(
     registry: ServedRegistry,
     ref: RefPath,
     follow: Annotated[
@@ -85,7 +85,7 @@ def resolve(
 
 
 @router.get("/lineage/{ref:text}", responses=answers(examples.LINEAGE, 404, 410))
-def lineage(registry: ServedRegistry, ref: RefPath) -> Lineage:
+def get_lineage(registry: ServedRegistry, ref: RefPath) -> Lineage:
     """Return the lineage of a version: each pin, one edge at a time, up to the base."""
     return registry.lineage(ref)
 
