@@ -74,7 +74,7 @@ def running(app: ASGIApp, protocol: Any = HttpProtocol) -> Iterator[str]:
 @contextmanager
 def command_serving(home: Path) -> Iterator[str]:
     """Runs the command `loratree serve` over `home` in a process of its own, with no other setting; gives its URL."""
-    command = [sys.executable, "-m", "loratree_cli", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "loratree_cli", "serve", "--port", "0", "--log-level", "warning"]
     settings = {name: value for name, value in os.environ.items() if not name.startswith("LORATREE_")}
     settings |= {"LORATREE_HOME": str(home)}
     with subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, text=True) as server:

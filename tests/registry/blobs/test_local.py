@@ -99,7 +99,9 @@ def test_making_a_store_touches_no_disk(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_told_with_its_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     store = LocalBlobStore(tmp_path / "file" / "blobs")
-    with pytest.raises(Unavailable, match=r"file/blobs cannot be used: Not a directory.*set LORATREE_BLOBS$"):
+    with pytest.raises(
+        Unavailable, match=r"file/blobs is no folder, .* \(Not a directory\): set LORATREE_BLOBS to a folder$"
+    ):
         store.put(digest_of(CONTENT), len(CONTENT), io.BytesIO(CONTENT))
 
 

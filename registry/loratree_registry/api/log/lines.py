@@ -3,16 +3,26 @@
 import json
 import logging
 import time
-from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, Final, Literal
+from typing import Final, Literal, Protocol
 
 from loratree_registry.api.log.sink import to_stderr
 from loratree_registry.core.text import one_line
 
 Form = Literal["text", "json"]
-REQUEST_ID: Final[ContextVar[str | None]] = ContextVar("REQUEST_ID", default=None)  # of the request that a task answers
-_encode: Final = json.JSONEncoder(ensure_ascii=True, separators=(", ", ": ")).encode
+quote: Final = json.encoder.encode_basestring_ascii  # a text as JSON, all in ASCII
+
+
+class Identified(Protocol):
+    """A request with an id."""
+
+    @property
+    def id(self) -> str:
+        """The id."""
+        ...
+
+
+REQUEST_ID: Final[ContextVar[Identified | None]] = ContextVar("REQUEST_ID", default=None)  # what a task answers
 
 
 class Stamp:
@@ -33,11 +43,6 @@ class Stamp:
         return self._text
 
 
-def write_json(fields: Mapping[str, Any]) -> str:
-    """Return a line of JSON; its characters are all ASCII."""
-    return _encode(fields)
-
-
 class LineFormatter(logging.Formatter):
     """A formatter of what the program logs, with the id of the request during which it does."""
 
@@ -52,9 +57,9 @@ class LineFormatter(logging.Formatter):
         asked = REQUEST_ID.get()
         if self._form == "json":
             fields = {"time": self._stamp(), "level": level, "message": message}
-            fields |= {"id": asked} if asked else {}
-            return write_json(fields | ({"traceback": "\n".join(trace)} if trace else {}))
-        text = f"{self._stamp()} {level:<7} {message}{f' id={asked}' if asked else ''}"
+            fields |= {"id": asked.id} if asked else {}
+            return json.dumps(fields | ({"traceback": "\n".join(trace)} if trace else {}))
+        text = f"{self._stamp()} {level:<7} {message}{f' id={asked.id}' if asked else ''}"
         return "\n".join([text, *(f"    {one_line(line)}" for line in trace)])
 
 

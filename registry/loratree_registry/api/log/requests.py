@@ -7,14 +7,14 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Awaitable, Iterable, MutableMapping
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from loratree_registry.api.log.lines import REQUEST_ID, Stamp, write_json
+from loratree_registry.api.log.lines import REQUEST_ID, Stamp, quote
 from loratree_registry.api.log.settings import LogSettings
 from loratree_registry.api.log.sink import Sink, to_stderr
 from loratree_registry.core.text import one_line, shortened
@@ -25,28 +25,33 @@ _HEADER: Final = b"x-request-id"
 _SANE: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:+/=@-]{0,99}")
 _HEALTH: Final = "/v1/health"
 # Parameters whose values are shown. A reason is words about data, and what we do not know may be a secret.
-_SHOWN: Final = frozenset({"after", "content", "expected", "follow", "keep", "limit", "name", "strict", "weight"})
+_SHOWN: Final = frozenset(b"after content expected follow keep limit name strict weight".split())
 _LONGEST: Final = 600  # characters of a path, and of a query
 
 
 class Asked:
     """One request: its id, and what is sent as its answer. `cause` says why it failed by the server's fault."""
 
-    __slots__ = ("_send", "bytes", "cause", "id", "status")
+    __slots__ = ("_send", "bytes", "cause", "header", "status")
 
-    def __init__(self, id_: str, send: Send) -> None:
-        self.id, self._send = id_, send
+    def __init__(self, id_: bytes, send: Send) -> None:
+        self.header, self._send = (_HEADER, id_), send
         self.status, self.bytes = 500, 0  # as uvicorn answers if nothing is sent
         self.cause: str | None = None
 
-    async def send(self, message: Message) -> None:
+    @property
+    def id(self) -> str:
+        """The id as text."""
+        return self.header[1].decode()
+
+    def send(self, message: Message) -> Awaitable[None]:
         """Send a part of the answer on, with the id among its headers."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (_HEADER, self.id.encode())]
-        else:
-            self.bytes += len(message.get("body", b""))
-        await self._send(message)
+            message["headers"] = [*message.get("headers", ()), self.header]
+        elif body := message.get("body"):
+            self.bytes += len(body)
+        return self._send(message)  # no coroutine of its own: each would cost as much as all else here
 
 
 class RequestLog:
@@ -57,7 +62,7 @@ class RequestLog:
 
     def __init__(self, app: ASGIApp, settings: LogSettings | None = None, sink: Sink | None = None) -> None:
         self._app = app
-        self._prefix, self._numbers = secrets.token_hex(4), count(1)  # no two workers have one prefix
+        self._prefix, self._numbers = secrets.token_hex(4).encode(), count(1)  # no two workers have one prefix
         self._level = settings.number if settings else logging.CRITICAL
         self._is_json = settings is not None and settings.form == "json"
         self._sink, self._stamp = (sink or to_stderr()) if settings else None, Stamp()
@@ -67,9 +72,9 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        asked = Asked(_find_id(scope["headers"]) or f"{self._prefix}-{next(self._numbers):x}", send)
+        asked = Asked(_find_id(scope["headers"]) or b"%b-%x" % (self._prefix, next(self._numbers)), send)
         scope[REQUEST] = asked
-        REQUEST_ID.set(asked.id)
+        REQUEST_ID.set(asked)
         begun = time.perf_counter()
         try:
             await self._app(scope, receive, asked.send)
@@ -81,24 +86,26 @@ class RequestLog:
                 self._write(scope, asked, time.perf_counter() - begun)
 
     def _write(self, scope: Scope, asked: Asked, seconds: float) -> None:
-        path = _show((scope.get("raw_path") or b"").decode("latin-1"))
-        level, number = _level_of(asked.status, path)
+        path, status = _show(scope.get("raw_path") or b""), asked.status
+        if status >= 500:
+            level, number = "error", logging.ERROR
+        else:
+            level, number = ("info", logging.INFO) if path != _HEALTH else ("debug", logging.DEBUG)
         if number < self._level or self._sink is None:
             return
-        query = _show_query(scope["query_string"].decode("ascii", "replace")) if scope["query_string"] else ""
-        sent = 0 if scope["method"] == "HEAD" else asked.bytes
+        query = _show_query(scope["query_string"]) if scope["query_string"] else ""
+        method, sent = scope["method"], asked.bytes if scope["method"] != "HEAD" else 0
+        moment, ms, id_, cause = self._stamp(), 1000 * seconds, asked.id, asked.cause
         if self._is_json:
-            fields = {"time": self._stamp(), "level": level, "method": scope["method"], "path": path}
-            fields |= {"query": query} if query else {}
-            fields |= {"status": asked.status, "ms": round(1000 * seconds, 2), "bytes": sent, "id": asked.id}
-            self._sink.put(write_json(fields | ({"cause": asked.cause} if asked.cause else {})))
+            query = f' "query": {quote(query)},' if query else ""
+            line = (
+                f'{{"time": "{moment}", "level": "{level}", "method": {quote(method)}, "path": {quote(path)},{query} '
+                f'"status": {status}, "ms": {ms:.2f}, "bytes": {sent}, "id": "{id_}"'
+            )
+            self._sink.put(f'{line}, "cause": {quote(cause)}}}' if cause else line + "}")
             return
-        asks = f"{path}?{query}" if query else path
-        cause = f" cause: {asked.cause}" if asked.cause else ""
-        self._sink.put(
-            f"{self._stamp()} {level:<7} {_show(scope['method'])} {asks} {asked.status} {1000 * seconds:.2f}ms "
-            f"{sent}B id={asked.id}{cause}"
-        )
+        line = f"{moment} {level:<7} {method} {path}{f'?{query}' if query else ''} {status} {ms:.2f}ms {sent}B id={id_}"
+        self._sink.put(f"{line} cause: {cause}" if cause else line)
 
 
 def asked_in(scope: MutableMapping[str, Any]) -> Asked | None:
@@ -112,29 +119,25 @@ def note_cause(asked: Asked | None, sentence: str) -> None:
         asked.cause = one_line(sentence)
 
 
-def _find_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+def _find_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     """Return the client's own id of its request, or None if there is none that is sane."""
     for name, value in headers:
         if name == _HEADER:
-            return value.decode() if _SANE.fullmatch(value) else None
+            return value if _SANE.fullmatch(value) else None
     return None
 
 
-def _level_of(status: int, path: str) -> tuple[str, int]:
-    if status >= 500:
-        return "error", logging.ERROR
-    return ("debug", logging.DEBUG) if path == _HEALTH else ("info", logging.INFO)
-
-
-def _show(text: str) -> str:
+def _show(sent: bytes) -> str:
     """Return what a client sent, cut and in printable ASCII."""
-    text = text if len(text) <= _LONGEST else shortened(text, _LONGEST)
-    return text if text.isascii() and text.isprintable() else ascii(text)[1:-1]
+    text = sent.decode("latin-1")
+    if len(text) <= _LONGEST and text.isascii() and text.isprintable():
+        return text
+    return ascii(shortened(text, _LONGEST))[1:-1]
 
 
-def _show_query(query: str) -> str:
+def _show_query(query: bytes) -> str:
     """Return a query without the values, or the names, that may be secrets."""
-    return _show("&".join(part if part.partition("=")[0] in _SHOWN else "*" for part in query.split("&")))
+    return _show(b"&".join(part if part.partition(b"=")[0] in _SHOWN else b"*" for part in query.split(b"&")))
 
 
 def _describe_bug(error: Exception) -> str:

@@ -39,14 +39,12 @@ class Sink:
     def flush(self) -> None:
         """Write all lines now."""
         with self._writing:
-            batch = bytearray()
-            for line in self._take():
-                content = line.encode("utf-8", "backslashreplace") + b"\n"
-                if batch and len(batch) + len(content) > _WHOLE:
-                    self._write(batch)
-                    batch = bytearray()
-                batch += content
-            self._write(batch)
+            content = "".join(f"{line}\n" for line in self._take()).encode("utf-8", "backslashreplace")
+            start = 0
+            while start < len(content):
+                end = content.rfind(b"\n", start, start + _WHOLE) + 1 or content.find(b"\n", start) + 1
+                self._write(content[start:end])
+                start = end
 
     def _take(self) -> list[str]:
         taken = [self._lines.popleft() for _ in range(len(self._lines))]
@@ -55,7 +53,7 @@ class Sink:
             taken.append(f"{count} lines of the log are left out: its reader is slower than they come")
         return taken
 
-    def _write(self, content: bytearray) -> None:
+    def _write(self, content: bytes) -> None:
         rest = memoryview(content)
         while rest:
             try:
