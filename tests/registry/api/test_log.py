@@ -1,6 +1,8 @@
 """What `loratree serve` writes to stderr: a line for each request, the cause of each failure, and no secret."""
 
+import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -10,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -340,6 +343,41 @@ def test_a_log_whose_reader_is_gone_is_no_failure() -> None:
     sink.put("lost")
     sink.flush()
     os.close(write)
+
+
+class Cycle:
+    """Holds its scope and sends, as uvicorn's own object of a request does."""
+
+    def __init__(self, scope: dict[str, Any]) -> None:
+        self.scope = scope
+
+    async def send(self, message: Any) -> None:
+        """Sends nowhere."""
+
+
+def test_a_request_leaves_nothing_to_the_garbage_collector() -> None:
+    """A circle of references for each request made the server a tenth slower."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def ask_once() -> weakref.ref[Cycle]:
+        scope: dict[str, Any] = {"type": "http", "method": "GET", "raw_path": b"/", "query_string": b"", "headers": []}
+        cycle = Cycle(scope)
+        await asyncio.create_task(RequestLog(app, LogSettings(), Kept())(scope, None, cycle.send))  # type: ignore[arg-type]
+        return weakref.ref(cycle)
+
+    async def ask_and_look() -> bool:
+        cycle = await ask_once()
+        await asyncio.sleep(0)
+        return cycle() is None
+
+    gc.disable()
+    try:
+        assert asyncio.run(ask_and_look())
+    finally:
+        gc.enable()
 
 
 def test_a_stamp_is_the_present_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,7 @@ class RequestLog:
             asked.cause = _describe_bug(error)
             raise
         finally:
+            del scope[REQUEST]  # it leads back to the scope, and such a circle waits for the garbage collector
             if self._sink is not None:
                 self._write(scope, asked, time.perf_counter() - begun)
 
