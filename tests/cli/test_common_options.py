@@ -92,3 +92,16 @@ def test_a_refusal_is_a_record_too(command: list[str], shell: Shell, tmp_path: P
     assert (refused.returncode, error["details"]) == (1, [])
     assert refused.stderr == f"loratree: {error['error']}\n"
     assert list(tmp_path.glob("*out*")) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["ls", "ls tiny", "tree", "show tiny/medicine", "verify", "cache ls", f"resolve {LEAF}", f"lineage {LEAF}"],
+)
+def test_a_quiet_screen_says_nothing_beside_its_result(command: str, shell: Shell) -> None:
+    done = shell("--quiet", *command.split())
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_quiet_empty_registry_says_nothing(tmp_path: Path) -> None:
+    assert Shell(tmp_path / "empty", variables={"LORATREE_UNKNOWN": "1"})("ls", "--quiet").stderr == ""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from loratree_cli.speech import SPEECH
 from loratree_registry.core.text import one_line
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ def terminal() -> "Console | None":
 
 
 def say_words(sentence: str) -> None:
-    """Print a sentence to stderr, broken between words only if that is a terminal."""
+    """Print a sentence to stderr, broken between words only if that is a terminal; nothing with --quiet."""
+    if SPEECH.quiet:
+        return
     if not sys.stderr.isatty():
         click.echo(one_line(sentence), err=True)
         return
