@@ -30,7 +30,7 @@ def working(sentence: str, *, kept: str | Callable[[], str]) -> Iterator[Progres
     its size and its time. Ctrl-C becomes Interrupted with `kept`, which says what was kept and how to go on.
     """
     steps = _Steps()
-    bar = _Bar(sentence) if sys.stderr.isatty() and not SPEECH.quiet else None
+    bar = _Bar(sentence) if _can_draw() and not SPEECH.quiet else None
 
     def tell(what: str, done: int, total: int, unit: str) -> None:
         steps.tell(what, done, total, unit)
@@ -48,6 +48,11 @@ def working(sentence: str, *, kept: str | Callable[[], str]) -> Iterator[Progres
         steps.end()
     except KeyboardInterrupt as error:
         raise Interrupted(kept if isinstance(kept, str) else kept()) from error
+
+
+def _can_draw() -> bool:
+    """Return whether stderr is a terminal that can take a drawn line away again."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def at_out(out: Path, rest: str) -> Callable[[], str]:

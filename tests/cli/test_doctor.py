@@ -73,7 +73,7 @@ WRONG: dict[str, tuple[dict[str, str], dict[str, str], list[str]]] = {
     "a switch": ({"LORATREE_DIRECT": "yes"}, {"setting LORATREE_DIRECT": "expected 0 or 1"}, ALL),
     "a user that there is not": (
         {"LORATREE_HOME": "~nobody-of-this-name/x"},
-        {"setting LORATREE_HOME": "there is no user of this name"},
+        {"setting LORATREE_HOME": "begins with a user that this machine does not know"},
         [],
     ),
     "a home with too long a name": (
