@@ -144,7 +144,8 @@ def main() -> None:
 
 
 def _name_unknown_variables() -> None:
-    if "doctor" not in sys.argv[1:] and (unknown := check_variables(os.environ)):  # doctor tells it as a check
+    unknown = [] if "doctor" in sys.argv[1:] else check_variables(os.environ)  # doctor tells it as a check
+    if unknown and "--quiet" not in sys.argv:
         from loratree_cli.output import say
 
         say(f"warning: loratree has no variable {listed(unknown, limit=3)}: `loratree --help` names those that it has")

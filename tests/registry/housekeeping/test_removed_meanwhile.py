@@ -23,7 +23,9 @@ from tests.registry.housed import House
 from tests.registry.material import WEIGHTS, Material, publish, sha256
 
 LAW, MED = "tiny/law", "tiny/medicine"
-REMOVED = "were removed by a collection while they were read.*: run the same command again$"
+REMOVED = (
+    "were removed by a collection while they were read.*: run the same command again( \\(.+, see the server's log\\))?$"
+)
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -94,7 +94,7 @@ def test_a_store_that_does_not_answer_is_no_damage(build: Build, material: Mater
     root = house.settings.home / "blobs"
     root.rename(root.with_name("moved"))
     root.write_bytes(b"")
-    with pytest.raises(Unavailable, match="cannot be used"):
+    with pytest.raises(Unavailable, match="is no folder, or a part of its path is none"):
         verify(house.storage)
 
 
