@@ -145,7 +145,7 @@ def steps_of(block: Block) -> list[Step]:
 
 def shape(line: str, folder: str) -> str:
     """Return a line without what differs from run to run."""
-    line = line.replace(folder, "FOLDER")
+    line = line.replace(folder, "…")  # as --update writes it
     for pattern, word in _SHAPES:
         line = pattern.sub(word, line)
     return line.strip()

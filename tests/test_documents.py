@@ -52,6 +52,7 @@ def test_blocks_and_steps_are_read() -> None:
         (["2026-01-31T09:30:00Z"], ["2027-12-01T10:00:59.000001Z"], True),
         (["a", "…", "z"], ["a", "b", "c", "z"], True),
         (["a", "…"], ["a"], True),
+        (["in …/out"], ["in /folder/out"], True),
         (["a"], ["a", "b"], False),
         (["a", "b"], ["a"], False),
         (["stale"], ["current"], False),
