@@ -221,6 +221,8 @@ class Run:
                 self._fault(block.first, command, printed)
 
     def _placed(self, command: str) -> str:
+        pinned = f"PIP_CONSTRAINT='{self.folder}/loratree/constraints.txt' "  # of loratree alone, not of other tools
+        command = re.sub(r"^(?=pip install .*\./loratree)", pinned, command, flags=re.MULTILINE)
         for name, address in self._addresses.items():
             command = command.replace(_ADDRESSES[name], address)
         return command
