@@ -15,7 +15,7 @@ from typing_extensions import override
 from loratree_cli.output import every
 from loratree_registry.connect import connected
 from loratree_registry.core.paths import HEAD
-from loratree_registry.core.registry import MAX_PAGE, Registry
+from loratree_registry.core.registry import MAX_PAGE, Registry, list_bases
 from loratree_registry.errors import LoratreeError
 
 _SHOWN: Final = 200
@@ -54,7 +54,7 @@ class BaseType(click.ParamType[str]):
 
     def complete(self, opened: Registry, incomplete: str) -> Iterator[CompletionItem[str]]:
         """Yield the bases whose names begin like `incomplete`."""
-        for base in every(lambda after: opened.bases(after=after, limit=MAX_PAGE)):
+        for base in list_bases(opened):
             if base.name.startswith(incomplete):
                 yield CompletionItem(base.name)
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import click
 
 from loratree_registry.core.chain import Limit
+from loratree_registry.core.times import parse_duration
 from loratree_registry.disk.plain_files import expand_home
 from loratree_registry.errors import Invalid
 
@@ -25,6 +27,14 @@ class _PathOfThisMachine(click.Path):
 
 
 a_path = _PathOfThisMachine()
+
+
+def parse_time(option: str, text: str) -> timedelta:
+    """Parse the value of an option that is a time, such as 30d. Raises UsageError."""
+    try:
+        return parse_duration(option, text)
+    except Invalid as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _parse_weights(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:

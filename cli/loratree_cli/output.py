@@ -12,8 +12,8 @@ import click
 from loratree_cli.screens.tables import print_table as print_table
 from loratree_cli.speech import SPEECH
 from loratree_registry.core.records import Mark, Page, Version
+from loratree_registry.core.registry import read_pages
 from loratree_registry.core.text import one_line
-from loratree_registry.errors import Unavailable
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -70,19 +70,7 @@ def say_refused(sentence: str, details: Sequence[str]) -> None:
 
 def every(listing: Callable[[str | None], Page[T]], limit: int | None = None) -> Iterator[T]:
     """Iterate over the items of every page, at most `limit`; `listing` takes the last key of the previous page."""
-    return islice(_read_pages(listing), limit)
-
-
-def _read_pages(listing: Callable[[str | None], Page[T]]) -> Iterator[T]:
-    after: str | None = None
-    while True:
-        page = listing(after)
-        yield from page.items
-        if page.next is None:
-            return
-        if not page.items or page.next == after:
-            raise Unavailable(f"the registry's list does not go on after {page.next[:100]!r}: check the server")
-        after = page.next
+    return islice(read_pages(listing), limit)
 
 
 def _to_plain(value: Any) -> Any:

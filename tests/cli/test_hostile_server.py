@@ -36,6 +36,7 @@ COMMANDS: dict[str, list[str]] = {
     "ls": ["ls", MEDICINE],
     "ls bases": ["ls"],
     "tree": ["tree", "tiny"],
+    "tree of everything": ["tree"],
     "show": ["show", MEDICINE],
     "show a version": ["show", f"{MEDICINE}@1"],
     "show --json": ["show", MEDICINE, "--json"],

@@ -1,13 +1,11 @@
 """loratree cache ls and cache prune."""
 
 import re
-from datetime import timedelta
 
 import click
 
+from loratree_cli.options import parse_time
 from loratree_cli.output import bytes_text, counted, echo, json_option, print_json, print_table, say, short
-from loratree_registry.core.times import parse_duration
-from loratree_registry.errors import Invalid
 from loratree_registry.settings import Settings
 
 _SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,3})?) ?([KMGT]?)B?", re.IGNORECASE)
@@ -62,7 +60,10 @@ def prune(keep: str | None, unused: str | None, dry_run: bool, as_json: bool) ->
 
     if keep is None and unused is None:
         raise click.UsageError("say what may go: --keep SIZE, such as 20GB, or --unused TIME, such as 30d")
-    limit, idle = None if keep is None else _parse_size(keep), None if unused is None else _parse_time(unused)
+    limit, idle = (
+        None if keep is None else _parse_size(keep),
+        None if unused is None else parse_time("--unused", unused),
+    )
     removed = list(prune_cache(Settings.from_environment().home, keep=limit, unused=idle, dry_run=dry_run))
     if as_json:
         print_json(removed)
@@ -78,10 +79,3 @@ def _parse_size(text: str) -> int:
     if match is None:
         raise click.UsageError(f"--keep is {text[:80]!r}: expected a size, such as 500MB, 20GB or 0")
     return int(float(match[1]) * 1000 ** _POWERS[match[2].upper()])
-
-
-def _parse_time(text: str) -> timedelta:
-    try:
-        return parse_duration("--unused", text)
-    except Invalid as error:
-        raise click.UsageError(str(error)) from error

@@ -1,13 +1,10 @@
 """loratree gc."""
 
-from datetime import timedelta
-
 import click
 
+from loratree_cli.options import parse_time
 from loratree_cli.output import bytes_text, echo, json_option, print_json, say
 from loratree_cli.progress import working
-from loratree_registry.core.times import parse_duration
-from loratree_registry.errors import Invalid
 from loratree_registry.settings import Settings
 
 
@@ -28,7 +25,7 @@ def gc(grace: str, dry_run: bool, as_json: bool) -> None:
     from loratree_registry.embedded.storage import open_storage
     from loratree_registry.housekeeping.collecting import collect
 
-    settings, idle = Settings.from_environment(), _parse_grace(grace)
+    settings, idle = Settings.from_environment(), parse_time("--grace", grace)
     counts, size, done = {"blob": 0, "upload": 0}, 0, "would be removed" if dry_run else "removed"
 
     def kept() -> str:
@@ -45,10 +42,3 @@ def gc(grace: str, dry_run: bool, as_json: bool) -> None:
         print_json({"dry_run": dry_run, "grace_s": int(idle.total_seconds()), **totals})
         return
     say(f"{counts['blob']} blobs, {bytes_text(size)}, and {counts['upload']} unfinished uploads {done}")
-
-
-def _parse_grace(text: str) -> timedelta:
-    try:
-        return parse_duration("--grace", text)
-    except Invalid as error:
-        raise click.UsageError(str(error)) from error

@@ -20,7 +20,7 @@ from loratree_cli.output import (
 )
 from loratree_registry.connect import connected
 from loratree_registry.core.records import Event
-from loratree_registry.core.registry import MAX_PAGE, Registry
+from loratree_registry.core.registry import MAX_PAGE, Registry, list_bases
 
 _SHOWN: Final = 20
 
@@ -105,5 +105,4 @@ def _read_events(opened: Registry, path: str | None, page: int) -> Iterator[Even
 
     if path is not None:
         return read(path)
-    bases = [base.name for base in every(lambda after: opened.bases(after=after, limit=MAX_PAGE))]
-    return heapq.merge(*map(read, bases), key=lambda event: event.id, reverse=True)
+    return heapq.merge(*(read(base.name) for base in list_bases(opened)), key=lambda event: event.id, reverse=True)

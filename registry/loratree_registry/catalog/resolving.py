@@ -32,10 +32,9 @@ def resolve(
     parsed, alias = parse_ref(ref), _parse_follow(follow)
     found = queries.versions.pinned_chain_at(connection, parsed.path, parsed.selector)
     pinned, files = [row for row, _ in found.values()], {key: held for key, (_, held) in found.items()}
-    nodes = [] if pinned and follow is None else trail(connection, parsed.path)
+    nodes = trail(connection, parsed.path)
     if not pinned:
         pinned = _find_pinned(connection, nodes, parsed)
-    base = nodes[0].base_ref() if nodes else BaseRef(name=pinned[0].base, digest=pinned[0].base_digest)
     chosen: list[ChosenVersion] = [(row, None) for row in pinned]
     if follow is not None and pinned:
         chosen = _follow_alias(connection, nodes, pinned, alias)
@@ -50,7 +49,7 @@ def resolve(
     if others := [row.id for row, _ in chosen if row.id not in files]:
         files |= queries.versions.files_of(connection, others)
     links = [_to_link(row, how, weight, files[row.id]) for (row, how), weight in zip(chosen, weighted, strict=True)]
-    return _to_resolution(str(parsed), base, links)
+    return _to_resolution(str(parsed), nodes[0].base_ref(), links)
 
 
 def resolve_pinned(

@@ -1,9 +1,9 @@
 """The Registry protocol, which the command line and the composer use, in this process or over HTTP."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
 from loratree_registry.core.digests import FileDigest
 from loratree_registry.core.documents import Document
@@ -24,7 +24,9 @@ from loratree_registry.core.records import (
     Tombstone,
     Version,
 )
+from loratree_registry.errors import Unavailable
 
+T = TypeVar("T")
 PAGE = 100
 MAX_PAGE = 1000
 MAX_COUNT = 20_000  # nodes that are counted exactly: 9 ms in PostgreSQL, however large the tree is
@@ -249,8 +251,20 @@ class Registry(Protocol):
 
 def list_bases(registry: Registry) -> Iterator[Base]:
     """Yield every base of a registry, by name, page by page."""
-    page = registry.bases(limit=MAX_PAGE)
-    yield from page.items
-    while page.next is not None:
-        page = registry.bases(after=page.next, limit=MAX_PAGE)
+    yield from read_pages(lambda after: registry.bases(after=after, limit=MAX_PAGE))
+
+
+def read_pages(listing: Callable[[str | None], Page[T]]) -> Iterator[T]:
+    """Yield the items of every page; `listing` takes the last key of the page before.
+
+    Raises Unavailable if the list does not go on, as that of a broken server.
+    """
+    after: str | None = None
+    while True:
+        page = listing(after)
         yield from page.items
+        if page.next is None:
+            return
+        if not page.items or page.next == after:
+            raise Unavailable(f"the registry's list does not go on after {page.next[:100]!r}: check the server")
+        after = page.next
