@@ -91,6 +91,11 @@ def bytes_text(size: int) -> str:
     return f"{amount:.1f} TB"
 
 
+def time_text(rfc3339: str) -> str:
+    """Format a time for people, to the second and in UTC: 2026-11-30T12:00:00Z."""
+    return rfc3339[:19] + "Z"
+
+
 def counted(count: int, noun: str) -> str:
     """Format a count for people: 1 version, 2 versions."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

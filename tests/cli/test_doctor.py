@@ -2,19 +2,18 @@
 
 import json
 import os
-import socket
 import sqlite3
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests import forked
 from tests.cli.test_full_disk import on_a_full_disk
+from tests.registry.serving import answering
 from tests.s3 import moto
 
 from .conftest import Filled
@@ -64,12 +63,34 @@ def home(filled: Filled, shell: Callable[..., object], tmp_path: Path) -> Path:
     (tmp_path / "a-folder").mkdir()
     (tmp_path / "text.db").write_bytes(b"no database, but long enough to be taken for one" * 40)
     (tmp_path / "broken").write_text("[default\nregion")
+    (tmp_path / "settings" / "loratree").mkdir(parents=True)
+    (tmp_path / "settings" / "loratree" / "loratree.toml").write_text('databse = "x"')
     return tmp_path / "home"
 
 
 LONG = "/" + "a" * 300
 ALL = DATABASE + BLOBS
 WRONG: dict[str, tuple[dict[str, str], dict[str, str], list[str]]] = {
+    "a file of settings that is not TOML": (
+        {"LORATREE_CONFIG": "{here}/broken"},
+        {"setting LORATREE_CONFIG": "is not TOML"},
+        ALL,
+    ),
+    "a file of settings that is not there": (
+        {"LORATREE_CONFIG": "{here}/none", "XDG_CONFIG_HOME": "{here}/settings"},
+        {"setting LORATREE_CONFIG": "cannot be read"},
+        ALL,
+    ),
+    "the usual file of settings with a typing error": (
+        {"XDG_CONFIG_HOME": "{here}/settings"},
+        {"settings": "has the key 'databse' (did you mean 'database'?)"},
+        ALL,
+    ),
+    "the usual file of settings and a variable": (
+        {"XDG_CONFIG_HOME": "{here}/settings", "LORATREE_DIRECT": "yes"},
+        {"settings": "did you mean 'database'?", "setting LORATREE_DIRECT": "expected 0 or 1"},
+        ALL,
+    ),
     "a switch": ({"LORATREE_DIRECT": "yes"}, {"setting LORATREE_DIRECT": "expected 0 or 1"}, ALL),
     "a user that there is not": (
         {"LORATREE_HOME": "~nobody-of-this-name/x"},
@@ -221,32 +242,6 @@ def test_a_bucket_that_there_is_not_and_keys_that_are_refused(home: Path) -> Non
         check_doctor(environment, {"blobs: reachable": "create the bucket or set LORATREE_BLOBS"}, DATABASE)
 
 
-@contextmanager
-def answering(answer: bytes) -> Iterator[int]:
-    """A server that gives one answer to everything; yields its port."""
-
-    def serve(listening: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            with connection:
-                connection.settimeout(2)
-                try:
-                    connection.recv(65536)
-                    connection.sendall(answer)
-                except OSError:
-                    pass
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=serve, args=(listening,), daemon=True)
-        thread.start()
-        yield listening.getsockname()[1]
-        listening.shutdown(socket.SHUT_RDWR)
-        thread.join()
-
-
 JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: "
 NONSENSE = {
     "no HTTP": b"SSH-2.0-OpenSSH_9.2\r\n",
@@ -263,13 +258,12 @@ NONSENSE = {
 @pytest.mark.parametrize("answer", NONSENSE)
 @pytest.mark.parametrize("of", ["server", "store"])
 def test_a_server_that_answers_nonsense(home: Path, answer: str, of: str) -> None:
-    with answering(NONSENSE[answer]) as port:
-        address = f"http://127.0.0.1:{port}"
+    with answering(NONSENSE[answer]) as (url, _):
         if of == "server":
-            settings = {"LORATREE_HOME": str(home), "LORATREE_URL": address}
+            settings = {"LORATREE_HOME": str(home), "LORATREE_URL": url}
             check_doctor(settings, {"server": "check LORATREE_URL"}, ["home"])
         else:
-            settings = {**KEYS, **S3, "LORATREE_HOME": str(home), "LORATREE_S3_ENDPOINT": address}
+            settings = {**KEYS, **S3, "LORATREE_HOME": str(home), "LORATREE_S3_ENDPOINT": url}
             check_doctor(settings, {"blobs: reachable": "check"}, DATABASE)
 
 

@@ -17,6 +17,7 @@ from loratree_cli.output import (
     print_json,
     print_table,
     short,
+    time_text,
 )
 from loratree_registry.connect import connected
 from loratree_registry.core.records import Event
@@ -42,7 +43,7 @@ def log(path: str | None, limit: int, as_json: bool) -> None:
         print_json(events)
         return
     print_table(
-        ("when", "path", "what"), ((event.created_at[:19] + "Z", event.path, describe(event)) for event in events)
+        ("when", "path", "what"), ((time_text(event.created_at), event.path, describe(event)) for event in events)
     )
 
 
@@ -69,7 +70,7 @@ def dependents(ref: str, limit: int | None, as_json: bool) -> None:
                 version.level,
                 numbers(version.summary.ranks),
                 bytes_text(version.size),
-                version.created_at[:19] + "Z",
+                time_text(version.created_at),
                 short(version.digest),
                 ", ".join(marks_text(version.withdrawn, version.quarantined)),
             )

@@ -25,6 +25,7 @@ from loratree_registry.housekeeping.database_checks import STALE, Answer, check_
 from loratree_registry.settings import Settings
 
 ROOM: Final = 1024**3  # bytes that should be free under HOME: about thirty adapters of 35 MB
+_WITHOUT_FILE: Final = {"LORATREE_CONFIG": os.devnull}
 _TOLERATED: Final = ("conditional writes", "checksums")
 _NEEDED: Final = ("reachable", "writable", "listing")  # the search for leftovers needs these
 _PINGS: Final = 5
@@ -46,7 +47,13 @@ def diagnose_environment(environment: Mapping[str, str] = os.environ) -> Iterato
             if isinstance(read, Check):
                 yield read
                 del readable[name]
+                if name == "LORATREE_CONFIG":
+                    readable |= _WITHOUT_FILE  # not the default file either, which may name another registry
     settings = attempt("settings", partial(Settings.from_environment, readable), remedy="set HOME or LORATREE_HOME")
+    if isinstance(settings, Check) and "LORATREE_CONFIG" not in readable:
+        yield settings  # the default file's fault, if the others can be read without it
+        readable |= _WITHOUT_FILE
+        settings = attempt("settings", partial(Settings.from_environment, readable), remedy="set HOME or LORATREE_HOME")
     yield from [settings] if isinstance(settings, Check) else diagnose(settings)
 
 

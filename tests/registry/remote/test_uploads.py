@@ -37,6 +37,7 @@ from loratree_registry.workspace.fetch import fetch
 from tests.registry.conftest import Storage
 from tests.registry.fresh import open_fresh
 from tests.registry.material import WEIGHTS, Material, publish, sha256
+from tests.registry.serving import answering
 
 MED = "tiny/medicine"
 CONTENT = b"the bytes of an adapter"
@@ -250,29 +251,6 @@ def test_what_was_seen_in_bytes_that_were_refused_says_nothing_of_their_digest(
     )
     with pytest.raises(Invalid, match="1 NaN"):
         over_s3.publish(MED, submission)
-
-
-@contextmanager
-def answering(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
-    """A server that gives every connection the same answer and notes what was asked."""
-    asked: list[bytes] = []
-
-    def serve(listening: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            with connection:
-                asked.append(connection.recv(65536))
-                connection.sendall(answer)
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=serve, args=(listening,))
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}", asked
-        listening.shutdown(socket.SHUT_RDWR)
-    thread.join(10)
 
 
 REFUSED = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 44\r\n\r\n<Error><Code>SignatureDoesNotMatch</Code></E>"
