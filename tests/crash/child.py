@@ -1,5 +1,8 @@
 """A run of the real `loratree` that is watched and may be killed at any of its effects."""
 
+import faulthandler
+import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ from tests.crash.effects import Fault, Trace
 from tests.forked import SERVER, TURN, take_over
 
 Sabotage = Callable[[], None]
-_START_S = 60.0
+_START_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,11 @@ class Child:
     def wait(self) -> Outcome:
         """Waits for its end."""
         if not wait([self._process.sentinel], _START_S):
+            assert self._process.pid is not None
+            os.kill(self._process.pid, signal.SIGUSR1)  # it says where it waits
+            wait([self._process.sentinel], 5)
             self._process.kill()
-            raise AssertionError(f"it did not end in {_START_S} s: {self._read('err')}")
+            raise AssertionError(f"it did not end in {_START_S} s: {self._read('err')}{self._read('where')}")
         with TURN:
             status = self._process.exitcode
         assert status is not None
@@ -82,6 +88,12 @@ def _run(
     arguments: list[str], environment: dict[str, str], folder: str, fault: Fault | None, sabotage: Sabotage
 ) -> None:
     take_over(arguments, environment, folder)
+    with Path(folder, "where").open("w", encoding="utf-8") as where:
+        faulthandler.register(signal.SIGUSR1, where, chain=True)  # then it ends
+        _run_watched(environment, folder, fault, sabotage)
+
+
+def _run_watched(environment: dict[str, str], folder: str, fault: Fault | None, sabotage: Sabotage) -> None:
     sabotage()
     if fault is None:
         main()

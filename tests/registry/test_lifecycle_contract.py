@@ -55,6 +55,27 @@ def test_a_withdrawn_version_is_no_head_and_resolves_by_number_digest_and_pin(ch
     assert [edge.withdrawn and edge.withdrawn.reason for edge in edges] == [None, "also"]
 
 
+@pytest.mark.parametrize("selector", ["", "@latest"])
+def test_a_path_without_a_version_left_is_refused_and_does_not_mean_what_is_above_it(
+    chain: Registry, selector: str
+) -> None:
+    chain.create_node(f"{DIAG}/empty")
+    chain.withdraw(f"{DIAG}@1", reason="diverges")
+    for strict in (False, True):
+        with pytest.raises(NotFound, match=f"^{DIAG} has no version that is not withdrawn: .*{DIAG}@1.* {CARDIO} to"):
+            chain.resolve(f"{DIAG}{selector}", strict=strict)
+    if not selector:  # a grouping below it would mean what is above it as well
+        with pytest.raises(NotFound, match=f"^{DIAG}/empty has no version, and {DIAG} has no version that is not"):
+            chain.resolve(f"{DIAG}/empty")
+    with pytest.raises(NotFound, match="has no version that is not withdrawn"):
+        chain.resolve(f"{DIAG}{selector}", follow="latest")
+    assert [link.version for link in chain.resolve(f"{DIAG}@1").chain] == [1, 1, 1]
+    chain.delete(f"{DIAG}@1", reason="a mistake")
+    for ask in (chain.resolve, chain.version, chain.lineage):
+        with pytest.raises(Gone, match=rf"^every version of {DIAG} was deleted, {DIAG}@1 last \(a mistake\)"):
+            ask(f"{DIAG}{selector}")
+
+
 def test_nodes_have_the_marks_of_their_heads_in_every_list(chain: Registry) -> None:
     def marks() -> dict[str, list[str]]:
         found = {node.path.rpartition("/")[2]: [*node.marks] for node in chain.descendants("tiny").items}
@@ -242,14 +263,17 @@ def test_tombstones_page_by_number(chain: Registry, material: Material) -> None:
         chain.tombstones("tiny/unknown")
 
 
-def test_a_node_whose_versions_are_all_deleted_adds_nothing(registry: Registry, material: Material) -> None:
+def test_a_node_whose_versions_are_all_deleted_is_skipped_by_what_is_published_below_it(
+    registry: Registry, material: Material
+) -> None:
     publish(registry, MED, material.rank8)
     publish(registry, CARDIO, material.rank4, "base")
     registry.delete(f"{CARDIO}@1", reason="old")
     assert registry.node(CARDIO).head is None
-    assert [link.path for link in registry.resolve(CARDIO).chain] == [MED]
-    with pytest.raises(NotFound, match="is a grouping without a version"):
-        registry.version(CARDIO)
+    publish(registry, DIAG, material.rank2, f"{MED}@1")
+    assert [link.path for link in registry.resolve(DIAG).chain] == [MED, DIAG]
+    with pytest.raises(Gone, match=f"every version of {CARDIO} was deleted"):
+        registry.resolve(CARDIO)
 
 
 # retention

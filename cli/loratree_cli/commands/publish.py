@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,8 +22,12 @@ from loratree_cli.output import (
 )
 from loratree_cli.progress import working
 from loratree_registry.connect import connected
-from loratree_registry.core.paths import LEVELS, Level
+from loratree_registry.core.paths import LEVELS, Level, base_of
+from loratree_registry.errors import listed
 from loratree_registry.settings import Settings
+
+if TYPE_CHECKING:
+    from loratree_registry.workspace.publish_many import Report
 
 
 @click.command()
@@ -43,9 +48,10 @@ from loratree_registry.settings import Settings
     "--from-dir",
     type=a_path,
     metavar="DIR",
-    help="Print a manifest of the adapters in DIR, to be published below PATH.",
+    help="Print a manifest of the adapters in DIR, with their folders' names below PATH.",
 )
 @click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="With --manifest: threads.")
+@click.option("--no-assume", is_flag=True, help="Refuse an adapter if nothing says what it was trained on.")
 @click.option("--dry-run", is_flag=True, help="With --manifest: check every line and publish none.")
 @json_option
 def publish(
@@ -59,14 +65,15 @@ def publish(
     manifest: Path | None,
     from_dir: Path | None,
     jobs: int,
+    no_assume: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Publish the PEFT adapter in DIRECTORY as the next version at PATH, or all adapters that a manifest lists.
 
     The version is pinned to the version or base that it was trained on: what the lockfile beside its
-    base_model_name_or_path says, else --parent, else what its config names, else the nearest ancestor's head. If that
-    is not clear, publish asks for --parent.
+    base_model_name_or_path says, else --parent, else what its config names, else the nearest ancestor's head, which is
+    then assumed for ever. If that is not clear, publish asks for --parent.
 
     A manifest has one line per adapter, JSON or (FILE.csv) comma-separated values: directory and path, and optionally
     parent, level and note. Parents are published before children. An adapter that is already published is reported, and
@@ -89,35 +96,43 @@ def publish(
             raise click.UsageError("give DIRECTORY and PATH, or --manifest FILE")
         if dry_run:
             raise click.UsageError("--dry-run goes with --manifest FILE")
-        _publish_one(directory, path, parent, trained_on, force_parent, level, note, as_json)
+        _publish_one(directory, path, parent, trained_on, force_parent, level, note, not no_assume, as_json)
     elif force_parent or (directory, path, parent, trained_on, level, note) != (None,) * 6:
         raise click.UsageError("with --manifest, its lines say the directory, path, parent, level and note")
     else:
-        _publish_many(manifest, jobs, dry_run, as_json)
+        _publish_many(manifest, jobs, dry_run, not no_assume, as_json)
 
 
 def _print_manifest(directory: Path, under: str, fields: dict[str, str | None]) -> None:
     """Print a line for each adapter in a folder, for --manifest; nothing is published."""
     from loratree_registry.workspace.find_adapters import find_adapters
 
+    with connected() as opened:
+        opened.base(base_of(under))  # a misspelled base would spoil every line
     found = find_adapters(directory, under)
     given = {name: text for name, text in fields.items() if text is not None}
-    for adapter in found:
+    for adapter in found.adapters:
         click.echo(json.dumps({"directory": adapter.directory, "path": adapter.path} | given, ensure_ascii=False))
-    say(f"{counted(len(found), 'adapter')}, none published: look at the lines, then loratree publish --manifest FILE")
+    for reason in found.left_out:
+        say(f"left out: {reason}")
+    left_out = f", {len(found.left_out)} left out" if found.left_out else ""
+    adapters = counted(len(found.adapters), "adapter")
+    say(f"{adapters}{left_out}, none published: look at the lines, then loratree publish --manifest FILE")
 
 
-def _publish_many(manifest: Path, jobs: int, dry_run: bool, as_json: bool) -> None:
+def _publish_many(manifest: Path, jobs: int, dry_run: bool, assume: bool, as_json: bool) -> None:
     from loratree_registry.workspace.publish_many import INTERRUPTED, publish_rows, read_rows
 
     rows = read_rows(manifest)
     home = Settings.from_environment().home
     kept = "what was published stays: the same command goes on"
     with connected() as opened, working(f"reading {manifest}", kept=kept) as on_progress:
-        report = publish_rows(opened, rows, home=home, jobs=jobs, dry_run=dry_run, progress=on_progress)
+        report = publish_rows(opened, rows, home=home, jobs=jobs, dry_run=dry_run, assume=assume, progress=on_progress)
     for outcome in report.outcomes:
         if outcome.status == "refused":
             say_refused(f"line {outcome.line}: {outcome.path}: {outcome.says}", outcome.details)
+    for why, lines in _group_assumed(report).items():
+        say(f"assumed for ever: {counted(len(lines), 'line')} ({listed(lines, limit=3)}): {why}")
     if report.stopped == INTERRUPTED:
         done = f"{report.published} published, {report.left} of {len(rows)} lines to go"
         complain(f"loratree: interrupted: {done}: the same command goes on")
@@ -127,8 +142,18 @@ def _publish_many(manifest: Path, jobs: int, dry_run: bool, as_json: bool) -> No
         print_json(report)
     else:
         done = f"{report.ready} to publish" if dry_run else f"{report.published} published"
-        echo(f"{done}, {report.already} already there, {report.refused} refused")
+        assumed = f" ({report.assumed} of them with an assumed pin)" if report.assumed else ""
+        echo(f"{done}, {report.already} already there{assumed}, {report.refused} refused")
     sys.exit(early_end.INTERRUPTED if report.stopped == INTERRUPTED else 1 if report.refused or report.left else 0)
+
+
+def _group_assumed(report: "Report") -> dict[str, list[str]]:
+    """Return the lines whose pin was assumed now, by the sentence that says why."""
+    grouped: dict[str, list[str]] = {}
+    for outcome in report.outcomes:
+        if outcome.found == "assumed" and outcome.why is not None:
+            grouped.setdefault(outcome.why, []).append(str(outcome.line))
+    return grouped
 
 
 def _publish_one(
@@ -139,6 +164,7 @@ def _publish_one(
     force_parent: bool,
     level: Level | None,
     note: str | None,
+    assume: bool,
     as_json: bool,
 ) -> None:
     from loratree_registry.workspace.publish import publish_directory
@@ -158,6 +184,7 @@ def _publish_one(
             home=Settings.from_environment().home,
             trained_on=trained_on,
             force_parent=force_parent,
+            assume=assume,
             progress=on_progress,
         )
     version, created = submitted.published.version, submitted.published.created

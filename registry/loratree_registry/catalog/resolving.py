@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from loratree_registry.catalog.level_weights import level_weights
 from loratree_registry.catalog.marks import check_above, check_chain, check_strict
 from loratree_registry.catalog.nodes import trail
-from loratree_registry.catalog.versions import no_version
+from loratree_registry.catalog.versions import emptied, no_version
 from loratree_registry.core.chain import Chain, Step
 from loratree_registry.core.digests import FileDigest
 from loratree_registry.core.paths import HEAD, Ref, parse_alias, parse_ref
@@ -75,13 +75,18 @@ def _parse_follow(follow: str | None) -> str | None:
 
 
 def _find_pinned(connection: Connection, nodes: list[NodeRow], ref: Ref) -> list[VersionRow]:
-    """Return the leaf's chain by its pins. A grouping adds nothing, so its nearest ancestor with a head is the leaf."""
+    """Return the leaf's chain by its pins. A grouping adds nothing, so its nearest ancestor with a head is the leaf.
+
+    A node whose versions are all withdrawn or deleted is no grouping: who asks for it would get another function.
+    """
     node = nodes[-1]
     if ref.selector is None:
-        versioned = [node for node in nodes if node.head is not None]
-        if not versioned:
-            return []
-        node = versioned[-1]
+        while node.head is None:
+            if node.level == "base":
+                return []
+            if (error := emptied(connection, node, asked=ref.path)) is not None:
+                raise error
+            node = nodes[nodes.index(node) - 1]
     chain = queries.versions.pinned_chain(connection, node.id, ref.selector)
     if not chain:
         raise no_version(connection, node, ref.selector)

@@ -102,6 +102,23 @@ def check_unnamed(connection: Connection, row: VersionRow, purpose: str) -> None
         )
 
 
+def emptied(connection: Connection, node: NodeRow, *, asked: str) -> NotFound | None:
+    """Return the error for a node without a head that had versions, for a ref to `asked`; None for a grouping."""
+    above = node.path.rpartition("/")[0]
+    there = "" if asked == node.path else f"{asked} has no version, and "
+    if newest := queries.versions.find_newest(connection, node.id):
+        return NotFound(
+            f"{there}{node.path} has no version that is not withdrawn: name one by its number, such as {newest.ref}, "
+            f"or ask for {above} to leave it out"
+        )
+    if deleted := queries.tombstones.list_tombstones(connection, node.id, before=None, limit=1):
+        return Gone(
+            f"{there}every version of {node.path} was deleted, {node.path}@{deleted[0].number} last "
+            f"({deleted[0].reason}): publish a new one, or ask for {above} to leave it out"
+        )
+    return None
+
+
 def no_version(connection: Connection, node: NodeRow, selector: Selector) -> NotFound:
     """Return the error for a selector that selects no version at the node, with the selectors that would work."""
     if node.level == "base":
@@ -118,7 +135,10 @@ def no_version(connection: Connection, node: NodeRow, selector: Selector) -> Not
             f"{node.path} has no version that is not withdrawn: name one by its number, such as {newest.ref}"
         )
     if not newest:
-        return NotFound(f"{node.path} is a grouping without a version: publish one there, or name another node")
+        return emptied(connection, node, asked=node.path) or NotFound(
+            f"{node.path} is a grouping without a version: name a node below it, see `loratree ls {node.path}`, or "
+            "publish a version there"
+        )
     aliases = [alias.name for alias in queries.aliases.list_aliases(connection, [node.id])]
     named = f", and the aliases {listed(aliases)}" if aliases else " and no alias"
     similar = nearest(selector, aliases) if isinstance(selector, str) else ""

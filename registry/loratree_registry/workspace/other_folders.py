@@ -101,6 +101,11 @@ def explain_no_weights(path: Path, entries: list[str]) -> str:
     return f"{path} holds no {ADAPTER_WEIGHTS}{beside}: {RESAVE}"
 
 
+def is_of_another_tool(path: Path, entries: list[str]) -> bool:
+    """Return whether the folder `path` with these names in it holds what another tool wrote."""
+    return _find_tool(path, entries) is not None
+
+
 def _find_tool(path: Path, entries: Iterable[str]) -> str | None:
     for pattern, what, remedy in _TOOLS:
         for name in entries:

@@ -51,12 +51,14 @@ def publish_directory(
     home: Path,
     trained_on: Path | None = None,
     force_parent: bool = False,
+    assume: bool = True,
     progress: Progress = silent,
 ) -> PublishResult:
     """Publish the PEFT adapter in `directory` as the next version at `path`, all of it or nothing.
 
     `parent` is --parent: a ref or `base`; `trained_on` is --trained-on: a folder or a lockfile; `force_parent` lets
-    `parent` overrule what the adapter says. Everything is checked before a byte is sent. If `path` has a version of
+    `parent` overrule what the adapter says; without `assume`, a pin that nothing names is refused and not assumed.
+    Everything is checked before a byte is sent. If `path` has a version of
     this adapter with the same pin, or with any pin if the new pin cannot be decided, that version is returned; its
     bytes are sent again only if the stored ones are damaged. Raises LoratreeError.
     """
@@ -70,6 +72,7 @@ def publish_directory(
         home=home,
         trained_on=trained_on,
         force_parent=force_parent,
+        assume=assume,
         progress=progress,
     )
     adapter, pin = prepared.adapter, prepared.pin
@@ -107,6 +110,7 @@ def prepare(
     home: Path,
     trained_on: Path | None = None,
     force_parent: bool = False,
+    assume: bool = True,
     progress: Progress = silent,
 ) -> Prepared:
     """Check a folder as far as possible before a byte of it is sent. Raises LoratreeError."""
@@ -133,6 +137,8 @@ def prepare(
         if not known:
             raise
         pin = _pin_of(known[0])
+    if pin.found == "assumed" and not assume and not known:
+        raise OpenPin(f"{pin.why}, and nothing may be assumed: say with --parent what it was trained on, or `base`")
     # An assumed pin (None) counts as the base: nothing says that the adapter was trained on a composed model.
     if pin.parent is None:
         adapter.check_without_pin(manifest, on_base=True)

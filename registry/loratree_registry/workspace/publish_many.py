@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, get_args
 
 from loratree_registry.core.paths import LEVELS, Level, ancestors_of, parse_path, parse_ref, versionless
 from loratree_registry.core.progress import Counter, Progress, Stopped, silent
+from loratree_registry.core.records import PinSource
 from loratree_registry.core.registry import Registry
 from loratree_registry.core.strict_json import parse_json
 from loratree_registry.core.text import check_text
@@ -48,7 +49,9 @@ class Row:
 class Outcome:
     """The result of a row: `ref` is PATH@NUMBER of its version, `says` is why the row was refused.
 
-    `details` are the single problems of the adapter, one clause each, if there are more than `says` names.
+    `found` is how its pin was found, and `why` a sentence about it; both are null if the row was refused, or if its
+    parent is to be published first. `details` are the single problems of the adapter, one clause each, if there are
+    more than `says` names.
     """
 
     line: int
@@ -56,17 +59,23 @@ class Outcome:
     status: Status
     ref: str | None = None
     digest: str | None = None
+    found: PinSource | None = None
+    why: str | None = None
     says: str | None = None
     details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The result of a manifest, by line; `left` rows were not tried, for the reason in `stopped`."""
+    """The result of a manifest, by line; `left` rows were not tried, for the reason in `stopped`.
+
+    `assumed` counts the rows of the first three whose pin is assumed, because nothing names it.
+    """
 
     published: int
     already: int
     ready: int
+    assumed: int
     refused: int
     left: int
     stopped: str | None
@@ -80,6 +89,7 @@ def publish_rows(
     home: Path,
     jobs: int = 4,
     dry_run: bool = False,
+    assume: bool = True,
     progress: Progress = silent,
 ) -> Report:
     """Publish every row as `publish_directory` does, in `jobs` threads, and report the rows already published.
@@ -88,7 +98,7 @@ def publish_rows(
     (`stopped` is INTERRUPTED) without finishing a row, or before the next row if the registry is Unavailable; the same
     call again continues.
     """
-    work = _Work(registry, rows, home, dry_run=dry_run, progress=progress)
+    work = _Work(registry, rows, home, dry_run=dry_run, assume=assume, progress=progress)
     with ThreadPoolExecutor(jobs) as threads:
         try:
             for _, level in groupby(sorted(rows, key=lambda row: (row.depth, row.path)), attrgetter("depth")):
@@ -111,9 +121,9 @@ class _Work:
     """The rows of a manifest, and their outcomes so far, shared by the threads that publish them."""
 
     def __init__(
-        self, registry: Registry, rows: Sequence[Row], home: Path, *, dry_run: bool, progress: Progress
+        self, registry: Registry, rows: Sequence[Row], home: Path, *, dry_run: bool, assume: bool, progress: Progress
     ) -> None:
-        self._registry, self._home, self._dry_run = registry, home, dry_run
+        self._registry, self._home, self._dry_run, self._assume = registry, home, dry_run, assume
         self._total = len(rows)
         self._paths = {row.path for row in rows}
         self._refused: dict[str, int] = {}
@@ -162,6 +172,7 @@ class _Work:
             published=counts["published"],
             already=counts["already"],
             ready=counts["ready"],
+            assumed=sum(outcome.found == "assumed" for outcome in self.outcomes),
             refused=counts["refused"],
             left=self._total - len(self.outcomes),
             stopped=self._stopped,
@@ -190,10 +201,20 @@ class _Work:
             level=row.level,
             note=row.note,
             home=self._home,
+            assume=self._assume,
             progress=self._check_wanted,
-        ).published
-        ref, status = f"{done.version.path}@{done.version.number}", _PUBLISHED[done.created]
-        return Outcome(line=row.line, path=row.path, status=status, ref=ref, digest=done.version.digest)
+        )
+        version, status = done.published.version, _PUBLISHED[done.published.created]
+        ref, why = f"{version.path}@{version.number}", done.pin.why if done.published.created else None
+        return Outcome(
+            line=row.line,
+            path=row.path,
+            status=status,
+            ref=ref,
+            digest=version.digest,
+            found=version.pin.found,
+            why=why,
+        )
 
     def _is_coming(self, parent: str) -> bool:
         """Return whether the manifest has a row for the path that `parent` names, not refused so far."""
@@ -205,19 +226,27 @@ class _Work:
         if above if row.parent is None else self._is_coming(row.parent):
             check_adapter(self._registry, row.directory, row.path, progress=self._check_wanted)
             return Outcome(line=row.line, path=row.path, status="ready")
-        known = prepare(
+        prepared = prepare(
             self._registry,
             row.directory,
             row.path,
             parent=row.parent,
             level=row.level,
             home=self._home,
+            assume=self._assume,
             progress=self._check_wanted,
-        ).known
+        )
+        known, pin = prepared.known, prepared.pin
         if known is None:
-            return Outcome(line=row.line, path=row.path, status="ready")
-        ref = f"{known.path}@{known.number}"
-        return Outcome(line=row.line, path=row.path, status="already", ref=ref, digest=known.digest)
+            return Outcome(line=row.line, path=row.path, status="ready", found=pin.found, why=pin.why)
+        return Outcome(
+            line=row.line,
+            path=row.path,
+            status="already",
+            ref=f"{known.path}@{known.number}",
+            digest=known.digest,
+            found=known.pin.found,
+        )
 
 
 _STATUSES: tuple[Status, ...] = ("published", "already", "ready", "refused")

@@ -23,7 +23,7 @@ def adapter(folder: Path) -> Path:
 def found(directory: Path) -> dict[str, str]:
     return {
         each.path: str(Path(each.directory).relative_to(directory.resolve()))
-        for each in find_adapters(directory, "tiny/clinic")
+        for each in find_adapters(directory, "tiny/clinic").adapters
     }
 
 
@@ -52,6 +52,30 @@ def test_of_a_run_the_adapter_beside_its_checkpoints_counts_or_else_the_last_che
     assert found(tmp_path) == {"tiny/clinic/ended": "ended", "tiny/clinic/stopped": "stopped/checkpoint-10"}
 
 
+def test_what_looks_like_an_adapter_and_is_left_out_is_told(tmp_path: Path) -> None:
+    for name in ("whole", "half", "pickled", "bare", "mlx", "run/checkpoint-1", "run/checkpoint-2"):
+        adapter(tmp_path / "in" / name)
+    (tmp_path / "in" / "half" / WEIGHTS).unlink()
+    (tmp_path / "in" / "bare" / CONFIG).unlink()
+    (tmp_path / "in" / "pickled" / WEIGHTS).rename(tmp_path / "in" / "pickled" / "adapter_model.bin")
+    (tmp_path / "in" / "mlx" / WEIGHTS).rename(tmp_path / "in" / "mlx" / "adapters.safetensors")
+    (tmp_path / "in" / "run" / "checkpoint-2" / WEIGHTS).unlink()
+    (tmp_path / "in" / "notes").mkdir()
+    (tmp_path / "in" / "notes" / "README.md").touch()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "in" / "whole")
+    folder = find_adapters(tmp_path / "in", "tiny")
+    assert [each.path for each in folder.adapters] == ["tiny/run", "tiny/whole"]
+    said = {Path(reason.partition(" ")[0]).name: reason for reason in folder.left_out}
+    assert {name: said[name].partition(" ")[2][:28] for name in sorted(said)} == {
+        "bare": f"holds {WEIGHTS} and no"[:28],
+        "checkpoint-2": f"holds no {WEIGHTS}"[:28],
+        "half": f"holds no {WEIGHTS}"[:28],
+        "link": "is a link, and links are not",
+        "mlx": "holds an adapter of MLX (ada",
+        "pickled": "holds pickled weights (adapt",
+    }
+
+
 def test_links_are_not_followed(tmp_path: Path) -> None:
     adapter(tmp_path / "in" / "real")
     adapter(tmp_path / "out" / "other")
@@ -75,7 +99,10 @@ def test_what_cannot_be_a_manifest_is_refused(tmp_path: Path) -> None:
 
 def test_the_lines_are_a_manifest(tmp_path: Path) -> None:
     adapter(tmp_path / "adapters" / "x")
-    lines = [{"directory": each.directory, "path": each.path} for each in find_adapters(tmp_path / "adapters", "tiny")]
+    lines = [
+        {"directory": each.directory, "path": each.path}
+        for each in find_adapters(tmp_path / "adapters", "tiny").adapters
+    ]
     manifest = tmp_path / "elsewhere" / "adapters.jsonl"
     manifest.parent.mkdir()
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
