@@ -58,6 +58,17 @@ def normal_form(weight: Tensor, edits: Sequence[Edit]) -> NormalForm:
     return form
 
 
+def last_gain(weight: Tensor, edits: Sequence[Edit]) -> Tensor:
+    """Return the gain of the last of `edits`, a Rescale, alone: m / ‖W + Σ BA‖ with all edits before, [out]."""
+    last = edits[-1]
+    assert isinstance(last, Rescale)
+    form = normal_form(weight, [*edits[:-1], Add(last.delta, last.kind)])
+    with full_float32():
+        matrix = weight.detach().reshape(len(weight), -1)
+        magnitude = last.magnitude.to(matrix.device, form.delta.a.dtype)
+        return gain(magnitude, _compute_norms(form, matrix, last.dim))
+
+
 def _start_form(matrix: Tensor, dtype: torch.dtype) -> NormalForm:
     height, width = matrix.shape
     a, b = (torch.empty(shape, dtype=dtype, device=matrix.device) for shape in ((0, width), (height, 0)))

@@ -43,12 +43,17 @@ class Stack:
     """
 
     def __init__(
-        self, module: nn.Module, programs: Mapping[str, Program], *, layers: Mapping[str, StackedLayer] | None = None
+        self,
+        module: nn.Module,
+        programs: Mapping[str, Program],
+        *,
+        layers: Mapping[str, StackedLayer] | None = None,
+        copies: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Prepare and install the chain; `layers` are those of an earlier stack of it that `fits` the module now."""
+        """Prepare and install the chain; or install `layers` and `copies` that were made for the module as it is."""
         self._module = module
         self._beside: dict[str, StackedLayer] = dict(layers or {})
-        self._copies: dict[str, Tensor] = {}
+        self._copies: dict[str, Tensor] = dict(copies or {})
         self._originals: dict[str, Tensor] = {}
         self._inner: dict[str, object] = {}
         if layers is None:
@@ -73,6 +78,16 @@ class Stack:
         """The layers by name, for another stack of the same chain; None if they depend on values of the module."""
         depends = self._copies or any(layer.depends_on_weight for layer in self._beside.values())
         return None if depends else dict(self._beside)
+
+    @property
+    def copies(self) -> dict[str, Tensor]:
+        """The composed copies, by the names of the tensors whose places they take."""
+        return dict(self._copies)
+
+    @property
+    def originals(self) -> dict[str, Tensor]:
+        """The module's own tensors of the names that have a composed copy now."""
+        return dict(self._originals)
 
     @property
     def nbytes(self) -> int:
@@ -135,7 +150,7 @@ class Stack:
         ):
             whole, beside = edits, ()
         if whole:
-            self._copies[name] = tensor = _compose_copy(tensor, whole, name)
+            self._copies[name] = tensor = compose_copy(tensor, whole, name)
         if beside:
             layer_name = name.rpartition(".")[0]
             try:
@@ -192,7 +207,7 @@ def is_stacked(module: nn.Module) -> bool:
 
 def _split(layer: nn.Module, name: str, edits: Sequence[Edit]) -> tuple[Sequence[Edit], Sequence[Edit]]:
     """Split the edits into a beginning, held by a copy of the tensor, and an end that runs beside the layer."""
-    if not _has_plain_forward(layer, name):
+    if not has_plain_forward(layer, name):
         return edits, ()
     beside = (Add, Rescale, ReplaceRows) if kind_of(layer) in ("Linear", "Embedding") else (Add, Rescale)
     first = max((index + 1 for index, edit in enumerate(edits) if not isinstance(edit, beside)), default=0)
@@ -202,7 +217,7 @@ def _split(layer: nn.Module, name: str, edits: Sequence[Edit]) -> tuple[Sequence
     return edits[:first], edits[first:]
 
 
-def _has_plain_forward(layer: nn.Module, name: str) -> bool:
+def has_plain_forward(layer: nn.Module, name: str) -> bool:
     """Return whether the tensor is the weight of a layer with a known forward that nobody has replaced."""
     return (
         kind_of(layer) in KINDS
@@ -233,6 +248,7 @@ def _check_sum(tensor: Tensor, edits: Sequence[Edit], name: str) -> None:
         merged(tensor, edits, name=name)
 
 
-def _compose_copy(tensor: Tensor, edits: Sequence[Edit], name: str) -> Tensor:
+def compose_copy(tensor: Tensor, edits: Sequence[Edit], name: str) -> Tensor:
+    """Return a tensor with the edits of `name` applied, of the same kind: a parameter, or a buffer."""
     value = merged(tensor, edits, name=name)
     return nn.Parameter(value, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value

@@ -191,7 +191,7 @@ class StackedEmbedding(StackedWeight):
     def __init__(self, name: str, layer: nn.Module, form: NormalForm) -> None:
         super().__init__(name, layer, form)
         self._how = {key: getattr(layer, key) for key in ("padding_idx", "scale_grad_by_freq", "sparse")}
-        self._scale = _read_embed_scale(layer, self._dtype)
+        self._scale = read_embed_scale(layer, self._dtype)
         a = form.delta.a if self._scale is None else form.delta.a * self._scale
         self._b, self._a = self._hold(form.delta.b), self._hold(a).mT
         self._place = _index_rows(form) if self._values is not None else None
@@ -268,7 +268,7 @@ def _order_by_rank(b: Tensor) -> Tensor:
     return b.mT.contiguous().mT if b.dtype in (torch.float32, torch.float64) else b.contiguous()
 
 
-def _read_embed_scale(layer: nn.Module, dtype: torch.dtype) -> Tensor | float | None:
+def read_embed_scale(layer: nn.Module, dtype: torch.dtype) -> Tensor | float | None:
     """Return the factor of the layer's rows, rounded as the layer rounds it, or None if the layer has no factor."""
     scale: Any = getattr(layer, "embed_scale", None)
     return scale.detach().to(dtype) if isinstance(scale, Tensor) else scale

@@ -1,0 +1,157 @@
+"""A mixed batch on a live model: what the paths of its passes need beside the versions themselves."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from torch import Tensor, nn
+
+from loratree_composer.adapters.adapter import Adapter, WeightedChain, programs_of
+from loratree_composer.arithmetic.edits import Edit
+from loratree_composer.arithmetic.merge import is_surely_finite, merged
+from loratree_composer.arithmetic.normal_form import last_gain
+from loratree_composer.arithmetic.precision import full_float32
+from loratree_composer.base.layer_kind import kind_of
+from loratree_composer.base.sharing import tensors
+from loratree_composer.batch.mix import Mix, Work
+from loratree_composer.batch.mixed_layers import KINDS, MixedLayer
+from loratree_composer.batch.nodes import Nodes
+from loratree_composer.batch.plan import Path, Plan, Prefix
+from loratree_composer.live.stack import Stack, compose_copy
+from loratree_registry.errors import Invalid, listed
+
+Chain = list[tuple[Adapter, float]]  # root to leaf, no level weight is 0
+
+_TAME: Final = 8.0  # a sum of deltas below it overflows no dtype: half an ulp of float16's maximum is 16
+
+
+class MixedBatch:
+    """The paths that a live model's next passes take: `set` puts them on the model, and `remove` takes them off."""
+
+    def __init__(self, model: nn.Module, nodes: Nodes) -> None:
+        self._model, self._nodes, self._mix = model, nodes, Mix()
+        self._layers: dict[str, MixedLayer] = {}
+        self._copied: Mapping[str, object] = {}  # the levels that each copy holds
+        self._gains: dict[tuple[str, Prefix], Tensor] = {}
+        self.stack: Stack | None = None
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of the next pass; None if no path is set."""
+        return None if self._mix.work is None else self._mix.work.plan
+
+    def set(self, chains: Sequence[WeightedChain], lengths: Sequence[int] | None = None) -> None:
+        """Let the next passes take these chains, one for each row, or for each segment of `lengths` tokens.
+
+        Raises Invalid, with the chains of before still on the model, if a chain does not fit, if its sum would not be
+        finite, or if chains differ in a tensor that all of them must share.
+        """
+        own: list[Chain] = [[(adapter, weight) for adapter, weight in chain if weight] for chain in chains]
+        paths = self._nodes.load(own)
+        depths = _find_depths(paths, own)
+        copied = {name: _steps_of(own[0][:depth], name) for name, depth in depths.items()}
+        live = tensors(self._model) | (self.stack.originals if self.stack else {})
+        _check_sums(paths, own, live)
+        plan = Plan(paths, lengths, depths)
+        if copied == self._copied and self.stack is not None:
+            copies, gains = None, self._gains
+            held = tensors(self._model)
+        else:
+            copies = {name: _copy(live[name], name, own[0][: depths[name]]) for name in copied}
+            held, gains = live | copies, {}
+        gains = self._find_gains(plan, own, held, gains)
+        self._install(plan, copies)
+        self._copied, self._gains, self._mix.work = copied, gains, Work(plan, gains)
+
+    def remove(self) -> None:
+        """Take everything off the model: the base as it was before."""
+        self._mix.work, self._copied, self._gains = None, {}, {}
+        if self.stack is not None:
+            self.stack.remove()
+            self.stack = None
+
+    def _install(self, plan: Plan, copies: Mapping[str, Tensor] | None) -> None:
+        """Put forwards on the layers that the plan changes, and copies in their tensors' places, if some are new."""
+        needed = {layer for path in plan.paths for node, _ in path for layer in node.layers}
+        if copies is None and needed <= self._layers.keys():
+            return
+        held = {} if self.stack is None or copies is not None else self.stack.copies
+        for name in needed - self._layers.keys():
+            layer = self._model.get_submodule(name)
+            self._layers[name] = KINDS[kind_of(layer)](name, layer, self._mix)
+        if self.stack is not None:
+            self.stack.remove()
+            self.stack = None
+        self.stack = Stack(self._model, {}, layers=self._layers, copies=held if copies is None else copies)
+
+    def _find_gains(
+        self,
+        plan: Plan,
+        chains: Sequence[Chain],
+        held: Mapping[str, Tensor],
+        known: Mapping[tuple[str, Prefix], Tensor],
+    ) -> dict[tuple[str, Prefix], Tensor]:
+        """Return DoRA's gain for each weight and sum that the plan scales; `held` are the weights."""
+        gains: dict[tuple[str, Prefix], Tensor] = {}
+        by_prefix = {
+            tuple((a.digest, w) for a, w in chain[: depth + 1]): chain[: depth + 1]
+            for chain in chains
+            for depth in range(len(chain))
+        }
+        for depth, level in enumerate(plan.levels):
+            for span in level.spans:
+                for name in span.node.magnitudes:
+                    start, key = plan.depths.get(name, 0), (name, span.prefix)
+                    if depth >= start and key not in gains:
+                        gains[key] = (
+                            known[key] if key in known else _gain_of(held[name], by_prefix[span.prefix][start:], name)
+                        )
+        return gains
+
+
+def _find_depths(paths: Sequence[Path], chains: Sequence[Chain]) -> dict[str, int]:
+    """Return how many levels of every path must be in a copy of a tensor, for each tensor that needs one.
+
+    Raises Invalid if the paths differ in these levels.
+    """
+    depths: dict[str, int] = {}
+    for path in paths:
+        for depth, (node, _) in enumerate(path):
+            depths |= {name: max(depth + 1, depths.get(name, 0)) for name in node.whole}
+    differing = [
+        name for name, depth in depths.items() if len({_steps_of(chain[:depth], name) for chain in chains}) > 1
+    ]
+    if differing:
+        raise Invalid(
+            f"the paths of the batch differ in {listed(sorted(differing), limit=3)}, which all rows of a batch must "
+            "share: only low-rank deltas, DoRA, biases and token rows of linear layers and embeddings can differ; put "
+            "the paths that share them into one batch"
+        )
+    return depths
+
+
+def _steps_of(chain: Chain, name: str) -> tuple[tuple[str, float], ...]:
+    """Return the digests and level weights of the levels that edit a tensor."""
+    return tuple((adapter.digest, weight) for adapter, weight in chain if name in adapter.parts)
+
+
+def _edits_of(chain: Chain, name: str) -> list[Edit]:
+    return [edit for adapter, weight in chain if name in adapter.parts for edit in adapter.step(weight).edits[name]]
+
+
+def _copy(tensor: Tensor, name: str, chain: Chain) -> Tensor:
+    return compose_copy(tensor, programs_of(chain)[name].edits, name)
+
+
+def _gain_of(weight: Tensor, chain: Chain, name: str) -> Tensor:
+    with full_float32():
+        return last_gain(weight, _edits_of(chain, name)).to(weight.device, weight.dtype)
+
+
+def _check_sums(paths: Sequence[Path], chains: Sequence[Chain], live: Mapping[str, Tensor]) -> None:
+    """Raise Invalid if a merge of a chain would, because a sum is not finite."""
+    for path, chain in zip(paths, chains, strict=True):
+        if sum(abs(weight) * node.bound for node, weight in path) < _TAME:
+            continue
+        for name, program in programs_of(chain).items():
+            if not is_surely_finite(program.joined_edits, live[name].dtype, is_tame=True):
+                merged(live[name], program.edits, name=name)

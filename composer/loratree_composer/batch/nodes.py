@@ -1,0 +1,128 @@
+"""The versions that a live model's batches hold, each checked against the model when it is loaded."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from loratree_composer.adapters.adapter import Adapter, WeightedChain
+from loratree_composer.arithmetic.edits import Add, Edit, ReplaceRows, Rescale
+from loratree_composer.arithmetic.merge import check_held, check_values
+from loratree_composer.arithmetic.precision import full_float32
+from loratree_composer.base.layer_kind import kind_of
+from loratree_composer.base.past_forward import is_read_past_forward
+from loratree_composer.base.sharing import tensors
+from loratree_composer.batch.mixed_layers import KINDS
+from loratree_composer.batch.node import Node, is_mixable, rank_rows, shifts_of
+from loratree_composer.batch.plan import Path
+from loratree_composer.batch.slab import Slab
+from loratree_composer.live.fit import check_fit, fit_problems, owner, shared_layers
+from loratree_composer.live.stack import has_plain_forward
+
+Edits = Mapping[str, Sequence[Edit]]  # of one version at level weight 1, by the names of the tensors
+
+_WEIGHT: Final = "weight"
+
+
+class Nodes:
+    """Versions by digest, for the layers of one model, in the dtype that each layer has now."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        live = {name: tensor for name, tensor in tensors(model).items() if tensor.is_floating_point()}
+        device = next((tensor.device for tensor in live.values()), torch.device("cpu"))
+        self._slab = Slab({name: tensor.dtype for name, tensor in live.items()}, device)
+        self._nodes: dict[str, Node] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """The size in bytes of what is held of every version."""
+        return sum(node.nbytes for node in self._nodes.values())
+
+    def load(self, chains: Sequence[WeightedChain]) -> list[Path]:
+        """Hold every version of the chains, and return their paths; a level weight of 0 drops a level.
+
+        Raises Invalid if a version does not fit the model; then none of the new versions is held.
+        """
+        wanted = {adapter.digest: adapter for chain in chains for adapter, weight in chain if weight}
+        made: dict[str, Node] = {}
+        try:
+            for digest, adapter in wanted.items():
+                if digest not in self._nodes:
+                    made[digest] = self._make(adapter)
+        except BaseException:
+            for node in made.values():
+                self._free(node)
+            raise
+        self._nodes |= made
+        return [[(self._nodes[adapter.digest], weight) for adapter, weight in chain if weight] for chain in chains]
+
+    def forget(self, keep: frozenset[str] = frozenset()) -> None:
+        """Free every version that `keep` does not name."""
+        for digest in [digest for digest in self._nodes if digest not in keep]:
+            self._free(self._nodes.pop(digest))
+
+    def _free(self, node: Node) -> None:
+        if node.place is not None:
+            self._slab.drop(node.place)
+
+    def _make(self, adapter: Adapter) -> Node:
+        live = tensors(self._model)
+        with full_float32():
+            step = adapter.step(1)
+            edits = {name: step.edits[name] for name in adapter.parts}
+            self._check(edits, live)
+            mixed = {name: of for name, of in edits.items() if self._is_mixed(name, of)}
+            shifts = {
+                name: value.to(live[name].device, live[name].dtype)
+                for name, value in shifts_of(edits)
+                if self._has_mixed_layer(name)
+            }
+            rows = {name: found for name, of in mixed.items() if (found := rank_rows(of)) is not None}
+            return Node(
+                adapter.digest,
+                self._slab.put(rows) if rows else None,
+                magnitudes={name: last.magnitude for name, of in mixed.items() if isinstance(last := of[-1], Rescale)},
+                rows={
+                    name: ReplaceRows(
+                        first.rows.to(live[name].device), first.value.to(live[name].device, live[name].dtype)
+                    )
+                    for name, of in mixed.items()
+                    if isinstance(first := of[0], ReplaceRows)
+                },
+                shifts=shifts,
+                whole=frozenset(edits.keys() - mixed.keys() - shifts.keys()),
+                bound=max(
+                    (edit.largest() for of in edits.values() for edit in of if isinstance(edit, Add)), default=0.0
+                ),
+            )
+
+    def _check(self, edits: Edits, live: Mapping[str, Tensor]) -> None:
+        problems = [f"{name} is not in the model" for name in edits if name not in live]
+        problems += shared_layers(self._model, list(edits))
+        for name in (name for name in edits if name in live):
+            check_values(live[name], edits[name], name=name)
+            problems += fit_problems(self._model, name, live[name], edits[name])
+        check_fit(problems)
+        for name, of in edits.items():
+            for edit in of:
+                if isinstance(edit, ReplaceRows):
+                    check_held(edit.value, live[name].dtype, name=name)
+                elif isinstance(edit, Add | Rescale):
+                    check_held(edit.delta.a, live[name].dtype, name=name)
+                    check_held(edit.delta.b, live[name].dtype, name=name)
+
+    def _is_mixed(self, name: str, edits: Sequence[Edit]) -> bool:
+        return self._has_mixed_layer(name, _WEIGHT) and is_mixable(edits, kind_of(owner(self._model, name)))
+
+    def _has_mixed_layer(self, name: str, leaf: str = "bias") -> bool:
+        """Return whether `name` is the weight or the bias of a layer that can differ between the rows of a batch."""
+        layer_name, _, own = name.rpartition(".")
+        layer = owner(self._model, name)
+        return (
+            own == leaf
+            and kind_of(layer) in KINDS
+            and has_plain_forward(layer, f"{layer_name}.{_WEIGHT}")
+            and not is_read_past_forward(self._model, layer_name)
+        )
