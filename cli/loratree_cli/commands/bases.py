@@ -56,21 +56,25 @@ def base() -> None:
 def add(name: str, directory: Path, source: str | None, store: bool, as_json: bool) -> None:
     """Record the model in DIRECTORY as the base NAME.
 
-    Reads config.json and every tensor's bytes; stores the manifest and the digest, and the weights with --store.
+    Reads config.json and every tensor's bytes; stores the manifest and the digest, and the weights with --store. An
+    adapter that names the source as its base is pinned to this base. Of a snapshot in the hub's cache, the source is
+    the hub's name.
 
     \b
     loratree base add tiny ./tiny-llama
     loratree base add tiny ./tiny-llama --store
     loratree base add llama-3.1-8b /models/llama-3.1-8b --source meta-llama/Llama-3.1-8B
     """
+    from loratree_registry.disk.plain_files import hub_id_of
     from loratree_registry.workspace.base_locations import remember_base
 
+    hub_id = hub_id_of(directory) if source is None else None
     with connected() as opened:
         with working(f"reading {directory}", kept="nothing was recorded: run the same command again") as on_progress:
             manifest = _read(directory, on_progress)
         # The folder is recorded first: if the disk is full, a folder without a base does no harm.
         remember_base(Settings.from_environment().home, manifest.digest, directory, manifest.weight_files)
-        added = opened.add_base(name, manifest, source=source)
+        added = opened.add_base(name, manifest, source=source or hub_id)
         bases = every(lambda after: opened.bases(after=after, limit=MAX_PAGE))
         others = [known.name for known in bases if known.digest == added.digest and known.name != name]
         if store:
@@ -79,6 +83,10 @@ def add(name: str, directory: Path, source: str | None, store: bool, as_json: bo
         print_json(added)
     else:
         say(f"{added.name} is a {added.architecture} of {added.parameters:,} parameters")
+        if hub_id is not None and added.source == hub_id:
+            say(f"its source is {hub_id}, the name of the folder in the hub's cache")
+        elif added.source is None:
+            say(f"it has no source: if adapters name it by a hub's name, `loratree base set {name} --source ORG/NAME`")
         if left := list(manifest.leftovers):
             say(f"left out, because the model has no place for them: {listed(left, limit=3)}")
         if others:

@@ -167,13 +167,16 @@ def _publish_one(
     assume: bool,
     as_json: bool,
 ) -> None:
-    from loratree_registry.workspace.publish import publish_directory
+    from loratree_registry.workspace.publish import find_similar, publish_directory
 
+    if not directory.exists() and Path(path).exists():
+        raise click.UsageError(f"the folder comes first: loratree publish {path} {directory}")
     kept = (
         "a version is published whole or not at all; the parts that arrived stay for a day: the same command sends "
         "the rest"
     )
     with connected() as opened, working(f"publishing {directory}", kept=kept) as on_progress:
+        similar = find_similar(opened, path)
         submitted = publish_directory(
             opened,
             directory,
@@ -190,6 +193,8 @@ def _publish_one(
     version, created = submitted.published.version, submitted.published.created
     for warning in submitted.published.warnings:
         say(f"warning: {warning}")
+    if created and similar is not None:
+        say(f"warning: the path is new, and there is {similar}: if you meant that, publish again and delete this one")
     if submitted.not_published:
         say(f"not published: {', '.join(submitted.not_published)}")
     if as_json:

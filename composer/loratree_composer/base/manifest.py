@@ -25,8 +25,8 @@ from loratree_composer.base.untied import remaining_ties
 from loratree_registry.core.manifest import PAST_FORWARD, BaseManifest, Parameter, check_manifest
 from loratree_registry.core.progress import BYTES, Counter, Progress, silent
 from loratree_registry.core.records import ADAPTER_CONFIG
-from loratree_registry.disk.plain_files import explain_hub_cache
-from loratree_registry.errors import Invalid, NotFound, listed
+from loratree_registry.disk.plain_files import check_model_folder
+from loratree_registry.errors import Invalid, listed
 from loratree_registry.peft_format.causes import WRAPPERS
 from loratree_registry.peft_format.names import PREFIX
 from loratree_registry.tensor_files.checkpoint import RESAVE, Checkpoint, TensorType, open_checkpoint
@@ -43,12 +43,7 @@ def read_base(directory: Path, *, progress: Progress = silent) -> BaseManifest:
 
     Raises NotFound if there is no such directory, Invalid if it holds no safetensors checkpoint of a known model.
     """
-    if not directory.is_dir():
-        raise NotFound(
-            f"{directory} is not a directory: expected the folder of a downloaded model, not a name on a hub"
-        )
-    if (cache := explain_hub_cache(directory)) is not None:
-        raise Invalid(cache)
+    check_model_folder(directory)
     progress(f"reading {directory}", 0, 0, BYTES)
     read_config(directory)  # before the weights, because a folder without a config holds no model at all
     checkpoint = open_checkpoint(directory)

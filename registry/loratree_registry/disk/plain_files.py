@@ -8,11 +8,12 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
 
-from loratree_registry.errors import Invalid, LoratreeError, listed
+from loratree_registry.errors import Invalid, LoratreeError, NotFound, listed
 
 LFS_POINTER: Final = b"version https://git-lfs"  # how a pointer of git-LFS begins, which stands for a file's content
 MAX_NAME: Final = 255  # bytes of a file's name on common file systems
 _BUFFER: Final = 128 * 1024
+_MODELS: Final = "models--"  # how the folder of a repository begins in the hub's cache
 
 
 class _Named(io.FileIO):
@@ -122,8 +123,29 @@ def explain_hub_cache(folder: Path) -> str | None:
     if (snapshot := _find_snapshot(folder)) is not None:
         return f"{folder} is a folder of the hub's cache: give the snapshot in it, {snapshot}"
     if models := _list_models(folder):
-        return f"{folder} is the hub's cache: give the folder of one of its models, {listed(models, limit=3)}"
+        snapshots = [str(_find_snapshot(model) or model) for model in models]
+        return f"{folder} is the hub's cache: give the snapshot of one of its models, {listed(snapshots, limit=3)}"
     return None
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raise NotFound if a model's folder is none, and Invalid, with what to give, if it is the hub's cache."""
+    if not folder.is_dir():
+        raise NotFound(f"{folder} is not a directory: expected the folder of a downloaded model, not a name on a hub")
+    if (cache := explain_hub_cache(folder)) is not None:
+        raise Invalid(cache)
+
+
+def hub_id_of(folder: Path) -> str | None:
+    """Return the hub's name of a snapshot in the hub's cache, such as `org/name`, or None for any other folder.
+
+    The cache names a repository's folder models--ORG--NAME, and no name on the hub has two dashes in a row.
+    """
+    snapshots = folder.absolute().parent
+    name = snapshots.parent.name
+    if snapshots.name != "snapshots" or not name.startswith(_MODELS):
+        return None
+    return name.removeprefix(_MODELS).replace("--", "/") or None
 
 
 def _find_snapshot(folder: Path) -> Path | None:
@@ -139,12 +161,10 @@ def _find_snapshot(folder: Path) -> Path | None:
     return max(snapshots.iterdir(), key=lambda path: path.stat().st_mtime, default=None)
 
 
-def _list_models(folder: Path) -> list[str]:
+def _list_models(folder: Path) -> list[Path]:
     """Return the models' folders in `folder` if it is the hub's cache or the folder around that, else an empty list."""
     caches = (folder, folder / "hub")
-    return [
-        str(path) for cache in caches if cache.is_dir() for path in sorted(cache.glob("models--*")) if path.is_dir()
-    ]
+    return [path for cache in caches if cache.is_dir() for path in sorted(cache.glob(f"{_MODELS}*")) if path.is_dir()]
 
 
 def _read_ref(path: Path) -> str | None:

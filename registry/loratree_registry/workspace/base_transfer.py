@@ -11,7 +11,7 @@ from loratree_registry.core.progress import Counter, Progress, Tick, silent
 from loratree_registry.core.records import ADAPTER_CONFIG as ADAPTER_CONFIG
 from loratree_registry.core.records import Base
 from loratree_registry.core.registry import Registry
-from loratree_registry.disk.plain_files import open_plain
+from loratree_registry.disk.plain_files import check_model_folder, open_plain
 from loratree_registry.disk.whole_folder import whole_folder
 from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound, listed
 from loratree_registry.tensor_files.checkpoint import INDEX, RESAVE, WEIGHTS, open_checkpoint
@@ -38,6 +38,7 @@ def push_base(registry: Registry, name: str, directory: Path, *, progress: Progr
     A file that is stored intact is not sent again.
     Raises Invalid if the folder does not hold the base, Conflict if other files are stored.
     """
+    check_model_folder(directory)
     names, not_stored = _choose_files(directory)
     sizes = {file_name: _size_of(directory / file_name) for file_name in names}
     check_listing([FileDigest(file_name, size, "") for file_name, size in sizes.items()])

@@ -6,11 +6,11 @@ from pathlib import Path
 from loratree_registry.blobs.counted import counted
 from loratree_registry.core.digests import holds
 from loratree_registry.core.manifest import BaseManifest
-from loratree_registry.core.paths import BASE, Level, base_of, parent_of, parse_path, versionless
+from loratree_registry.core.paths import BASE, Level, ancestors_of, base_of, parent_of, parse_path, versionless
 from loratree_registry.core.progress import Counter, Progress, silent
 from loratree_registry.core.records import Published, Submission, Version
-from loratree_registry.core.registry import Registry
-from loratree_registry.core.text import check_text, same_quarantined
+from loratree_registry.core.registry import MAX_PAGE, Registry
+from loratree_registry.core.text import check_text, nearest_name, same_quarantined
 from loratree_registry.disk.plain_files import open_plain
 from loratree_registry.errors import Conflict, Invalid, NotFound, NotUploaded, Quarantined
 from loratree_registry.workspace.adapter_directory import AdapterDirectory, read_adapter_directory
@@ -151,6 +151,25 @@ def prepare(
     if same and level not in (None, same[0].level):
         raise Conflict(f"{path} is a {same[0].level} and cannot become a {level}: levels never change")
     return Prepared(adapter=adapter, pin=pin, known=same[0] if same else None)
+
+
+def find_similar(registry: Registry, path: str) -> str | None:
+    """Return the node whose name is nearly that of a node above `path` which publishing there would create, or None.
+
+    A node cannot be renamed, and one that had a version cannot be removed, so a typing error in a path would stay.
+    """
+    for above in reversed(ancestors_of(path)):
+        try:
+            registry.node(above)
+        except NotFound:
+            continue
+        missing, _, rest = path.removeprefix(f"{above}/").partition("/")
+        if not rest:
+            return None  # only the leaf is new, and the names of leaves, such as those of users, are alike
+        siblings = registry.children(above, limit=MAX_PAGE).items
+        similar = nearest_name(missing, [node.path.removeprefix(f"{above}/") for node in siblings])
+        return None if similar is None else f"{above}/{similar}"
+    return None
 
 
 def check_adapter(registry: Registry, directory: Path, path: str, *, progress: Progress = silent) -> None:

@@ -136,8 +136,9 @@ def test_of_several_snapshots_in_the_hubs_cache_refs_main_decides(adapter: Path,
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("4567")
     assert refusal(repository).endswith(f"give the snapshot in it, {repository / 'snapshots' / '4567'}")
+    snapshot = repository / "snapshots" / "4567"
     for cache in (tmp_path / "cache", tmp_path / "cache" / "hub"):
-        assert refusal(cache).endswith(f"is the hub's cache: give the folder of one of its models, {repository}")
+        assert refusal(cache).endswith(f"is the hub's cache: give the snapshot of one of its models, {snapshot}")
     (repository / "refs" / "main").write_text("../../../snapshots")  # believed only as a plain name
     os.utime(repository / "snapshots" / "0123", (2e9, 2e9))
     assert refusal(repository).endswith(f"give the snapshot in it, {repository / 'snapshots' / '0123'}")

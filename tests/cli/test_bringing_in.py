@@ -1,0 +1,120 @@
+"""Bringing in what exists: a base in the hub's cache, a folder of flat adapters, and what is assumed or left out."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .conftest import CHAIN, LEAF, Filled, Shell
+
+OTHER = "Qwen/Qwen3-Other-8B"
+
+
+def flat(folder: Path, filled: Filled, base: str) -> Path:
+    """A copy of the rank-2 adapter that names `base` as its base."""
+    copied = Path(shutil.copytree(filled.adapters[LEAF], folder))
+    config = json.loads((copied / "adapter_config.json").read_text())
+    (copied / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base}))
+    return copied
+
+
+@pytest.fixture
+def hub(filled: Filled, tmp_path: Path) -> Path:
+    """The base as a snapshot in a cache of the hub, inside the folder that HF_HOME names."""
+    repository = tmp_path / "hf" / "hub" / "models--acme-ai--Tiny-1B"
+    (repository / "blobs").mkdir(parents=True)
+    return Path(shutil.copytree(filled.base, repository / "snapshots" / "0123abc"))
+
+
+def test_a_snapshot_gives_its_base_the_hubs_name_and_adapters_that_say_it_are_pinned(
+    filled: Filled, hub: Path, tmp_path: Path
+) -> None:
+    shell = Shell(tmp_path / "own")
+    refused = shell("base", "add", "own", tmp_path / "hf", check=False)
+    assert f"is the hub's cache: give the snapshot of one of its models, {hub}\n" in refused.stderr
+    added = shell("base", "add", "own", hub)
+    assert "its source is acme-ai/Tiny-1B, the name of the folder in the hub's cache\n" in added.stderr
+    flat(tmp_path / "adapters" / "x", filled, "acme-ai/Tiny-1B")
+    lines = shell("publish", "--from-dir", tmp_path / "adapters", "own").stdout
+    (tmp_path / "x.jsonl").write_text(lines)
+    report = json.loads(shell("publish", "--manifest", tmp_path / "x.jsonl", "--no-assume", "--json").stdout)
+    assert (report["published"], report["assumed"], report["outcomes"][0]["found"]) == (1, 0, "explicit")
+    for given in ("me/mine", ""):
+        other = Shell(tmp_path / f"other{len(given)}")
+        other("base", "add", "own", hub, "--source", given)
+        assert json.loads(other("base", "show", "own", "--json").stdout)["source"] == (given or None)
+
+
+def test_a_base_without_a_source_says_what_that_means(filled: Filled, tmp_path: Path) -> None:
+    said = Shell(tmp_path / "own")("base", "add", "own", filled.base).stderr
+    assert "it has no source: if adapters name it by a hub's name, `loratree base set own --source ORG/NAME`\n" in said
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_bulk_publish_says_what_it_assumes_and_refuses_it_on_request(
+    shell: Shell, filled: Filled, tmp_path: Path, dry: bool
+) -> None:
+    for name in ("a", "b"):
+        flat(tmp_path / name, filled, OTHER)
+    rows = [{"directory": name, "path": f"tiny/flat/{name}"} for name in ("a", "b")]
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    publish = ["publish", "--manifest", str(manifest), *(["--dry-run"] if dry else [])]
+    refused = shell(*publish, "--no-assume", check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.count("and nothing may be assumed: say with --parent what it was trained on") == 2
+    done = shell(*publish)
+    assert done.stderr.startswith(f"assumed for ever: 2 lines (1; 2): {OTHER}, which the adapter was trained on")
+    kind = "to publish" if dry else "published"
+    assert done.stdout == f"2 {kind}, 0 already there (2 of them with an assumed pin), 0 refused\n"
+    report = json.loads(shell(*publish, "--json").stdout)
+    assert (report["assumed"], {each["found"] for each in report["outcomes"]}) == (2, {"assumed"})
+
+
+def test_one_adapter_is_refused_too_if_nothing_may_be_assumed(shell: Shell, filled: Filled, tmp_path: Path) -> None:
+    flat(tmp_path / "a", filled, OTHER)
+    before = shell.state()
+    refused = shell("publish", tmp_path / "a", "tiny/flat/a", "--no-assume", check=False)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert f"{OTHER}, which the adapter was trained on, is not known here" in refused.stderr
+    assert shell.state() == before
+    shell("publish", tmp_path / "a", "tiny/flat/a", "--no-assume", "--parent", "base")
+
+
+def test_from_dir_names_what_it_leaves_out_and_a_misspelled_base(shell: Shell, filled: Filled, tmp_path: Path) -> None:
+    for name in ("whole", "pickled"):
+        flat(tmp_path / "adapters" / name, filled, "tiny")
+    pickled = tmp_path / "adapters" / "pickled"
+    (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
+    done = shell("publish", "--from-dir", tmp_path / "adapters", "tiny")
+    assert f"left out: {pickled} holds pickled weights (adapter_model.bin)" in done.stderr
+    assert "1 adapter, 1 left out, none published" in done.stderr
+    assert done.stdout.count("\n") == 1
+    wrong = shell("publish", "--from-dir", tmp_path / "adapters", "tinny/x", check=False)
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert "did you mean 'tiny'?" in wrong.stderr
+
+
+def test_a_new_path_that_is_nearly_another_is_warned_of(shell: Shell, filled: Filled, tmp_path: Path) -> None:
+    adapter = flat(tmp_path / "a", filled, "tiny")
+    typo = shell("publish", adapter, "tiny/medicin/x", "--parent", "base").stderr
+    assert typo.startswith(f"warning: the path is new, and there is {CHAIN[0][0]}: if you meant that")
+    for path in ("tiny/medicin/y", "tiny/medicina", f"{CHAIN[0][0]}/cardiolog"):  # known, or a leaf
+        assert "the path is new" not in shell("publish", adapter, path, "--parent", "base").stderr
+
+
+def test_a_swapped_folder_and_path_and_a_path_without_its_base_are_told(
+    shell: Shell, filled: Filled, tmp_path: Path
+) -> None:
+    adapter = flat(tmp_path / "a", filled, "tiny")
+    swapped = shell("publish", "tiny/x", adapter, check=False)
+    assert swapped.returncode == 2
+    assert f"the folder comes first: loratree publish {adapter} tiny/x" in swapped.stderr
+    short = shell("resolve", LEAF.removeprefix("tiny/"), check=False)
+    assert f"(a path begins with its base: did you mean {LEAF.rpartition('/')[0].partition('/')[0]}/" in short.stderr
+
+
+def test_pushing_from_a_folder_that_is_none_says_so(shell: Shell, tmp_path: Path) -> None:
+    refused = shell("base", "push", "tiny", tmp_path / "nowhere", check=False)
+    assert "is not a directory: expected the folder of a downloaded model, not a name on a hub" in refused.stderr
