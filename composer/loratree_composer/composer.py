@@ -1,6 +1,6 @@
 """Composer: any path of the tree, composed on a live model."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,9 @@ from loratree_composer.adapters.reader import AdapterReader
 from loratree_composer.base.files import load_base, open_base
 from loratree_composer.base.identify import identify
 from loratree_composer.base.quantised import quantised_layers
+from loratree_composer.batch.composed import Batch, RowWeights, Weights
+from loratree_composer.batch.mixed_batch import MixedBatch
+from loratree_composer.batch.nodes import Nodes
 from loratree_composer.live.bare_model import bare_model
 from loratree_composer.live.claims import free, restore_all
 from loratree_composer.live.composition import LiveComposition
@@ -28,8 +31,6 @@ from loratree_registry.core.records import Base, Resolution
 from loratree_registry.core.registry import Registry
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.settings import Settings
-
-Weights = Mapping[str, float]  # level weights by path
 
 
 class Composer:
@@ -96,7 +97,8 @@ class Composer:
         self._recent = RecentPrograms(self._budget)
         self._stacks = RecentStacks(self._budget)
         # The call that put the present composition on. No bound method: a cycle would keep a lost Composer alive.
-        self._again: tuple[str, str, dict[str, Any]] | None = None
+        self._again: tuple[str, Any, dict[str, Any]] | None = None
+        self._nodes: Nodes | None = None
 
     @classmethod
     def from_pretrained(
@@ -168,7 +170,7 @@ class Composer:
 
     @property
     def current(self) -> Resolution | None:
-        """The composition on the model; None for the bare base."""
+        """The composition on the model; None for the bare base, and in a batch, which has a resolution for each row."""
         return self._live.current
 
     @property
@@ -187,6 +189,7 @@ class Composer:
             prefix_sums=held("prefix sums"),
             pristine=self._live.pristine_bytes,
             stacked=0 if stack is None or self._stacks.holds(stack) else stack.nbytes,
+            batches=0 if self._nodes is None else self._nodes.nbytes,
         )
 
     @property
@@ -238,10 +241,36 @@ class Composer:
         try:
             yield self.use(ref, merged=merged, follow=follow, weights=weights)
         finally:
-            self.restore()
-            if before is not None:
-                call, earlier, options = before
-                getattr(self, call)(earlier, **options)
+            self._put_back(before)
+
+    @contextmanager
+    def batch(
+        self,
+        refs: Sequence[str],
+        *,
+        lengths: Sequence[int] | None = None,
+        merged: str | None = None,
+        follow: str | None = None,
+        weights: RowWeights = None,
+    ) -> Iterator[Batch]:
+        """Let each row of the model's passes take a path of its own, for one `with` block.
+
+        y = Wx + Σ wᵢsᵢBᵢ(Aᵢx), with the versions of each row's own chain. A version that several rows share is held and
+        computed once. Rows may have different level weights, DoRA, biases and token rows; a tensor that an adapter
+        replaces whole must be the same for all rows. `generate` keeps a row's path for its beams and its returned
+        sequences. With `lengths`, each segment of an input that packs sequences takes a path.
+
+        `merged` is as in `use`: all chains are the same down to it. The batch's `assign` replaces the paths between two
+        passes, from any thread. Raises Invalid, with the whole batch refused, and what `use` raises. After the block,
+        what was on the model before is back.
+        """
+        before = self._again
+        batch = self._begin_batch(refs, lengths=lengths, merged=merged, follow=follow, weights=weights)
+        try:
+            yield batch
+        finally:
+            batch.end()
+            self._put_back(before)
 
     def merge(self, ref: str, *, follow: str | None = None, weights: Weights | None = None) -> Resolution:
         """Merge the chain of `ref`: W' = W + Σ wᵢsᵢBᵢAᵢ, from the pristine weights. A failure restores the bare base.
@@ -267,6 +296,50 @@ class Composer:
         self._recent.clear()
         self._stacks.clear()
         self._adapters.forget()
+        self._nodes = None
+
+    def _begin_batch(
+        self,
+        refs: Sequence[str],
+        *,
+        merged: str | None,
+        follow: str | None,
+        lengths: Sequence[int] | None = None,
+        weights: RowWeights = None,
+    ) -> Batch:
+        if merged is not None:
+            self._check_mergeable()
+        mixed = MixedBatch(self._model, self._find_nodes())
+        batch = Batch(mixed, lambda ref, own: self._read(ref, follow, own), merged)
+        reading = batch.prepare(refs, lengths, weights)
+        (resolution, chain), depth = reading.read[0], reading.depth
+        self._again = None
+
+        def start() -> MixedBatch:
+            try:
+                batch.start(reading)
+            except BaseException:
+                mixed.remove()
+                raise
+            return mixed
+
+        make = partial(self._prepare_programs, resolution, chain, slice(0, depth))
+        self._live.put_on(None, merged=make if depth else None, stacked=start)
+        self._again = "_begin_batch", refs, {"lengths": lengths, "merged": merged, "follow": follow, "weights": weights}
+        return batch
+
+    def _find_nodes(self) -> Nodes:
+        """Return the versions that are held for batches, made anew if the model was cast or moved."""
+        if self._nodes is None or not self._nodes.fits():
+            self._nodes = Nodes(self._model)
+        return self._nodes
+
+    def _put_back(self, before: tuple[str, Any, dict[str, Any]] | None) -> None:
+        """Restore the bare base, and then what an earlier call put on."""
+        self.restore()
+        if before is not None:
+            call, earlier, options = before
+            getattr(self, call)(earlier, **options)
 
     def _read(self, ref: str, follow: str | None, weights: Weights | None) -> tuple[Resolution, WeightedChain]:
         if base_of(parse_ref(ref).path) != self._base.name:

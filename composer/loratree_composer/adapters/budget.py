@@ -55,7 +55,8 @@ class Memory:
 
     `adapters`, `programs`, `stacks` and `prefix_sums` are kept only to be faster, and share `budget`. `pristine` is the
     untouched weights of a merge, on the host or the device, and the copies of names that a chain has untied. `stacked`
-    is the factors and the composed copies on the model now, unless they are kept in `stacks`.
+    is the factors and the composed copies on the model now, unless they are kept in `stacks`. `batches` is the versions
+    that batches took, and that are kept for the next batch.
     """
 
     budget: int
@@ -65,11 +66,14 @@ class Memory:
     prefix_sums: int
     pristine: int
     stacked: int
+    batches: int = 0
 
     @property
     def total(self) -> int:
         """The sum of everything that is held."""
-        return self.adapters + self.programs + self.stacks + self.prefix_sums + self.pristine + self.stacked
+        return (
+            self.adapters + self.programs + self.stacks + self.prefix_sums + self.pristine + self.stacked + self.batches
+        )
 
 
 class Cache(Generic[T]):

@@ -15,6 +15,7 @@ from loratree_composer.base.sharing import tensors
 from loratree_composer.batch.mix import Mix, Work
 from loratree_composer.batch.mixed_layers import KINDS, MixedLayer
 from loratree_composer.batch.nodes import Nodes
+from loratree_composer.batch.passes import Passes
 from loratree_composer.batch.plan import Path, Plan, Prefix
 from loratree_composer.live.stack import Stack, compose_copy
 from loratree_registry.errors import Invalid, listed
@@ -33,6 +34,18 @@ class MixedBatch:
         self._copied: Mapping[str, object] = {}  # the levels that each copy holds
         self._gains: dict[tuple[str, Prefix], Tensor] = {}
         self.stack: Stack | None = None
+        self._passes: Passes | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """The size in bytes of the composed copies and of DoRA's gains; the versions themselves are the nodes'."""
+        copies = () if self.stack is None else self.stack.copies.values()
+        return sum(tensor.nbytes for tensor in (*copies, *self._gains.values()))
+
+    @property
+    def unreached(self) -> list[str]:
+        """The layers with a forward that has not run yet."""
+        return [] if self.stack is None else self.stack.unreached
 
     @property
     def plan(self) -> Plan | None:
@@ -61,10 +74,15 @@ class MixedBatch:
         gains = self._find_gains(plan, own, held, gains)
         self._install(plan, copies)
         self._copied, self._gains, self._mix.work = copied, gains, Work(plan, gains)
+        if self._passes is None:
+            self._passes = Passes(self._model, self._mix)
 
     def remove(self) -> None:
         """Take everything off the model: the base as it was before."""
         self._mix.work, self._copied, self._gains = None, {}, {}
+        if self._passes is not None:
+            self._passes.remove()
+            self._passes = None
         if self.stack is not None:
             self.stack.remove()
             self.stack = None

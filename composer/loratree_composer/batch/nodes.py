@@ -30,7 +30,8 @@ class Nodes:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        live = {name: tensor for name, tensor in tensors(model).items() if tensor.is_floating_point()}
+        live = _find_values(model)
+        self._made_for = _describe(live)
         device = next((tensor.device for tensor in live.values()), torch.device("cpu"))
         self._slab = Slab({name: tensor.dtype for name, tensor in live.items()}, device)
         self._nodes: dict[str, Node] = {}
@@ -39,6 +40,10 @@ class Nodes:
     def nbytes(self) -> int:
         """The size in bytes of what is held of every version."""
         return sum(node.nbytes for node in self._nodes.values())
+
+    def fits(self) -> bool:
+        """Return whether the model's tensors have the dtypes and devices that they had at first."""
+        return _describe(_find_values(self._model)) == self._made_for
 
     def load(self, chains: Sequence[WeightedChain]) -> list[Path]:
         """Hold every version of the chains, and return their paths; a level weight of 0 drops a level.
@@ -126,3 +131,11 @@ class Nodes:
             and has_plain_forward(layer, f"{layer_name}.{_WEIGHT}")
             and not is_read_past_forward(self._model, layer_name)
         )
+
+
+def _find_values(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors(model).items() if tensor.is_floating_point()}
+
+
+def _describe(values: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.device]]:
+    return {name: (tensor.dtype, tensor.device) for name, tensor in values.items()}

@@ -1,6 +1,7 @@
 """The one composition that a live model carries: what is merged into its weights, and what is stacked beside them."""
 
 from collections.abc import Callable
+from typing import Protocol
 from weakref import ref
 
 from torch import nn
@@ -8,11 +9,30 @@ from torch import nn
 from loratree_composer.live.claims import claim, free, release
 from loratree_composer.live.merged_weights import MergedWeights
 from loratree_composer.live.recent_programs import Programs
-from loratree_composer.live.stack import Stack
 from loratree_registry.core.records import Resolution
 
 MakePrograms = Callable[[], Programs]
-MakeStack = Callable[[], Stack]
+
+
+class Stacked(Protocol):
+    """What runs beside the layers of a model."""
+
+    @property
+    def nbytes(self) -> int:
+        """The size in bytes of what it holds."""
+        ...
+
+    @property
+    def unreached(self) -> list[str]:
+        """The layers with a forward that has not run yet."""
+        ...
+
+    def remove(self) -> None:
+        """Take it off the model."""
+        ...
+
+
+MakeStack = Callable[[], Stacked]
 
 
 class LiveComposition:
@@ -20,8 +40,8 @@ class LiveComposition:
 
     def __init__(self, owner: object, model: nn.Module, merged: MergedWeights) -> None:
         self._owner, self._model, self._merged = ref(owner), model, merged
-        self._stack: Stack | None = None
-        self.current: Resolution | None = None  # None for the bare base
+        self._stack: Stacked | None = None
+        self.current: Resolution | None = None  # None for the bare base, and for a batch of paths
 
     @property
     def is_lost(self) -> bool:
@@ -39,7 +59,7 @@ class LiveComposition:
         return self._merged.nbytes
 
     @property
-    def stack(self) -> Stack | None:
+    def stack(self) -> Stacked | None:
         """What is stacked now."""
         return self._stack
 
@@ -47,7 +67,7 @@ class LiveComposition:
         """Take lost compositions off the model. Raises Conflict if another Composer has one there."""
         free(self._model, self)
 
-    def put_on(self, resolution: Resolution, *, merged: MakePrograms | None, stacked: MakeStack | None) -> None:
+    def put_on(self, resolution: Resolution | None, *, merged: MakePrograms | None, stacked: MakeStack | None) -> None:
         """Replace what is on the model. After any failure the bare base is back.
 
         `stacked` is called after the weights are merged, because a stack may depend on their values.

@@ -65,9 +65,9 @@ class RecentStacks:
         self._asked.append(key)
         return stack
 
-    def holds(self, stack: Stack | None) -> bool:
+    def holds(self, stack: object) -> bool:
         """Return whether the layers of `stack` are kept here, and so already counted."""
-        layers = None if stack is None else stack.layers
+        layers = stack.layers if isinstance(stack, Stack) else None
         first = next(iter(layers.values()), None) if layers else None
         return first is not None and any(first in kept.values() for kept, _ in self._kept.entries())
 

@@ -1,0 +1,125 @@
+"""A batch of paths as a Composer gives it out: which path each row takes, until the block ends."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from loratree_composer.adapters.adapter import WeightedChain
+from loratree_composer.batch.mixed_batch import MixedBatch
+from loratree_registry.core.records import Resolution
+from loratree_registry.errors import Invalid, listed
+
+Weights = Mapping[str, float]  # level weights by path
+RowWeights = Weights | Sequence[Weights | None] | None  # of all rows, or of each
+Chains = tuple[Resolution, WeightedChain]
+Read = Callable[[str, Weights | None], Chains]
+Above = tuple[tuple[str, float], ...]  # the digests and level weights of what is merged
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read for a batch: a chain for each row or segment, and how many levels of each are merged."""
+
+    read: Sequence[Chains]
+    lengths: Sequence[int] | None
+    depth: int
+
+    @property
+    def above(self) -> Above:
+        """The levels that are merged, which all chains share."""
+        return _above(self.read[0][0], self.depth)
+
+
+class Batch:
+    """The paths of a model's passes: one for each row, or for each segment of its tokens.
+
+    `resolutions` are what they resolve to. `assign` replaces them between two passes; it changes no layer of the model
+    if the new paths change the same layers.
+    """
+
+    def __init__(self, mixed: MixedBatch, read: Read, merged: str | None) -> None:
+        self._mixed, self._read, self._merged = mixed, read, merged
+        self._above: Above | None = None
+        self.resolutions: list[Resolution] = []
+
+    def assign(
+        self, refs: Sequence[str], *, lengths: Sequence[int] | None = None, weights: RowWeights = None
+    ) -> list[Resolution]:
+        """Let the next passes take these paths, and return what each resolves to.
+
+        Without `lengths`, each row of the model's input takes a path. With them, each segment of an input that packs
+        sequences does: so many tokens. `weights` are level weights by path, for all rows or for each row. If an error
+        is raised, the paths of before stay.
+        """
+        if self._above is None:
+            raise Invalid("the batch is over: assign paths inside its `with` block")
+        reading = self.prepare(refs, lengths, weights)
+        if reading.above != self._above:
+            raise Invalid(
+                f"other versions are merged down to {self._merged} than these paths have: begin another batch"
+            )
+        return self.start(reading)
+
+    def prepare(self, refs: Sequence[str], lengths: Sequence[int] | None, weights: RowWeights) -> Reading:
+        """Read the chain of each ref; of rows that are alike, once. Raises Invalid if they make no batch."""
+        _check_lengths(refs, lengths)
+        read: dict[tuple[str, object], Chains] = {}
+        keys = []
+        for ref, own in zip(refs, _spread(refs, weights), strict=True):
+            keys.append((ref, tuple(sorted((own or {}).items()))))
+            if keys[-1] not in read:
+                read[keys[-1]] = self._read(ref, own)
+        return Reading([read[key] for key in keys], lengths, self._find_depth([of for of, _ in read.values()]))
+
+    def start(self, reading: Reading) -> list[Resolution]:
+        """Put the paths on the model."""
+        self._mixed.set([chain[reading.depth :] for _, chain in reading.read], reading.lengths)
+        self._above, self.resolutions = reading.above, [resolution for resolution, _ in reading.read]
+        return self.resolutions
+
+    def end(self) -> None:
+        """Refuse to assign paths from now on."""
+        self._above = None
+
+    def _find_depth(self, resolutions: Sequence[Resolution]) -> int:
+        """Return how many versions of every chain are merged. Raises Invalid unless all chains begin with the same."""
+        if self._merged is None:
+            return 0
+        above, without = set[Above](), []
+        for resolution in resolutions:
+            paths = [link.path for link in resolution.chain]
+            if self._merged in paths:
+                above.add(_above(resolution, paths.index(self._merged) + 1))
+            else:
+                without.append(resolution.ref)
+        if without or len(above) > 1:
+            raise Invalid(
+                f"{self._merged} cannot be merged for the batch, because "
+                + (f"it is not in the chain of {listed(without, limit=3)}" if without else "the chains differ above it")
+                + ": leave `merged` out, or put the paths into batches of their own"
+            )
+        return len(above.pop())
+
+
+def _above(resolution: Resolution, depth: int) -> Above:
+    return tuple((link.digest, link.weight) for link in resolution.chain[:depth])
+
+
+def _check_lengths(refs: Sequence[str], lengths: Sequence[int] | None) -> None:
+    if isinstance(refs, str) or not refs:
+        raise Invalid("a batch takes a list of paths, one for each row of the model's input")
+    if lengths is None:
+        return
+    if len(lengths) != len(refs) or any(type(length) is not int or length < 1 for length in lengths):
+        raise Invalid(
+            f"a batch of {len(refs)} segments takes as many lengths, each a whole number of tokens from 1, got "
+            f"{list(lengths)[:8]}"
+        )
+
+
+def _spread(refs: Sequence[str], weights: RowWeights) -> Sequence[Weights | None]:
+    """Return the level weights of each row."""
+    if weights is None or isinstance(weights, Mapping):
+        return [weights] * len(refs)
+    if len(weights) != len(refs):
+        raise Invalid(f"a batch of {len(refs)} paths got level weights for {len(weights)}: give one mapping for each")
+    return weights
