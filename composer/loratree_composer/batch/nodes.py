@@ -13,12 +13,12 @@ from loratree_composer.arithmetic.precision import full_float32
 from loratree_composer.base.layer_kind import kind_of
 from loratree_composer.base.past_forward import is_read_past_forward
 from loratree_composer.base.sharing import tensors
-from loratree_composer.batch.mixed_layers import KINDS
+from loratree_composer.batch.mixed_layers import KINDS, MixedLayer
 from loratree_composer.batch.node import Node, is_mixable, rank_rows, shifts_of
 from loratree_composer.batch.plan import Path
 from loratree_composer.batch.slab import Slab
 from loratree_composer.live.fit import check_fit, fit_problems, owner, shared_layers
-from loratree_composer.live.stack import has_plain_forward
+from loratree_composer.live.stack import INNER, has_plain_forward
 
 Edits = Mapping[str, Sequence[Edit]]  # of one version at level weight 1, by the names of the tensors
 
@@ -128,9 +128,14 @@ class Nodes:
         return (
             own == leaf
             and kind_of(layer) in KINDS
-            and has_plain_forward(layer, f"{layer_name}.{_WEIGHT}")
+            and (_is_mixed_now(layer) or has_plain_forward(layer, f"{layer_name}.{_WEIGHT}"))
             and not is_read_past_forward(self._model, layer_name)
         )
+
+
+def _is_mixed_now(layer: nn.Module) -> bool:
+    """Return whether the layer is in a batch already, for which its own forward was checked."""
+    return any(isinstance(vars(layer).get(name), MixedLayer) for name in ("forward", INNER))
 
 
 def _find_values(model: nn.Module) -> dict[str, Tensor]:

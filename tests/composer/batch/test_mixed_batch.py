@@ -100,7 +100,7 @@ def one_row(case: Batch, at: int) -> tuple[Tensor, float]:
         return expected, chains.relative(narrow(ids), expected)
 
 
-EXAMPLES = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+EXAMPLES = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @EXAMPLES
@@ -144,6 +144,22 @@ def test_a_batch_after_another_is_as_if_it_were_the_first(first: Batch, data: st
     for at, row in enumerate(rows):
         if row is first.rows[at]:
             assert chains.relative(again[at], found[at]) < 2e-5
+
+
+@EXAMPLES
+@given(case=batches())
+def test_versions_that_come_in_a_later_batch_join_those_that_are_there(case: Batch) -> None:
+    model = case.model()
+    batch = MixedBatch(model, Nodes(model))
+    for count in range(1, len(case.rows) + 1):  # each brings what the ones before did not have
+        batch.set(case.rows[:count])
+    fresh_model = case.model()
+    MixedBatch(fresh_model, Nodes(fresh_model)).set(case.rows)
+    with torch.inference_mode():
+        assert chains.relative(model(case.ids()), fresh_model(case.ids())) < 1e-6
+    batch.remove()
+    with torch.inference_mode():
+        assert torch.equal(model(case.ids()), case.model()(case.ids()))
 
 
 @EXAMPLES
