@@ -54,8 +54,8 @@ class Composer:
     another leaf under the same ancestors adds only the leaf; the default is True only for a model on a CPU.
 
     `budget` is the number of bytes that may be kept only to be faster, 4 GiB by default: adapters that were used (at
-    most half), stacks (a quarter), programs ready to merge (a quarter), and prefix sums. What does not fit is not kept;
-    0 keeps nothing.
+    most half), stacks (a quarter), programs ready to merge (a quarter), versions of earlier batches (a quarter), and
+    prefix sums. What does not fit is not kept; 0 keeps nothing.
     `memory` says what is held now. `home` is the folder of this machine's caches (default: LORATREE_HOME).
 
     A composition stays on the model if its Composer is gone; the next Composer on the model takes it off. Raises
@@ -296,7 +296,7 @@ class Composer:
         self._recent.clear()
         self._stacks.clear()
         self._adapters.forget()
-        self._nodes = None
+        self._forget_nodes()
 
     def _begin_batch(
         self,
@@ -331,8 +331,14 @@ class Composer:
     def _find_nodes(self) -> Nodes:
         """Return the versions that are held for batches, made anew if the model was cast or moved."""
         if self._nodes is None or not self._nodes.fits():
-            self._nodes = Nodes(self._model)
+            self._forget_nodes()
+            self._nodes = Nodes(self._model, self._budget)
         return self._nodes
+
+    def _forget_nodes(self) -> None:
+        if self._nodes is not None:
+            self._nodes.forget()
+            self._nodes = None
 
     def _put_back(self, before: tuple[str, Any, dict[str, Any]] | None) -> None:
         """Restore the bare base, and then what an earlier call put on."""

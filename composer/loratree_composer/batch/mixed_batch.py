@@ -76,6 +76,7 @@ class MixedBatch:
         self._copied, self._gains, self._mix.work = copied, gains, Work(plan, gains)
         if self._passes is None:
             self._passes = Passes(self._model, self._mix)
+        self._nodes.trim({node.digest for path in paths for node, _ in path})
 
     def remove(self) -> None:
         """Take everything off the model: the base as it was before."""

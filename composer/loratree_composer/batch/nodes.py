@@ -1,12 +1,14 @@
 """The versions that a live model's batches hold, each checked against the model when it is loaded."""
 
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from loratree_composer.adapters.adapter import Adapter, WeightedChain
+from loratree_composer.adapters.budget import Budget
 from loratree_composer.arithmetic.edits import Add, Edit, ReplaceRows, Rescale
 from loratree_composer.arithmetic.merge import check_held, check_values
 from loratree_composer.arithmetic.precision import full_float32
@@ -23,23 +25,29 @@ from loratree_composer.live.stack import INNER, has_plain_forward
 Edits = Mapping[str, Sequence[Edit]]  # of one version at level weight 1, by the names of the tensors
 
 _WEIGHT: Final = "weight"
+_NAME: Final = "batches"  # in the budget
+_SHARE: Final = 0.25
 
 
 class Nodes:
-    """Versions by digest, for the layers of one model, in the dtype that each layer has now."""
+    """Versions by digest, for the layers of one model, in the dtype that each layer has now.
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    Those that no path of the present batch takes are kept in at most a quarter of a budget; the least recently used
+    leave first.
+    """
+
+    def __init__(self, model: nn.Module, budget: Budget | None = None) -> None:
+        self._model, self._budget = model, budget or Budget()
         live = _find_values(model)
-        self._made_for = _describe(live)
+        self._made_for, self._held = _describe(live), 0
         device = next((tensor.device for tensor in live.values()), torch.device("cpu"))
         self._slab = Slab({name: tensor.dtype for name, tensor in live.items()}, device)
-        self._nodes: dict[str, Node] = {}
+        self._nodes: OrderedDict[str, Node] = OrderedDict()
 
     @property
     def nbytes(self) -> int:
         """The size in bytes of what is held of every version."""
-        return sum(node.nbytes for node in self._nodes.values())
+        return self._held
 
     def fits(self) -> bool:
         """Return whether the model's tensors have the dtypes and devices that they had at first."""
@@ -60,13 +68,33 @@ class Nodes:
             for node in made.values():
                 self._free(node)
             raise
-        self._nodes |= made
+        for digest, node in made.items():
+            self._nodes[digest] = node
+            self._count(node.nbytes)
+        for digest in wanted:
+            self._nodes.move_to_end(digest)
         return [[(self._nodes[adapter.digest], weight) for adapter, weight in chain if weight] for chain in chains]
 
-    def forget(self, keep: frozenset[str] = frozenset()) -> None:
-        """Free every version that `keep` does not name."""
+    def trim(self, keep: Collection[str]) -> None:
+        """Free the versions that `keep` does not name, the least recently used first, until the rest fits."""
         for digest in [digest for digest in self._nodes if digest not in keep]:
-            self._free(self._nodes.pop(digest))
+            if self._held <= min(_SHARE * self._budget.limit, self._budget.left(_NAME)):
+                return
+            self._drop(digest)
+
+    def forget(self) -> None:
+        """Free every version."""
+        for digest in list(self._nodes):
+            self._drop(digest)
+
+    def _drop(self, digest: str) -> None:
+        node = self._nodes.pop(digest)
+        self._count(-node.nbytes)
+        self._free(node)
+
+    def _count(self, size: int) -> None:
+        self._held += size
+        self._budget.add(_NAME, size)
 
     def _free(self, node: Node) -> None:
         if node.place is not None:

@@ -233,6 +233,22 @@ def test_a_model_that_was_cast_begins_a_new_batch(composer: Composer) -> None:
         assert chains.relative(composer.model(given).logits, expected) < 1e-12
 
 
+def test_what_batches_leave_is_bounded_by_the_budget(tree: Catalog) -> None:
+    one = Composer(chains.load(tree.tree.base), tree.registry, home=tree.home)
+    with one.batch([ALICE, f"{MED}/surgery/dan", f"{DIAG}/bob"]):
+        whole = one.memory().batches
+    small = Composer(chains.load(tree.tree.base), tree.registry, home=tree.home, budget=0)
+    given = ids(2)
+    for refs in ([ALICE, MED], [f"{MED}/surgery/dan", f"{DIAG}/bob"], [ALICE, MED]) * 2:
+        expected = merged_rows(small, refs, given)
+        with small.batch(refs), torch.inference_mode():
+            assert chains.relative(small.model(given).logits, expected) < 1e-5
+            assert 0 < small.memory().batches < whole
+    small.restore(release=True)
+    one.restore(release=True)
+    assert small.memory().batches == one.memory().batches == 0
+
+
 def test_another_composer_is_told_of_the_batch(composer: Composer, tree: Catalog) -> None:
     with (
         composer.batch([ALICE, MED]),
