@@ -23,6 +23,7 @@ from loratree_registry.disk.whole_folder import whole_folder
 from loratree_registry.errors import Conflict, Invalid, LoratreeError, NotFound, Unavailable, listed
 from loratree_registry.tensor_files.checkpoint import open_checkpoint
 from loratree_registry.workspace import base_locations
+from loratree_registry.workspace.differences import check_same
 from loratree_registry.workspace.lockfile import LOCKFILE, Artifact, Lockfile, check_artifact, read_lockfile
 
 
@@ -96,7 +97,7 @@ def _find_checkpoint(registry: Registry, home: Path, chain: Chain) -> Path:
 
 def _read_composed(out: Path, chain: Chain, mode: Mode, limit: Limit | None, progress: Progress) -> Lockfile | None:
     """Return the lockfile if `out` holds this composition, or None if `out` is free. Raises Conflict."""
-    remedy = "choose another folder, or remove this one first"
+    remedy = "choose another folder"
     try:
         names = {path.name for path in out.iterdir()}
     except FileNotFoundError:
@@ -108,7 +109,9 @@ def _read_composed(out: Path, chain: Chain, mode: Mode, limit: Limit | None, pro
     if LOCKFILE not in names:
         raise Conflict(f"{out} holds other files ({listed(sorted(names), limit=5)}): {remedy}")
     try:
-        lockfile = _check_same(read_lockfile(out), chain, mode, limit)
+        lockfile = read_lockfile(out)
+        assert lockfile is not None
+        check_same(lockfile, chain, mode, limit)
         check_artifact(lockfile, out, progress=progress)
     except LoratreeError as error:
         raise Conflict(f"{out} does not hold this composition: {error}; {remedy}") from error
@@ -116,20 +119,6 @@ def _read_composed(out: Path, chain: Chain, mode: Mode, limit: Limit | None, pro
     if foreign:
         raise Conflict(f"{out} holds files beside this composition ({listed(foreign, limit=5)}): {remedy}")
     return lockfile
-
-
-def _check_same(lockfile: Lockfile | None, chain: Chain, mode: Mode, limit: Limit | None) -> Lockfile:
-    assert lockfile is not None
-    artifact = lockfile.artifact
-    # The digest names the sum; the paths and numbers, which it leaves out, are what a child is pinned to.
-    if (lockfile.chain, artifact.mode, artifact.limit) != (chain, mode, limit):
-        actual = f"{_leaf_of(lockfile.chain)} ({artifact.form}, {lockfile.chain.digest})"
-        raise Conflict(f"it holds {actual}, expected {form(mode, limit)} of {_leaf_of(chain)} ({chain.digest})")
-    return lockfile
-
-
-def _leaf_of(chain: Chain) -> str:
-    return f"{chain.steps[-1].path}@{chain.steps[-1].version}" if chain.steps else chain.base
 
 
 def _write_flattened(

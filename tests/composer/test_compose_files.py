@@ -216,12 +216,29 @@ def test_a_lockfile_with_another_version_than_its_digest_names_is_not_this_compo
     make("merge")
     file = tmp_path / "out" / "loratree.json"
     whole = file.read_text()
-    for old, new in (('"version": 1', '"version": 2'), ('"path": "tiny/medicine"', '"path": "tiny/medicin"')):
+    for old, new, differs in (
+        ('"version": 1', '"version": 2', "tiny/medicine@2 instead of @1"),
+        ('"path": "tiny/medicine"', '"path": "tiny/medicin"', "tiny/medicin@1 too; no tiny/medicine@1"),
+    ):
         file.write_text(whole.replace(old, new, 1))
-        with pytest.raises(Conflict, match=r"it holds tiny/medicine/.*, expected merge of tiny/medicine/"):
+        with pytest.raises(Conflict, match=rf"it holds another composition of tiny/medicine/.*: {differs}"):
             make("merge")
     file.write_text(whole)
     make("merge")
+
+
+def test_a_refusal_names_what_differs_if_the_version_is_the_same(
+    make: Compose, catalog: Catalog, tmp_path: Path
+) -> None:
+    make("flatten")
+    for change, differs in (
+        ({"weights": {"tiny/medicine": 0.5}}, "tiny/medicine@1 at the weight 1 instead of 0.5"),
+        ({"limit": Limit(rank=2)}, "flatten instead of flatten to rank 2"),
+    ):
+        with pytest.raises(Conflict) as refused:
+            make("flatten", **change)
+        expected = f"{tmp_path / 'out'} does not hold this composition: it holds another composition of "
+        assert str(refused.value) == f"{expected}{catalog.leaf}@1: {differs}; choose another folder"
 
 
 @pytest.mark.parametrize("damage", ["changed", "gone", "edited"])
@@ -235,7 +252,7 @@ def test_a_damaged_composition_is_refused_with_what_to_do(make: Compose, tmp_pat
     else:
         lock.write_text(lock.read_text().replace('"version": 1', '"version": 2', 1).replace('"F32"', '"F16"'))
         lock.write_text(lock.read_text().replace('"digest": "sha256:', '"digest": "sha256:0', 1))
-    with pytest.raises(Conflict, match="remove this one first"):
+    with pytest.raises(Conflict, match=r"choose another folder$"):
         make("merge")
 
 
