@@ -29,6 +29,16 @@ class _PathOfThisMachine(click.Path):
 a_path = _PathOfThisMachine()
 
 
+def check_given(command: str, ref: str, missing: str | None) -> None:
+    """Check that a command that changes one version names it for good; `missing` is what else is not given.
+
+    Raises UsageError, which names all that is missing at once.
+    """
+    faults = [] if "@" in ref else [f"the version's number or digest, as in `loratree {command} {ref}@NUMBER`"]
+    if faults or missing:
+        raise click.UsageError(f"give {', and '.join([*faults, *([missing] if missing else [])])}")
+
+
 def parse_time(option: str, text: str) -> timedelta:
     """Parse the value of an option that is a time, such as 30d. Raises UsageError."""
     try:

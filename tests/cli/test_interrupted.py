@@ -56,9 +56,7 @@ CASES = {
     ),
     "verify": Case("verify", Pause("/blobs/sha256/", nth=3), "nothing was changed"),
     "verify adapters": Case("verify --adapters", Pause("/blobs/sha256/", nth=8), "nothing was changed"),
-    "gc": Case(
-        "gc --grace 0s", Pause("/blobs/sha256/", "os.remove", nth=2), "1 blobs and 0 unfinished uploads removed"
-    ),
+    "gc": Case("gc --grace 0s", Pause("/blobs/sha256/", "os.remove", nth=2), "1 blob and 0 unfinished uploads removed"),
     "export": Case("export --out {out}", Pause("out/blobs/tmp/"), "nothing was written at .*out"),
     "export tar": Case("export --out {out}.tar", Pause("/blobs/sha256/"), "nothing was written at .*out.tar"),
     "import": Case("import {exported}", Pause("/blobs/tmp/", nth=3), "whole or not at all"),

@@ -1,7 +1,9 @@
 """Withdrawing, quarantine, deleting, retention and collecting, as a user types them."""
 
 import json
+import re
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,7 @@ def test_a_withdrawn_version_is_marked_wherever_it_is_shown_and_strict_refuses_i
     done = shell("withdraw", f"{MED}@1", "--reason", "diverges")
     assert done.stderr == f"{MED}@1 is withdrawn: diverges\n"
     assert "withdrawn: diverges" in shell("show", MED).stdout.splitlines()[2]
-    assert "withdrawn\tdiverges" in shell("show", f"{MED}@1").stdout
+    assert "state\twithdrawn: diverges\n" in shell("show", f"{MED}@1").stdout
     assert "\twithdrawn: diverges\t" in shell("resolve", CARDIO).stdout.splitlines()[1]
     first = json.loads(shell("resolve", CARDIO, "--json").stdout)["chain"][0]
     assert first["withdrawn"]["reason"] == "diverges"
@@ -51,7 +53,28 @@ def test_an_alias_has_to_be_moved_before_its_version_is_withdrawn(shell: Shell) 
     shell("alias", "set", MED, "stable", "1")
     assert f"loratree alias set {MED} stable VERSION" in refused(shell, "withdraw", f"{MED}@1", "--reason", "old")
     assert shell("withdraw", f"{MED}@1", check=False).returncode == 2
+    for command in ("withdraw", "quarantine", "delete"):
+        done = shell(command, MED, check=False)
+        assert done.returncode == 2
+        whole = f"give the version's number or digest, as in `loratree {command} {MED}@NUMBER`, and --reason TEXT"
+        assert whole in " ".join(done.stderr.split())
+        lone = shell(command, MED, "--reason", "old", check=False)
+        assert (lone.returncode, lone.stderr.splitlines()[-1]) == (2, f"Error: {whole.partition(', and')[0]}")
+        assert "Error: give --reason TEXT" in shell(command, f"{MED}@1", check=False).stderr
     assert shell("quarantine", f"{MED}@1", "--undo", "--reason", "both", check=False).returncode == 2
+
+
+def test_composing_along_an_alias_warns_of_what_was_trained_on_something_else(
+    shell: Shell, filled: Filled, tmp_path: Path
+) -> None:
+    version_2(shell, filled, tmp_path)
+    done = shell("compose", LEAF, "--mode", "flatten", "--follow", "latest", "--out", tmp_path / "out")
+    others = f"{CARDIO}@1 on {MED}@2, trained on {MED}@1"
+    assert f"warning: 1 version stands on another than it was trained on: {others}\n" in done.stderr
+    done = shell("compose", LEAF, "--mode", "flatten", "--out", tmp_path / "pinned")
+    assert "warning" not in done.stderr
+    again = refused(shell, "compose", LEAF, "--mode", "flatten", "--out", tmp_path / "out")
+    assert f"it holds another composition of {LEAF}@1: {MED}@2 instead of @1; choose another folder" in again
 
 
 def test_a_quarantined_version_stops_composing_and_pulling(shell: Shell, tmp_path: Path) -> None:
@@ -71,13 +94,29 @@ def test_a_deleted_version_leaves_a_tombstone_and_gc_takes_its_bytes(
     shell: Shell, filled: Filled, tmp_path: Path
 ) -> None:
     version_2(shell, filled, tmp_path)
-    assert f"{CARDIO}@1 were trained on it" in refused(shell, "delete", f"{MED}@1", "--reason", "old")
+    assert f"{CARDIO}@1 was trained on it" in refused(shell, "delete", f"{MED}@1", "--reason", "old")
     assert shell("delete", f"{MED}@2", "--reason", "by mistake").stderr == f"{MED}@2 is deleted: by mistake\n"
     assert "@2 was deleted on" in shell("show", MED).stdout.splitlines()[-1]
     assert json.loads(shell("show", MED, "--json").stdout)["tombstones"][0]["reason"] == "by mistake"
     assert "(by mistake): name another version" in refused(shell, "resolve", f"{MED}@2")
     report = json.loads(shell("gc", "--json").stdout)
+    waiting = report.pop("waiting")
     assert report == {"dry_run": False, "grace_s": 86400, "blobs": 0, "bytes": 0, "uploads": 0}
+    size = (tmp_path / "another" / "adapter_model.safetensors").stat().st_size
+    assert (waiting["blobs"], waiting["bytes"]) == (0, 0)  # the leaf has the same bytes
+    shell("delete", f"{LEAF}@1", "--reason", "old")
+    waiting = json.loads(shell("gc", "--json").stdout)["waiting"]
+    assert (waiting["blobs"], waiting["bytes"]) == (1, size)
+    begun = datetime.fromisoformat(waiting["first_at"]) - timedelta(days=1)
+    assert waiting["first_at"] == waiting["last_at"]
+    assert timedelta(0) <= datetime.now(UTC) - begun < timedelta(minutes=10)
+    said = shell("gc").stderr.splitlines()
+    assert said[0] == "0 blobs, 0 B, and 0 unfinished uploads removed"
+    assert re.fullmatch(
+        r"1 blob, \S+ KB, that nothing needs waits for the grace of 24h: collected from 20\d\d-\S+Z on", said[1]
+    )
+    [said] = shell("gc", "--grace", "0s").stderr.splitlines()
+    assert re.fullmatch(r"1 blob, \S+ KB, and 0 unfinished uploads removed", said)
     assert (
         shell("publish", tmp_path / "another", MED, "--parent", "base").stderr.splitlines()[-1].startswith(f"{MED}@3")
     )

@@ -128,7 +128,7 @@ def test_what_is_not_there_comes_with_the_most_similar_name_that_is(registry: Re
         "tiny/medcine/cardiology": "tiny/medcine/cardiology is not known (did you mean tiny/medicine?)",
         f"{MED}/cardiolgy": "is not known (did you mean tiny/medicine/cardiology?)",
         f"{MED}/surgry": "is not known (did you mean tiny/medicine/surgery?)",
-        f"{MED}/cardiology@stabel": "has no version stabel (did you mean 'stable'?): it has 1 to 1",
+        f"{MED}/cardiology@stabel": "has no version stabel (did you mean 'stable'?): it has version 1",
         f"{MED}/xyz": f"{MED}/xyz is not known: the nearest node above it is {MED},",
     }
     for ref, said in asked.items():
@@ -425,7 +425,7 @@ def test_a_parent_without_such_a_version_is_not_found(registry: Registry, materi
     with pytest.raises(NotFound, match="tiny/medicine is a grouping without a version"):
         publish(registry, CARDIO, material.rank4, MED)
     publish(registry, MED, material.rank8)
-    with pytest.raises(NotFound, match="tiny/medicine has no version 7: it has 1 to 1 and no alias"):
+    with pytest.raises(NotFound, match="tiny/medicine has no version 7: it has version 1 and no alias"):
         publish(registry, CARDIO, material.rank4, f"{MED}@7")
 
 
@@ -610,7 +610,7 @@ def test_a_selector_that_nothing_answers_to_is_not_found_and_what_there_is_is_na
     registry.set_alias(MED, "stable", version=1, expected=None)
     for selector in ("3", "canary", sha256(b"nothing")):
         for ask in (registry.version, registry.resolve, registry.lineage, registry.ancestry, registry.dependents):
-            with pytest.raises(NotFound, match=f"no version {selector}: it has 1 to 2, and the aliases stable"):
+            with pytest.raises(NotFound, match=f"no version {selector}: it has versions 1 to 2, and the alias stable"):
                 ask(f"{MED}@{selector}")
 
 

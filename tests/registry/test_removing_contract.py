@@ -82,7 +82,7 @@ def test_a_quarantined_tombstone_keeps_its_base(registry: Registry, material: Ma
     publish(registry, MED, material.rank4)
     registry.quarantine(f"{MED}@1", reason="poisoned")
     registry.delete(f"{MED}@1", reason="poisoned")
-    with pytest.raises(Conflict, match="1 deleted versions of its tree were quarantined"):
+    with pytest.raises(Conflict, match="1 deleted version of its tree was quarantined"):
         registry.remove_base("tiny")
     assert registry.base("tiny").name == "tiny"
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import click
 
+from loratree_cli.options import check_given
 from loratree_cli.output import bytes_text, counted, echo, every, json_option, print_json, say
 from loratree_cli.progress import working
 from loratree_registry.connect import connected
@@ -13,7 +14,7 @@ from loratree_registry.core.registry import MAX_PAGE, Registry
 
 @click.command()
 @click.argument("ref")
-@click.option("--reason", metavar="TEXT", required=True, help="Why, in one line.")
+@click.option("--reason", metavar="TEXT", default="", help="Why, in one line; required.")
 @json_option
 def delete(ref: str, reason: str, as_json: bool) -> None:
     """Delete the version that REF names by its number or digest; a tombstone with the reason stays.
@@ -24,6 +25,7 @@ def delete(ref: str, reason: str, as_json: bool) -> None:
     \b
     loratree delete tiny/medicine@2 --reason "published by mistake"
     """
+    check_given("delete", ref, None if reason else "--reason TEXT")
     with connected() as opened:
         tombstone = opened.delete(ref, reason=reason)
     if as_json:

@@ -2,6 +2,7 @@
 
 import click
 
+from loratree_cli.options import check_given
 from loratree_cli.output import json_option, print_json, say
 from loratree_registry.connect import connected
 from loratree_registry.core.records import Mark, Version
@@ -25,7 +26,7 @@ def withdraw(ref: str, reason: str | None, undo: bool, as_json: bool) -> None:
     loratree withdraw tiny/medicine@2 --reason "diverges on long prompts"
     loratree withdraw tiny/medicine@2 --undo
     """
-    _check(reason, undo)
+    _check("withdraw", ref, reason, undo)
     with connected() as opened:
         version = opened.reinstate(ref) if reason is None else opened.withdraw(ref, reason=reason)
     _print(version, "withdrawn", version.withdrawn, as_json)
@@ -46,15 +47,16 @@ def quarantine(ref: str, reason: str | None, undo: bool, as_json: bool) -> None:
     loratree quarantine tiny/medicine@2 --reason "trained on names of patients"
     loratree quarantine tiny/medicine@2 --undo
     """
-    _check(reason, undo)
+    _check("quarantine", ref, reason, undo)
     with connected() as opened:
         version = opened.lift_quarantine(ref) if reason is None else opened.quarantine(ref, reason=reason)
     _print(version, "quarantined", version.quarantined, as_json)
 
 
-def _check(reason: str | None, undo: bool) -> None:
-    if undo == (reason is not None):
-        raise click.UsageError("give --reason TEXT, or --undo alone")
+def _check(command: str, ref: str, reason: str | None, undo: bool) -> None:
+    """Raise UsageError, which names all that is missing at once."""
+    is_unclear = undo == (reason is not None)
+    check_given(command, ref, "--reason TEXT, or --undo alone" if is_unclear else None)
 
 
 def _print(version: Version, what: str, mark: Mark | None, as_json: bool) -> None:

@@ -134,10 +134,11 @@ def _publish_many(manifest: Path, jobs: int, dry_run: bool, assume: bool, as_jso
     for why, lines in _group_assumed(report).items():
         say(f"assumed for ever: {counted(len(lines), 'line')} ({listed(lines, limit=3)}): {why}")
     if report.stopped == INTERRUPTED:
-        done = f"{report.published} published, {report.left} of {len(rows)} lines to go"
+        done = f"{report.published} published, {report.left} of {counted(len(rows), 'line')} to go"
         complain(f"loratree: interrupted: {done}: the same command goes on")
     elif report.stopped:
-        complain(f"stopped with {report.left} of {len(rows)} lines to go ({report.stopped}): the same command goes on")
+        left = f"{report.left} of {counted(len(rows), 'line')} to go"
+        complain(f"stopped with {left} ({report.stopped}): the same command goes on")
     if as_json:
         print_json(report)
     else:

@@ -52,7 +52,8 @@ def verify(ref: str | None, sample: str | None, seed: int, adapters: bool, as_js
             echo(problem)
         files, versions = counted(report.stored, "stored file"), counted(report.versions, "version")
         what = f"{report.read} of {files}, {bytes_text(report.bytes)}, and {versions}"
-        bad = f"{len(report.damaged)} damaged or missing, {len(report.problems)} records contradict others"
+        contradict = "contradicts" if len(report.problems) == 1 else "contradict"
+        bad = f"{len(report.damaged)} damaged or missing, {counted(len(report.problems), 'record')} {contradict} others"
         say(f"{what}: {'all sound' if report.sound else bad}")
     sys.exit(0 if report.sound else 1)
 

@@ -13,6 +13,7 @@ from loratree_composer.base.stored_tensor import digest_of, type_of
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.records import Base
 from loratree_registry.core.registry import Registry, list_bases
+from loratree_registry.core.text import counted
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.tensor_files.checkpoint import Checkpoint, open_checkpoint
 from loratree_registry.workspace import base_locations
@@ -49,9 +50,10 @@ def _warn_of_unchecked(model: nn.Module, live: LiveTensors, candidate: Candidate
         )
     if quantised := list(live.quantised):
         maker = describe_quantised(model.get_submodule(quantised[0]))
+        are, their = ("is", "its") if len(quantised) == 1 else ("are", "their")
         warnings.warn(
-            f"{len(quantised)} layers are quantised ({quantised[0]} is a {maker}): their weights were not compared "
-            f"with those of the base {base.name}, and a chain is stacked beside the quantised function",
+            f"{counted(len(quantised), 'layer')} {are} quantised ({quantised[0]} is a {maker}): {their} weights were "
+            f"not compared with those of the base {base.name}, and a chain is stacked beside the quantised function",
             stacklevel=4,
         )
 

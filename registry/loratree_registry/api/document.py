@@ -42,7 +42,7 @@ _CONFLICTS: Final = {
     "post /v1/nodes": f"{PATH} is a subdomain and cannot become a task: levels never change",
     "delete /v1/nodes": f"{PATH} is not empty: {PATH}/diagnosis is below it, remove that first",
     "post /v1/versions": f"the head above {PATH} changed while the adapter was checked: publish it again",
-    "delete /v1/version/": f"{PATH}@2 cannot be deleted: {PATH}/diagnosis@1 were trained on it; delete those first, "
+    "delete /v1/version/": f"{PATH}@2 cannot be deleted: {PATH}/diagnosis@1 was trained on it; delete that first, "
     f"or withdraw it by `loratree withdraw {PATH}@2 --reason TEXT`",
     "post /v1/withdrawals": f"{PATH}@2 is named by the alias stable: move it by `loratree alias set {PATH} stable "
     f"VERSION`, or remove it by `loratree alias rm {PATH} stable`, then withdraw",

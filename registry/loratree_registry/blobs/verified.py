@@ -9,6 +9,7 @@ from loratree_registry.blobs.hashing import hashing
 from loratree_registry.blobs.store import BlobStore, ReadBack
 from loratree_registry.core.digests import DIGEST_PREFIX
 from loratree_registry.core.paths import is_digest
+from loratree_registry.core.text import counted
 from loratree_registry.errors import Invalid, LoratreeError, NotFound
 
 CHUNK = 1024 * 1024
@@ -68,7 +69,7 @@ def read(stream: BinaryIO, digest: str, count: int) -> bytes:
 def size_error(digest: str, size: int, got: str) -> Invalid:
     """Return the error for a stream that has another size than was announced."""
     return Invalid(
-        f"the bytes sent as {digest} are not the ones announced: expected {size} bytes, got {got}; "
+        f"the bytes sent as {digest} are not the ones announced: expected {counted(size, 'byte')}, got {got}; "
         "the file changed while it was sent or was cut off: hash it again and send it again"
     )
 

@@ -54,8 +54,9 @@ def _check_unpinned(connection: Connection, row: VersionRow) -> None:
         return
     first = [f"{v.path}@{v.number}" for v in dependents(connection, row.ref, after=None, limit=_SHOWN).items]
     more = f"; and {count - len(first)} more" if count > len(first) else ""
+    were, those = ("was", "that") if count == 1 else ("were", "those")
     raise Conflict(
-        f"{row.ref} cannot be deleted: {listed(first)}{more} were trained on it; delete those first, "
+        f"{row.ref} cannot be deleted: {listed(first)}{more} {were} trained on it; delete {those} first, "
         f"or withdraw it by `loratree withdraw {row.ref} --reason TEXT`"
     )
 

@@ -11,6 +11,7 @@ from loratree_registry.catalog.marks import check_above
 from loratree_registry.catalog.versions import find_version
 from loratree_registry.core.digests import FileDigest
 from loratree_registry.core.documents import Document
+from loratree_registry.core.text import counted
 from loratree_registry.database import queries
 from loratree_registry.errors import Corrupt, Invalid, NotFound, NotUploaded, listed
 
@@ -54,7 +55,7 @@ def check_held(blobs: BlobStore, file: FileDigest) -> None:
     if size != file.size:
         problem = "does not hold them" if size is None else f"holds {size}"
         raise Corrupt(
-            f"the {file.size} bytes of {file.sha256} are recorded as stored, but the blob store {problem}: "
+            f"the {counted(file.size, 'byte')} of {file.sha256} are recorded as stored, but the blob store {problem}: "
             "restore it from a backup, or upload the file again"
         )
 

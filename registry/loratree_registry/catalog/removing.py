@@ -5,6 +5,7 @@ from sqlalchemy import Connection
 from loratree_registry.catalog.bases import find_base
 from loratree_registry.catalog.nodes import find_node
 from loratree_registry.core.paths import parent_of
+from loratree_registry.core.text import counted
 from loratree_registry.database import queries
 from loratree_registry.errors import Conflict, Invalid
 
@@ -41,7 +42,7 @@ def remove_base(connection: Connection, name: str) -> None:
         raise Conflict(f"the base {name} cannot be removed: versions depend on it, delete them first")
     if count := queries.removing.count_quarantined(connection, base.id):
         raise Conflict(
-            f"the base {name} cannot be removed: {count} deleted versions of its tree were quarantined, and their "
-            "tombstones keep them from being published again"
+            f"the base {name} cannot be removed: {counted(count, 'deleted version')} of its tree "
+            f"{'was' if count == 1 else 'were'} quarantined, and a tombstone keeps each from being published again"
         )
     queries.removing.remove_base(connection, base.id)

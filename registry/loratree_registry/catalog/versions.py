@@ -136,10 +136,10 @@ def no_version(connection: Connection, node: NodeRow, selector: Selector) -> Not
         )
     if not newest:
         return emptied(connection, node, asked=node.path) or NotFound(
-            f"{node.path} is a grouping without a version: name a node below it, see `loratree ls {node.path}`, or "
-            "publish a version there"
+            f"{node.path} is a grouping without a version of its own: name a node that has one"
         )
     aliases = [alias.name for alias in queries.aliases.list_aliases(connection, [node.id])]
-    named = f", and the aliases {listed(aliases)}" if aliases else " and no alias"
+    named = f", and the {'alias' if len(aliases) == 1 else 'aliases'} {listed(aliases)}" if aliases else " and no alias"
+    numbers = "version 1" if newest.number == 1 else f"versions 1 to {newest.number}"
     similar = nearest(selector, aliases) if isinstance(selector, str) else ""
-    return NotFound(f"{node.path} has no version {selector}{similar}: it has 1 to {newest.number}{named}")
+    return NotFound(f"{node.path} has no version {selector}{similar}: it has {numbers}{named}")

@@ -42,6 +42,11 @@ def same_quarantined(ref: str, reason: str) -> str:
     )
 
 
+def counted(count: int, noun: str) -> str:
+    """Format a count for people: 1 version, 2 versions."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def one_line(text: str) -> str:
     """Return `text` with a space for each character that breaks the line or moves a terminal's cursor."""
     return "".join(character if character.isprintable() else " " for character in text)

@@ -280,7 +280,7 @@ def _to_error(url: URL, error: SQLAlchemyError) -> LoratreeError:
     if file is not None and any(mark in reason.lower() for mark in _NO_ROOM) and free_bytes(file.parent) < STEP:
         return Unavailable(
             f"the disk of {file} is full ({reason}): nothing was changed; reading, `loratree delete` and `loratree gc` "
-            "work from a reserve, and if that is used up too, remove any other file first"
+            "work from a reserve, and if that is used up too, free some space elsewhere first"
         )
     if file is not None and file.is_dir():
         return Unavailable(f"the database {file} is a folder: set LORATREE_DATABASE to a file, or move the folder away")

@@ -200,6 +200,16 @@ class BlobRow:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Blobs that nothing refers to and that the grace still protects; `first` and `last` are when they were used."""
+
+    blobs: int
+    bytes: int
+    first: datetime | None
+    last: datetime | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventRow:
     """An event and the path of its node."""

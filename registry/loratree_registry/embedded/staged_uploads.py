@@ -21,6 +21,7 @@ from typing_extensions import override
 from loratree_registry.blobs.store import PART, Transfer
 from loratree_registry.blobs.verified import check_announced
 from loratree_registry.core.digests import digest_json
+from loratree_registry.core.text import counted
 from loratree_registry.core.uploads import LIFETIME_S, Part, Upload, Uploads, unknown_upload
 from loratree_registry.disk.disk_errors import disk_errors
 from loratree_registry.disk.plain_files import open_named
@@ -115,7 +116,8 @@ class StagedUploads(Uploads):
             yield Arriving(file, length)
             if file.tell() < length:
                 raise Invalid(
-                    f"the content sent as part {number} has {file.tell()} bytes, {length} were announced: send it again"
+                    f"the content sent as part {number} has {counted(file.tell(), 'byte')}, announced were {length}: "
+                    "send it again"
                 )
 
     @override

@@ -27,7 +27,7 @@ from loratree_registry.core.progress import Counter, Progress, silent
 from loratree_registry.core.times import now
 from loratree_registry.database import queries
 from loratree_registry.database.engine import freeing, reading
-from loratree_registry.database.rows import BlobRow
+from loratree_registry.database.rows import BlobRow, Waiting
 from loratree_registry.embedded.staged_uploads import expire
 from loratree_registry.embedded.storage import Storage
 from loratree_registry.errors import Unavailable, listed
@@ -63,6 +63,12 @@ def collect(
     else:
         yield from _remove_blobs(engine, blobs, before, failures, progress)
     failures.raise_any()
+
+
+def count_waiting(storage: Storage, *, grace: timedelta) -> Waiting:
+    """Count the blobs that nothing refers to, and that `collect` with this grace leaves for now. Raises Unavailable."""
+    with reading(storage.engine) as connection:
+        return queries.collecting.count_waiting(connection, since=now() - grace)
 
 
 class _Failures:

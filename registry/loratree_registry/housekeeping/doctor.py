@@ -18,6 +18,7 @@ from typing import Final
 from loratree_migrations import HEAD
 from loratree_registry.blobs.probe import Check, attempt, probe, run_check
 from loratree_registry.blobs.store import BlobStore
+from loratree_registry.core.text import counted
 from loratree_registry.core.times import now
 from loratree_registry.disk.private import exists, is_usable
 from loratree_registry.embedded.storage import open_store
@@ -175,5 +176,5 @@ def _check_blobs(settings: Settings) -> Iterator[Check]:
 
 def _check_unfinished(store: BlobStore) -> Answer:
     files = store.sweep(before=now() - STALE, dry_run=True)
-    says = f"{len(files)} unfinished files older than a day"
+    says = f"{counted(len(files), 'unfinished file')} older than a day"
     return None if files else True, f"{says}: run `loratree gc`" if files else says

@@ -17,6 +17,7 @@ from loratree_registry.core.digests import DIGEST_PREFIX, digest_stream
 from loratree_registry.core.manifest import BaseManifest, read_manifest
 from loratree_registry.core.paths import parse_ref
 from loratree_registry.core.progress import Counter, Progress, Tick, silent, stopping
+from loratree_registry.core.text import counted
 from loratree_registry.database import queries
 from loratree_registry.database.engine import reading
 from loratree_registry.database.rows import BlobRow
@@ -242,7 +243,7 @@ def _check_blob(blobs: BlobStore, blob: BlobRow, on_read: Tick) -> str | None:
     try:
         with blobs.open(blob.sha256) as stream:
             if (stored := blobs.size(blob.sha256) or 0) > blob.size:
-                return f"has {stored} bytes"
+                return f"has {counted(stored, 'byte')}"
             digest, size = digest_stream(stream, on_read)
     except NotFound:
         return "is missing"
@@ -250,7 +251,7 @@ def _check_blob(blobs: BlobStore, blob: BlobRow, on_read: Tick) -> str | None:
         blobs.size(_ABSENT)  # raises if the whole store does not answer
         return f"cannot be read ({error})"
     if size != blob.size:
-        return f"has {size} bytes"
+        return f"has {counted(size, 'byte')}"
     return None if digest == blob.sha256 else f"holds other bytes, {digest}"
 
 

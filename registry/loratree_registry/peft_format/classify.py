@@ -138,8 +138,8 @@ def warnings(config: Mapping[str, Any], spec: AdapterSpec, *, on_base: bool = Tr
     messages = []
     if is_zero:
         messages.append(
-            f"the deltas of all {len(spec.modules)} modules are zero, as before training: was it saved by the process "
-            "that trained it?"
+            f"the deltas of {'its only module' if len(spec.modules) == 1 else f'all {len(spec.modules)} modules'} are "
+            "zero, as before training: was it saved by the process that trained it?"
         )
     if described := describing_fields(config):
         fields = [f"{field}={shown(config[field])}" for field in described]

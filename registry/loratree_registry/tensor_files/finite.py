@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loratree_registry.core.digests import DIGEST_PREFIX
+from loratree_registry.core.text import counted
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.tensor_files.header import ZEROS, Header, Tensor
 
@@ -86,7 +87,7 @@ def _read_chunk(stream: BinaryIO, count: int, name: str) -> bytes:
     while count:
         part = stream.read(count)
         if not part:
-            raise Invalid(f"{name} ended {count} bytes early while its values were checked: copy it again")
+            raise Invalid(f"{name} ended {counted(count, 'byte')} early while its values were checked: copy it again")
         parts.append(part)
         count -= len(part)
     return b"".join(parts)

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Final
 
 from loratree_registry.core.manifest import MAX_DIMENSIONS, name_problem
 from loratree_registry.core.strict_json import parse_json
-from loratree_registry.core.text import shortened
+from loratree_registry.core.text import counted, shortened
 from loratree_registry.disk.plain_files import LFS_POINTER
 from loratree_registry.errors import Invalid, listed
 
@@ -93,7 +93,9 @@ def read_header(stream: BinaryIO, size: int, *, name: str = "the safetensors fil
 def _read_length(stream: BinaryIO, size: int, name: str) -> int:
     prefix = _read_exactly(stream, 8)
     if len(prefix) < 8:
-        raise Invalid(f"{name} is truncated: it has {len(prefix)} bytes, a safetensors file starts with 8 of length")
+        raise Invalid(
+            f"{name} is truncated: it has {counted(len(prefix), 'byte')}, a safetensors file starts with 8 of length"
+        )
     length = int.from_bytes(prefix, "little")
     if length > size - 8 and length > MAX_HEADER:
         raise Invalid(_describe_other(prefix + _read_exactly(stream, _PEEK), name))

@@ -12,7 +12,7 @@ from loratree_registry.core.paths import is_digest, parse_path, parse_ref
 from loratree_registry.core.progress import Counter, Progress, silent
 from loratree_registry.core.records import ADAPTER_CONFIG
 from loratree_registry.core.strict_json import parse_json
-from loratree_registry.core.text import shortened
+from loratree_registry.core.text import counted, shortened
 from loratree_registry.disk.plain_files import open_plain, plain_path, read_plain
 from loratree_registry.errors import Invalid, NotFound, listed
 
@@ -116,7 +116,7 @@ def check_artifact(
     if foreign:
         raise Invalid(
             f"{directory} holds files that are not of its composition and would be loaded with it "
-            f"({listed(foreign, limit=5)}): remove them, or compose into another folder"
+            f"({listed(foreign, limit=5)}): move them away, or compose into another folder"
         )
     counter = Counter(progress, f"comparing {directory}", sum(file.size for file in lockfile.artifact.files))
     for file in lockfile.artifact.files:
@@ -126,8 +126,8 @@ def check_artifact(
         with open_plain(path, remedy=COMPOSE_AGAIN) as stream:
             if (size := os.fstat(stream.fileno()).st_size) != file.size:
                 raise Invalid(
-                    f"{path} changed since it was composed: expected {file.sha256} of {file.size} bytes, found {size} "
-                    f"bytes, {COMPOSE_AGAIN}"
+                    f"{path} changed since it was composed: expected {file.sha256} of {counted(file.size, 'byte')}, "
+                    f"found {counted(size, 'byte')}, {COMPOSE_AGAIN}"
                 )
             try:
                 actual = digest_stream(stream, counter.add)
@@ -135,8 +135,8 @@ def check_artifact(
                 raise Invalid(f"{path} cannot be read: {error.strerror}") from error
         if actual != (file.sha256, file.size):
             raise Invalid(
-                f"{path} changed since it was composed: expected {file.sha256} of {file.size} bytes, found {actual[0]} "
-                f"of {actual[1]}, {COMPOSE_AGAIN}"
+                f"{path} changed since it was composed: expected {file.sha256} of {counted(file.size, 'byte')}, "
+                f"found {actual[0]} of {actual[1]}, {COMPOSE_AGAIN}"
             )
 
 

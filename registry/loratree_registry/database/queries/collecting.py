@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, up
 from loratree_registry.blobs.store import StoredBlob
 from loratree_registry.core.times import now
 from loratree_registry.database.queries.shared import insert_for
-from loratree_registry.database.rows import BlobRow
+from loratree_registry.database.rows import BlobRow, Waiting
 from loratree_registry.database.tables import base_files, blobs, version_files
 
 _condemned = blobs.c.state == "condemned"
@@ -27,6 +27,14 @@ _unreferenced = and_(
 def list_idle(connection: Connection, *, before: datetime, after: str, limit: int) -> list[BlobRow]:
     """Return the blobs that nothing refers to and nothing has used since `before`, by digest."""
     return _list(connection, _is_idle(before), after, limit)
+
+
+def count_waiting(connection: Connection, *, since: datetime) -> Waiting:
+    """Count the blobs that nothing refers to and that something has used since a moment."""
+    query = select(func.count(), func.sum(blobs.c.size), func.min(blobs.c.touched_at), func.max(blobs.c.touched_at))
+    which = and_(~_condemned, blobs.c.touched_at >= since, _unreferenced)
+    count, size, first, last = connection.execute(query.select_from(blobs).where(which)).one()
+    return Waiting(count, int(size or 0), first, last)
 
 
 def condemn(connection: Connection, digests: list[str], *, before: datetime) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, Protocol, cast
 
 from loratree_registry.blobs.hashing import Hashed
+from loratree_registry.core.text import counted
 from loratree_registry.disk.plain_files import open_plain
 from loratree_registry.errors import Invalid, NotFound
 from loratree_registry.housekeeping.exports.format import (
@@ -91,13 +92,15 @@ class Export:
             if member.name < name:
                 raise self._describe_foreign(member)
             if member.size != blob.size:
-                raise Invalid(f"{self._source.where}/{name} has {member.size} bytes, expected {blob.size}: {AGAIN}")
+                raise Invalid(
+                    f"{self._source.where}/{name} has {counted(member.size, 'byte')}, expected {blob.size}: {AGAIN}"
+                )
             yield blob, member.open
         if (extra := next(members, None)) is not None:
             raise self._describe_foreign(extra)
 
     def _describe_foreign(self, member: Member) -> Invalid:
-        return Invalid(f"{self._source.where} holds {ascii(member.name)[:200]}, which it does not list: remove it")
+        return Invalid(f"{self._source.where} holds {ascii(member.name)[:200]}, which it does not list: move it away")
 
 
 def lines_name(name: str) -> str:
@@ -125,7 +128,7 @@ class _Folder:
             raise Invalid(f"{where} holds no {HEADER}, which a whole export has: {AGAIN}")
         allowed = {HEADER, BLOBS, *map(lines_name, FILES)}
         if extra := sorted({entry.name for entry in os.scandir(where)} - allowed):
-            raise Invalid(f"{where}/{extra[0]} is no part of the export: remove it")
+            raise Invalid(f"{where}/{extra[0]} is no part of the export: move it away")
 
     def open(self, name: str) -> BinaryIO:
         path = self.where / name
@@ -152,7 +155,7 @@ class _Folder:
 
 def _sort_entries(folder: Path, where: Path) -> list["os.DirEntry[str]"]:
     if folder.is_symlink() or not folder.is_dir():
-        raise Invalid(f"{folder} is no part of the export in {where}: remove it")
+        raise Invalid(f"{folder} is no part of the export in {where}: move it away")
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
 
