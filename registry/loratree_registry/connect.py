@@ -7,8 +7,10 @@ from loratree_registry.core.registry import Registry
 from loratree_registry.settings import Settings
 
 
-def connect(url: str | None = None) -> Registry:
+def connect(url: str | None = None, *, reading: bool = False) -> Registry:
     """Return the registry at `url`, or else at LORATREE_URL, or else the embedded one under LORATREE_HOME.
+
+    With `reading`, an embedded registry that was not begun is empty, and is not begun; nothing may be written then.
 
     Raises Invalid if a setting is wrong, Unavailable if the embedded registry cannot be opened. A server is contacted
     only by the first call. The imports stand in this function, so that an embedded listing loads no HTTP client.
@@ -20,16 +22,16 @@ def connect(url: str | None = None) -> Registry:
         return RemoteRegistry(address)
     from loratree_registry.embedded.registry import open_embedded
 
-    return open_embedded(settings)
+    return open_embedded(settings, reading=reading)
 
 
 @contextmanager
-def connected(registry: Registry | None = None) -> Iterator[Registry]:
+def connected(registry: Registry | None = None, *, reading: bool = False) -> Iterator[Registry]:
     """Yield `registry`, or one that `connect` opens and that is closed at the end of the block."""
     if registry is not None:
         yield registry
         return
-    opened = connect()
+    opened = connect(reading=reading)
     try:
         yield opened
     finally:

@@ -56,7 +56,7 @@ def ls(path: str, as_json: bool) -> None:
     \b
     loratree alias ls tiny/medicine
     """
-    with connected() as opened:
+    with connected(reading=True) as opened:
         aliases = opened.aliases(path)
     if as_json:
         print_json(aliases)

@@ -26,7 +26,7 @@ def pull(ref: str, out: Path, strict: bool, as_json: bool) -> None:
 
     home = Settings.from_environment().home
     kept = at_out(out, "a file that arrived whole is kept: run the same command again")
-    with connected() as opened, working(f"pulling {ref}", kept=kept) as on_progress:
+    with connected(reading=True) as opened, working(f"pulling {ref}", kept=kept) as on_progress:
         version = pull_version(opened, home, ref, out, strict=strict, progress=on_progress)
     if as_json:
         print_json(version)

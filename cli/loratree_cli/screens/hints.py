@@ -1,16 +1,29 @@
 """What to do next where there is nothing to show; on stderr, so that stdout stays empty for programs."""
 
+from pathlib import Path
+
 from loratree_cli.screens.terminal import say_words
 from loratree_registry.core.records import Node
+from loratree_registry.core.text import without_secrets
 from loratree_registry.errors import listed
+from loratree_registry.settings import Settings
 
 
 def say_no_base() -> None:
-    """Say how to begin with an empty registry."""
+    """Say how to begin with an empty registry, and where it is."""
+    where = _where(Settings.from_environment())
     say_words(
-        "the registry is empty: `loratree base add NAME DIR` records a base model, "
-        "and `loratree demo` grows a small tree of its own"
+        f"the registry {where} is empty: `loratree base add NAME DIR` records a base model, and `loratree demo` grows "
+        "a small tree of its own"
     )
+
+
+def _where(settings: Settings) -> str:
+    if settings.url is not None:
+        return f"at {without_secrets(settings.url)}"
+    if isinstance(settings.database, Path):
+        return f"in {settings.home} (LORATREE_HOME)"
+    return f"in the database {without_secrets(settings.database)} (LORATREE_DATABASE)"
 
 
 def say_no_versions(bases: list[str]) -> None:

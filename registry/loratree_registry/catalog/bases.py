@@ -124,6 +124,11 @@ def unknown_base(connection: Connection, name: str) -> NotFound:
     if parent_of(name) is not None:
         return NotFound(f"{name} is no base: name one alone, such as {base_of(name)}; `loratree base ls` lists them")
     known = [base.name for base in queries.bases.list_bases(connection, after=None, limit=_SIMILAR)]
+    if not known:
+        return NotFound(
+            f"the base {name} is not known, as the registry has none: check LORATREE_HOME or LORATREE_URL, or add it "
+            f"with `loratree base add {name} DIR`"
+        )
     whole = [f"{base}/{name}" for base in known[:_WHOLE]]  # a path that was given without its base
     node = next((path for path in whole if queries.nodes.nodes_on_path(connection, path)[-1].path == path), None)
     similar = nearest(name, known) if node is None else f" (a path begins with its base: did you mean {node}?)"

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy import Engine
 
 from loratree_registry.blobs.open import open_blobs
 from loratree_registry.blobs.store import BlobStore
+from loratree_registry.database.empty import open_empty
 from loratree_registry.database.engine import open_engine, prepare, upgrade_database
 from loratree_registry.errors import Invalid
 from loratree_registry.settings import Settings
@@ -54,6 +56,27 @@ def open_prepared(settings: Settings) -> Storage:
         storage.close()
         raise
     return storage
+
+
+def open_to_read(settings: Settings) -> Storage:
+    """Open the storage as `open_prepared` does; if HOME has no database yet, an empty one in memory stands for it.
+
+    So a command that only reads leaves no file behind, as in a folder that LORATREE_HOME names by mistake.
+    """
+    return Storage(open_empty(), open_store(settings)) if _is_unbegun(settings) else open_prepared(settings)
+
+
+def _is_unbegun(settings: Settings) -> bool:
+    """Return whether the database is the default one, and is not there; false also if that cannot be known."""
+    if not isinstance(settings.database, Path):
+        return False
+    try:
+        settings.database.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def open_store(settings: Settings) -> BlobStore:
