@@ -37,11 +37,15 @@ SCREENS: Final[dict[str, list[str]]] = {
     "What is directly below a path": ["ls", MEDICINE],
     "A node and its versions": ["show", MEDICINE],
     "One version": ["show", f"{MEDICINE}@4"],
+    "One base": ["show", BASE],
     "A chain": ["resolve", LEAF],
     "A chain with each ancestor at an alias": ["resolve", LEAF, "--follow", "stable"],
+    "A chain with each ancestor at its head": ["resolve", LEAF, "--follow", "latest"],
     "What a version was trained on": ["lineage", LEAF],
     "A chain that is quarantined": ["lineage", f"{CONTRACTS}/review"],
+    "What was trained on a version": ["dependents", f"{MEDICINE}@1"],
     "The aliases of a node": ["alias", "ls", MEDICINE],
+    "What happened at a node and below": ["log", MEDICINE, "--limit", "6"],
 }
 _TIME: Final = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{6})?Z")
 _DATE: Final = re.compile(r"\b20\d\d-\d\d-\d\d\b")
@@ -51,7 +55,7 @@ HEAD: Final = f"""# Screens
 What the commands print at a terminal of {COLUMNS} columns. A wider terminal shows more columns; a narrower one
 leaves out the least important ones and says which. No word, path, number or digest is broken. What is `stale`,
 `withdrawn` or `quarantined` has a colour too, unless `NO_COLOR` is set. In a pipe, tables are lines with tabs, under a
-line of names.
+line of names; a pipe gets all that a terminal shows.
 
 `python -m tests.screens` publishes the tree of this page and prints the page, and
 `tests/cli/screens/test_screens.py` compares the two. The base and the adapters are tiny; the times are replaced.

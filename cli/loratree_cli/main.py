@@ -45,7 +45,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "retain": ("deleting:retain", "Delete all but the newest versions of nodes."),
     "rm": ("deleting:rm", "Remove an empty node."),
     "serve": ("serve:serve", "Serve the registry over HTTP on this machine."),
-    "show": ("browse:show", "Show a node and its versions."),
+    "show": ("show:show", "Show a node and its versions, a base, or a version."),
     "tree": ("browse:tree", "Draw the tree below a path, or every tree."),
     "verify": ("verify:verify", "Read and hash the stored files, and list the damaged ones."),
     "withdraw": ("marks:withdraw", "Withdraw a version from the heads; versions trained on it still resolve."),

@@ -3,16 +3,16 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
 
-from loratree_cli.screens.tables import print_table as print_table
+from loratree_cli.screens.terminal import say_words
 from loratree_cli.speech import SPEECH
-from loratree_registry.core.records import Mark, Page, Version
+from loratree_registry.core.records import Page, Version
 from loratree_registry.core.registry import read_pages
+from loratree_registry.core.text import counted as counted
 from loratree_registry.core.text import one_line
 
 if TYPE_CHECKING:
@@ -27,9 +27,22 @@ limit_option = click.option("--limit", type=click.IntRange(min=1), help="Stop af
 
 def print_json(value: "DataclassInstance | Sequence[DataclassInstance] | dict[str, Any]") -> None:
     """Print a record, or a list of records, as indented JSON: the same bytes from either kind of registry."""
+    click.echo(_json_text(value))
+
+
+def print_json_list(records: "Iterable[DataclassInstance]") -> None:
+    """Print records as `print_json` prints a list of them, each as it comes: a list may be larger than memory."""
+    before = "[\n  "
+    for record in records:
+        click.echo(before + _json_text(record).replace("\n", "\n  "), nl=False)
+        before = ",\n  "
+    click.echo("[]" if before.startswith("[") else "\n]")
+
+
+def _json_text(value: Any) -> str:
     text = json.dumps(_to_plain(value), indent=2, ensure_ascii=False)
     # JSON allows more characters in a string than a terminal should get.
-    click.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def echo(line: str, *, err: bool = False) -> None:
@@ -68,9 +81,31 @@ def say_refused(sentence: str, details: Sequence[str]) -> None:
         complain(f"  {detail}")
 
 
-def every(listing: Callable[[str | None], Page[T]], limit: int | None = None) -> Iterator[T]:
-    """Iterate over the items of every page, at most `limit`; `listing` takes the last key of the previous page."""
-    return islice(read_pages(listing), limit)
+def every(listing: Callable[[str | None], Page[T]]) -> Iterator[T]:
+    """Iterate over the items of every page; `listing` takes the last key of the previous page."""
+    return read_pages(listing)
+
+
+@dataclasses.dataclass
+class First(Generic[T]):
+    """The first `limit` items, or all; after them, `has_more` says whether there are others."""
+
+    items: Iterator[T]
+    limit: int | None
+    has_more: bool = False
+
+    def __iter__(self) -> Iterator[T]:
+        for place, item in enumerate(self.items):
+            if place == self.limit:
+                self.has_more = True
+                return
+            yield item
+
+    def say_more(self) -> None:
+        """Say on stderr that there are more items, if there are: a list that ends early looks like a whole one."""
+        if self.has_more:
+            these = "this is the first" if self.limit == 1 else f"these are the first {self.limit}"
+            say_words(f"… and more: {these}; a larger --limit prints more")
 
 
 def _to_plain(value: Any) -> Any:
@@ -96,11 +131,6 @@ def time_text(rfc3339: str) -> str:
     return rfc3339[:19] + "Z"
 
 
-def counted(count: int, noun: str) -> str:
-    """Format a count for people: 1 version, 2 versions."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def short(digest: str) -> str:
     """Return the first twelve digits of a digest, for people."""
     return digest.removeprefix("sha256:")[:12]
@@ -109,12 +139,6 @@ def short(digest: str) -> str:
 def numbers(values: Sequence[float]) -> str:
     """Format distinct values for people: `16`, or `16, 8`."""
     return ", ".join(f"{value:g}" for value in values)
-
-
-def marks_text(withdrawn: Mark | None, quarantined: Mark | None) -> list[str]:
-    """List the marks of a version with their reasons: `withdrawn: it diverges`."""
-    marks = (("quarantined", quarantined), ("withdrawn", withdrawn))
-    return [f"{what}: {mark.reason}" for what, mark in marks if mark is not None]
 
 
 def pin_text(version: Version) -> str:

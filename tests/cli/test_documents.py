@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+from loratree_cli.screens.cards import telling_lines
+from tests import tiny
 from tests.cli.conftest import Filled, Shell
 from tests.terminals import on_terminal
 
@@ -21,7 +23,7 @@ def test_a_card_is_published_shown_and_pulled_again(shell: Shell, filled: Filled
     assert "not published: notes.bin" in published.stderr
     shown = shell("show", "tiny/law@1").stdout
     assert "documents\tREADME.md" in shown
-    assert "Trained on" not in shown  # a pipe gets fields alone
+    assert "card\t# Law Trained on contracts. [2J line 0 line 1 line 2 line 3 line 4 line 5\n" in shown
     assert json.loads(shell("show", "tiny/law@1", "--json").stdout)["documents"] == [
         {"name": "README.md", "text": CARD}
     ]
@@ -29,6 +31,34 @@ def test_a_card_is_published_shown_and_pulled_again(shell: Shell, filled: Filled
     assert "# Law" in screen
     assert "license" not in screen
     assert "\x1b[2J" not in screen
-    assert "… 23 more lines: --json and `loratree pull` have them" in screen
+    ways = "`loratree show tiny/law@1 --json` and `loratree pull tiny/law@1 --out DIR` give the whole README.md"
+    assert f"… 34 more lines: {ways}" in " ".join(screen.split())
     shell("pull", "tiny/law", "--out", tmp_path / "out")
     assert (tmp_path / "out" / "README.md").read_text() == CARD
+
+
+def test_of_a_card_that_nobody_wrote_nothing_is_shown(shell: Shell, filled: Filled, tmp_path: Path) -> None:
+    adapter = tiny.adapter(filled.base, tmp_path / "adapter", seed=9)  # PEFT writes the hub's template beside it
+    template = (adapter / "README.md").read_text()
+    assert template.count("[More Information Needed]") > 20
+    assert telling_lines(template) == []
+    shell("publish", adapter, "tiny/law", "--parent", "base")
+    screen = on_terminal(shell.home, "show", "tiny/law@1")
+    assert "documents     README.md" in screen
+    assert "#" not in screen
+    assert "more lines" not in screen
+
+
+def test_of_a_card_is_shown_what_somebody_wrote_into_it(filled: Filled) -> None:
+    template = (next(iter(filled.adapters.values())) / "README.md").read_text()
+    written = template.replace(
+        "### Direct Use\n\n<!-- This section is for the model use without fine-tuning or plugging into a larger "
+        "ecosystem/app. -->\n\n[More Information Needed]",
+        "### Direct Use\n\nAnswers questions about hearts.",
+    ).replace("- **License:** [More Information Needed]", "- **License:** MIT")
+    assert telling_lines(written) == [
+        *("## Model Details", "### Model Description", "- **License:** MIT"),
+        *("## Uses", "### Direct Use", "Answers questions about hearts."),
+    ]
+    card = "# Law\r\n\r\n## Empty\r\n\r\n## Data\r\n\r\ncontracts\r\n"
+    assert telling_lines(card) == ["# Law", "## Data", "contracts"]

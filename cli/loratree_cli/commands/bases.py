@@ -8,11 +8,14 @@ import click
 
 from loratree_cli.options import a_path
 from loratree_cli.output import (
+    First,
+    counted,
     echo,
     every,
     json_option,
     limit_option,
     print_json,
+    print_json_list,
     say,
     short,
 )
@@ -40,6 +43,8 @@ _COLUMNS: Final = (
     Column("stored", 5),
     Column("source", 2, "text"),
 )
+
+_STORED: Final = {True: "yes, its weights too", False: "no, its manifest alone"}
 
 
 @click.group()
@@ -145,7 +150,7 @@ def pull(name: str, out: Path, as_json: bool) -> None:
     from loratree_registry.workspace.base_transfer import pull_base
 
     kept = at_out(out, "the files that arrived whole are kept: the same command fetches the rest")
-    with connected() as opened, working(f"pulling {name}", kept=kept) as on_progress:
+    with connected(reading=True) as opened, working(f"pulling {name}", kept=kept) as on_progress:
         pulled = pull_base(opened, Settings.from_environment().home, name, out, progress=on_progress)
     if as_json:
         print_json(pulled)
@@ -163,7 +168,7 @@ def show(name: str, as_json: bool) -> None:
     \b
     loratree base show tiny
     """
-    with connected() as opened:
+    with connected(reading=True) as opened:
         shown = opened.base(name)
     if as_json:
         print_json(shown)
@@ -219,25 +224,36 @@ def ls(limit: int | None, as_json: bool) -> None:
 
 def list_bases(limit: int | None, as_json: bool) -> None:
     """Print every base, by name."""
-    with connected() as opened:
-        bases = list(every(lambda after: opened.bases(after=after, limit=MAX_PAGE), limit))
-    if as_json:
-        print_json(bases)
-        return
-    if bases:
-        print_table(_COLUMNS, map(_cells, bases))
-    else:
-        say_no_base()
+    with connected(reading=True) as opened:
+        bases = First(every(lambda after: opened.bases(after=after, limit=MAX_PAGE)), limit)
+        if as_json:
+            print_json_list(bases)
+        elif rows := [_cells(base) for base in bases]:
+            print_table(_COLUMNS, rows)
+        else:
+            say_no_base()
+    bases.say_more()
 
 
 def print_base(base: Base) -> None:
-    """Print all of one base: at a terminal, with its whole digest."""
-    console = terminal()
+    """Print all of one base: at a terminal as fields, in a pipe as a line under its names."""
+    console, rows = terminal(), base_rows(base)
     if console is None:
-        print_table(_COLUMNS, [_cells(base)])
-        return
-    cells = dict(zip((column.name for column in _COLUMNS), _cells(base), strict=True)) | {"digest": base.digest}
-    draw_fields(console, cells.items())
+        print_table([Column(name) for name, _ in rows], [[value for _, value in rows]])
+    else:
+        draw_fields(console, rows)
+
+
+def base_rows(base: Base) -> list[tuple[str, object]]:
+    """Return the fields of a base, with its whole digest and its folder on this machine."""
+    from loratree_registry.workspace.base_locations import base_directory
+
+    folder = base_directory(Settings.from_environment().home, base.digest)
+    cells = dict(zip((column.name for column in _COLUMNS), _cells(base), strict=True))
+    own = {"digest": base.digest, "stored": _STORED[base.stored]}
+    vocabulary = None if base.vocabulary_size is None else f"{base.vocabulary_size:,}"
+    here = {"vocabulary": vocabulary, "folder here": folder or "not known", "added": base.created_at}
+    return [*(cells | own | here).items()]
 
 
 def _cells(base: Base) -> tuple[object, ...]:
@@ -253,5 +269,5 @@ def _push(opened: Registry, name: str, directory: Path) -> "Pushed":
         pushed = push_base(opened, name, directory, progress=on_progress)
     if pushed.not_stored:
         say(f"not stored: {', '.join(pushed.not_stored)}")
-    say(f"the weights of {name} are stored: {len(pushed.sent)} of {len(pushed.files)} files were sent")
+    say(f"the weights of {name} are stored: {len(pushed.sent)} of {counted(len(pushed.files), 'file')} sent")
     return pushed

@@ -5,7 +5,8 @@ import re
 import click
 
 from loratree_cli.options import parse_time
-from loratree_cli.output import bytes_text, counted, echo, json_option, print_json, print_table, say, short, time_text
+from loratree_cli.output import bytes_text, counted, echo, json_option, print_json, say, short, time_text
+from loratree_cli.screens.tables import Column, print_table
 from loratree_registry.settings import Settings
 
 _SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,3})?) ?([KMGT]?)B?", re.IGNORECASE)
@@ -38,7 +39,7 @@ def ls(as_json: bool) -> None:
         print_json(files)
         return
     print_table(
-        ("digest", "size", "last used"),
+        (Column("digest"), Column("size", kind="number"), Column("last used", 1)),
         ((short(file.sha256), bytes_text(file.size), time_text(file.used_at)) for file in files),
     )
     say(f"{counted(len(files), 'file')}, {bytes_text(sum(file.size for file in files))}, in {home / 'cache'}")

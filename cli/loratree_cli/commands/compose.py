@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
-from loratree_cli.following import warn_if_unset
+from loratree_cli.following import warn_of_follow
 from loratree_cli.options import a_path, limit_options, weight_option
 from loratree_cli.output import echo, json_option, numbers, print_json, say, strict_option
 from loratree_cli.progress import at_out, working
@@ -59,7 +59,7 @@ def compose(
     if limit is not None and mode != "flatten":
         raise click.UsageError(f"--rank and --energy go with --mode flatten, got --mode {mode}")
     kept = at_out(out, "adapters that were fetched are kept: run the same command again")
-    with connected() as opened, working(f"composing {ref}", kept=kept) as on_progress:
+    with connected(reading=True) as opened, working(f"composing {ref}", kept=kept) as on_progress:
         from loratree_composer import compose as compose_files
         from loratree_composer.flatten.compression import read_compression
 
@@ -76,7 +76,7 @@ def compose(
             strict=strict,
             progress=on_progress,
         )
-        warn_if_unset(opened, ref, follow)
+        warn_of_follow(opened, ref, follow)
         compression = read_compression(out) if limit is not None else None
     if as_json:
         print_json(lockfile.to_json() | ({"compression": compression.to_json()} if compression else {}))

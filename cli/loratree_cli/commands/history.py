@@ -2,49 +2,63 @@
 
 import heapq
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any, Final
 
 import click
 
 from loratree_cli.output import (
+    First,
     bytes_text,
     every,
     json_option,
     limit_option,
-    marks_text,
     numbers,
-    print_json,
-    print_table,
+    print_json_list,
     short,
     time_text,
 )
+from loratree_cli.screens.states import State
+from loratree_cli.screens.tables import Column, print_table
 from loratree_registry.connect import connected
-from loratree_registry.core.records import Event
+from loratree_registry.core.records import Event, Version
 from loratree_registry.core.registry import MAX_PAGE, Registry, list_bases
 
 _SHOWN: Final = 20
+_EVENTS: Final = (Column("when"), Column("path", kind="path"), Column("what", kind="words"))
+_DEPENDENTS: Final = (
+    Column("version", kind="path"),
+    Column("level", 3),
+    Column("rank", 5),
+    Column("size", 4, "number"),
+    Column("published", 2),
+    Column("digest", 1),
+    Column("state"),
+)
 
 
 @click.command()
 @click.argument("path", required=False)
-@click.option("--limit", type=click.IntRange(min=1), default=_SHOWN, show_default=True, help="Maximum event count.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help=f"Maximum event count. [default: {_SHOWN}; none with --json]",
+)
 @json_option
-def log(path: str | None, limit: int, as_json: bool) -> None:
+def log(path: str | None, limit: int | None, as_json: bool) -> None:
     """Show what happened at PATH and below it, newest first; without PATH, everywhere.
 
     \b
     loratree log tiny/medicine
     loratree log --limit 1000 --json
     """
-    with connected() as opened:
-        events = list(islice(_read_events(opened, path, min(limit, MAX_PAGE)), limit))
-    if as_json:
-        print_json(events)
-        return
-    print_table(
-        ("when", "path", "what"), ((time_text(event.created_at), event.path, describe(event)) for event in events)
-    )
+    most = limit or (None if as_json else _SHOWN)
+    with connected(reading=True) as opened:
+        events = First(_read_events(opened, path, min((most or MAX_PAGE) + 1, MAX_PAGE)), most)
+        if as_json:
+            print_json_list(events)
+        else:
+            print_table(_EVENTS, ((time_text(event.created_at), event.path, describe(event)) for event in events))
+    events.say_more()
 
 
 @click.command()
@@ -57,26 +71,13 @@ def dependents(ref: str, limit: int | None, as_json: bool) -> None:
     \b
     loratree dependents tiny/medicine@1
     """
-    with connected() as opened:
-        versions = list(every(lambda after: opened.dependents(ref, after=after), limit))
-    if as_json:
-        print_json(versions)
-        return
-    print_table(
-        ("version", "level", "rank", "size", "published", "digest", "marks"),
-        (
-            (
-                f"{version.path}@{version.number}",
-                version.level,
-                numbers(version.summary.ranks),
-                bytes_text(version.size),
-                time_text(version.created_at),
-                short(version.digest),
-                ", ".join(marks_text(version.withdrawn, version.quarantined)),
-            )
-            for version in versions
-        ),
-    )
+    with connected(reading=True) as opened:
+        versions = First(every(lambda after: opened.dependents(ref, after=after)), limit)
+        if as_json:
+            print_json_list(versions)
+        else:
+            print_table(_DEPENDENTS, map(_dependent_row, versions))
+    versions.say_more()
 
 
 def describe(event: Event) -> str:
@@ -91,6 +92,18 @@ def describe(event: Event) -> str:
         words.append(f"@{detail.pop('version')}")
     words += [f"{key} {_value_text(value)}" for key, value in detail.items() if value is not None]
     return event.kind.replace("-", " ") + (f": {', '.join(words)}" if words else "")
+
+
+def _dependent_row(version: Version) -> tuple[object, ...]:
+    return (
+        f"{version.path}@{version.number}",
+        version.level,
+        numbers(version.summary.ranks),
+        bytes_text(version.size),
+        time_text(version.created_at),
+        short(version.digest),
+        State(withdrawn=version.withdrawn, quarantined=version.quarantined, sound=""),
+    )
 
 
 def _value_text(value: Any) -> str:

@@ -1,5 +1,7 @@
 """loratree resolve and lineage: the chain that a path composes, and the pins behind it."""
 
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Final
 
 import click
@@ -11,9 +13,9 @@ from loratree_cli.screens.fields import draw_fields
 from loratree_cli.screens.states import State
 from loratree_cli.screens.tables import Column, print_table
 from loratree_cli.screens.terminal import terminal, write_words
-from loratree_cli.screens.verdicts import lineage_verdict, resolution_verdict
+from loratree_cli.screens.verdicts import find_others, lineage_verdict, newer_head, resolution_verdict
 from loratree_registry.connect import connected
-from loratree_registry.core.records import Edge, Link, Resolution
+from loratree_registry.core.records import Lineage, Link, Resolution
 
 _EDGES: Final = (
     Column("version", kind="path"),
@@ -40,9 +42,9 @@ def resolve(ref: str, follow: str | None, weights: dict[str, float], strict: boo
     loratree resolve tiny/medicine/cardiology@3 --follow latest --json
     loratree resolve tiny/medicine/cardiology --weight tiny/medicine=0.5
     """
-    with connected() as opened:
+    with connected(reading=True) as opened:
         resolution = opened.resolve(ref, follow=follow, weights=weights, strict=strict)
-        warn_if_unset(opened, ref, follow)
+        warn_if_unset(opened, ref, follow, resolution.chain)
     if as_json:
         print_json(resolution)
         return
@@ -50,6 +52,7 @@ def resolve(ref: str, follow: str | None, weights: dict[str, float], strict: boo
     if console is None:
         _print_chain(resolution)
         say(f"base {base.name} {base.digest}")
+        say(resolution_verdict(resolution)[0])
         echo(resolution.composition)
         return
     if resolution.chain:
@@ -68,20 +71,25 @@ def lineage(ref: str, as_json: bool) -> None:
     \b
     loratree lineage tiny/medicine/cardiology/diagnosis/alice
     """
-    with connected() as opened:
+    with connected(reading=True) as opened:
         pins = opened.lineage(ref)
-        console = None if as_json else terminal()
-        if console is not None:
-            verdict = lineage_verdict(pins, opened.ancestry(ref), lambda path: opened.node(path).head)
-    if as_json:
-        print_json(pins)
+        if as_json:
+            print_json(pins)
+            return
+        head_of = cache(lambda path: opened.node(path).head)
+        verdict = lineage_verdict(pins, opened.ancestry(ref), head_of)
+        rows = list(_edge_rows(pins, head_of))
+    console = terminal()
+    if console is None:
+        print_table(_EDGES, rows)
+        say(f"base {pins.base.name} {pins.base.digest}")
+        say(verdict[0])
         return
-    if console is None or pins.edges:
-        print_table(_EDGES, (_edge_row(pins.base.name, edge) for edge in pins.edges))
-    if console is not None:
+    if rows:
+        print_table(_EDGES, rows)
         console.print()
-        draw_fields(console, [("base", f"{pins.base.name} {pins.base.digest}")])
-        write_words(console, *verdict)
+    draw_fields(console, [("base", f"{pins.base.name} {pins.base.digest}")])
+    write_words(console, *verdict)
 
 
 def _print_chain(resolution: Resolution) -> None:
@@ -97,10 +105,11 @@ def _print_chain(resolution: Resolution) -> None:
         Column("state"),
         Column("digest", 1),
     )
-    print_table(columns, (_link_row(resolution, link) for link in resolution.chain))
+    others = find_others(resolution.chain)
+    print_table(columns, (_link_row(resolution, link, others.get(link.path)) for link in resolution.chain))
 
 
-def _link_row(resolution: Resolution, link: Link) -> tuple[object, ...]:
+def _link_row(resolution: Resolution, link: Link, other: tuple[str, str] | None) -> tuple[object, ...]:
     pin = resolution.base.name if link.pin.path is None else f"{link.pin.path}@{link.pin.version}"
     return (
         f"{link.path}@{link.version}",
@@ -110,11 +119,31 @@ def _link_row(resolution: Resolution, link: Link) -> tuple[object, ...]:
         numbers([link.weight]),
         pin,
         link.pin.found,
-        State(stale=link.stale, withdrawn=link.withdrawn, follow=link.follow),
+        State(
+            stale=link.stale,
+            other=_other_text(*other) if other else None,
+            head=newer_head(link.version, link.head),
+            withdrawn=link.withdrawn,
+            follow=link.follow,
+        ),
         short(link.digest),
     )
 
 
-def _edge_row(base: str, edge: Edge) -> tuple[object, ...]:
-    state = State(stale=edge.stale, withdrawn=edge.withdrawn, quarantined=edge.quarantined)
-    return edge.child, edge.parent or base, edge.found, state, short(edge.child_digest)
+def _other_text(stands: str, trained: str) -> str:
+    """Say what a version was trained on and what it stands on, briefly: `trained on @1, not @2`."""
+    (above, _, number), (pin, _, pinned) = stands.rpartition("@"), trained.rpartition("@")
+    if pin == above:
+        return f"trained on @{pinned}, not @{number}"
+    return f"trained on {trained.rpartition('/')[2]}, not {stands.rpartition('/')[2]}"
+
+
+def _edge_rows(lineage: Lineage, head_of: Callable[[str], int | None]) -> Iterator[tuple[object, ...]]:
+    """Yield the cells of each edge; a version whose edge below is stale, or that is the leaf, may be older."""
+    is_maybe_older = True
+    for edge in lineage.edges:
+        path, _, number = edge.child.rpartition("@")
+        head = newer_head(int(number), head_of(path)) if is_maybe_older else None
+        is_maybe_older = edge.stale
+        state = State(stale=edge.stale, head=head, withdrawn=edge.withdrawn, quarantined=edge.quarantined)
+        yield edge.child, edge.parent or lineage.base.name, edge.found, state, short(edge.child_digest)

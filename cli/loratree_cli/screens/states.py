@@ -1,4 +1,4 @@
-"""The state of a version in words: stale, withdrawn, quarantined."""
+"""The state of a version in words: stale, older, withdrawn, quarantined."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -7,18 +7,21 @@ from loratree_registry.core.records import Mark
 from loratree_registry.core.text import one_line
 
 # The first one that is there colours the whole state.
-STYLES: Final = {"quarantined": "bold red", "withdrawn": "red", "stale": "yellow"}
+STYLES: Final = {"quarantined": "bold red", "withdrawn": "red", "stale": "yellow", "older": "yellow"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """What is to be known of a version before it is used. Without anything, the state is `sound` in words.
 
-    A mark is True where its reason is not known. `str` gives the words with their reasons: `stale, withdrawn: it
-    diverges`.
+    `stale` is about the version that it was trained on, and `head` about itself: the head, if this version is older.
+    `other` says what it was trained on, if another version stands above it. A mark is True where its reason is not
+    known. `str` gives the words with their reasons: `stale, withdrawn: it diverges`.
     """
 
     stale: bool = False
+    other: str | None = None
+    head: int | None = None
     withdrawn: Mark | bool | None = None
     quarantined: Mark | bool | None = None
     follow: str | None = None
@@ -48,15 +51,23 @@ class State:
     @property
     def style(self) -> str:
         """The colour of the gravest word, as rich writes it."""
-        return next((style for word, style in STYLES.items() if word in self._words()), "green")
+        words = {"older", *self._words()} if self.other else self._words()
+        return next((style for word, style in STYLES.items() if word in words), "green")
 
     def _words(self) -> list[str]:
-        marks = (("stale", self.stale), ("quarantined", self.quarantined), ("withdrawn", self.withdrawn))
+        marks = (
+            (self.other or "", self.other),
+            ("stale", self.stale and not self.other),
+            ("older", self.head),
+            ("quarantined", self.quarantined),
+            ("withdrawn", self.withdrawn),
+        )
         return [word for word, is_set in marks if is_set]
 
     def _reasons(self) -> dict[str, str]:
         marks = (("quarantined", self.quarantined), ("withdrawn", self.withdrawn))
-        return {word: mark.reason for word, mark in marks if isinstance(mark, Mark)}
+        older = {} if self.head is None else {"older": f"now @{self.head}"}
+        return older | {word: mark.reason for word, mark in marks if isinstance(mark, Mark)}
 
     def _join(self, words: list[str]) -> str:
         followed = [f"by {self.follow}"] if self.follow else []

@@ -4,10 +4,41 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from loratree_cli.screens.states import STYLES
-from loratree_registry.core.records import Lineage, Resolution, Version
+from loratree_registry.core.records import Lineage, Link, Resolution, Version
 from loratree_registry.errors import listed
 
 _SHOWN: Final = 3  # edges or versions that are named
+
+
+def find_others(chain: Sequence[Link]) -> dict[str, tuple[str, str]]:
+    """Return what stands above a version, and what it was trained on, for each version where these differ, by its path.
+
+    They differ only in a chain that follows an alias.
+    """
+    others = {}
+    for above, link in zip([None, *chain], chain, strict=False):
+        stands = ("the base", None) if above is None else (above.path, above.version)
+        trained = ("the base", None) if link.pin.path is None else (link.pin.path, link.pin.version)
+        if stands != trained:
+            others[link.path] = (_ref(*stands), _ref(*trained))
+    return others
+
+
+def say_others(chain: Sequence[Link]) -> str:
+    """Say which versions of a chain stand on others than they were trained on; nothing if none does."""
+    others = find_others(chain)
+    names = [
+        f"{link.path}@{link.version} on {others[link.path][0]}, trained on {others[link.path][1]}"
+        for link in chain
+        if link.path in others
+    ]
+    one, more = "1 version stands on another than it was", f"{len(names)} versions stand on others than they were"
+    return f"{one if len(names) == 1 else more} trained on: {listed(names, limit=_SHOWN)}" if names else ""
+
+
+def newer_head(number: int, head: int | None) -> int | None:
+    """Return the head if the version `number` is older than it."""
+    return head if head is not None and head > number else None
 
 
 def resolution_verdict(resolution: Resolution) -> tuple[str, str]:
@@ -15,12 +46,14 @@ def resolution_verdict(resolution: Resolution) -> tuple[str, str]:
     if not resolution.chain:
         return f"no level: this is {resolution.base.name} itself", ""
     heads = {link.path: link.head for link in resolution.chain}
-    stale = [(link.pin.path, link.pin.version) for link in resolution.chain if link.stale]
+    others, leaf = find_others(resolution.chain), resolution.chain[-1]
+    stale = [(link.pin.path, link.pin.version) for link in resolution.chain if link.stale and link.path not in others]
     withdrawn = [f"{link.path}@{link.version}" for link in resolution.chain if link.withdrawn]
     size = sum(file.size for link in resolution.chain for file in link.files)
     total = _total([link.ranks for link in resolution.chain], size)
     known = [_stale_edge(path, number, heads) for path, number in stale if path is not None]
-    return _verdict(total, known, withdrawn, [])
+    older = [say_others(resolution.chain), _say_older(leaf.path, leaf.version, leaf.head)]
+    return _verdict(total, known, withdrawn, [], older)
 
 
 def lineage_verdict(
@@ -33,12 +66,23 @@ def lineage_verdict(
     stale = [edge.parent.rpartition("@") for edge in lineage.edges if edge.stale and edge.parent is not None]
     known = [_stale_edge(path, number, {path: head_of(path)}) for path, _, number in stale]
     withdrawn = [edge.child for edge in lineage.edges if edge.withdrawn]
-    return _verdict(total, known, withdrawn, [edge.child for edge in lineage.edges if edge.quarantined])
+    quarantined = [edge.child for edge in lineage.edges if edge.quarantined]
+    leaf = versions[-1]
+    older = _say_older(leaf.path, leaf.number, head_of(leaf.path))
+    return _verdict(total, known, withdrawn, quarantined, [older])
 
 
 def now_text(head: int | None) -> str:
     """Say which version is the head now: `now @3`."""
     return "now without a head" if head is None else f"now @{head}"
+
+
+def _ref(path: str, number: int | None) -> str:
+    return path if number is None else f"{path}@{number}"
+
+
+def _say_older(path: str, number: int, head: int | None) -> str:
+    return f"{path}@{number} is older than its head, @{head}" if newer_head(number, head) else ""
 
 
 def _stale_edge(path: str, number: int | str | None, heads: dict[str, int | None]) -> str:
@@ -53,11 +97,14 @@ def _total(ranks: Sequence[Sequence[int]], size: int) -> str:
     return f"{counted(len(ranks), 'level')}, {up_to}{counted(most, 'rank')}, {bytes_text(size)}"
 
 
-def _verdict(total: str, stale: Sequence[str], withdrawn: Sequence[str], quarantined: Sequence[str]) -> tuple[str, str]:
+def _verdict(
+    total: str, stale: Sequence[str], withdrawn: Sequence[str], quarantined: Sequence[str], older: Sequence[str]
+) -> tuple[str, str]:
     found = {
         "quarantined": _count("version", quarantined, "quarantined, so no chain through it resolves"),
         "withdrawn": _count("version", withdrawn, "withdrawn"),
         "stale": _count("edge", stale, "stale"),
+        "older": "; ".join(filter(None, older)),
     }
     style = next((STYLES[word] for word, text in found.items() if text), "green")
     return "; ".join([total, *filter(None, found.values())] if any(found.values()) else [total, "all current"]), style

@@ -32,11 +32,18 @@ SHOWN: dict[str, list[str]] = {
     f"ls {MEDICINE}": [f"{MEDICINE}/cardiology", f"{MEDICINE}/radiology", "stale"],
     f"show {MEDICINE}": [f"{MEDICINE} (domain) @3", "withdrawn", "@2 was deleted on"],
     f"show {MEDICINE}@4": [f"{MEDICINE}@4", "withdrawn: diverges on prompts"],
+    f"show {BASE}": ["LlamaForCausalLM", "23,200", "meta-llama/Llama-3.1-8B", "209 nodes below", "not known"],
     f"resolve {LEAF}": [*CHAIN, "stale", "120 ranks", "1 edge is stale:", f"{MEDICINE}@1, now @3"],
-    f"resolve {LEAF} --follow stable": [*CHAIN, "by alias", "stale, by pin"],
+    f"resolve {LEAF} --follow stable": [*CHAIN, "older", "by alias", "stale, by pin"],
+    f"resolve {LEAF} --follow latest": [
+        *(f"{MEDICINE}@3", "trained on @1, not @3, by alias", "1 version stands on another than it was trained on:"),
+        f"{MEDICINE}/cardiology@1 on {MEDICINE}@3, trained on {MEDICINE}@1",
+    ],
     f"lineage {LEAF}": [*CHAIN, "stale", "1 edge is stale:", f"{MEDICINE}@1, now @3"],
     f"lineage {CONTRACTS}/review": [f"{CONTRACTS}/review@1", "quarantined", "1 version is quarantined"],
+    f"dependents {MEDICINE}@1": [f"{MEDICINE}/cardiology@1", f"{MEDICINE}/radiology@1"],
     f"alias ls {MEDICINE}": ["canary", "stable"],
+    f"log {MEDICINE} --limit 6": ["2026-01-31T09:30:00Z", "version withdrawn: @4, reason diverges on prompts that are"],
 }
 
 
@@ -126,19 +133,115 @@ def test_a_pipe_gets_the_same_lines_as_ever(home: Path) -> None:
         *("version", "level", "rank", "scale", "weight", "trained on", "found", "state", "digest")
     ]
     assert [row.split("\t")[0] for row in rows] == CHAIN
-    assert [row.split("\t")[7] for row in rows] == ["current", "stale", "current", "current"]
+    assert [row.split("\t")[7] for row in rows] == ["older: now @3", "stale", "current", "current"]
     assert re.fullmatch("sha256:[0-9a-f]{64}", composition)
-    assert re.fullmatch(f"base {BASE} sha256:[0-9a-f]{{64}}\n", done.stderr)
-    assert shell("lineage", f"{CONTRACTS}/review").stdout.splitlines()[2].split("\t")[:4] == [
+    base, verdict = done.stderr.splitlines()
+    assert re.fullmatch(f"base {BASE} sha256:[0-9a-f]{{64}}", base)
+    assert verdict == f"4 levels, 120 ranks, 482.6 KB; 1 edge is stale: {MEDICINE}@1, now @3"
+    pins = shell("lineage", f"{CONTRACTS}/review")
+    assert pins.stdout.splitlines()[2].split("\t")[:4] == [
         *(f"{CONTRACTS}@1", BASE, "explicit", "quarantined: trained on letters with the names of clients")
     ]
+    assert re.match(f"base {BASE} sha256:[0-9a-f]{{64}}\n2 levels, .*; 1 version is quarantined", pins.stderr)
     heading, header, row, *_ = shell("show", MEDICINE).stdout.splitlines()
     assert heading == f"{MEDICINE} (domain) @3 (canary=3, stable=1)"
-    assert header.split("\t")[-3:] == ["published", "digest", "marks"]
-    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", row.split("\t")[7])
+    assert header.split("\t")[-3:] == ["published", "digest", "state"]
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", row.split("\t")[8])
     assert row.endswith("\twithdrawn: diverges on prompts that are longer than 4,000 tokens")
-    assert shell("ls", MEDICINE).stdout.splitlines()[0].split("\t") == ["path", "level", "head", "aliases"]
+    names, *nodes = [line.split("\t") for line in shell("ls", MEDICINE).stdout.splitlines()]
+    assert names == ["path", "level", "head", "aliases", "state"]
+    assert [node[4] for node in nodes] == ["stale", "stale"]
+    marks = {line.split("\t")[0]: line.split("\t")[4] for line in shell("ls", DIAGNOSIS).stdout.splitlines()}
+    assert (marks[LEAF], marks[f"{DIAGNOSIS}/user-123"]) == ("", "withdrawn")
     assert len(shell("tree", BASE).stdout.splitlines()) == 1 + 9 + USERS
+
+
+@pytest.mark.parametrize("ref", [f"{MEDICINE}@4", f"{MEDICINE}/cardiology@1", BASE])
+def test_a_pipe_gets_every_field_that_a_terminal_shows(home: Path, ref: str) -> None:
+    fields = dict(line.split("\t") for line in Shell(home)("show", ref).stdout.splitlines()[1:])
+    shown = on_terminal(home, "show", ref, columns=WHOLE)
+    for line in filter(None, shown.splitlines()):
+        label, value = re.split(r"  +", line, maxsplit=1)
+        assert fields.pop(label) == value.strip()
+    assert not any(fields.values())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ls", MEDICINE],
+        ["ls"],
+        ["base", "ls"],
+        ["show", MEDICINE],
+        ["show", f"{MEDICINE}/cardiology"],
+        ["resolve", LEAF],
+        ["resolve", LEAF, "--follow", "latest"],
+        ["lineage", LEAF],
+        ["dependents", f"{MEDICINE}@1"],
+        ["alias", "ls", MEDICINE],
+        ["log", MEDICINE],
+    ],
+    ids=" ".join,
+)
+def test_a_pipe_gets_every_column_and_cell_that_a_terminal_shows(home: Path, arguments: list[str]) -> None:
+    done = Shell(home)(*arguments)
+    piped = [line.split("\t") for line in done.stdout.splitlines()]
+    cells = {cell for line in piped for cell in line}
+    for line in on_terminal(home, *arguments, columns=WHOLE).splitlines():
+        for cell in filter(None, re.split(r"  +", line.strip())):
+            is_date = any(cell == known[:10] for known in cells)  # a time is cut at a terminal
+            assert cell in cells or is_date or cell in done.stderr or f"{cell}" in ("composition", "base"), cell
+
+
+def test_the_column_that_carries_the_meaning_is_there_at_any_width(home: Path) -> None:
+    for width in (40, 60, 80, 100, 140):
+        said = " ".join(screens.captured(home, "log", MEDICINE, columns=width).split())
+        assert "version withdrawn: @4, reason diverges on prompts that are longer than 4,000 tokens" in said, width
+        assert f"{DIAGNOSIS}/user-123" in said
+        assert "left out" not in said
+        assert "quarantined" in screens.captured(home, "show", CONTRACTS, columns=width)
+
+
+def test_a_list_that_ends_early_says_so_and_holds_as_many_as_asked(home: Path) -> None:
+    shell, more = Shell(home), "… and more: these are the first 3; a larger --limit prints more\n"
+    commands = (["tree"], ["tree", BASE], ["ls", DIAGNOSIS], ["log"], ["dependents", f"{DIAGNOSIS}@1"])
+    for command in commands:
+        done = shell(*command, "--limit", "3", "--json")
+        assert (len(json.loads(done.stdout)), done.stderr) == (3, more), command
+        text = shell(*command, "--limit", "3")
+        assert more in text.stderr, command
+        assert len(text.stdout.splitlines()) == 3 + (command[0] != "tree"), command
+        whole = shell(*command, "--json")
+        assert (len(json.loads(whole.stdout)) > 100, whole.stderr) == (True, ""), command
+    done = shell("ls", "--limit", "1", "--json")
+    assert len(json.loads(done.stdout)) == 1
+    assert done.stderr == "… and more: this is the first; a larger --limit prints more\n"
+    assert shell("ls", "--limit", "2").stderr == shell("ls", "--limit", "2", "--json").stderr == ""
+    assert "are the first 20;" in shell("log").stderr
+
+
+def test_lists_are_printed_as_one_record_of_them_would_be(home: Path) -> None:
+    printed = Shell(home)("tree", BASE, "--json").stdout
+    assert printed == json.dumps(json.loads(printed), indent=2, ensure_ascii=False) + "\n"
+
+
+def test_a_chain_that_follows_an_alias_says_what_was_trained_on_something_else(home: Path) -> None:
+    done = Shell(home)("resolve", LEAF, "--follow", "latest")
+    others = (
+        f"1 version stands on another than it was trained on: {MEDICINE}/cardiology@1 on {MEDICINE}@3, trained on "
+        f"{MEDICINE}@1"
+    )
+    assert done.stderr.splitlines()[1] == f"4 levels, 120 ranks, 482.6 KB; {others}"
+    assert [line.split("\t")[7] for line in done.stdout.splitlines()[1:-1]] == [
+        *("current, by alias", "trained on @1, not @3, by alias", "current, by alias", "current")
+    ]
+
+
+def test_an_older_version_says_which_is_the_head(home: Path) -> None:
+    assert f"{MEDICINE}@1 is older than its head, @3" in Shell(home)("resolve", f"{MEDICINE}@1").stderr
+    assert f"{MEDICINE}@1 is older than its head, @3" in Shell(home)("lineage", f"{MEDICINE}@1").stderr
+    assert "state\tolder: now @3\n" in Shell(home)("show", f"{MEDICINE}@1").stdout
+    assert "withdrawn" in Shell(home)("resolve", f"{MEDICINE}@4").stderr
 
 
 def test_a_path_without_versions_of_its_own_is_the_base_itself(home: Path) -> None:
@@ -150,12 +253,15 @@ def test_a_path_without_versions_of_its_own_is_the_base_itself(home: Path) -> No
 def test_an_empty_registry_says_what_to_do_next_and_prints_nothing_on_stdout(
     command: list[str], tmp_path: Path
 ) -> None:
-    done = Shell(tmp_path)(*command)
+    done = Shell(tmp_path / "home")(*command)
     assert done.stdout == ""
+    assert f"the registry in {tmp_path / 'home'} (LORATREE_HOME) is empty" in done.stderr
+    assert not (tmp_path / "home").exists()
     assert "`loratree base add NAME DIR`" in done.stderr
     assert "`loratree demo`" in done.stderr
     assert Shell(tmp_path)(*command, "--json").stdout == "[]\n"
-    assert max(map(len, on_terminal(tmp_path, *command, columns=60).splitlines())) <= 60
+    for line in on_terminal(tmp_path, *command, columns=60).splitlines():
+        assert len(line) <= 60 or len(line.split()) == 1
 
 
 def test_a_base_without_versions_says_how_to_publish_the_first(home: Path) -> None:
@@ -208,7 +314,7 @@ def test_ten_thousand_users_are_drawn_at_once_with_their_counts(tmp_path: Path) 
     assert below.count("… 7 more users") == 10
     assert "10 tasks, 100 users in all" in below
     part = " ".join(on_terminal(tmp_path, "tree", "--limit", "5000", columns=80).split())
-    assert re.search(r"more than 5 domains, .* in all; .* these are the first 5000, see --limit$", part)
+    assert re.search(r"more than 5 domains, .* in all; .* the first 5000; a larger --limit prints more$", part)
     assert len(on_terminal(tmp_path, "tree", "--all", columns=80).splitlines()) == 1 + 10 + 100 + 1_000 + 10_000
 
 
