@@ -2,11 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loratree_cli.screens.kinds import kind_text
+from loratree_registry.embedded.registry import open_embedded
+from loratree_registry.settings import Settings
 from tests import tiny
 from tests.cli.conftest import LEAF, Filled, Shell
 from tests.terminals import on_terminal
@@ -48,3 +52,26 @@ def test_a_base_alone_is_shown_with_its_digest_its_weights_and_its_folder_here(s
     assert "stored\tyes, its weights too\n" in shell("show", "tiny").stdout
     names, values = [line.split("\t") for line in shell("base", "show", "tiny").stdout.splitlines()]
     assert dict(zip(names, values, strict=True))["digest"] == base["digest"]
+
+
+@pytest.mark.parametrize(
+    ("config", "ranks", "rules", "kind"),
+    [
+        ({}, [4], {"additive": 14}, "LoRA"),
+        ({"bias": "all"}, [4], {"additive": 14, "override": 7}, "LoRA, biases"),
+        ({"lora_bias": True}, [4], {"additive": 14}, "LoRA, biases of LoRA"),
+        ({"target_parameters": ["mlp.experts.down_proj"]}, [4], {"additive": 2}, "LoRA, experts"),
+        ({"target_parameters": ["q_proj.weight"], "use_rslora": True}, [4], {"additive": 2}, "rsLoRA, parameters"),
+        ({"modules_to_save": ["score"]}, [], {"override": 1}, "saved modules"),
+        ({}, [4], {"additive": 14, "override": 1}, "LoRA, whole values"),
+    ],
+)
+def test_a_kind_names_all_that_config_and_summary_tell(
+    shell: Shell, config: dict[str, Any], ranks: list[int], rules: dict[str, int], kind: str
+) -> None:
+    registry = open_embedded(Settings.from_environment({"LORATREE_HOME": str(shell.home)}))
+    version = registry.version(f"{LEAF}@1")
+    registry.close()
+    assert (
+        kind_text(replace(version, config=config, summary=replace(version.summary, ranks=ranks, rules=rules))) == kind
+    )

@@ -14,6 +14,7 @@ from tests import screens
 from tests.cli.conftest import LEAF as TINY_LEAF
 from tests.cli.conftest import Filled, Shell
 from tests.registry.fresh import open_fresh
+from tests.registry.serving import command_serving
 from tests.screens import BASE, CONTRACTS, DIAGNOSIS, LEAF, MEDICINE, SCREENS, USERS
 from tests.terminals import on_terminal
 
@@ -262,6 +263,38 @@ def test_an_empty_registry_says_what_to_do_next_and_prints_nothing_on_stdout(
     assert Shell(tmp_path)(*command, "--json").stdout == "[]\n"
     for line in on_terminal(tmp_path, *command, columns=60).splitlines():
         assert len(line) <= 60 or len(line.split()) == 1
+
+
+def test_a_command_that_only_reads_leaves_nothing_in_a_folder_without_a_registry(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "config.json").write_text("{}")
+    shell = Shell(models)
+    for command in (["ls"], ["tree"], ["base", "ls"], ["log"], ["ls", "--json"]):
+        shell(*command)
+    out = ["--out", tmp_path / "out"]
+    for command in (
+        *(["ls", "tiny"], ["show", "tiny"], ["show", "tiny/law@1"], ["tree", "tiny"], ["log", "tiny"]),
+        *(["resolve", "tiny/law"], ["lineage", "tiny/law"], ["dependents", "tiny/law@1"], ["alias", "ls", "tiny/law"]),
+        *(["base", "show", "tiny"], ["base", "pull", "tiny", *out], ["pull", "tiny/law", *out]),
+        ["compose", "tiny/law", "--mode", "merge", *out],
+    ):
+        done = shell(*command, check=False)
+        assert done.returncode == 1, command
+        assert "is not known, as the registry has none: check LORATREE_HOME or LORATREE_URL" in done.stderr, command
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+    assert [path.name for path in models.iterdir()] == ["config.json"]
+
+
+def test_the_empty_registry_is_named_by_its_database(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path}/other.db"
+    said = Shell(tmp_path / "home", variables={"LORATREE_DATABASE": address})("ls").stderr
+    assert f"the registry in the database {address} (LORATREE_DATABASE) is empty" in said
+
+
+def test_the_empty_registry_is_named_by_its_url(tmp_path: Path) -> None:
+    with command_serving(tmp_path / "home") as url:
+        assert f"the registry at {url} is empty" in Shell(tmp_path / "client", url)("ls").stderr
 
 
 def test_a_base_without_versions_says_how_to_publish_the_first(home: Path) -> None:
