@@ -115,6 +115,12 @@ def test_a_swapped_folder_and_path_and_a_path_without_its_base_are_told(
     assert f"(a path begins with its base: did you mean {LEAF.rpartition('/')[0].partition('/')[0]}/" in short.stderr
 
 
+def test_a_grouping_is_not_told_to_set_an_alias(shell: Shell, filled: Filled, tmp_path: Path) -> None:
+    shell("publish", flat(tmp_path / "a", filled, "tiny"), "tiny/new/a", "--parent", "base")
+    assert "an alias names a version, and it has none" in shell("alias", "ls", "tiny/new").stderr
+    assert "loratree alias set tiny/new/a stable NUMBER" in shell("alias", "ls", "tiny/new/a").stderr
+
+
 def test_pushing_from_a_folder_that_is_none_says_so(shell: Shell, tmp_path: Path) -> None:
     refused = shell("base", "push", "tiny", tmp_path / "nowhere", check=False)
     assert "is not a directory: expected the folder of a downloaded model, not a name on a hub" in refused.stderr

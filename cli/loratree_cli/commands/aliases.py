@@ -58,10 +58,11 @@ def ls(path: str, as_json: bool) -> None:
     """
     with connected(reading=True) as opened:
         aliases = opened.aliases(path)
+        node = None if aliases or as_json else opened.node(path)
     if as_json:
         print_json(aliases)
-    elif not aliases:
-        say_no_alias(path)
+    elif node is not None:
+        say_no_alias(node)
     else:
         columns = (Column("alias", kind="path"), Column("version", kind="number"), Column("updated", 1))
         print_table(columns, ((a.name, a.version, a.updated_at) for a in aliases))

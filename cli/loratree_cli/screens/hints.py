@@ -39,9 +39,12 @@ def say_no_version(path: str) -> None:
     say_words(f"{path} has no version: `loratree publish DIR {path}` publishes one")
 
 
-def say_no_alias(path: str) -> None:
-    """Say that the node at `path` has no alias, and how to set one."""
-    say_words(f"{path} has no aliases: `loratree alias set {path} stable NUMBER` sets one")
+def say_no_alias(node: Node) -> None:
+    """Say that a node has no alias, and how to set one if it has a version."""
+    how = f"`loratree alias set {node.path} stable NUMBER` sets one"
+    say_words(
+        f"{node.path} has no aliases: {how if node.head is not None else 'an alias names a version, and it has none'}"
+    )
 
 
 def say_nothing_below(node: Node) -> None:
