@@ -1,5 +1,6 @@
 """PostgreSQL's engine, and when its connections are asked whether they still work."""
 
+import logging
 import select
 import time
 from functools import partial
@@ -11,6 +12,10 @@ from sqlalchemy.exc import InvalidatePoolError
 from loratree_registry.database.json_text import serialize
 
 _FRESH_S: Final = 1.0
+
+# The driver logs what it does while a lost connection is given up. Without a handler, Python would print that beside
+# our own sentence; a program that sets up logging gets it as before.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 
 def open_postgresql(url: URL, *, lock_timeout_s: int) -> Engine:

@@ -487,3 +487,30 @@ def test_a_connection_that_was_not_used_for_a_moment_is_asked_first(
             connection.connection.driver_connection.pgconn.finish()  # type: ignore[union-attr]  # as if the server had gone
         with reading(registry._engine) as connection:
             assert connection.execute(text("SELECT 1")).scalar_one() == 1
+
+
+LOSE_THE_CONNECTION = """
+import sys
+from sqlalchemy import text
+from loratree_registry.database.engine import open_engine, writing
+from loratree_registry.errors import Unavailable
+
+engine, other = open_engine(sys.argv[1]), open_engine(sys.argv[1])
+try:
+    with writing(engine) as connection:
+        own = connection.scalar(text("SELECT pg_backend_pid()"))
+        with writing(other) as killer:
+            killer.execute(text("SELECT pg_terminate_backend(:own, 10000)"), {"own": own})
+        insert = text("INSERT INTO tombstones (node_id, number) VALUES (:node, :number)")
+        connection.execute(insert, [{"node": 1, "number": number} for number in range(100)])  # many: a pipeline
+except Unavailable as error:
+    print(error)
+"""
+
+
+def test_a_connection_that_is_lost_in_the_middle_of_many_rows_is_one_sentence(storage: Storage) -> None:
+    with storage.postgresql().migrated() as url:
+        command = [sys.executable, "-c", LOSE_THE_CONNECTION, url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+    assert "does not answer" in done.stdout
