@@ -32,9 +32,14 @@ a_path = _PathOfThisMachine()
 def check_given(command: str, ref: str, missing: str | None) -> None:
     """Check that a command that changes one version names it for good; `missing` is what else is not given.
 
+    A base has no versions, which the registry says.
     Raises UsageError, which names all that is missing at once.
     """
-    faults = [] if "@" in ref else [f"the version's number or digest, as in `loratree {command} {ref}@NUMBER`"]
+    faults = (
+        []
+        if "@" in ref or "/" not in ref
+        else [f"the version's number or digest, as in `loratree {command} {ref}@NUMBER`"]
+    )
     if faults or missing:
         raise click.UsageError(f"give {', and '.join([*faults, *([missing] if missing else [])])}")
 

@@ -269,5 +269,8 @@ def _push(opened: Registry, name: str, directory: Path) -> "Pushed":
         pushed = push_base(opened, name, directory, progress=on_progress)
     if pushed.not_stored:
         say(f"not stored: {', '.join(pushed.not_stored)}")
-    say(f"the weights of {name} are stored: {len(pushed.sent)} of {counted(len(pushed.files), 'file')} sent")
+    sent = (
+        f"{len(pushed.sent)} of {counted(len(pushed.files), 'file')} {'was' if len(pushed.sent) == 1 else 'were'} sent"
+    )
+    say(f"the weights of {name} are stored: {sent}")
     return pushed

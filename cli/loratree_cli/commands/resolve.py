@@ -15,6 +15,7 @@ from loratree_cli.screens.tables import Column, print_table
 from loratree_cli.screens.terminal import terminal, write_words
 from loratree_cli.screens.verdicts import find_others, lineage_verdict, newer_head, resolution_verdict
 from loratree_registry.connect import connected
+from loratree_registry.core.paths import parse_ref
 from loratree_registry.core.records import Lineage, Link, Resolution
 
 _EDGES: Final = (
@@ -142,8 +143,9 @@ def _edge_rows(lineage: Lineage, head_of: Callable[[str], int | None]) -> Iterat
     """Yield the cells of each edge; a version whose edge below is stale, or that is the leaf, may be older."""
     is_maybe_older = True
     for edge in lineage.edges:
-        path, _, number = edge.child.rpartition("@")
-        head = newer_head(int(number), head_of(path)) if is_maybe_older else None
+        child = parse_ref(edge.child)
+        number = child.selector if is_maybe_older and isinstance(child.selector, int) else None
+        head = None if number is None else newer_head(number, head_of(child.path))
         is_maybe_older = edge.stale
         state = State(stale=edge.stale, head=head, withdrawn=edge.withdrawn, quarantined=edge.quarantined)
         yield edge.child, edge.parent or lineage.base.name, edge.found, state, short(edge.child_digest)
