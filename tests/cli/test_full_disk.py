@@ -85,5 +85,5 @@ def test_a_full_disk_without_a_reserve_is_told_in_one_sentence(filled: Filled, t
         assert err.startswith("loratree: the disk of ")
         assert err.count("\n") == 1
         assert "is full" in err
-        assert "remove any other file first" in err
+        assert "free some space elsewhere first" in err
         assert len(err) <= 540
