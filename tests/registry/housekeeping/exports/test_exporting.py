@@ -334,7 +334,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a blob missing": (lambda folder: first_blob(folder).unlink(), "is listed but missing"),
     "an extra blob": (
         lambda folder: first_blob(folder).with_name("0" * 64).write_bytes(b""),
-        "which it does not list: remove it",
+        "which it does not list: move it away",
     ),
     "an extra file": (lambda folder: (folder / "setup.py").touch(), "setup.py is no part of the export"),
     "a link for a blob": (linked, "is not a plain file"),
@@ -368,7 +368,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a node without a parent": (edited("nodes", lambda records: records.pop(2)), "comes before its parent"),
     "a version without a node": (edited("nodes", lambda records: records.pop()), "names nodes that it does not list"),
-    "bytes not listed": (edited("blobs", lambda records: records.pop()), "which it does not list: remove it"),
+    "bytes not listed": (edited("blobs", lambda records: records.pop()), "which it does not list: move it away"),
     "a number too high": (
         edited("nodes", lambda records: records[2].update(last_number=0)),
         "tiny/law@1 has a number that its node has not given out",
