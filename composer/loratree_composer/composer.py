@@ -252,6 +252,7 @@ class Composer:
         merged: str | None = None,
         follow: str | None = None,
         weights: RowWeights = None,
+        static: bool = False,
     ) -> Iterator[Batch]:
         """Let each row of the model's passes take a path of its own, for one `with` block.
 
@@ -260,12 +261,17 @@ class Composer:
         replaces whole must be the same for all rows. `generate` keeps a row's path for its beams and its returned
         sequences. With `lengths`, each segment of an input that packs sequences takes a path.
 
+        With `static`, a batch that has the same number of rows or tokens as the one before, and about as many ranks,
+        changes only the values of tensors that stay. So code that torch.compile or a CUDA graph has captured goes on
+        with other paths. It takes low-rank deltas alone, copies what the batch takes, and computes every version for
+        every row: on a CPU that is slower than the other form.
+
         `merged` is as in `use`: all chains are the same down to it. The batch's `assign` replaces the paths between two
         passes, from any thread. Raises Invalid, with the whole batch refused, and what `use` raises. After the block,
         what was on the model before is back.
         """
         before = self._again
-        batch = self._begin_batch(refs, lengths=lengths, merged=merged, follow=follow, weights=weights)
+        batch = self._begin_batch(refs, lengths=lengths, merged=merged, follow=follow, weights=weights, static=static)
         try:
             yield batch
         finally:
@@ -306,11 +312,12 @@ class Composer:
         follow: str | None,
         lengths: Sequence[int] | None = None,
         weights: RowWeights = None,
+        static: bool = False,
     ) -> Batch:
         if merged is not None:
             self._check_mergeable()
         mixed = MixedBatch(self._model, self._find_nodes())
-        batch = Batch(mixed, lambda ref, own: self._read(ref, follow, own), merged)
+        batch = Batch(mixed, lambda ref, own: self._read(ref, follow, own), merged, static=static)
         reading = batch.prepare(refs, lengths, weights)
         (resolution, chain), depth = reading.read[0], reading.depth
         self._again = None
@@ -325,7 +332,8 @@ class Composer:
 
         make = partial(self._prepare_programs, resolution, chain, slice(0, depth))
         self._live.put_on(None, merged=make if depth else None, stacked=start)
-        self._again = "_begin_batch", refs, {"lengths": lengths, "merged": merged, "follow": follow, "weights": weights}
+        options = {"lengths": lengths, "merged": merged, "follow": follow, "weights": weights, "static": static}
+        self._again = "_begin_batch", refs, options
         return batch
 
     def _find_nodes(self) -> Nodes:

@@ -36,8 +36,8 @@ class Batch:
     if the new paths change the same layers.
     """
 
-    def __init__(self, mixed: MixedBatch, read: Read, merged: str | None) -> None:
-        self._mixed, self._read, self._merged = mixed, read, merged
+    def __init__(self, mixed: MixedBatch, read: Read, merged: str | None, *, static: bool = False) -> None:
+        self._mixed, self._read, self._merged, self._static = mixed, read, merged, static
         self._above: Above | None = None
         self.resolutions: list[Resolution] = []
 
@@ -72,7 +72,8 @@ class Batch:
 
     def start(self, reading: Reading) -> list[Resolution]:
         """Put the paths on the model."""
-        self._mixed.set([chain[reading.depth :] for _, chain in reading.read], reading.lengths)
+        chains = [chain[reading.depth :] for _, chain in reading.read]
+        self._mixed.set(chains, reading.lengths, static=self._static)
         self._above, self.resolutions = reading.above, [resolution for resolution, _ in reading.read]
         return self.resolutions
 

@@ -17,6 +17,7 @@ from loratree_composer.batch.mixed_layers import KINDS, MixedLayer
 from loratree_composer.batch.nodes import Nodes
 from loratree_composer.batch.passes import Passes
 from loratree_composer.batch.plan import Path, Plan, Prefix
+from loratree_composer.batch.static import StaticRows, lay_out
 from loratree_composer.live.stack import Stack, compose_copy
 from loratree_registry.errors import Invalid, listed
 
@@ -52,11 +53,14 @@ class MixedBatch:
         """The plan of the next pass; None if no path is set."""
         return None if self._mix.work is None else self._mix.work.plan
 
-    def set(self, chains: Sequence[WeightedChain], lengths: Sequence[int] | None = None) -> None:
+    def set(
+        self, chains: Sequence[WeightedChain], lengths: Sequence[int] | None = None, *, static: bool = False
+    ) -> None:
         """Let the next passes take these chains, one for each row, or for each segment of `lengths` tokens.
 
-        Raises Invalid, with the chains of before still on the model, if a chain does not fit, if its sum would not be
-        finite, or if chains differ in a tensor that all of them must share.
+        With `static`, a batch of the same shape as the one before changes only values of tensors that stay: compiled
+        and captured code goes on. Raises Invalid, with the chains of before still on the model, if a chain does not
+        fit, if its sum would not be finite, or if chains differ in a tensor that all of them must share.
         """
         own: list[Chain] = [[(adapter, weight) for adapter, weight in chain if weight] for chain in chains]
         paths = self._nodes.load(own)
@@ -65,6 +69,8 @@ class MixedBatch:
         live = tensors(self._model) | (self.stack.originals if self.stack else {})
         _check_sums(paths, own, live)
         plan = Plan(paths, lengths, depths)
+        if static:
+            _check_static(paths)
         if copied == self._copied and self.stack is not None:
             copies, gains = None, self._gains
             held = tensors(self._model)
@@ -73,6 +79,7 @@ class MixedBatch:
             held, gains = live | copies, {}
         gains = self._find_gains(plan, own, held, gains)
         self._install(plan, copies)
+        self._lay_out(plan, lengths if static else None, is_static=static)
         self._copied, self._gains, self._mix.work = copied, gains, Work(plan, gains)
         if self._passes is None:
             self._passes = Passes(self._model, self._mix)
@@ -102,6 +109,18 @@ class MixedBatch:
             self.stack = None
         self.stack = Stack(self._model, {}, layers=self._layers, copies=held if copies is None else copies)
 
+    def _lay_out(self, plan: Plan, lengths: Sequence[int] | None, *, is_static: bool) -> None:
+        """Give the layers their rows side by side, or take them away."""
+        before = {layer.weight_name: layer.static for layer in self._layers.values() if layer.static is not None}
+        rows: dict[str, StaticRows] = {}
+        if is_static:
+            live = tensors(self._model)
+            names = {name for path in plan.paths for node, _ in path if node.place for name in node.place.block.a}
+            weights = {name: live[name] for name in sorted(names | before.keys())}
+            rows = lay_out(weights, plan.paths_of, lengths, before)
+        for layer in self._layers.values():
+            layer.static = rows.get(layer.weight_name)
+
     def _find_gains(
         self,
         plan: Plan,
@@ -125,6 +144,15 @@ class MixedBatch:
                             known[key] if key in known else _gain_of(held[name], by_prefix[span.prefix][start:], name)
                         )
         return gains
+
+
+def _check_static(paths: Sequence[Path]) -> None:
+    others = sorted({name for path in paths for node, _ in path for name in node.beside_products})
+    if others:
+        raise Invalid(
+            "a static batch takes only low-rank deltas by row, and its paths change "
+            f"{listed(others, limit=3)} in another way: leave `static` out"
+        )
 
 
 def _find_depths(paths: Sequence[Path], chains: Sequence[Chain]) -> dict[str, int]:

@@ -8,6 +8,7 @@ from torch.nn import functional
 from loratree_composer.base.layer_kind import kind_of
 from loratree_composer.batch.mix import Mix, Task
 from loratree_composer.batch.operations import Operation
+from loratree_composer.batch.static import StaticRows
 from loratree_composer.live.stacked_layers import StackedLayer, read_embed_scale
 from loratree_registry.errors import Invalid
 
@@ -20,22 +21,28 @@ class MixedLayer(StackedLayer):
         weight = self._tensors["weight"]
         assert weight is not None
         super().__init__(name, weight.dtype, weight.device)
-        self._mix, self._weight_name = mix, f"{name}.weight" if name else "weight"
+        self._mix, self.weight_name = mix, f"{name}.weight" if name else "weight"
+        self.static: StaticRows | None = None  # what it adds instead of the plan's operations
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return the layer's y for its one argument x. Raises Invalid if the layer was cast or moved meanwhile."""
         self.called = True
-        weight, bias, work = self._tensors["weight"], self._tensors.get("bias"), self._mix.work
+        weight, bias = self._tensors["weight"], self._tensors.get("bias")
         assert weight is not None
         x = args[0] if args else next(iter(kwargs.values()))
-        if self._is_stopped or work is None:
+        # Code that was compiled for a static batch must not ask for the work, which each batch has its own of.
+        static, work = self.static, None if self.static is not None else self._mix.work
+        if self._is_stopped or (static is None and work is None):
             return self._run_bare(x, weight, bias)
         if weight.dtype != self._dtype or weight.device != self._device:
             raise Invalid(
                 f"{self.name} was {self._dtype} on {self._device} when the batch began and is now {weight.dtype} on "
                 f"{weight.device}: begin another batch after the model is cast or moved"
             )
-        return self._run_mixed(x, weight, bias, work.task(self._weight_name, self._count_tokens(x), x.device))
+        if static is not None:
+            return self._run_static(x, weight, bias, static)
+        assert work is not None
+        return self._run_mixed(x, weight, bias, work.task(self.weight_name, self._count_tokens(x), x.device))
 
     def is_of(self, layer: nn.Module) -> bool:
         """Return whether it was made for this layer, in the dtype and on the device that the weight has now."""
@@ -50,6 +57,9 @@ class MixedLayer(StackedLayer):
         raise NotImplementedError
 
     def _run_mixed(self, x: Tensor, weight: Tensor, bias: Tensor | None, task: Task) -> Tensor:
+        raise NotImplementedError
+
+    def _run_static(self, x: Tensor, weight: Tensor, bias: Tensor | None, static: StaticRows) -> Tensor:
         raise NotImplementedError
 
 
@@ -75,6 +85,10 @@ class MixedLinear(MixedLayer):
             y = y.add_(bias)
         return _apply(task.after, task, flat, y)
 
+    def _run_static(self, x: Tensor, weight: Tensor, bias: Tensor | None, static: StaticRows) -> Tensor:
+        inner = functional.linear(x.reshape(-1, x.shape[-1]), static.a)
+        return static.add(inner, self._run_bare(x, weight, bias))
+
 
 class MixedEmbedding(MixedLayer):
     """An embedding in a mixed batch: x [...] ids, y [..., dim]. A factor of its rows (embed_scale) scales the sum."""
@@ -94,6 +108,11 @@ class MixedEmbedding(MixedLayer):
     def _run_mixed(self, x: Tensor, weight: Tensor, _: Tensor | None, task: Task) -> Tensor:
         y = functional.embedding(x, weight, **self._how)
         y = _apply(task.before, task, x.reshape(-1), y)
+        return y if self._scale is None else y * self._scale
+
+    def _run_static(self, x: Tensor, weight: Tensor, _: Tensor | None, static: StaticRows) -> Tensor:
+        inner = functional.embedding(x.reshape(-1), static.a.mT)
+        y = static.add(inner, functional.embedding(x, weight, **self._how))
         return y if self._scale is None else y * self._scale
 
 

@@ -29,6 +29,11 @@ class Node:
     bound: float = 0.0
 
     @property
+    def beside_products(self) -> set[str]:
+        """The names of the tensors that it changes by row in another way than by a product."""
+        return {*self.magnitudes, *self.rows, *self.shifts}
+
+    @property
     def layers(self) -> set[str]:
         """The names of the layers that it changes beside their weights."""
         names = [*self.magnitudes, *self.rows, *self.shifts, *(self.place.block.a if self.place else ())]

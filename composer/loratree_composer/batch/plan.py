@@ -75,6 +75,10 @@ class Plan:
         self.levels = levels if is_ordered else sorted_levels
         self._indices: dict[int, tuple[Tensor, Tensor]] = {}
 
+    def paths_of(self, name: str) -> list[Path]:
+        """Return the paths without the levels that the tensor `name` itself holds."""
+        return [path[self.depths.get(name, 0) :] for path in self.paths]
+
     def indices(self, factor: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """Return the tokens in the plan's order, and each token's place in it; None if they are in order already."""
         if self.order is None:
