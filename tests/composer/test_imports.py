@@ -7,7 +7,7 @@ import loratree_composer
 
 # Every module of these folders. Left out are checkpoints/, composer.py and compose_files.py: without transformers and a
 # registry they have nothing to do, so their imports are not restricted.
-FOLDERS = ("arithmetic", "base", "live", "flatten", "adapters")
+FOLDERS = ("arithmetic", "base", "live", "batch", "flatten", "adapters")
 ROOT = Path(loratree_composer.__file__).parent
 MODULES = [f"{folder}.{module.name}" for folder in FOLDERS for module in pkgutil.iter_modules([str(ROOT / folder)])]
 CHECK = """

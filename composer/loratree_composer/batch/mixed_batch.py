@@ -39,9 +39,10 @@ class MixedBatch:
 
     @property
     def nbytes(self) -> int:
-        """The size in bytes of the composed copies and of DoRA's gains; the versions themselves are the nodes'."""
+        """The size in bytes of copies, DoRA's gains and static rows; the versions themselves are the nodes'."""
         copies = () if self.stack is None else self.stack.copies.values()
-        return sum(tensor.nbytes for tensor in (*copies, *self._gains.values()))
+        static = [layer.static.nbytes for layer in self._layers.values() if layer.static is not None]
+        return sum(tensor.nbytes for tensor in (*copies, *self._gains.values())) + sum(static)
 
     @property
     def unreached(self) -> list[str]:
