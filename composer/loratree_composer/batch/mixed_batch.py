@@ -41,9 +41,8 @@ class MixedBatch:
     def nbytes(self) -> int:
         """The size in bytes of copies, DoRA's gains and static rows; the versions themselves are the nodes'."""
         copies = () if self.stack is None else self.stack.copies.values()
-        rows = (layer.static for layer in self._layers.values())
-        static: int = sum(each.nbytes for each in rows if each is not None)
-        return static + sum(tensor.nbytes for tensor in (*copies, *self._gains.values()))
+        static = [layer.static for layer in self._layers.values() if layer.static is not None]
+        return sum(held.nbytes for held in (*copies, *self._gains.values(), *static))
 
     @property
     def unreached(self) -> list[str]:
