@@ -1,13 +1,13 @@
 """The versions that a live model's batches hold, each checked against the model when it is loaded."""
 
-from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from loratree_composer.adapters.adapter import Adapter, WeightedChain
+from loratree_composer.adapters.adapter import Adapter, Factors, WeightedChain
 from loratree_composer.adapters.budget import Budget
 from loratree_composer.arithmetic.edits import Add, Edit, ReplaceRows, Rescale
 from loratree_composer.arithmetic.merge import check_held, check_values
@@ -61,9 +61,12 @@ class Nodes:
         wanted = {adapter.digest: adapter for chain in chains for adapter, weight in chain if weight}
         made: dict[str, Node] = {}
         try:
-            for digest, adapter in wanted.items():
-                if digest not in self._nodes:
-                    made[digest] = self._make(adapter)
+            new = {digest: adapter for digest, adapter in wanted.items() if digest not in self._nodes}
+            coming = Counter(_form_of(adapter) for adapter in new.values())
+            for digest, adapter in new.items():
+                form = _form_of(adapter)
+                made[digest] = self._make(adapter, coming[form])
+                coming[form] -= 1
         except BaseException:
             for node in made.values():
                 self._free(node)
@@ -100,7 +103,7 @@ class Nodes:
         if node.place is not None:
             self._slab.drop(node.place)
 
-    def _make(self, adapter: Adapter) -> Node:
+    def _make(self, adapter: Adapter, coming: int) -> Node:
         live = tensors(self._model)
         with full_float32():
             step = adapter.step(1)
@@ -115,7 +118,7 @@ class Nodes:
             rows = {name: found for name, of in mixed.items() if (found := rank_rows(of)) is not None}
             return Node(
                 adapter.digest,
-                self._slab.put(rows) if rows else None,
+                self._slab.put(rows, coming=coming) if rows else None,
                 magnitudes={name: last.magnitude for name, of in mixed.items() if isinstance(last := of[-1], Rescale)},
                 rows={
                     name: ReplaceRows(
@@ -159,6 +162,14 @@ class Nodes:
             and (_is_mixed_now(layer) or has_plain_forward(layer, f"{layer_name}.{_WEIGHT}"))
             and not is_read_past_forward(self._model, layer_name)
         )
+
+
+def _form_of(adapter: Adapter) -> Hashable:
+    """Return what adapters have in common whose rows lie in one block, if all of their deltas can be mixed."""
+    return tuple(
+        (name, tuple((part.a.shape, part.b.shape) for part in parts if isinstance(part, Factors)))
+        for name, parts in adapter.parts.items()
+    )
 
 
 def _is_mixed_now(layer: nn.Module) -> bool:

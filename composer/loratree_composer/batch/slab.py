@@ -9,7 +9,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-BLOCK: Final = 256 << 20  # bytes of a block, unless one version is larger
+_SPARE: Final = 16 << 20  # bytes that a block may have beyond what was asked for, in at most _SLOTS slots
+_SLOTS: Final = 8
 
 Form = tuple[tuple[str, int, int, int], ...]  # of a version: each weight's name with its rank, in and out, sorted
 
@@ -36,6 +37,11 @@ class Block:
             self.a[name] = torch.zeros(slots, rank, into, dtype=dtypes[name], device=device)
             self.b[name] = torch.zeros(slots, rank, out, dtype=dtypes[name], device=device)
         self._free = list(range(slots))
+
+    @property
+    def nbytes(self) -> int:
+        """The size in bytes, with the free slots."""
+        return sum(tensor.nbytes for tensor in self._tensors())
 
     @property
     def is_full(self) -> bool:
@@ -82,14 +88,22 @@ class Slab:
     over many of them needs no copy. Rows that are given back are zeroed.
     """
 
-    def __init__(self, dtypes: Mapping[str, torch.dtype], device: torch.device, *, block: int = BLOCK) -> None:
-        self._dtypes, self._device, self._block = dtypes, device, block
+    def __init__(self, dtypes: Mapping[str, torch.dtype], device: torch.device) -> None:
+        self._dtypes, self._device = dtypes, device
         self._blocks: dict[Form, list[Block]] = defaultdict(list)
 
-    def put(self, rows: Mapping[str, RankRows]) -> Place:
-        """Copy a version's rows in, by the names of the weights, and return their place."""
+    @property
+    def nbytes(self) -> int:
+        """The size in bytes of all blocks, with their free slots."""
+        return sum(block.nbytes for blocks in self._blocks.values() for block in blocks)
+
+    def put(self, rows: Mapping[str, RankRows], *, coming: int = 1) -> Place:
+        """Copy a version's rows in, by the names of the weights, and return their place.
+
+        `coming` is how many versions of this form are put in now, this one included: they get one block.
+        """
         form = tuple((name, *rows[name].a.shape, rows[name].b.shape[1]) for name in sorted(rows))
-        block = self._find_block(form)
+        block = self._find_block(form, coming)
         place = Place(block, block.take())
         try:
             for name, one in rows.items():
@@ -107,11 +121,12 @@ class Slab:
         if block.is_empty:
             self._blocks[block.form].remove(block)
 
-    def _find_block(self, form: Form) -> Block:
+    def _find_block(self, form: Form, coming: int) -> Block:
         for block in self._blocks[form]:
             if not block.is_full:
                 return block
         size = sum(rank * (into + out) * self._dtypes[name].itemsize for name, rank, into, out in form)
-        block = Block(form, max(1, self._block // max(1, size)), self._dtypes, self._device)
+        spare = min(_SLOTS, max(1, _SPARE // max(1, size)))
+        block = Block(form, max(coming, spare), self._dtypes, self._device)
         self._blocks[form].append(block)
         return block
