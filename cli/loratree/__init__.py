@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from loratree_registry.connect import connect
     from loratree_registry.core.chain import Limit
     from loratree_registry.core.registry import Registry
-    from loratree_registry.errors import LoratreeError
+    from loratree_registry.errors import CompositionWarning, LoratreeError
 
     __version__: str
 
 __all__ = [
     "Composer",
+    "CompositionWarning",
     "Limit",
     "LoratreeError",
     "Registry",
@@ -34,6 +35,7 @@ __all__ = [
 
 _HOMES = {
     "Composer": "loratree_composer.composer",
+    "CompositionWarning": "loratree_registry.errors",
     "Limit": "loratree_registry.core.chain",
     "LoratreeError": "loratree_registry.errors",
     "Registry": "loratree_registry.core.registry",

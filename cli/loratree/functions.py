@@ -1,6 +1,7 @@
 """The functions of `import loratree`: each opens the registry of the environment if none is given."""
 
 from collections.abc import Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,9 +101,10 @@ def compose(
 
     `mode` is "merge", a checkpoint with every delta added, or "flatten", one PEFT adapter. `limit` cuts a flattened
     chain to a rank or an energy. `base_directory` is the base's checkpoint, by default where `base add` found it.
-    `progress` is called as `publish` calls it. Raises LoratreeError.
+    `progress` is called as `publish` calls it. Raises LoratreeError, and warns of what is to be used with care.
     """
     from loratree_composer.compose_files import compose as compose_files
+    from loratree_registry.workspace.remarks import warn
 
     with connected(registry) as opened:
         return compose_files(
@@ -117,6 +119,7 @@ def compose(
             limit=limit,
             strict=strict,
             progress=progress,
+            on_remarks=partial(warn, stacklevel=3),  # at the caller's line
         )
 
 

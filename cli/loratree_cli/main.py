@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final
 
@@ -161,6 +162,7 @@ def fail(sentence: str, details: tuple[str, ...] = (), *, status: int = 1) -> No
     from loratree_cli.output import say_refused
 
     if "--json" in sys.argv:
-        click.echo(json.dumps({"error": sentence, "details": details}))
+        with suppress(OSError):  # a full disk takes no record either
+            click.echo(json.dumps({"error": sentence, "details": details}))
     say_refused(f"loratree: {sentence}", details)
     sys.exit(status)

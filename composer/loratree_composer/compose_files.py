@@ -1,7 +1,7 @@
 """The files of `loratree compose`: a merged checkpoint or a flattened adapter, with its lockfile."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -25,6 +25,7 @@ from loratree_registry.tensor_files.checkpoint import open_checkpoint
 from loratree_registry.workspace import base_locations
 from loratree_registry.workspace.differences import check_same
 from loratree_registry.workspace.lockfile import LOCKFILE, Artifact, Lockfile, check_artifact, read_lockfile
+from loratree_registry.workspace.remarks import find_remarks, warn
 
 
 def compose(
@@ -40,6 +41,7 @@ def compose(
     limit: Limit | None = None,
     strict: bool = False,
     progress: Progress = silent,
+    on_remarks: Callable[[list[str]], object] = warn,
 ) -> Lockfile:
     """Write the composition of `ref` into the folder `out` and return its lockfile, which is written last.
 
@@ -47,7 +49,8 @@ def compose(
     that needs no base weights. An empty chain merges to a copy of the base. `follow`, `weights` and `strict` mean the
     same as in Registry.resolve. With a `limit`, each module of a flattened chain is truncated, and compression.json
     records what was kept of each module. `base_directory` is the base's checkpoint; the default is the folder that
-    `home` remembers.
+    `home` remembers. `on_remarks` gets a sentence for each thing that the chain does not say by itself, such as a
+    withdrawn version; the default is a CompositionWarning for each.
 
     The same composition gives the same bytes. If `out` holds it intact, even because another process finished first,
     its lockfile is returned. After a failure or an interruption, `out` is whole or does not exist.
@@ -56,6 +59,7 @@ def compose(
     if limit is not None and mode != "flatten":
         raise Invalid(f"only a flattened chain can be compressed, got {form(mode, limit)}: compose it with flatten")
     resolution = registry.resolve(ref, follow=follow, weights=weights, strict=strict)
+    on_remarks(find_remarks(registry, resolution, follow=follow))
     chain = resolution.to_chain()
     existing = _read_composed(out, chain, mode, limit, progress)
     if existing is not None:
@@ -114,7 +118,7 @@ def _read_composed(out: Path, chain: Chain, mode: Mode, limit: Limit | None, pro
         check_same(lockfile, chain, mode, limit)
         check_artifact(lockfile, out, progress=progress)
     except LoratreeError as error:
-        raise Conflict(f"{out} does not hold this composition: {error}; {remedy}") from error
+        raise Conflict(f"{out} does not hold what is asked for: {error}; {remedy}") from error
     foreign = sorted(names - {file.name.partition("/")[0] for file in lockfile.artifact.files} - {LOCKFILE})
     if foreign:
         raise Conflict(f"{out} holds files beside this composition ({listed(foreign, limit=5)}): {remedy}")

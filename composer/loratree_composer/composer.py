@@ -31,6 +31,7 @@ from loratree_registry.core.records import Base, Resolution
 from loratree_registry.core.registry import Registry
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.settings import Settings
+from loratree_registry.workspace.remarks import find_remarks, warn
 
 
 class Composer:
@@ -360,6 +361,7 @@ class Composer:
             raise Invalid(f"{ref} is not in the tree of {self._base.name}, the base of this model")
         self._live.free_model()
         resolution = self._registry.resolve(ref, follow=follow, weights=weights)
+        warn(find_remarks(self._registry, resolution, follow=follow), stacklevel=3)
         return resolution, self._adapters.load_chain(resolution)
 
     def _check_mergeable(self) -> None:

@@ -31,6 +31,10 @@ class LoratreeError(Exception):
         return self.title.lower().replace(" ", "-")
 
 
+class CompositionWarning(UserWarning):
+    """A composition that was asked for is to be used with care; the sentence says why."""
+
+
 class Invalid(LoratreeError):
     """The input is wrong in itself, or does not fit the base, the chain or the bytes that it names."""
 

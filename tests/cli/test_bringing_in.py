@@ -124,3 +124,18 @@ def test_a_grouping_is_not_told_to_set_an_alias(shell: Shell, filled: Filled, tm
 def test_pushing_from_a_folder_that_is_none_says_so(shell: Shell, tmp_path: Path) -> None:
     refused = shell("base", "push", "tiny", tmp_path / "nowhere", check=False)
     assert "is not a directory: expected the folder of a downloaded model, not a name on a hub" in refused.stderr
+
+
+def test_a_bases_name_is_checked_before_the_model_is_read(shell: Shell, tmp_path: Path) -> None:
+    for name, words in (("Bad", "use lower case, such as 'bad'"), ("a/b", "a base is one segment, such as 'a'")):
+        refused = shell("base", "add", name, tmp_path / "nowhere", check=False)  # reading it would say that it is none
+        assert (refused.returncode, words in refused.stderr) == (1, True)
+
+
+def test_compose_warns_of_a_grouping_and_of_a_withdrawn_version(shell: Shell, filled: Filled, tmp_path: Path) -> None:
+    shell("publish", flat(tmp_path / "a", filled, "tiny"), "tiny/new/a", "--parent", "base")
+    said = shell("compose", "tiny/new", "--mode", "merge", "--out", tmp_path / "x").stderr
+    assert "warning: tiny/new has no version of its own: this is the base tiny alone\n" in said
+    shell("withdraw", f"{CHAIN[0][0]}@1", "--reason", "diverges")
+    said = shell("compose", LEAF, "--mode", "flatten", "--out", tmp_path / "y").stderr
+    assert f"warning: withdrawn, and in the chain: {CHAIN[0][0]}@1 (diverges)\n" in said

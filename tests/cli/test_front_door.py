@@ -20,6 +20,7 @@ from tests.composer.chains import logits, relative, state_digest
 
 PUBLIC = [
     "Composer",
+    "CompositionWarning",
     "Limit",
     "LoratreeError",
     "Registry",

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from loratree_composer.base.manifest import read_base
 from loratree_composer.compose_files import compose
 from loratree_registry.core.chain import Limit, Mode
-from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
+from loratree_registry.errors import CompositionWarning, Conflict, Corrupt, Invalid, NotFound, Unavailable
 from loratree_registry.workspace.adapter_directory import read_adapter_directory
 from loratree_registry.workspace.base_locations import remember_base
 from loratree_registry.workspace.lockfile import LOCKFILE, Lockfile, check_artifact, read_lockfile
@@ -176,7 +176,8 @@ def test_configs_and_tokenizers_come_along_and_nothing_else(make: Compose, catal
 def test_a_mixture_of_levels_can_be_asked_for_by_alias(make: Compose, catalog: Catalog, tmp_path: Path) -> None:
     catalog.publish(catalog.tree.chain[2], catalog.path(1), parent="base")
     assert [step.version for step in make("flatten").chain.steps] == [1, 1, 1, 1]
-    followed = make("flatten", out=tmp_path / "followed", follow="latest")
+    with pytest.warns(CompositionWarning, match="1 version stands on another than it was trained on"):
+        followed = make("flatten", out=tmp_path / "followed", follow="latest")
     assert [step.version for step in followed.chain.steps] == [2, 1, 1, 1]
 
 
@@ -232,13 +233,16 @@ def test_a_refusal_names_what_differs_if_the_version_is_the_same(
 ) -> None:
     make("flatten")
     for change, differs in (
-        ({"weights": {"tiny/medicine": 0.5}}, "tiny/medicine@1 at the weight 1 instead of 0.5"),
-        ({"limit": Limit(rank=2)}, "flatten instead of flatten to rank 2"),
+        (
+            {"weights": {"tiny/medicine": 0.5}},
+            f"another composition of {catalog.leaf}@1: tiny/medicine@1 at the weight 1 instead of 0.5",
+        ),
+        ({"limit": Limit(rank=2)}, f"{catalog.leaf}@1 as flatten, expected flatten to rank 2"),
     ):
         with pytest.raises(Conflict) as refused:
             make("flatten", **change)
-        expected = f"{tmp_path / 'out'} does not hold this composition: it holds another composition of "
-        assert str(refused.value) == f"{expected}{catalog.leaf}@1: {differs}; choose another folder"
+        expected = f"{tmp_path / 'out'} does not hold what is asked for: it holds "
+        assert str(refused.value) == f"{expected}{differs}; choose another folder"
 
 
 @pytest.mark.parametrize("damage", ["changed", "gone", "edited"])
@@ -359,7 +363,7 @@ def test_a_compose_that_another_process_overtakes_looks_again(catalog: Catalog, 
     if first == "the same":
         assert (child.returncode, printed.strip()) == (0, lockfile.artifact.digest)
     else:
-        assert f"Conflict: {out} does not hold this composition" in said
+        assert f"Conflict: {out} does not hold what is asked for" in said
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

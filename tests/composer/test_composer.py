@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from loratree_composer import Composer
+from loratree_composer import Composer, compose
 from loratree_composer.adapters.budget import Budget
 from loratree_composer.adapters.reader import AdapterReader
 from loratree_composer.base.manifest import manifest_of_module, read_base
 from loratree_composer.live.pristine import PristinePlace
-from loratree_registry.errors import Conflict, Corrupt, Invalid, NotFound
+from loratree_registry.errors import CompositionWarning, Conflict, Corrupt, Invalid, NotFound
 from tests import tiny
 from tests.composer import chains
 from tests.composer.conftest import Catalog
@@ -356,3 +356,24 @@ def test_an_interrupt_before_the_weights_are_written_leaves_the_bare_base(
 
 def _interrupted(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_what_a_chain_does_not_say_by_itself_is_warned_of(catalog: Catalog, tmp_path: Path) -> None:
+    live = composer(catalog, chains.load(catalog.tree.base))
+    catalog.registry.create_node(f"{catalog.path(1)}/empty")
+    catalog.registry.set_alias(catalog.path(1), "stable", version=1, expected=None)
+    catalog.registry.withdraw(f"{catalog.path(2)}@1", reason="diverges")
+    withdrawn = rf"^withdrawn, and in the chain: {catalog.path(2)}@1 \(diverges\)$"
+    asked: list[tuple[str, dict[str, Any], str]] = [
+        (f"{catalog.path(1)}/empty", {}, rf"/empty has no version of its own: this is {catalog.path(1)}@1, above it$"),
+        (catalog.path(3), {}, withdrawn),
+        (catalog.path(1), {"follow": "stabel"}, r"^no level of .* has the alias 'stabel' \(did you mean 'stable'\?\)"),
+    ]
+    for ref, options, words in asked:
+        for call in (live.use, live.merge):
+            with pytest.warns(CompositionWarning, match=words) as caught:
+                call(ref, **options)
+            assert {Path(warning.filename).name for warning in caught} == {"test_composer.py"}
+        with pytest.warns(CompositionWarning, match=words):
+            compose(catalog.registry, ref, "merge", tmp_path / ref.replace("/", "-"), home=catalog.home, **options)
+    live.use(catalog.path(1), follow="latest")  # nothing to say

@@ -26,6 +26,7 @@ from loratree_cli.screens.tables import Column, print_table
 from loratree_cli.screens.terminal import terminal
 from loratree_registry.connect import connected
 from loratree_registry.core.manifest import BaseManifest
+from loratree_registry.core.paths import parse_base_name
 from loratree_registry.core.progress import Progress
 from loratree_registry.core.records import Base
 from loratree_registry.core.registry import MAX_PAGE, Registry
@@ -73,6 +74,7 @@ def add(name: str, directory: Path, source: str | None, store: bool, as_json: bo
     from loratree_registry.disk.plain_files import hub_id_of
     from loratree_registry.workspace.base_locations import remember_base
 
+    parse_base_name(name)  # before the model is read
     hub_id = hub_id_of(directory) if source is None else None
     with connected() as opened:
         with working(f"reading {directory}", kept="nothing was recorded: run the same command again") as on_progress:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
-from loratree_cli.following import warn_of_follow
+from loratree_cli.following import say_remarks
 from loratree_cli.options import a_path, limit_options, weight_option
 from loratree_cli.output import echo, json_option, numbers, print_json, say, strict_option
 from loratree_cli.progress import at_out, working
@@ -75,8 +75,8 @@ def compose(
             limit=limit,
             strict=strict,
             progress=on_progress,
+            on_remarks=say_remarks,
         )
-        warn_of_follow(opened, ref, follow)
         compression = read_compression(out) if limit is not None else None
     if as_json:
         print_json(lockfile.to_json() | ({"compression": compression.to_json()} if compression else {}))

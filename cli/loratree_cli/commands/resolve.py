@@ -6,17 +6,18 @@ from typing import Final
 
 import click
 
-from loratree_cli.following import warn_if_unset
+from loratree_cli.following import say_remarks
 from loratree_cli.options import weight_option
 from loratree_cli.output import echo, json_option, numbers, print_json, say, short, strict_option
 from loratree_cli.screens.fields import draw_fields
 from loratree_cli.screens.states import State
 from loratree_cli.screens.tables import Column, print_table
 from loratree_cli.screens.terminal import terminal, write_words
-from loratree_cli.screens.verdicts import find_others, lineage_verdict, newer_head, resolution_verdict
+from loratree_cli.screens.verdicts import lineage_verdict, newer_head, resolution_verdict
 from loratree_registry.connect import connected
 from loratree_registry.core.paths import parse_ref
 from loratree_registry.core.records import Lineage, Link, Resolution
+from loratree_registry.workspace.remarks import find_others, say_unset
 
 _EDGES: Final = (
     Column("version", kind="path"),
@@ -45,7 +46,8 @@ def resolve(ref: str, follow: str | None, weights: dict[str, float], strict: boo
     """
     with connected(reading=True) as opened:
         resolution = opened.resolve(ref, follow=follow, weights=weights, strict=strict)
-        warn_if_unset(opened, ref, follow, resolution.chain)
+        unset = say_unset(opened, resolution, follow)
+        say_remarks([unset] if unset else [])
     if as_json:
         print_json(resolution)
         return

@@ -4,36 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from loratree_cli.screens.states import STYLES
-from loratree_registry.core.records import Lineage, Link, Resolution, Version
+from loratree_registry.core.records import Lineage, Resolution, Version
 from loratree_registry.errors import listed
+from loratree_registry.workspace.remarks import find_others, say_others
 
 _SHOWN: Final = 3  # edges or versions that are named
-
-
-def find_others(chain: Sequence[Link]) -> dict[str, tuple[str, str]]:
-    """Return what stands above a version, and what it was trained on, for each version where these differ, by its path.
-
-    They differ only in a chain that follows an alias.
-    """
-    others = {}
-    for above, link in zip([None, *chain], chain, strict=False):
-        stands = ("the base", None) if above is None else (above.path, above.version)
-        trained = ("the base", None) if link.pin.path is None else (link.pin.path, link.pin.version)
-        if stands != trained:
-            others[link.path] = (_ref(*stands), _ref(*trained))
-    return others
-
-
-def say_others(chain: Sequence[Link]) -> str:
-    """Say which versions of a chain stand on others than they were trained on; nothing if none does."""
-    others = find_others(chain)
-    names = [
-        f"{link.path}@{link.version} on {others[link.path][0]}, trained on {others[link.path][1]}"
-        for link in chain
-        if link.path in others
-    ]
-    one, more = "1 version stands on another than it was", f"{len(names)} versions stand on others than they were"
-    return f"{one if len(names) == 1 else more} trained on: {listed(names, limit=_SHOWN)}" if names else ""
 
 
 def newer_head(number: int, head: int | None) -> int | None:

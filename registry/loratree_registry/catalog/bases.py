@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from loratree_registry.catalog.paging import check_limit, page
 from loratree_registry.core.manifest import MAX_COUNT, BaseManifest, check_manifest, read_manifest
-from loratree_registry.core.paths import base_of, is_digest, parent_of, parse_path
+from loratree_registry.core.paths import base_of, is_digest, parent_of, parse_base_name, parse_path
 from loratree_registry.core.records import Base, Page
 from loratree_registry.core.text import check_text, nearest
 from loratree_registry.database import queries
@@ -149,8 +149,7 @@ def base_values(manifest: BaseManifest) -> dict[str, Any]:
 
 def check_base(name: str, manifest: BaseManifest, source: str | None) -> str:
     """Check everything that the client says about a base, and return its digest. Raises Invalid."""
-    if "/" in parse_path(name):
-        raise Invalid(f"the base's name {name!r} has a slash: a base is one segment, such as {name.split('/')[0]!r}")
+    parse_base_name(name)
     check_text("source", source, limit=1000)
     check_text("architecture", manifest.architecture, limit=200)
     check_manifest(manifest)

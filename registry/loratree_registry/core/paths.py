@@ -47,6 +47,13 @@ def parse_path(text: str) -> str:
     return text
 
 
+def parse_base_name(text: str) -> str:
+    """Check the name of a base, a path of one segment, and return it unchanged. Raises Invalid."""
+    if "/" in parse_path(text):
+        raise Invalid(f"the base's name {text!r} has a slash: a base is one segment, such as {text.split('/')[0]!r}")
+    return text
+
+
 def parse_ref(text: str) -> Ref:
     """Parse `PATH` or `PATH@SELECTOR`; `@latest` selects the head. Raises Invalid."""
     if not isinstance(text, str):

@@ -19,8 +19,10 @@ def check_same(lockfile: Lockfile, chain: Chain, mode: Mode, limit: Limit | None
     if (held, artifact.mode, artifact.limit) == (chain, mode, limit):
         return
     if _leaf_of(held) != _leaf_of(chain):
-        wanted = f"{form(mode, limit)} of {_leaf_of(chain)}"
-        raise Conflict(f"it holds {artifact.form} of {_leaf_of(held)}, expected {wanted}")
+        wanted = f"{_leaf_of(chain)} ({form(mode, limit)})"
+        raise Conflict(f"it holds {_leaf_of(held)} ({artifact.form}), expected {wanted}")
+    if held == chain:
+        raise Conflict(f"it holds {_leaf_of(chain)} as {artifact.form}, expected {form(mode, limit)}")
     differences = _differences(held, chain)
     if artifact.form != form(mode, limit):
         differences.insert(0, f"{artifact.form} instead of {form(mode, limit)}")
