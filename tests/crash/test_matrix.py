@@ -73,7 +73,7 @@ def test_the_other_commands_lose_nothing_either(
 @pytest.mark.parametrize(
     ("broken", "role", "limit", "noticed"),
     [
-        (sabotage.row_before_bytes, "publisher", 6, "is said to be stored, and is not"),
+        (sabotage.row_before_bytes, "publisher", 14, "is said to be stored, and is not"),
         (sabotage.two_transactions, "publisher", 6, "something is half-written"),
         (sabotage.hushed_failure, "database", 2, "it said that it was done, and it was not"),
     ],
