@@ -113,7 +113,7 @@ def test_bases_are_listed_by_name_page_by_page(empty: Registry, material: Materi
 
 def test_a_base_that_is_not_there_is_not_found(empty: Registry) -> None:
     for ask in (empty.base, empty.base_manifest, empty.node, empty.resolve):
-        with pytest.raises(NotFound, match="the base nowhere is not known, as the registry has none: .* add it"):
+        with pytest.raises(NotFound, match=r"the base nowhere is not known, as the registry has none: .* add it"):
             ask("nowhere")
 
 
