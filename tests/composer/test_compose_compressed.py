@@ -106,7 +106,7 @@ def test_a_folder_of_another_limit_is_refused_and_stays(make: Compose, tmp_path:
     make(Limit(rank=3))
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     for other, named in ((Limit(rank=4), "flatten to rank 4"), (Limit(energy=0.5), "energy 0.5"), (None, "flatten;")):
-        with pytest.raises(Conflict, match=rf"another composition of .*: flatten to rank 3 instead of .*{named}"):
+        with pytest.raises(Conflict, match=rf"it holds .* as flatten to rank 3, expected .*{named}"):
             make(other)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
