@@ -9,15 +9,13 @@ Each row runs in a child process of its own with OMP_WAIT_POLICY=PASSIVE, ours, 
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import Row, interleaved, print_table, write_json
+from benchmarks.rows import Row, in_child, interleaved, print_table, write_json
 
 RANKS = (64, 32, 16, 8)
 LAYERS = int(os.environ.get("LORATREE_TEST_BENCH_LAYERS", "12"))  # fewer make a quick look; the claims are for 12
@@ -34,21 +32,14 @@ def main() -> None:
     parser.add_argument("--row", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
-        print(json.dumps(vars(ROWS[options.row[0]](Path(options.row[1]), options.row[0], options.repeats))))
+        print(json.dumps([vars(ROWS[options.row[0]](Path(options.row[1]), options.row[0], options.repeats))]))
         return
     with tempfile.TemporaryDirectory() as folder:
         _write_models(Path(folder))
-        rows = [_in_child(name, folder, options.repeats) for name in options.only]
+        rows = [row for name in options.only for row in in_child("benchmarks.compose", name, folder, options.repeats)]
     print_table(rows)
     if options.json:
         write_json(rows, options.json)
-
-
-def _in_child(name: str, folder: str, repeats: int) -> Row:
-    command = [sys.executable, "-m", "benchmarks.compose", "--row", name, folder, "--repeats", str(repeats)]
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return Row(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def _models_of(folder: Path, name: str) -> Path:

@@ -9,9 +9,6 @@ OMP_WAIT_POLICY=PASSIVE, in turn; medians.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compose import LAYERS, SIZES
-from benchmarks.rows import Row, interleaved, print_table, write_json
+from benchmarks.rows import Row, in_child, interleaved, print_table, write_json
 
 RANKS = (64, 32, 16, 8)  # root to leaf
 USERS, TASKS, SUBDOMAINS = 64, 8, 4
@@ -43,17 +40,12 @@ def main() -> None:
         from tests.tiny import llama
 
         llama(Path(folder) / "base", vocab_size=VOCABULARY, num_hidden_layers=LAYERS, **SIZES)
-        rows = [row for name in options.only for row in _in_child(name, folder, options.repeats)]
+        rows = [
+            row for name in options.only for row in in_child("benchmarks.mixed_batch", name, folder, options.repeats)
+        ]
     print_table(rows)
     if options.json:
         write_json(rows, options.json)
-
-
-def _in_child(name: str, folder: str, repeats: int) -> list[Row]:
-    command = [sys.executable, "-m", "benchmarks.mixed_batch", "--row", name, folder, "--repeats", str(repeats)]
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return [Row(**fields) for fields in json.loads(done.stdout.splitlines()[-1])]
 
 
 def _model(folder: Path) -> Any:

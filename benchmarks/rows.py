@@ -3,7 +3,10 @@
 import dataclasses
 import gc
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +41,14 @@ def interleaved(runs: Sequence[Run], *, repeats: int, reset: Run | None = None) 
                 reset()
             taken.append(timed(run))
     return [statistics.median(taken[1:]) for taken in seconds]
+
+
+def in_child(module: str, name: str, folder: str, repeats: int) -> list[Row]:
+    """The rows that a benchmark prints as JSON if it is asked for one name, in a process of its own."""
+    command = [sys.executable, "-m", module, "--row", name, folder, "--repeats", str(repeats)]
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return [Row(**fields) for fields in json.loads(done.stdout.splitlines()[-1])]
 
 
 def timed(run: Run) -> float:

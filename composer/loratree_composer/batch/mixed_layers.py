@@ -44,12 +44,6 @@ class MixedLayer(StackedLayer):
         assert work is not None
         return self._run_mixed(x, weight, bias, work.task(self.weight_name, self._count_tokens(x), x.device))
 
-    def is_of(self, layer: nn.Module) -> bool:
-        """Return whether it was made for this layer, in the dtype and on the device that the weight has now."""
-        weight = layer._parameters.get("weight")
-        is_same = self._tensors is layer._parameters and weight is not None
-        return is_same and (weight.dtype, weight.device) == (self._dtype, self._device)  # type: ignore[union-attr]
-
     def _count_tokens(self, x: Tensor) -> int:
         raise NotImplementedError
 

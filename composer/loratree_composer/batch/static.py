@@ -132,8 +132,9 @@ def lay_out(
         if known is None or not is_kept or taken.get(id(known.layout), key) != key:
             if not ranks:
                 continue
-            layout = layouts.setdefault(key, Layout(ranks, len(paths), lengths, weight))
-            known = StaticRows(layout, *_make_rows(name, paths, layout.capacity))
+            if key not in layouts:
+                layouts[key] = Layout(ranks, len(paths), lengths, weight)
+            known = StaticRows(layouts[key], *_make_rows(name, paths, layouts[key].capacity))
         if id(known.layout) not in taken:
             taken[id(known.layout)] = key
             known.layout.set(paths, lengths, ranks)
