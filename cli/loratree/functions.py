@@ -1,7 +1,6 @@
 """The functions of `import loratree`: each opens the registry of the environment if none is given."""
 
 from collections.abc import Mapping
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,7 +118,7 @@ def compose(
             limit=limit,
             strict=strict,
             progress=progress,
-            on_remarks=partial(warn, stacklevel=3),  # at the caller's line
+            on_remarks=warn,
         )
 
 

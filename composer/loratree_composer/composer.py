@@ -1,6 +1,6 @@
 """Composer: any path of the tree, composed on a live model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,8 @@ from loratree_composer.adapters.reader import AdapterReader
 from loratree_composer.base.files import load_base, open_base
 from loratree_composer.base.identify import identify
 from loratree_composer.base.quantised import quantised_layers
+from loratree_composer.batch.batches import Batches
 from loratree_composer.batch.composed import Batch, RowWeights, Weights
-from loratree_composer.batch.mixed_batch import MixedBatch
-from loratree_composer.batch.nodes import Nodes
 from loratree_composer.live.bare_model import bare_model
 from loratree_composer.live.claims import free, restore_all
 from loratree_composer.live.composition import LiveComposition
@@ -99,7 +98,7 @@ class Composer:
         self._stacks = RecentStacks(self._budget)
         # The call that put the present composition on. No bound method: a cycle would keep a lost Composer alive.
         self._again: tuple[str, Any, dict[str, Any]] | None = None
-        self._nodes: Nodes | None = None
+        self._batches = Batches(model, self._budget)
 
     @classmethod
     def from_pretrained(
@@ -190,7 +189,7 @@ class Composer:
             prefix_sums=held("prefix sums"),
             pristine=self._live.pristine_bytes,
             stacked=0 if stack is None or self._stacks.holds(stack) else stack.nbytes,
-            batches=0 if self._nodes is None else self._nodes.nbytes,
+            batches=self._batches.nbytes,
         )
 
     @property
@@ -279,6 +278,35 @@ class Composer:
             batch.end()
             self._put_back(before)
 
+    @contextmanager
+    def requests(
+        self,
+        generation_config: Any = None,
+        continuous_batching_config: Any = None,
+        *,
+        merged: str | None = None,
+        follow: str | None = None,
+        weights: Weights | None = None,
+    ) -> Iterator[Any]:
+        """Run transformers' continuous batching for one `with` block, and let each request take a path of its own.
+
+        Yields the manager, whose `add_request` takes a `path` beside the tokens: a ref, also one that was published a
+        moment ago. A request keeps its versions until it is finished. Blocks of the KV cache are not shared between
+        requests, and passes are neither compiled nor captured. The block ends when every request is finished; then what
+        was on the model before is back. Raises Invalid if the model cannot generate.
+        """
+        run = getattr(self._model, "continuous_batching_context_manager", None)
+        if run is None:
+            raise Invalid(f"a {type(self._model).__name__} has no continuous batching: take a model that generates")
+        before = self._again
+        batch = self._begin_batch(None, merged=merged, follow=follow, weights=weights)
+        try:
+            with run(generation_config, continuous_batching_config=continuous_batching_config) as manager:
+                yield manager
+        finally:
+            batch.end()
+            self._put_back(before)
+
     def merge(self, ref: str, *, follow: str | None = None, weights: Weights | None = None) -> Resolution:
         """Merge the chain of `ref`: W' = W + Σ wᵢsᵢBᵢAᵢ, from the pristine weights. A failure restores the bare base.
 
@@ -303,11 +331,11 @@ class Composer:
         self._recent.clear()
         self._stacks.clear()
         self._adapters.forget()
-        self._forget_nodes()
+        self._batches.forget()
 
     def _begin_batch(
         self,
-        refs: Sequence[str],
+        refs: Sequence[str] | None,
         *,
         merged: str | None,
         follow: str | None,
@@ -315,39 +343,23 @@ class Composer:
         weights: RowWeights = None,
         static: bool = False,
     ) -> Batch:
+        """Put a batch on the model, of these refs' rows or segments; or, for None, of requests to come."""
         if merged is not None:
             self._check_mergeable()
-        mixed = MixedBatch(self._model, self._find_nodes())
-        batch = Batch(mixed, lambda ref, own: self._read(ref, follow, own), merged, static=static)
-        reading = batch.prepare(refs, lengths, weights)
-        (resolution, chain), depth = reading.read[0], reading.depth
+        batch, start = self._batches.make(lambda ref, own: self._read(ref, follow, own), merged, static=static)
+        if refs is None:
+            assert weights is None or isinstance(weights, Mapping)
+            reading = batch.prepare_requests(weights)
+        else:
+            reading = batch.prepare(refs, lengths, weights)
         self._again = None
-
-        def start() -> MixedBatch:
-            try:
-                batch.start(reading)
-            except BaseException:
-                mixed.remove()
-                raise
-            return mixed
-
-        make = partial(self._prepare_programs, resolution, chain, slice(0, depth))
-        self._live.put_on(None, merged=make if depth else None, stacked=start)
+        make = None
+        if reading.merged is not None and reading.depth:
+            make = partial(self._prepare_programs, *reading.merged, slice(0, reading.depth))
+        self._live.put_on(None, merged=make, stacked=lambda: start(reading))
         options = {"lengths": lengths, "merged": merged, "follow": follow, "weights": weights, "static": static}
         self._again = "_begin_batch", refs, options
         return batch
-
-    def _find_nodes(self) -> Nodes:
-        """Return the versions that are held for batches, made anew if the model was cast or moved."""
-        if self._nodes is None or not self._nodes.fits():
-            self._forget_nodes()
-            self._nodes = Nodes(self._model, self._budget)
-        return self._nodes
-
-    def _forget_nodes(self) -> None:
-        if self._nodes is not None:
-            self._nodes.forget()
-            self._nodes = None
 
     def _put_back(self, before: tuple[str, Any, dict[str, Any]] | None) -> None:
         """Restore the bare base, and then what an earlier call put on."""
@@ -361,7 +373,7 @@ class Composer:
             raise Invalid(f"{ref} is not in the tree of {self._base.name}, the base of this model")
         self._live.free_model()
         resolution = self._registry.resolve(ref, follow=follow, weights=weights)
-        warn(find_remarks(self._registry, resolution, follow=follow), stacklevel=3)
+        warn(find_remarks(self._registry, resolution, follow=follow))
         return resolution, self._adapters.load_chain(resolution)
 
     def _check_mergeable(self) -> None:

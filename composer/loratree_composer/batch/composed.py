@@ -17,16 +17,16 @@ Above = tuple[tuple[str, float], ...]  # the digests and level weights of what i
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was read for a batch: a chain for each row or segment, and how many levels of each are merged."""
+    """What was read for a batch: a chain for each row or segment, and the levels that are merged below all of them.
+
+    `merged` is a chain that begins with the `depth` merged levels, and `above` names these; None and () without any.
+    """
 
     read: Sequence[Chains]
     lengths: Sequence[int] | None
-    depth: int
-
-    @property
-    def above(self) -> Above:
-        """The levels that are merged, which all chains share."""
-        return _above(self.read[0][0], self.depth)
+    depth: int = 0
+    merged: Chains | None = None
+    above: Above = ()
 
 
 class Batch:
@@ -38,6 +38,7 @@ class Batch:
 
     def __init__(self, mixed: MixedBatch, read: Read, merged: str | None, *, static: bool = False) -> None:
         self._mixed, self._read, self._merged, self._static = mixed, read, merged, static
+        self._weights: RowWeights = None
         self._above: Above | None = None
         self.resolutions: list[Resolution] = []
 
@@ -68,7 +69,29 @@ class Batch:
             keys.append((ref, tuple(sorted((own or {}).items()))))
             if keys[-1] not in read:
                 read[keys[-1]] = self._read(ref, own)
-        return Reading([read[key] for key in keys], lengths, self._find_depth([of for of, _ in read.values()]))
+        depth = self._find_depth([of for of, _ in read.values()])
+        self._weights, first = weights, read[keys[0]]
+        return Reading([read[key] for key in keys], lengths, depth, first, _above(first[0], depth))
+
+    def prepare_requests(self, weights: Weights | None) -> Reading:
+        """Read what is merged below requests that take paths of their own."""
+        self._weights = weights
+        if self._merged is None:
+            return Reading([], None)
+        merged = self._read(self._merged, weights)
+        depth = len(merged[0].chain)
+        return Reading([], None, depth, merged, _above(merged[0], depth))
+
+    def read_row(self, ref: str) -> WeightedChain:
+        """Return the levels of a path that are not merged, for a request that comes while the batch is on the model.
+
+        Raises Invalid if other levels are merged than the path's own.
+        """
+        resolution, chain = self._read(ref, self._weights if isinstance(self._weights, Mapping) else None)
+        above = self._above or ()
+        if _above(resolution, len(above)) != above:
+            raise Invalid(f"{ref} has other versions down to {self._merged}, which is merged: leave `merged` out")
+        return chain[len(above) :]
 
     def start(self, reading: Reading) -> list[Resolution]:
         """Put the paths on the model."""

@@ -32,14 +32,21 @@ class Task:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Work:
-    """A plan with its gains, and the tasks that were made of it."""
+    """A plan with its gains, and the tasks that were made of it.
+
+    If some segments' last tokens alone reach the last layers, as with transformers' logits_to_keep, `kept` is the work
+    of these tokens.
+    """
 
     plan: Plan
     gains: Gains
+    kept: "Work | None" = None
     tasks: dict[tuple[str, int], Task] = field(default_factory=dict)
 
     def task(self, name: str, tokens: int, device: torch.device) -> Task:
         """Return the task of the weight `name` for a number of tokens. Raises Invalid if the plan has others."""
+        if self.kept is not None and tokens == self.kept.plan.tokens != self.plan.tokens:
+            return self.kept.task(name, tokens, device)
         if tokens % self.plan.tokens:
             raise Invalid(
                 f"{name} got {tokens} tokens for a batch of {self.plan.tokens} "

@@ -1,6 +1,6 @@
 """A mixed batch on a live model: what the paths of its passes need beside the versions themselves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from loratree_composer.batch.mixed_layers import KINDS, MixedLayer
 from loratree_composer.batch.nodes import Nodes
 from loratree_composer.batch.passes import Passes
 from loratree_composer.batch.plan import Path, Plan, Prefix
+from loratree_composer.batch.requests import ReadRow, Requests
 from loratree_composer.batch.static import StaticRows, lay_out
 from loratree_composer.live.stack import Stack, compose_copy
 from loratree_registry.errors import Invalid, listed
@@ -27,13 +28,17 @@ _TAME: Final = 8.0  # a sum of deltas below it overflows no dtype: half an ulp o
 
 
 class MixedBatch:
-    """The paths that a live model's next passes take: `set` puts them on the model, and `remove` takes them off."""
+    """The paths that a live model's next passes take: `set` puts them on the model, and `remove` takes them off.
 
-    def __init__(self, model: nn.Module, nodes: Nodes) -> None:
-        self._model, self._nodes, self._mix = model, nodes, Mix()
+    `read` finds the chain of a path that comes with a request of continuous batching.
+    """
+
+    def __init__(self, model: nn.Module, nodes: Nodes, read: ReadRow | None = None) -> None:
+        self._model, self._nodes, self._mix, self._read = model, nodes, Mix(), read
         self._layers: dict[str, MixedLayer] = {}
         self._copied: Mapping[str, object] = {}  # the levels that each copy holds
         self._gains: dict[tuple[str, Prefix], Tensor] = {}
+        self._given: tuple[Sequence[WeightedChain], Sequence[int] | None, bool] = (), None, False
         self.stack: Stack | None = None
         self._passes: Passes | None = None
 
@@ -54,44 +59,97 @@ class MixedBatch:
         """The plan of the next pass; None if no path is set."""
         return None if self._mix.work is None else self._mix.work.plan
 
+    @property
+    def rows(self) -> Sequence[WeightedChain]:
+        """The chain of each row; none for segments, or if only requests take paths."""
+        chains, lengths, _ = self._given
+        return chains if lengths is None else ()
+
+    def read(self, ref: str) -> WeightedChain:
+        """Return the chain of a path."""
+        if self._read is None:
+            raise Invalid("this batch has no registry to find a path in: give each row its chain")
+        return self._read(ref)
+
     def set(
         self, chains: Sequence[WeightedChain], lengths: Sequence[int] | None = None, *, static: bool = False
     ) -> None:
         """Let the next passes take these chains, one for each row, or for each segment of `lengths` tokens.
 
         With `static`, a batch of the same shape as the one before changes only values of tensors that stay: compiled
-        and captured code goes on. Raises Invalid, with the chains of before still on the model, if a chain does not
-        fit, if its sum would not be finite, or if chains differ in a tensor that all of them must share.
+        and captured code goes on. Without a chain, only requests of continuous batching take paths. Raises Invalid,
+        with the chains of before still on the model, if a chain does not fit, if its sum would not be finite, or if
+        chains differ in a tensor that all of them must share.
         """
-        own: list[Chain] = [[(adapter, weight) for adapter, weight in chain if weight] for chain in chains]
+        if chains:
+            self._put(chains, lengths, static=static)
+        self._given = chains, lengths, static
+        self._watch()
+
+    def put_rows(self) -> None:
+        """Let the next passes take the chains of the last `set` again."""
+        chains, lengths, static = self._given
+        if chains:
+            self._put(chains, lengths, static=static)
+        else:
+            self._mix.work = None
+
+    def set_pass(self, chains: Sequence[WeightedChain], lengths: Sequence[int], kept: Sequence[int]) -> None:
+        """Let the next pass take these chains, for segments of `lengths` tokens, until the next `set` or `put_rows`.
+
+        The last token alone of the segments `kept` may reach the last layers.
+        """
+        self._put(chains, lengths, kept=kept)
+
+    def check(self, chains: Sequence[WeightedChain]) -> None:
+        """Hold the versions of these chains. Raises Invalid if the chains cannot be in one pass."""
+        own = _own_levels(chains)
+        paths = self._nodes.load(own)
+        _find_depths(paths, own)
+        _check_sums(paths, own, self._read_tensors)
+
+    def _put(
+        self,
+        chains: Sequence[WeightedChain],
+        lengths: Sequence[int] | None,
+        *,
+        static: bool = False,
+        kept: Sequence[int] = (),
+    ) -> None:
+        own = _own_levels(chains)
         paths = self._nodes.load(own)
         depths = _find_depths(paths, own)
         copied = {name: _steps_of(own[0][:depth], name) for name, depth in depths.items()}
-        live = tensors(self._model) | (self.stack.originals if self.stack else {})
-        _check_sums(paths, own, live)
+        _check_sums(paths, own, self._read_tensors)
         plan = Plan(paths, lengths, depths)
         if static:
             _check_static(paths)
-        if copied == self._copied and self.stack is not None:
-            copies, gains = None, self._gains
-            held = tensors(self._model)
-        else:
-            copies = {name: _copy(live[name], name, own[0][: depths[name]]) for name in copied}
-            held, gains = live | copies, {}
-        gains = self._find_gains(plan, own, held, gains)
+        copies: dict[str, Tensor] | None = None
+        known = self._gains
+        if copied != self._copied or self.stack is None:
+            live = self._read_tensors()
+            copies, known = {name: _copy(live[name], name, own[0][: depths[name]]) for name in copied}, {}
+        gains = self._find_gains(plan, own, copies, known)
         self._install(plan, copies)
         self._lay_out(plan, lengths if static else None, is_static=static)
-        self._copied, self._gains, self._mix.work = copied, gains, Work(plan, gains)
-        if self._passes is None:
-            self._passes = Passes(self._model, self._mix)
+        rest = Work(Plan([paths[at] for at in kept], [1] * len(kept), depths), gains) if kept else None
+        self._copied, self._gains, self._mix.work = copied, gains, Work(plan, gains, rest)
         self._nodes.trim({node.digest for path in paths for node, _ in path})
+
+    def _watch(self) -> None:
+        if self._passes is None:
+            self._passes = Passes(self._model, self._mix, Requests(self))
+
+    def _read_tensors(self) -> dict[str, Tensor]:
+        """Return the model's own tensors, without the copies that stand in their places."""
+        return tensors(self._model) | (self.stack.originals if self.stack else {})
 
     def remove(self) -> None:
         """Take everything off the model: the base as it was before."""
-        self._mix.work, self._copied, self._gains = None, {}, {}
         if self._passes is not None:
             self._passes.remove()
             self._passes = None
+        self._mix.work, self._copied, self._gains, self._given = None, {}, {}, ((), None, False)
         if self.stack is not None:
             self.stack.remove()
             self.stack = None
@@ -126,25 +184,34 @@ class MixedBatch:
         self,
         plan: Plan,
         chains: Sequence[Chain],
-        held: Mapping[str, Tensor],
+        copies: Mapping[str, Tensor] | None,
         known: Mapping[tuple[str, Prefix], Tensor],
     ) -> dict[tuple[str, Prefix], Tensor]:
-        """Return DoRA's gain for each weight and sum that the plan scales; `held` are the weights."""
-        gains: dict[tuple[str, Prefix], Tensor] = {}
+        """Return DoRA's gain for each weight and sum that the plan scales; `copies` are new copies of weights."""
+        spans = [
+            (depth, name, span)
+            for depth, level in enumerate(plan.levels)
+            for span in level.spans
+            for name in span.node.magnitudes
+            if depth >= plan.depths.get(name, 0)
+        ]
+        gains = {key: known[key] for _, name, span in spans if (key := (name, span.prefix)) in known}
+        if all((name, span.prefix) in gains for _, name, span in spans):
+            return gains
+        held = tensors(self._model) if copies is None else {**self._read_tensors(), **copies}
         by_prefix = {
             tuple((a.digest, w) for a, w in chain[: depth + 1]): chain[: depth + 1]
             for chain in chains
             for depth in range(len(chain))
         }
-        for depth, level in enumerate(plan.levels):
-            for span in level.spans:
-                for name in span.node.magnitudes:
-                    start, key = plan.depths.get(name, 0), (name, span.prefix)
-                    if depth >= start and key not in gains:
-                        gains[key] = (
-                            known[key] if key in known else _gain_of(held[name], by_prefix[span.prefix][start:], name)
-                        )
+        for _, name, span in spans:
+            if (key := (name, span.prefix)) not in gains:
+                gains[key] = _gain_of(held[name], by_prefix[span.prefix][plan.depths.get(name, 0) :], name)
         return gains
+
+
+def _own_levels(chains: Sequence[WeightedChain]) -> list[Chain]:
+    return [[(adapter, weight) for adapter, weight in chain if weight] for chain in chains]
 
 
 def _check_static(paths: Sequence[Path]) -> None:
@@ -195,11 +262,12 @@ def _gain_of(weight: Tensor, chain: Chain, name: str) -> Tensor:
         return last_gain(weight, _edits_of(chain, name)).to(weight.device, weight.dtype)
 
 
-def _check_sums(paths: Sequence[Path], chains: Sequence[Chain], live: Mapping[str, Tensor]) -> None:
-    """Raise Invalid if a merge of a chain would, because a sum is not finite."""
+def _check_sums(paths: Sequence[Path], chains: Sequence[Chain], read: Callable[[], Mapping[str, Tensor]]) -> None:
+    """Raise Invalid if a merge of a chain into the tensors that `read` returns would, because a sum is not finite."""
     for path, chain in zip(paths, chains, strict=True):
         if sum(abs(weight) * node.bound for node, weight in path) < _TAME:
             continue
+        live = read()
         for name, program in programs_of(chain).items():
             if not is_surely_finite(program.joined_edits, live[name].dtype, is_tame=True):
                 merged(live[name], program.edits, name=name)

@@ -1,7 +1,9 @@
 """What a composition is to be used with care for: sentences for people, from a resolved chain."""
 
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
+from types import FrameType
 from typing import Final
 
 from loratree_registry.core.paths import HEAD, parse_ref
@@ -11,6 +13,7 @@ from loratree_registry.core.text import nearest
 from loratree_registry.errors import CompositionWarning, listed
 
 _SHOWN: Final = 3  # versions that are named
+_OWN: Final = ("loratree", "loratree_cli", "loratree_composer", "loratree_registry", "contextlib")
 
 
 def find_remarks(registry: Registry, resolution: Resolution, *, follow: str | None) -> list[str]:
@@ -28,10 +31,19 @@ def find_remarks(registry: Registry, resolution: Resolution, *, follow: str | No
     return [sentence for sentence in found if sentence]
 
 
-def warn(sentences: Iterable[str], *, stacklevel: int = 2) -> None:
-    """Give each sentence to Python's warnings, as a CompositionWarning at the caller's caller."""
+def warn(sentences: Iterable[str]) -> None:
+    """Give each sentence to Python's warnings, as a CompositionWarning at the line that called loratree."""
     for sentence in sentences:
-        warnings.warn(sentence, CompositionWarning, stacklevel=stacklevel + 1)
+        warnings.warn(sentence, CompositionWarning, stacklevel=_count_own_frames() + 1)
+
+
+def _count_own_frames() -> int:
+    """Return how many callers, from the caller of this function on, are loratree's or only pass a call on."""
+    count = 0
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _OWN:
+        frame, count = frame.f_back, count + 1
+    return count
 
 
 def find_others(chain: Sequence[Link]) -> dict[str, tuple[str, str]]:
