@@ -179,7 +179,7 @@ def _bytes(folder: Path, name: str, _: int) -> list[Row]:
 
     model = _model(folder)
     chains, nodes = _tree(model, USERS), Nodes(model)
-    nodes.load(chains)
+    nodes.hold(chains)
     sizes = sum(layer.in_features + layer.out_features for layer in _linears(model).values()) * 4
     own = {adapter.digest: adapter.nbytes for chain in chains for adapter, _ in chain}
     floor, flat = sum(own.values()), USERS * sum(RANKS) * sizes

@@ -1,6 +1,8 @@
 """Composer: any path of the tree, composed on a live model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,11 +14,12 @@ from torch import nn
 from loratree_composer.adapters.adapter import WeightedChain, programs_of
 from loratree_composer.adapters.budget import DEFAULT, Budget, Memory
 from loratree_composer.adapters.reader import AdapterReader
+from loratree_composer.adapters.tiers import Residency, Tiers
 from loratree_composer.base.files import load_base, open_base
 from loratree_composer.base.identify import identify
 from loratree_composer.base.quantised import quantised_layers
 from loratree_composer.batch.batches import Batches
-from loratree_composer.batch.composed import Batch, RowWeights, Weights
+from loratree_composer.batch.composed import Batch, Ref, RowWeights, Weights
 from loratree_composer.live.bare_model import bare_model
 from loratree_composer.live.claims import free, restore_all
 from loratree_composer.live.composition import LiveComposition
@@ -24,13 +27,13 @@ from loratree_composer.live.merged_weights import MergedWeights
 from loratree_composer.live.pristine import PristinePlace
 from loratree_composer.live.recent_programs import Programs, RecentPrograms, RecentStacks
 from loratree_composer.live.stack import Stack, strip
+from loratree_composer.residency.library import Library
 from loratree_registry.connect import connect
 from loratree_registry.core.paths import base_of, parse_ref
 from loratree_registry.core.records import Base, Resolution
 from loratree_registry.core.registry import Registry
 from loratree_registry.errors import Invalid, listed
 from loratree_registry.settings import Settings
-from loratree_registry.workspace.remarks import find_remarks, warn
 
 
 class Composer:
@@ -38,8 +41,9 @@ class Composer:
 
     `use` stacks (the base's weights stay untouched), `merge` writes the sum into the weights, `restore` gives the bare
     base back, bit for bit. A call replaces the previous composition, which stays if fetching the adapters fails. A call
-    changes the model for the whole process, so a Composer is not thread-safe. While another Composer has a composition
-    on the model, or on a part of the model, `use` and `merge` raise Conflict.
+    changes the model for the whole process. So calls of several threads wait for one another, and a block (`active`,
+    `batch`, `requests`) has the model to itself until it ends; adapters are loaded meanwhile. While another Composer
+    has a composition on the model, or on a part of the model, `use` and `merge` raise Conflict.
 
     A torch.compile'd model counts as the model inside it. torch.compile limits how often it compiles one function, so
     adding or removing a stack drops all code that torch.compile made in this process; the next call compiles again.
@@ -56,7 +60,9 @@ class Composer:
     `budget` is the number of bytes that may be kept only to be faster, 4 GiB by default: adapters that were used (at
     most half), stacks (a quarter), programs ready to merge (a quarter), versions of earlier batches (a quarter), and
     prefix sums. What does not fit is not kept; 0 keeps nothing.
-    `memory` says what is held now. `home` is the folder of this machine's caches (default: LORATREE_HOME).
+    `memory` says what is held now. `tiers` limits adapters in RAM, versions of batches and fetched files on their own;
+    `residency` counts what happens in each tier, and `prefetch` loads ahead. `home` is the folder of this machine's
+    caches (default: LORATREE_HOME).
 
     A composition stays on the model if its Composer is gone; the next Composer on the model takes it off. Raises
     Invalid if the model is not the base, or is sharded or offloaded, and Conflict if it carries the composition of a
@@ -74,6 +80,7 @@ class Composer:
         pristine: PristinePlace = "host",
         prefixes: bool | None = None,
         budget: int = DEFAULT,
+        tiers: Tiers | None = None,
         home: Path | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -85,10 +92,11 @@ class Composer:
         if registry is None:
             registry = connect()
             finalize(self, registry.close)
-        self._registry = registry
         self._base, manifest = identify(model, registry, name=base, verify=verify, home=home)
         self._quantised = list(quantised_layers(model))
-        self._adapters = AdapterReader(registry, manifest, home, budget=self._budget)
+        tiers = tiers or Tiers()
+        self._adapters = AdapterReader(registry, manifest, home, budget=self._budget, tiers=tiers)
+        self._library = Library(registry, self._base, self._adapters)
         source = open_base(self._base, manifest, home) if pristine == "files" else None
         if prefixes is None:
             prefixes = all(parameter.device.type == "cpu" for parameter in model.parameters())
@@ -96,9 +104,10 @@ class Composer:
         self._live = LiveComposition(self, model, merged)
         self._recent = RecentPrograms(self._budget)
         self._stacks = RecentStacks(self._budget)
+        self._lock = threading.RLock()  # held while the model changes, and during a block
         # The call that put the present composition on. No bound method: a cycle would keep a lost Composer alive.
         self._again: tuple[str, Any, dict[str, Any]] | None = None
-        self._batches = Batches(model, self._budget)
+        self._batches = Batches(model, self._budget, tiers.device)
 
     @classmethod
     def from_pretrained(
@@ -113,6 +122,7 @@ class Composer:
         pristine: PristinePlace = "host",
         prefixes: bool | None = None,
         budget: int = DEFAULT,
+        tiers: Tiers | None = None,
         home: Path | None = None,
         **loading: Any,
     ) -> Self:
@@ -137,6 +147,7 @@ class Composer:
                 pristine=pristine,
                 prefixes=prefixes,
                 budget=budget,
+                tiers=tiers,
                 home=home,
             )
             composer.use(ref, merged=merged, follow=follow, weights=weights)
@@ -183,7 +194,7 @@ class Composer:
         held, stack = self._budget.held, self._live.stack
         return Memory(
             budget=self._budget.limit,
-            adapters=held("adapters"),
+            adapters=self._adapters.nbytes,
             programs=held("programs"),
             stacks=held("stacks"),
             prefix_sums=held("prefix sums"),
@@ -191,6 +202,21 @@ class Composer:
             stacked=0 if stack is None or self._stacks.holds(stack) else stack.nbytes,
             batches=self._batches.nbytes,
         )
+
+    def residency(self) -> Residency:
+        """Return what lies on the disk, in RAM and on the device now, with hits, misses, evictions and load times."""
+        return Residency(disk=self._adapters.read_disk(), ram=self._adapters.read_ram(), device=self._batches.read())
+
+    def prefetch(
+        self, refs: Sequence[Ref] = (), *, below: str | None = None, follow: str | None = None, device: bool = True
+    ) -> Future[int]:
+        """Load the chains of `refs`, or of every version in the subtree `below`, on threads of its own.
+
+        They are loaded to where batches take them from, or, without `device`, to RAM alone. What finds no room beside
+        what is used leaves again, the least recently used first. Returns a future of the number of chains; its error is
+        the first that occurred. Use the model meanwhile as you like.
+        """
+        return self._library.prefetch(refs, below, follow, self._batches if device else None)
 
     @property
     def unreached(self) -> list[str]:
@@ -219,13 +245,14 @@ class Composer:
         resolution, chain = self._read(ref, follow, weights)
         depth = _depth_of(resolution, merged)
         make = partial(self._prepare_programs, resolution, chain)
-        self._again = None
-        self._live.put_on(
-            resolution,
-            merged=partial(make, slice(0, depth)) if depth else None,
-            stacked=partial(self._make_stack, resolution, chain, depth),
-        )
-        self._again = "use", ref, {"merged": merged, "follow": follow, "weights": weights}
+        with self._lock:
+            self._again = None
+            self._live.put_on(
+                resolution,
+                merged=partial(make, slice(0, depth)) if depth else None,
+                stacked=partial(self._make_stack, resolution, chain, depth),
+            )
+            self._again = "use", ref, {"merged": merged, "follow": follow, "weights": weights}
         return resolution
 
     @contextmanager
@@ -237,16 +264,17 @@ class Composer:
         So blocks can be nested. After the outermost block the bare base is back, also if `merge` or another `use` was
         called in it.
         """
-        before = self._again
-        try:
-            yield self.use(ref, merged=merged, follow=follow, weights=weights)
-        finally:
-            self._put_back(before)
+        with self._lock:
+            before = self._again
+            try:
+                yield self.use(ref, merged=merged, follow=follow, weights=weights)
+            finally:
+                self._put_back(before)
 
     @contextmanager
     def batch(
         self,
-        refs: Sequence[str],
+        refs: Sequence[Ref],
         *,
         lengths: Sequence[int] | None = None,
         merged: str | None = None,
@@ -270,13 +298,10 @@ class Composer:
         passes, from any thread. Raises Invalid, with the whole batch refused, and what `use` raises. After the block,
         what was on the model before is back.
         """
-        before = self._again
-        batch = self._begin_batch(refs, lengths=lengths, merged=merged, follow=follow, weights=weights, static=static)
-        try:
+        with self._in_batch(
+            refs, lengths=lengths, merged=merged, follow=follow, weights=weights, static=static
+        ) as batch:
             yield batch
-        finally:
-            batch.end()
-            self._put_back(before)
 
     @contextmanager
     def requests(
@@ -298,14 +323,11 @@ class Composer:
         run = getattr(self._model, "continuous_batching_context_manager", None)
         if run is None:
             raise Invalid(f"a {type(self._model).__name__} has no continuous batching: take a model that generates")
-        before = self._again
-        batch = self._begin_batch(None, merged=merged, follow=follow, weights=weights)
-        try:
-            with run(generation_config, continuous_batching_config=continuous_batching_config) as manager:
-                yield manager
-        finally:
-            batch.end()
-            self._put_back(before)
+        with (
+            self._in_batch(None, merged=merged, follow=follow, weights=weights),
+            run(generation_config, continuous_batching_config=continuous_batching_config) as manager,
+        ):
+            yield manager
 
     def merge(self, ref: str, *, follow: str | None = None, weights: Weights | None = None) -> Resolution:
         """Merge the chain of `ref`: W' = W + Σ wᵢsᵢBᵢAᵢ, from the pristine weights. A failure restores the bare base.
@@ -316,50 +338,75 @@ class Composer:
         self._check_mergeable()
         resolution, chain = self._read(ref, follow, weights)
         make = partial(self._prepare_programs, resolution, chain, slice(None))
-        self._again = None
-        self._live.put_on(resolution, merged=make, stacked=None)
-        self._again = "merge", ref, {"follow": follow, "weights": weights}
+        with self._lock:
+            self._again = None
+            self._live.put_on(resolution, merged=make, stacked=None)
+            self._again = "merge", ref, {"follow": follow, "weights": weights}
         return resolution
 
     def restore(self, *, release: bool = False) -> None:
         """Restore the bare base, bit for bit; `release` also frees the memory reserved for the next merge."""
-        self._again = None
-        if not release:
-            self._live.restore()
-            return
-        self._live.release()
-        self._recent.clear()
-        self._stacks.clear()
-        self._adapters.forget()
-        self._batches.forget()
+        with self._lock:
+            self._again = None
+            if not release:
+                self._live.restore()
+                return
+            self._live.release()
+            self._recent.clear()
+            self._stacks.clear()
+            self._adapters.forget()
+            self._batches.forget()
 
-    def _begin_batch(
+    @contextmanager
+    def _in_batch(self, refs: Sequence[Ref] | None, **options: Any) -> Iterator[Batch]:
+        """Put a batch on the model for a block; its adapters are loaded before the block waits for the model."""
+        batch, put_on = self._prepare_batch(refs, **options)
+        with self._lock:
+            before = self._again
+            put_on()
+            try:
+                yield batch
+            finally:
+                batch.end()
+                self._put_back(before)
+
+    def _prepare_batch(
         self,
-        refs: Sequence[str] | None,
+        refs: Sequence[Ref] | None,
         *,
         merged: str | None,
         follow: str | None,
         lengths: Sequence[int] | None = None,
         weights: RowWeights = None,
         static: bool = False,
-    ) -> Batch:
-        """Put a batch on the model, of these refs' rows or segments; or, for None, of requests to come."""
+    ) -> tuple[Batch, Callable[[], None]]:
+        """Return a batch of these refs' rows or segments, or, for None, of requests to come, and what puts it on."""
         if merged is not None:
             self._check_mergeable()
-        batch, start = self._batches.make(lambda ref, own: self._read(ref, follow, own), merged, static=static)
+        self._live.free_model()
+        batch, start = self._batches.make(lambda ref, own: self._library.refer(ref, follow, own), merged, static=static)
         if refs is None:
             assert weights is None or isinstance(weights, Mapping)
             reading = batch.prepare_requests(weights)
         else:
             reading = batch.prepare(refs, lengths, weights)
-        self._again = None
+        self._batches.read_missing(reading)
         make = None
         if reading.merged is not None and reading.depth:
             make = partial(self._prepare_programs, *reading.merged, slice(0, reading.depth))
-        self._live.put_on(None, merged=make, stacked=lambda: start(reading))
         options = {"lengths": lengths, "merged": merged, "follow": follow, "weights": weights, "static": static}
-        self._again = "_begin_batch", refs, options
-        return batch
+
+        def put_on() -> None:
+            self._again = None
+            self._live.put_on(None, merged=make, stacked=lambda: start(reading))
+            self._again = "_begin_batch", refs, options
+
+        return batch, put_on
+
+    def _begin_batch(self, refs: Sequence[Ref] | None, **options: Any) -> None:
+        """Put a batch on the model again, after a block in it."""
+        _, put_on = self._prepare_batch(refs, **options)
+        put_on()
 
     def _put_back(self, before: tuple[str, Any, dict[str, Any]] | None) -> None:
         """Restore the bare base, and then what an earlier call put on."""
@@ -369,12 +416,8 @@ class Composer:
             getattr(self, call)(earlier, **options)
 
     def _read(self, ref: str, follow: str | None, weights: Weights | None) -> tuple[Resolution, WeightedChain]:
-        if base_of(parse_ref(ref).path) != self._base.name:
-            raise Invalid(f"{ref} is not in the tree of {self._base.name}, the base of this model")
         self._live.free_model()
-        resolution = self._registry.resolve(ref, follow=follow, weights=weights)
-        warn(find_remarks(self._registry, resolution, follow=follow))
-        return resolution, self._adapters.load_chain(resolution)
+        return self._library.read(ref, follow, weights)
 
     def _check_mergeable(self) -> None:
         if self._quantised:

@@ -1,7 +1,7 @@
 """A published adapter as stored: its parts by the base's tensor names."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
@@ -98,6 +98,10 @@ class Adapter:
     digest: str = ""
     task_type: str | None = None
 
+    def loaded(self) -> "Adapter":
+        """Return the adapter with its parts in memory, also if they are read later."""
+        return self.parts.load() if isinstance(self.parts, PartsLater) else self
+
     @property
     def nbytes(self) -> int:
         """The size of its tensors in bytes."""
@@ -132,7 +136,31 @@ class Adapter:
 
     def _tensors(self) -> Iterable[Tensor]:
         for part in (part for parts in self.parts.values() for part in parts):
-            yield from (value for value in (getattr(part, f.name) for f in fields(part)) if isinstance(value, Tensor))
+            yield from tensors_of(part)
+
+
+def tensors_of(part: AdapterPart) -> Iterator[Tensor]:
+    """Yield the tensors of a part."""
+    yield from (value for value in (getattr(part, field.name) for field in fields(part)) if isinstance(value, Tensor))
+
+
+class PartsLater(Mapping[str, tuple[AdapterPart, ...]]):
+    """Parts that `load` gets with their adapter when they are asked for, and that are not kept here."""
+
+    def __init__(self, load: Callable[[], Adapter]) -> None:
+        self.load = load
+
+    def __getitem__(self, name: str) -> tuple[AdapterPart, ...]:
+        return self.load().parts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.load().parts)
+
+    def __len__(self) -> int:
+        return len(self.load().parts)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.load().parts
 
 
 WeightedChain = Sequence[tuple[Adapter, float]]  # root to leaf, with level weights

@@ -84,10 +84,19 @@ class Cache(Generic[T]):
 
     def __init__(self, budget: Budget, name: str, *, share: float) -> None:
         self._budget, self._name, self._share = budget, name, share
+        self.evictions = 0  # values that made room for others
         self._values: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
 
     def __contains__(self, key: object) -> bool:
         return key in self._values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of every value in bytes."""
+        return self._budget.held(self._name)
 
     def get(self, key: Hashable) -> T | None:
         """Return the value of `key`, which is now the most recently used, or None."""
@@ -104,6 +113,7 @@ class Cache(Generic[T]):
         self._budget.add(self._name, size)
         while self._values and self._budget.held(self._name) > self._limit:
             self._remove(next(iter(self._values)))
+            self.evictions += 1
 
     def entries(self) -> list[tuple[T, int]]:
         """Return every value with its size, the least recently used first."""
@@ -113,6 +123,11 @@ class Cache(Generic[T]):
         """Remove every value."""
         for key in list(self._values):
             self._remove(key)
+
+    @property
+    def limit(self) -> int:
+        """The number of bytes that it may hold if no other cache needs them."""
+        return int(self._share * self._budget.limit)
 
     @property
     def _limit(self) -> float:

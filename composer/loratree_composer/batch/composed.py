@@ -11,7 +11,8 @@ from loratree_registry.errors import Invalid, listed
 Weights = Mapping[str, float]  # level weights by path
 RowWeights = Weights | Sequence[Weights | None] | None  # of all rows, or of each
 Chains = tuple[Resolution, WeightedChain]
-Read = Callable[[str, Weights | None], Chains]
+Ref = str | Resolution  # a path of the tree, or what an earlier call has resolved one to
+Read = Callable[[Ref, Weights | None], Chains]
 Above = tuple[tuple[str, float], ...]  # the digests and level weights of what is merged
 
 
@@ -43,13 +44,14 @@ class Batch:
         self.resolutions: list[Resolution] = []
 
     def assign(
-        self, refs: Sequence[str], *, lengths: Sequence[int] | None = None, weights: RowWeights = None
+        self, refs: Sequence[Ref], *, lengths: Sequence[int] | None = None, weights: RowWeights = None
     ) -> list[Resolution]:
         """Let the next passes take these paths, and return what each resolves to.
 
         Without `lengths`, each row of the model's input takes a path. With them, each segment of an input that packs
-        sequences does: so many tokens. `weights` are level weights by path, for all rows or for each row. If an error
-        is raised, the paths of before stay.
+        sequences does: so many tokens. `weights` are level weights by path, for all rows or for each row. A path that
+        is given as its Resolution is not asked for again: with its versions in memory, no file and no server is. If an
+        error is raised, the paths of before stay.
         """
         if self._above is None:
             raise Invalid("the batch is over: assign paths inside its `with` block")
@@ -60,13 +62,14 @@ class Batch:
             )
         return self.start(reading)
 
-    def prepare(self, refs: Sequence[str], lengths: Sequence[int] | None, weights: RowWeights) -> Reading:
+    def prepare(self, refs: Sequence[Ref], lengths: Sequence[int] | None, weights: RowWeights) -> Reading:
         """Read the chain of each ref; of rows that are alike, once. Raises Invalid if they make no batch."""
         _check_lengths(refs, lengths)
         read: dict[tuple[str, object], Chains] = {}
         keys = []
         for ref, own in zip(refs, _spread(refs, weights), strict=True):
-            keys.append((ref, tuple(sorted((own or {}).items()))))
+            name = ref if isinstance(ref, str) else ref.composition
+            keys.append((name, tuple(sorted((own or {}).items()))))
             if keys[-1] not in read:
                 read[keys[-1]] = self._read(ref, own)
         depth = self._find_depth([of for of, _ in read.values()])
@@ -128,7 +131,7 @@ def _above(resolution: Resolution, depth: int) -> Above:
     return tuple((link.digest, link.weight) for link in resolution.chain[:depth])
 
 
-def _check_lengths(refs: Sequence[str], lengths: Sequence[int] | None) -> None:
+def _check_lengths(refs: Sequence[Ref], lengths: Sequence[int] | None) -> None:
     if isinstance(refs, str) or not refs:
         raise Invalid("a batch takes a list of paths, one for each row of the model's input")
     if lengths is None:
@@ -140,7 +143,7 @@ def _check_lengths(refs: Sequence[str], lengths: Sequence[int] | None) -> None:
         )
 
 
-def _spread(refs: Sequence[str], weights: RowWeights) -> Sequence[Weights | None]:
+def _spread(refs: Sequence[Ref], weights: RowWeights) -> Sequence[Weights | None]:
     """Return the level weights of each row."""
     if weights is None or isinstance(weights, Mapping):
         return [weights] * len(refs)

@@ -39,6 +39,7 @@ class MixedBatch:
         self._copied: Mapping[str, object] = {}  # the levels that each copy holds
         self._gains: dict[tuple[str, Prefix], Tensor] = {}
         self._given: tuple[Sequence[WeightedChain], Sequence[int] | None, bool] = (), None, False
+        self._held = set[str]()  # the versions of the paths that are on the model
         self.stack: Stack | None = None
         self._passes: Passes | None = None
 
@@ -104,9 +105,12 @@ class MixedBatch:
     def check(self, chains: Sequence[WeightedChain]) -> None:
         """Hold the versions of these chains. Raises Invalid if the chains cannot be in one pass."""
         own = _own_levels(chains)
-        paths = self._nodes.load(own)
-        _find_depths(paths, own)
-        _check_sums(paths, own, self._read_tensors)
+        paths = self._nodes.hold(own)
+        try:
+            _find_depths(paths, own)
+            _check_sums(paths, own, self._read_tensors)
+        finally:
+            self._nodes.release(_digests_of(paths))
 
     def _put(
         self,
@@ -117,7 +121,25 @@ class MixedBatch:
         kept: Sequence[int] = (),
     ) -> None:
         own = _own_levels(chains)
-        paths = self._nodes.load(own)
+        paths = self._nodes.hold(own)
+        try:
+            self._change(own, paths, lengths, static=static, kept=kept)
+        except BaseException:
+            self._nodes.release(_digests_of(paths))
+            raise
+        self._nodes.release(self._held)
+        self._held = _digests_of(paths)
+        self._nodes.trim()
+
+    def _change(
+        self,
+        own: Sequence[Chain],
+        paths: Sequence[Path],
+        lengths: Sequence[int] | None,
+        *,
+        static: bool,
+        kept: Sequence[int],
+    ) -> None:
         depths = _find_depths(paths, own)
         copied = {name: _steps_of(own[0][:depth], name) for name, depth in depths.items()}
         _check_sums(paths, own, self._read_tensors)
@@ -134,7 +156,6 @@ class MixedBatch:
         self._lay_out(plan, lengths if static else None, is_static=static)
         rest = Work(Plan([paths[at] for at in kept], [1] * len(kept), depths), gains) if kept else None
         self._copied, self._gains, self._mix.work = copied, gains, Work(plan, gains, rest)
-        self._nodes.trim({node.digest for path in paths for node, _ in path})
 
     def _watch(self) -> None:
         if self._passes is None:
@@ -150,6 +171,8 @@ class MixedBatch:
             self._passes.remove()
             self._passes = None
         self._mix.work, self._copied, self._gains, self._given = None, {}, {}, ((), None, False)
+        self._nodes.release(self._held)
+        self._held = set()
         if self.stack is not None:
             self.stack.remove()
             self.stack = None
@@ -208,6 +231,10 @@ class MixedBatch:
             if (key := (name, span.prefix)) not in gains:
                 gains[key] = _gain_of(held[name], by_prefix[span.prefix][plan.depths.get(name, 0) :], name)
         return gains
+
+
+def _digests_of(paths: Sequence[Path]) -> set[str]:
+    return {node.digest for path in paths for node, _ in path}
 
 
 def _own_levels(chains: Sequence[WeightedChain]) -> list[Chain]:

@@ -1,14 +1,16 @@
 """The versions that a live model's batches hold, each checked against the model when it is loaded."""
 
+import threading
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from loratree_composer.adapters.adapter import Adapter, Factors, WeightedChain
+from loratree_composer.adapters.adapter import Adapter, Factors, WeightedChain, tensors_of
 from loratree_composer.adapters.budget import Budget
+from loratree_composer.adapters.tiers import Counts, Tier, timed
 from loratree_composer.arithmetic.edits import Add, Edit, ReplaceRows, Rescale
 from loratree_composer.arithmetic.merge import check_held, check_values
 from loratree_composer.arithmetic.precision import full_float32
@@ -21,6 +23,7 @@ from loratree_composer.batch.plan import Path
 from loratree_composer.batch.slab import Slab
 from loratree_composer.live.fit import check_fit, fit_problems, owner, shared_layers
 from loratree_composer.live.stack import INNER, has_plain_forward
+from loratree_registry.errors import Invalid
 
 Edits = Mapping[str, Sequence[Edit]]  # of one version at level weight 1, by the names of the tensors
 
@@ -30,65 +33,142 @@ _SHARE: Final = 0.25
 
 
 class Nodes:
-    """Versions by digest, for the layers of one model, in the dtype that each layer has now.
+    """Versions by digest, for the layers of one model, in the dtype that each layer has now; for any number of threads.
 
-    Those that no path of the present batch takes are kept in at most a quarter of a budget; the least recently used
-    leave first.
+    Versions that a batch holds stay. Others are kept in at most a quarter of a budget, or, together with those of
+    batches, in `limit` bytes; the least recently used leave first.
     """
 
-    def __init__(self, model: nn.Module, budget: Budget | None = None) -> None:
-        self._model, self._budget = model, budget or Budget()
+    def __init__(self, model: nn.Module, budget: Budget | None = None, limit: int | None = None) -> None:
+        self._model, self._limit = model, limit
+        self._budget = Budget(limit) if limit is not None else budget or Budget()
         live = _find_values(model)
         self._made_for, self._held = _describe(live), 0
         device = next((tensor.device for tensor in live.values()), torch.device("cpu"))
         self._slab = Slab({name: tensor.dtype for name, tensor in live.items()}, device)
         self._nodes: OrderedDict[str, Node] = OrderedDict()
+        self._pins = Counter[str]()  # holders of each version
+        self._lock, self._counts = threading.RLock(), Counts()
 
     @property
     def nbytes(self) -> int:
         """The size in bytes of what is held of every version."""
         return self._held
 
+    @property
+    def slab_nbytes(self) -> int:
+        """The size in bytes of the slab, with its free slots."""
+        return self._slab.nbytes
+
+    def read(self) -> Tier:
+        """Return the state of the versions."""
+        with self._lock:
+            limit = int(_SHARE * self._budget.limit) if self._limit is None else self._limit
+            return self._counts.read(limit=limit, held=self._held, versions=len(self._nodes))
+
     def fits(self) -> bool:
         """Return whether the model's tensors have the dtypes and devices that they had at first."""
         return _describe(_find_values(self._model)) == self._made_for
 
-    def load(self, chains: Sequence[WeightedChain]) -> list[Path]:
-        """Hold every version of the chains, and return their paths; a level weight of 0 drops a level.
+    def hold(self, chains: Sequence[WeightedChain]) -> list[Path]:
+        """Hold every version of the chains until `release`, and return their paths; a level weight of 0 drops a level.
 
-        Raises Invalid if a version does not fit the model; then none of the new versions is held.
+        Raises Invalid if a version does not fit the model, or if the versions take more than the limit; then none of
+        them is held.
         """
         wanted = {adapter.digest: adapter for chain in chains for adapter, weight in chain if weight}
+        with self._lock:  # those that are there must stay while the others are read
+            there = [digest for digest in wanted if digest in self._nodes]
+            self._pins.update(there)
+        try:
+            read = {digest: adapter.loaded() for digest, adapter in wanted.items() if digest not in there}
+            with self._lock:
+                self._add(read, there)
+        except BaseException:
+            self.release(there)
+            raise
+        self._counts.hit(len(there))
+        return [[(self._nodes[adapter.digest], weight) for adapter, weight in chain if weight] for chain in chains]
+
+    def release(self, digests: Iterable[str]) -> None:
+        """Let versions leave that `hold` has held, once for each call of it."""
+        with self._lock:
+            for digest in digests:
+                self._pins[digest] -= 1
+                if not self._pins[digest]:
+                    del self._pins[digest]
+
+    def read_missing(self, chains: Sequence[WeightedChain]) -> None:
+        """Load the adapters of versions that are not there into memory, for a `hold` that follows soon."""
+        for adapter in {adapter.digest: adapter for chain in chains for adapter, weight in chain if weight}.values():
+            if adapter.digest not in self._nodes:
+                adapter.loaded()
+
+    def trim(self) -> None:
+        """Free versions that nobody holds, the least recently used first, until the rest fits."""
+        with self._lock:
+            self._make_room(0)
+
+    def forget(self) -> None:
+        """Free every version."""
+        with self._lock:
+            for digest in list(self._nodes):
+                self._drop(digest)
+
+    def _add(self, read: Mapping[str, Adapter], there: Sequence[str]) -> None:
+        """Put versions that were read into the slab, unless another thread has meanwhile, and hold them."""
+        for digest in there:
+            self._nodes.move_to_end(digest)
+        new = {digest: adapter for digest, adapter in read.items() if digest not in self._nodes}
+        self._pins.update(read.keys() - new.keys())
         made: dict[str, Node] = {}
         try:
-            new = {digest: adapter for digest, adapter in wanted.items() if digest not in self._nodes}
+            self._check_limit(new, [*there, *(read.keys() - new.keys())])
             coming = Counter(_form_of(adapter) for adapter in new.values())
             for digest, adapter in new.items():
                 form = _form_of(adapter)
-                made[digest] = self._make(adapter, coming[form])
+                with timed() as watch:
+                    made[digest] = self._make(adapter, coming[form])
                 coming[form] -= 1
+                self._counts.load(made[digest].nbytes, watch.seconds)
         except BaseException:
             for node in made.values():
                 self._free(node)
+            self.release(read.keys() - new.keys())
             raise
         for digest, node in made.items():
             self._nodes[digest] = node
             self._count(node.nbytes)
-        for digest in wanted:
-            self._nodes.move_to_end(digest)
-        return [[(self._nodes[adapter.digest], weight) for adapter, weight in chain if weight] for chain in chains]
+        self._pins.update(list(made))
 
-    def trim(self, keep: Collection[str]) -> None:
-        """Free the versions that `keep` does not name, the least recently used first, until the rest fits."""
-        for digest in [digest for digest in self._nodes if digest not in keep]:
-            if self._held <= min(_SHARE * self._budget.limit, self._budget.left(_NAME)):
+    def _check_limit(self, new: Mapping[str, Adapter], others: Sequence[str]) -> None:
+        """Raise Invalid if versions take more than a given limit, and make room for the new ones."""
+        size = sum(self._size_of(adapter) for adapter in new.values())
+        together = size + sum(self._nodes[digest].nbytes for digest in others)
+        if self._limit is not None and together > self._limit:
+            raise Invalid(
+                f"the paths take {together:,} bytes of versions, and the device's limit is {self._limit:,}: raise "
+                "Tiers(device=…), or put fewer paths into a batch"
+            )
+        if self._limit is not None:
+            self._make_room(size)
+
+    def _size_of(self, adapter: Adapter) -> int:
+        """Return about the bytes of a version in the layers' dtypes."""
+        sizes = {name: dtype.itemsize for name, (dtype, _) in self._made_for.items()}
+        return sum(
+            sizes.get(name, 4) * sum(tensor.numel() for part in parts for tensor in tensors_of(part))
+            for name, parts in adapter.parts.items()
+        )
+
+    def _make_room(self, size: int) -> None:
+        """Free versions that nobody holds until they and `size` more bytes fit, the least recently used first."""
+        for digest in [digest for digest in self._nodes if digest not in self._pins]:
+            limit = self._limit if self._limit is not None else _SHARE * self._budget.limit
+            if self._held + size <= min(limit, self._budget.left(_NAME)):
                 return
             self._drop(digest)
-
-    def forget(self) -> None:
-        """Free every version."""
-        for digest in list(self._nodes):
-            self._drop(digest)
+            self._counts.evict()
 
     def _drop(self, digest: str) -> None:
         node = self._nodes.pop(digest)

@@ -1,7 +1,7 @@
 """The files that this machine fetched from a registry, by digest: what they take, and how to free it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -42,11 +42,17 @@ def list_cached(home: Path) -> list[CachedFile]:
 
 
 def prune(
-    home: Path, *, keep: int | None = None, unused: timedelta | None = None, dry_run: bool = False
+    home: Path,
+    *,
+    keep: int | None = None,
+    unused: timedelta | None = None,
+    spare: Collection[str] = (),
+    dry_run: bool = False,
 ) -> Iterator[CachedFile]:
     """Remove files, and yield each: those not used for `unused`, then the longest unused beyond `keep` bytes.
 
-    It is safe while other processes compose: an open file stays readable, and a missing one is fetched again.
+    The digests in `spare` stay, and count. It is safe while other processes compose: an open file stays readable, and a
+    missing one is fetched again.
     Raises Unavailable.
     """
     cache, held = open_cache(home), 0
@@ -55,7 +61,8 @@ def prune(
         cache.sweep(before=now() - BEING_WRITTEN)
     for file in list_cached(home):
         held += file.size
-        if (before is not None and file.used_at < before) or (keep is not None and held > keep):
+        is_old = (before is not None and file.used_at < before) or (keep is not None and held > keep)
+        if is_old and file.sha256 not in spare:
             held -= file.size
             if not dry_run:
                 cache.delete(file.sha256)

@@ -28,12 +28,21 @@ from loratree_registry.workspace.cache import BEING_WRITTEN, note_use, open_cach
 _OTHER: Final = "give a new or empty folder"
 
 
-def fetch(registry: Registry, home: Path, ref: str, file: FileDigest, *, on_read: Tick = uncounted) -> Path:
+def fetch(
+    registry: Registry,
+    home: Path,
+    ref: str,
+    file: FileDigest,
+    *,
+    on_read: Tick = uncounted,
+    on_download: Tick = uncounted,
+) -> Path:
     """Return the path on this machine of one file of the version or base that `ref` names; read it, never write it.
 
     The path is the stored blob if this machine has it, else HOME/cache/sha256/ab/<hex>. The bytes are hashed at every
-    call, and a damaged cached copy is fetched again. Raises Corrupt if the registry's own bytes do not match the
-    digest, NotFound, and Unavailable if the disk or the registry fails.
+    call, and a damaged cached copy is fetched again; `on_download` gets the size of what was fetched. Raises
+    Corrupt if the registry's own bytes do not match the digest, NotFound, and Unavailable if the disk or the registry
+    fails.
     """
     stored = registry.local_file(ref, file.name)
     if stored is not None:
@@ -49,6 +58,7 @@ def fetch(registry: Registry, home: Path, ref: str, file: FileDigest, *, on_read
                 cache.put(file.sha256, file.size, counted(stream, on_read))
             except Invalid as error:
                 raise _damage_error(ref, file) from error
+        on_download(file.size)
     note_use(path := cache.path(file.sha256))
     return path
 
