@@ -9,6 +9,7 @@ TYPE_CHECKING = False  # as in typing, which takes longer to import than all the
 
 if TYPE_CHECKING:
     from loratree.functions import compose, publish, pull, resolve
+    from loratree_composer.adapters.tiers import Tiers
     from loratree_composer.base.manifest import read_base
     from loratree_composer.composer import Composer
     from loratree_registry.connect import connect
@@ -24,6 +25,7 @@ __all__ = [
     "Limit",
     "LoratreeError",
     "Registry",
+    "Tiers",
     "__version__",
     "compose",
     "connect",
@@ -39,6 +41,7 @@ _HOMES = {
     "Limit": "loratree_registry.core.chain",
     "LoratreeError": "loratree_registry.errors",
     "Registry": "loratree_registry.core.registry",
+    "Tiers": "loratree_composer.adapters.tiers",
     "compose": "loratree.functions",
     "connect": "loratree_registry.connect",
     "publish": "loratree.functions",

@@ -24,6 +24,7 @@ PUBLIC = [
     "Limit",
     "LoratreeError",
     "Registry",
+    "Tiers",
     "__version__",
     "compose",
     "connect",
