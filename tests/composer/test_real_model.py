@@ -1,4 +1,4 @@
-"""SmolLM2-135M, two levels that PEFT trains for a few steps: every form writes the text that PEFT's model writes."""
+"""SmolLM2-135M: every form of a chain writes the text of PEFT's model, and every row of a batch its own path's."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,9 @@ import pytest
 import torch
 import transformers
 from torch import nn
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
+from loratree_composer import Composer
 from loratree_composer.base.manifest import read_base
 from loratree_registry.core.registry import Registry
 from loratree_registry.workspace.base_locations import remember_base
@@ -20,7 +22,7 @@ from tests.composer.conftest import Tree, open_catalog
 from tests.composer.every_form import every_form
 from tests.peft_bases import quiet
 from tests.smollm2 import smollm2
-from tests.tiny import LINEARS
+from tests.tiny import LINEARS, adapter
 
 PROMPT = "A LoRA adapter is"
 TEXTS = (
@@ -108,3 +110,48 @@ def test_every_form_writes_pefts_text(name: str, base: Path, registry: Registry,
         assert forms == dict.fromkeys(forms, texts[-1])
     if name == "all linear layers":
         assert len(set(texts)) == 3, texts
+
+
+@pytest.fixture
+def users(base: Path, registry: Registry, tmp_path: Path) -> list[str]:
+    """The paths of 16 users below 4 tasks of 1 domain, with random adapters on all linear layers."""
+    home = tmp_path / "home"
+
+    def publish(path: str, parent: str, *, seed: int, rank: int) -> str:
+        with quiet():
+            directory = adapter(base, tmp_path / f"adapter{seed}", seed=seed, rank=rank, alpha=2 * rank, std=0.03)
+        publish_directory(registry, directory, path, parent=parent, home=home)
+        return path
+
+    domain = publish("smollm2/domain", "base", seed=1, rank=16)
+    tasks = [publish(f"{domain}/task{at}", domain, seed=10 + at, rank=8) for at in range(4)]
+    return [publish(f"{task}/user{at}", task, seed=100 + at, rank=4) for at, task in enumerate(4 * tasks)]
+
+
+@pytest.mark.timeout(900)
+def test_sixteen_users_write_their_own_texts_in_one_batch(
+    base: Path, registry: Registry, users: list[str], tmp_path: Path
+) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base, padding_side="left")
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model: Any = load(base)
+    composer = Composer(model, registry, home=tmp_path / "home")
+    prompts = [f"{'My dear friend, ' * (at % 3)}user {at} asks: what is a tree?" for at in range(len(users))]
+    greedy = {"max_new_tokens": 32, "do_sample": False, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": -1}
+    expected = []
+    for path, prompt in zip(users, prompts, strict=True):
+        composer.merge(path)
+        given = tokenizer(prompt, return_tensors="pt")
+        expected.append(model.generate(**given, **greedy)[0, given.input_ids.shape[1] :].tolist())
+    assert len({tuple(text) for text in expected}) == len(users)
+
+    given = tokenizer(prompts, return_tensors="pt", padding=True)
+    with composer.batch(users):
+        found = model.generate(**given, **greedy)[:, given.input_ids.shape[1] :].tolist()
+        assert found == expected
+        answers = model.generate_batch(
+            [tokenizer(prompt).input_ids for prompt in prompts],
+            generation_config=transformers.GenerationConfig(**greedy),
+            continuous_batching_config=ContinuousBatchingConfig(num_blocks=64, page_size=32, max_batch_tokens=128),
+        )
+        assert [answer.generated_tokens for answer in answers.values()] == expected
