@@ -20,6 +20,7 @@ from loratree_composer.base.identify import identify
 from loratree_composer.base.quantised import quantised_layers
 from loratree_composer.batch.batches import Batches
 from loratree_composer.batch.composed import Batch, Ref, RowWeights, Weights
+from loratree_composer.batch.mixed_batch import MixedBatch
 from loratree_composer.live.bare_model import bare_model
 from loratree_composer.live.claims import free, restore_all
 from loratree_composer.live.composition import LiveComposition
@@ -363,8 +364,8 @@ class Composer:
         batch, put_on = self._prepare_batch(refs, **options)
         with self._lock:
             before = self._again
-            put_on()
             try:
+                put_on()
                 yield batch
             finally:
                 batch.end()
@@ -394,19 +395,17 @@ class Composer:
         make = None
         if reading.merged is not None and reading.depth:
             make = partial(self._prepare_programs, *reading.merged, slice(0, reading.depth))
-        options = {"lengths": lengths, "merged": merged, "follow": follow, "weights": weights, "static": static}
 
-        def put_on() -> None:
-            self._again = None
-            self._live.put_on(None, merged=make, stacked=lambda: start(reading))
-            self._again = "_begin_batch", refs, options
+        def start_now() -> MixedBatch:
+            return start(batch.reading or reading)
 
-        return batch, put_on
+        return batch, partial(self._put_on, start_now, make=make)
 
-    def _begin_batch(self, refs: Sequence[Ref] | None, **options: Any) -> None:
-        """Put a batch on the model again, after a block in it."""
-        _, put_on = self._prepare_batch(refs, **options)
-        put_on()
+    def _put_on(self, start: Callable[[], MixedBatch], *, make: Callable[[], Programs] | None) -> None:
+        """Put a batch on the model, also again after a block in it, with the paths that it took last."""
+        self._again = None
+        self._live.put_on(None, merged=make, stacked=start)
+        self._again = "_put_on", start, {"make": make}
 
     def _put_back(self, before: tuple[str, Any, dict[str, Any]] | None) -> None:
         """Restore the bare base, and then what an earlier call put on."""

@@ -41,6 +41,7 @@ class Batch:
         self._mixed, self._read, self._merged, self._static = mixed, read, merged, static
         self._weights: RowWeights = None
         self._above: Above | None = None
+        self.reading: Reading | None = None  # what the model has, or had before a block inside this batch's
         self.resolutions: list[Resolution] = []
 
     def assign(
@@ -100,7 +101,8 @@ class Batch:
         """Put the paths on the model."""
         chains = [chain[reading.depth :] for _, chain in reading.read]
         self._mixed.set(chains, reading.lengths, static=self._static)
-        self._above, self.resolutions = reading.above, [resolution for resolution, _ in reading.read]
+        self._above, self.reading = reading.above, reading
+        self.resolutions = [resolution for resolution, _ in reading.read]
         return self.resolutions
 
     def end(self) -> None:

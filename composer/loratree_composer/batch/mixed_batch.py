@@ -1,19 +1,19 @@
 """A mixed batch on a live model: what the paths of its passes need beside the versions themselves."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from torch import Tensor, nn
 
 from loratree_composer.adapters.adapter import Adapter, WeightedChain, programs_of
 from loratree_composer.arithmetic.edits import Edit
-from loratree_composer.arithmetic.merge import is_surely_finite, merged
+from loratree_composer.arithmetic.merge import check_deltas, is_surely_finite, merged
 from loratree_composer.arithmetic.normal_form import last_gain
 from loratree_composer.arithmetic.precision import full_float32
 from loratree_composer.base.layer_kind import kind_of
 from loratree_composer.base.sharing import tensors
 from loratree_composer.batch.mix import Mix, Work
-from loratree_composer.batch.mixed_layers import KINDS, MixedLayer
+from loratree_composer.batch.mixed_layers import KINDS, MixedLayer, MixedQuantised
 from loratree_composer.batch.nodes import Nodes
 from loratree_composer.batch.passes import Passes
 from loratree_composer.batch.plan import Path, Plan, Prefix
@@ -108,7 +108,7 @@ class MixedBatch:
         paths = self._nodes.hold(own)
         try:
             _find_depths(paths, own)
-            _check_sums(paths, own, self._read_tensors)
+            self._check_sums(paths, own)
         finally:
             self._nodes.release(_digests_of(paths))
 
@@ -142,10 +142,10 @@ class MixedBatch:
     ) -> None:
         depths = _find_depths(paths, own)
         copied = {name: _steps_of(own[0][:depth], name) for name, depth in depths.items()}
-        _check_sums(paths, own, self._read_tensors)
+        self._check_sums(paths, own)
         plan = Plan(paths, lengths, depths)
         if static:
-            _check_static(paths)
+            _check_static(paths, self._nodes.quantised)
         copies: dict[str, Tensor] | None = None
         known = self._gains
         if copied != self._copied or self.stack is None:
@@ -157,13 +157,26 @@ class MixedBatch:
         rest = Work(Plan([paths[at] for at in kept], [1] * len(kept), depths), gains) if kept else None
         self._copied, self._gains, self._mix.work = copied, gains, Work(plan, gains, rest)
 
+    def _check_sums(self, paths: Sequence[Path], chains: Sequence[Chain]) -> None:
+        """Raise Invalid if a merge of a chain would, because a sum is not finite."""
+        for path, chain in zip(paths, chains, strict=True):
+            if sum(abs(weight) * node.bound for node, weight in path) < _TAME:
+                continue
+            live = self._read_tensors()
+            for name, program in programs_of(chain).items():
+                if name in self._nodes.quantised:
+                    check_deltas(program.joined_edits, self._nodes.dtype_of(name), name=name)
+                elif not is_surely_finite(program.joined_edits, live[name].dtype, is_tame=True):
+                    merged(live[name], program.edits, name=name)
+
     def _watch(self) -> None:
         if self._passes is None:
             self._passes = Passes(self._model, self._mix, Requests(self))
 
     def _read_tensors(self) -> dict[str, Tensor]:
-        """Return the model's own tensors, without the copies that stand in their places."""
-        return tensors(self._model) | (self.stack.originals if self.stack else {})
+        """Return the model's own tensors that are not quantised, without the copies that stand in their places."""
+        live = tensors(self._model) | (self.stack.originals if self.stack else {})
+        return {name: value for name, value in live.items() if name not in self._nodes.quantised}
 
     def remove(self) -> None:
         """Take everything off the model: the base as it was before."""
@@ -184,12 +197,18 @@ class MixedBatch:
             return
         held = {} if self.stack is None or copies is not None else self.stack.copies
         for name in needed - self._layers.keys():
-            layer = self._model.get_submodule(name)
-            self._layers[name] = KINDS[kind_of(layer)](name, layer, self._mix)
+            self._layers[name] = self._make_layer(name)
         if self.stack is not None:
             self.stack.remove()
             self.stack = None
         self.stack = Stack(self._model, {}, layers=self._layers, copies=held if copies is None else copies)
+
+    def _make_layer(self, name: str) -> MixedLayer:
+        layer, weight = self._model.get_submodule(name), f"{name}.weight"
+        if weight in self._nodes.quantised:
+            out, _ = self._nodes.quantised[weight]
+            return MixedQuantised(name, layer, self._mix, self._nodes.dtype_of(weight), out)
+        return KINDS[kind_of(layer)](name, layer, self._mix)
 
     def _lay_out(self, plan: Plan, lengths: Sequence[int] | None, *, is_static: bool) -> None:
         """Give the layers their rows side by side, or take them away."""
@@ -241,7 +260,9 @@ def _own_levels(chains: Sequence[WeightedChain]) -> list[Chain]:
     return [[(adapter, weight) for adapter, weight in chain if weight] for chain in chains]
 
 
-def _check_static(paths: Sequence[Path]) -> None:
+def _check_static(paths: Sequence[Path], quantised: Collection[str]) -> None:
+    if quantised:
+        raise Invalid(f"a static batch takes no quantised layer, such as {min(quantised)}: leave `static` out")
     others = sorted({name for path in paths for node, _ in path for name in node.beside_products})
     if others:
         raise Invalid(
@@ -287,14 +308,3 @@ def _copy(tensor: Tensor, name: str, chain: Chain) -> Tensor:
 def _gain_of(weight: Tensor, chain: Chain, name: str) -> Tensor:
     with full_float32():
         return last_gain(weight, _edits_of(chain, name)).to(weight.device, weight.dtype)
-
-
-def _check_sums(paths: Sequence[Path], chains: Sequence[Chain], read: Callable[[], Mapping[str, Tensor]]) -> None:
-    """Raise Invalid if a merge of a chain into the tensors that `read` returns would, because a sum is not finite."""
-    for path, chain in zip(paths, chains, strict=True):
-        if sum(abs(weight) * node.bound for node, weight in path) < _TAME:
-            continue
-        live = read()
-        for name, program in programs_of(chain).items():
-            if not is_surely_finite(program.joined_edits, live[name].dtype, is_tame=True):
-                merged(live[name], program.edits, name=name)

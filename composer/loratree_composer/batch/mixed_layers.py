@@ -1,7 +1,9 @@
 """The forward of each kind of layer while every token takes a path of its own: y = Wx + b + Σ wᵢ Bᵢ(Aᵢx)."""
 
 from typing import Any, Final
+from weakref import ref
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -9,7 +11,7 @@ from loratree_composer.base.layer_kind import kind_of
 from loratree_composer.batch.mix import Mix, Task
 from loratree_composer.batch.operations import Operation
 from loratree_composer.batch.static import StaticRows
-from loratree_composer.live.stacked_layers import StackedLayer, read_embed_scale
+from loratree_composer.live.stacked_layers import StackedLayer, device_of, read_embed_scale
 from loratree_registry.errors import Invalid
 
 
@@ -82,6 +84,39 @@ class MixedLinear(MixedLayer):
     def _run_static(self, x: Tensor, weight: Tensor, bias: Tensor | None, static: StaticRows) -> Tensor:
         inner = functional.linear(x.reshape(-1, x.shape[-1]), static.a)
         return static.add(inner, self._run_bare(x, weight, bias))
+
+
+class MixedQuantised(MixedLayer):
+    """A quantised linear layer in a mixed batch: its own forward, and products beside it, in `dtype`."""
+
+    def __init__(self, name: str, layer: nn.Module, mix: Mix, dtype: torch.dtype, out: int) -> None:
+        StackedLayer.__init__(self, name, dtype, device_of(layer))
+        self._layer, self._forward, self._out = ref(layer), type(layer).forward, out
+        self._mix, self.weight_name = mix, f"{name}.weight"
+        self.static = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the layer's y for its one argument x. Raises Invalid if the layer was moved meanwhile."""
+        self.called = True
+        layer = self._layer()
+        assert layer is not None
+        y: Tensor = self._forward(layer, *args, **kwargs)
+        work = self._mix.work
+        if self._is_stopped or work is None:
+            return y
+        if device_of(layer) != self._device:
+            raise Invalid(
+                f"{self.name} was on {self._device} when the batch began and is now on {device_of(layer)}: begin "
+                "another batch after the model is moved"
+            )
+        x = args[0] if args else next(iter(kwargs.values()))
+        flat = x.reshape(-1, x.shape[-1]).to(self._dtype)
+        task = work.task(self.weight_name, len(flat), x.device)
+        if not task.before:
+            return y
+        delta = flat.new_zeros(len(flat), self._out)
+        # Not in place: y may be a view that its quantiser's backward reads.
+        return y + _apply(task.before, task, flat, delta).view(y.shape).to(y.dtype)
 
 
 class MixedEmbedding(MixedLayer):

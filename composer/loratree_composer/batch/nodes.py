@@ -16,13 +16,21 @@ from loratree_composer.arithmetic.merge import check_held, check_values
 from loratree_composer.arithmetic.precision import full_float32
 from loratree_composer.base.layer_kind import kind_of
 from loratree_composer.base.past_forward import is_read_past_forward
+from loratree_composer.base.quantised import read_live
 from loratree_composer.base.sharing import tensors
 from loratree_composer.batch.mixed_layers import KINDS, MixedLayer
 from loratree_composer.batch.node import Node, is_mixable, rank_rows, shifts_of
 from loratree_composer.batch.plan import Path
 from loratree_composer.batch.slab import Slab
 from loratree_composer.live.fit import check_fit, fit_problems, owner, shared_layers
-from loratree_composer.live.stack import INNER, has_plain_forward
+from loratree_composer.live.stack import (
+    INNER,
+    dtype_beside_quantised,
+    has_own_forward,
+    has_plain_forward,
+    quantised_problems,
+)
+from loratree_composer.live.stacked_layers import device_of
 from loratree_registry.errors import Invalid
 
 Edits = Mapping[str, Sequence[Edit]]  # of one version at level weight 1, by the names of the tensors
@@ -42,10 +50,10 @@ class Nodes:
     def __init__(self, model: nn.Module, budget: Budget | None = None, limit: int | None = None) -> None:
         self._model, self._limit = model, limit
         self._budget = Budget(limit) if limit is not None else budget or Budget()
-        live = _find_values(model)
-        self._made_for, self._held = _describe(live), 0
-        device = next((tensor.device for tensor in live.values()), torch.device("cpu"))
-        self._slab = Slab({name: tensor.dtype for name, tensor in live.items()}, device)
+        self._made_for, self._held = _describe(model), 0
+        self.quantised = read_live(model).sizes()
+        device = next((device for _, device in self._made_for.values()), torch.device("cpu"))
+        self._slab = Slab({name: dtype for name, (dtype, _) in self._made_for.items()}, device)
         self._nodes: OrderedDict[str, Node] = OrderedDict()
         self._pins = Counter[str]()  # holders of each version
         self._lock, self._counts = threading.RLock(), Counts()
@@ -68,7 +76,11 @@ class Nodes:
 
     def fits(self) -> bool:
         """Return whether the model's tensors have the dtypes and devices that they had at first."""
-        return _describe(_find_values(self._model)) == self._made_for
+        return _describe(self._model) == self._made_for
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """Return the dtype of a version's rows of the weight `name`."""
+        return self._made_for[name][0]
 
     def hold(self, chains: Sequence[WeightedChain]) -> list[Path]:
         """Hold every version of the chains until `release`, and return their paths; a level weight of 0 drops a level.
@@ -215,14 +227,21 @@ class Nodes:
             )
 
     def _check(self, edits: Edits, live: Mapping[str, Tensor]) -> None:
-        problems = [f"{name} is not in the model" for name in edits if name not in live]
+        problems = [f"{name} is not in the model" for name in edits if name not in live and name not in self.quantised]
         problems += shared_layers(self._model, list(edits))
-        for name in (name for name in edits if name in live):
+        plain = [name for name in edits if name not in self.quantised]
+        for name in edits.keys() & self.quantised.keys():
+            layer, dtype = owner(self._model, name), self.dtype_of(name)
+            has_forward = _is_mixed_now(layer) or has_own_forward(layer)
+            problems += quantised_problems(
+                layer, name, self.quantised[name], edits[name], dtype, has_forward=has_forward
+            )
+        for name in (name for name in plain if name in live):
             check_values(live[name], edits[name], name=name)
             problems += fit_problems(self._model, name, live[name], edits[name])
         check_fit(problems)
-        for name, of in edits.items():
-            for edit in of:
+        for name in plain:
+            for edit in edits[name]:
                 if isinstance(edit, ReplaceRows):
                     check_held(edit.value, live[name].dtype, name=name)
                 elif isinstance(edit, Add | Rescale):
@@ -230,6 +249,8 @@ class Nodes:
                     check_held(edit.delta.b, live[name].dtype, name=name)
 
     def _is_mixed(self, name: str, edits: Sequence[Edit]) -> bool:
+        if name in self.quantised:
+            return True
         return self._has_mixed_layer(name, _WEIGHT) and is_mixable(edits, kind_of(owner(self._model, name)))
 
     def _has_mixed_layer(self, name: str, leaf: str = "bias") -> bool:
@@ -257,9 +278,9 @@ def _is_mixed_now(layer: nn.Module) -> bool:
     return any(isinstance(vars(layer).get(name), MixedLayer) for name in ("forward", INNER))
 
 
-def _find_values(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in tensors(model).items() if tensor.is_floating_point()}
-
-
-def _describe(values: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.device]]:
-    return {name: (tensor.dtype, tensor.device) for name, tensor in values.items()}
+def _describe(model: nn.Module) -> dict[str, tuple[torch.dtype, torch.device]]:
+    """Return the dtype and device of each tensor, and of what runs beside each quantised weight, by its name."""
+    read = read_live(model)
+    found = {name: (tensor.dtype, tensor.device) for name, tensor in read.plain.items() if tensor.is_floating_point()}
+    beside = dtype_beside_quantised(read.plain)
+    return found | {f"{layer}.weight": (beside, device_of(model.get_submodule(layer))) for layer in read.quantised}

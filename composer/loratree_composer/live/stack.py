@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from loratree_composer.arithmetic.edits import Add, Edit, ReplaceRows, Rescale
+from loratree_composer.arithmetic.lowrank import LowRank
 from loratree_composer.arithmetic.merge import check_deltas, check_values, is_surely_finite, merged
 from loratree_composer.arithmetic.normal_form import normal_form
 from loratree_composer.arithmetic.precision import full_float32
@@ -127,18 +128,11 @@ class Stack:
     ) -> list[str]:
         """Prepare a quantised weight of `size` (out, in), or return why the edits do not fit it."""
         layer_name = name.rpartition(".")[0]
-        layer, deltas = self._module.get_submodule(layer_name), [edit for edit in edits if isinstance(edit, Add)]
-        if len(deltas) != 1 or len(edits) != 1 or deltas[0].kind not in TRANSPOSED or not _has_own_forward(layer):
-            return [
-                f"{name} is quantised ({describe_quantised(layer)}), and only low-rank deltas run beside a quantised "
-                "layer's own forward, not DoRA, token rows or a whole value: take the model without quantization, or "
-                "compose to files first and quantise the result"
-            ]
-        delta = deltas[0].delta.transposed() if TRANSPOSED[deltas[0].kind] else deltas[0].delta
-        if delta.shape != size:
-            return [f"{name} is quantised from shape {list(size)}, and the adapter's part is {list(delta.shape)}"]
-        check_deltas(edits, _find_dtype(live), name=name)
-        self._beside[layer_name] = StackedQuantised(layer_name, layer, delta, _find_dtype(live))
+        layer, dtype = self._module.get_submodule(layer_name), dtype_beside_quantised(live)
+        if problems := quantised_problems(layer, name, size, edits, dtype, has_forward=has_own_forward(layer)):
+            return problems
+        (delta,) = (stored_as_out_in(edit) for edit in edits if isinstance(edit, Add))
+        self._beside[layer_name] = StackedQuantised(layer_name, layer, delta, dtype)
         return []
 
     def _prepare(self, name: str, tensor: Tensor, edits: Sequence[Edit]) -> None:
@@ -223,11 +217,11 @@ def has_plain_forward(layer: nn.Module, name: str) -> bool:
         kind_of(layer) in KINDS
         and name.endswith(".weight")
         and "weight" in layer._parameters
-        and _has_own_forward(layer)
+        and has_own_forward(layer)
     )
 
 
-def _has_own_forward(layer: nn.Module) -> bool:
+def has_own_forward(layer: nn.Module) -> bool:
     """Return whether the layer's forward is that of its class, alone or inside a hook of accelerate."""
     attributes = vars(layer)
     if INNER in attributes:
@@ -235,7 +229,33 @@ def _has_own_forward(layer: nn.Module) -> bool:
     return "forward" not in attributes
 
 
-def _find_dtype(live: Mapping[str, Tensor]) -> torch.dtype:
+def quantised_problems(
+    layer: nn.Module, name: str, size: tuple[int, int], edits: Sequence[Edit], dtype: torch.dtype, *, has_forward: bool
+) -> list[str]:
+    """Return why edits do not fit a quantised weight of `size` (out, in). Raises Invalid if a sum is not finite.
+
+    `has_forward` says that the layer's forward is its class's own, or was before a batch.
+    """
+    deltas = [edit for edit in edits if isinstance(edit, Add)]
+    if len(deltas) != 1 or len(edits) != 1 or deltas[0].kind not in TRANSPOSED or not has_forward:
+        return [
+            f"{name} is quantised ({describe_quantised(layer)}), and only low-rank deltas run beside a quantised "
+            "layer's own forward, not DoRA, token rows or a whole value: take the model without quantization, or "
+            "compose to files first and quantise the result"
+        ]
+    delta = stored_as_out_in(deltas[0])
+    if delta.shape != size:
+        return [f"{name} is quantised from shape {list(size)}, and the adapter's part is {list(delta.shape)}"]
+    check_deltas(edits, dtype, name=name)
+    return []
+
+
+def stored_as_out_in(edit: Add) -> LowRank:
+    """Return the delta of a linear layer as [out, in], whichever way the layer stores its weight."""
+    return edit.delta.transposed() if TRANSPOSED[edit.kind] else edit.delta
+
+
+def dtype_beside_quantised(live: Mapping[str, Tensor]) -> torch.dtype:
     """Return the dtype of the model's first tensor that is not quantised: an embedding's, and so the activations'."""
     return next((tensor.dtype for tensor in live.values() if tensor.is_floating_point()), torch.get_default_dtype())
 

@@ -113,10 +113,18 @@ def test_a_batch_in_a_batch_and_in_active_gives_back_what_was_before(composer: C
     given = ids(2)
     with torch.inference_mode(), composer.active(ALICE):
         alice = composer.model(given).logits
-        with composer.batch([MED, ALICE]):
+        with composer.batch([MED, ALICE]) as batch:
             outer = composer.model(given).logits
             with composer.batch([ALICE, MED]):
                 inner = composer.model(given).logits
+            assert torch.equal(composer.model(given).logits, outer)
+            batch.assign([ALICE, MED])
+            with pytest.raises(Invalid, match="cannot be merged for the batch"):
+                composer.batch([ALICE, MED], merged=ALICE).__enter__()
+            with composer.batch([MED, MED]):
+                pass
+            assert torch.equal(composer.model(given).logits, inner)  # the paths that it took last
+            batch.assign([MED, ALICE])
             assert torch.equal(composer.model(given).logits, outer)
         assert torch.equal(composer.model(given).logits, alice)
     assert not torch.equal(outer, inner)

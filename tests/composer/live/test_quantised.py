@@ -75,6 +75,16 @@ def by_peft(model: Any, adapters: list[Path]) -> nn.Module:
     return model.eval()
 
 
+@pytest.fixture(autouse=True)
+def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without bitsandbytes' kernel for CPUs with AVX512-BF16: it fails on layers narrower than its blocks of 64."""
+    import bitsandbytes.backends.cpu.ops
+    import bitsandbytes.nn.modules
+
+    for module in (bitsandbytes.nn.modules, bitsandbytes.backends.cpu.ops):
+        monkeypatch.setattr(module, "has_avx512bf16", lambda: False)
+
+
 @pytest.fixture(params=CONFIGS)
 def how(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -237,3 +247,40 @@ def test_a_config_that_says_quantised_without_a_known_layer_is_refused(catalog: 
         Invalid, match="none of its layers is of a known quantiser: load the model without quantization"
     ):
         composer(catalog, model)
+
+
+def test_each_row_of_a_batch_on_a_quantised_base_is_its_own_paths_stack(catalog: Catalog, how: str) -> None:
+    model = load(catalog.tree.base, how)
+    state, given = tensors(model), tiny.tokens()
+    composed = composer(catalog, model)
+    refs = [catalog.leaf, catalog.path(1), catalog.path(2)]
+    expected = []
+    for at, ref in enumerate(refs):
+        composed.use(ref)
+        with torch.no_grad():
+            expected.append(model(given[at : at + 1]).logits)
+    with composed.batch(refs) as batch, torch.no_grad():
+        found = model(given).logits
+        batch.assign(refs[::-1])
+        turned = model(given.flip(0)).logits
+        with pytest.raises(Invalid, match="a static batch takes no quantised layer, such as model"):
+            composed.batch(refs, static=True).__enter__()
+        assert chains.relative(model(given.flip(0)).logits, turned) < TOLERANCE[how]  # the rows are back
+        assert composed.unreached == []
+        assert [resolution.ref for resolution in batch.resolutions] == refs[::-1]
+    for at, one in enumerate(expected):
+        assert chains.relative(found[at : at + 1], one) < TOLERANCE[how]
+        assert chains.relative(turned.flip(0)[at : at + 1], one) < TOLERANCE[how]
+    composed.restore()
+    assert tensors(model) == state
+
+
+def test_a_batch_refuses_edits_that_need_the_quantised_weight(catalog: Catalog, tmp_path: Path) -> None:
+    dora = tiny.adapter(catalog.tree.base, tmp_path / "edit", use_dora=True, targets=["q_proj"])
+    catalog.publish(dora, "tiny/edit", parent="base")
+    model = load(catalog.tree.base, FOUR_BIT)
+    composed = composer(catalog, model)
+    with composed.batch([catalog.leaf, catalog.path(1)]) as batch:
+        with pytest.raises(Invalid, match=rf"q_proj\.weight is quantised \({FOUR_BIT}\), and only low-rank deltas"):
+            batch.assign([catalog.leaf, "tiny/edit"])
+        assert len(batch.resolutions) == 2
