@@ -156,7 +156,8 @@ def test_gc_takes_no_grace_from_before_the_first_year() -> None:
 def test_over_http_all_but_gc_is_the_same(shell: Shell) -> None:
     with command_serving(shell.home) as url:
         served = Shell(shell.home, url)
-        shown = {"documents": json.loads(shell("show", f"{MED}@1", "--json").stdout)["documents"]}
+        before = json.loads(shell("show", f"{MED}@1", "--json").stdout)
+        shown = {name: before[name] for name in ("documents", "kinds")}
         assert json.loads(served("withdraw", f"{MED}@1", "--reason", "old", "--json").stdout) | shown == json.loads(
             shell("show", f"{MED}@1", "--json").stdout
         )

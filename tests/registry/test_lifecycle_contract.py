@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from loratree_registry.core.kinds import kinds_of
 from loratree_registry.core.registry import Registry
 from loratree_registry.errors import Conflict, Gone, Invalid, LoratreeError, NotFound, Quarantined
 from loratree_registry.workspace.fetch import pull
@@ -91,6 +92,31 @@ def test_nodes_have_the_marks_of_their_heads_in_every_list(chain: Registry) -> N
     assert marks() == {"medicine": ["withdrawn"], "cardiology": ["stale", "quarantined"], "diagnosis": []}
     chain.withdraw(f"{CARDIO}@1", reason="leaked")
     assert marks() == {"medicine": ["withdrawn"], "cardiology": ["withdrawn"], "diagnosis": ["stale"]}
+
+
+def test_nodes_say_what_their_heads_are_made_of_and_how_their_pins_were_found(
+    chain: Registry, material: Material
+) -> None:
+    def told(path: str) -> tuple[list[str], list[int], str | None]:
+        node = chain.node(path)
+        assert node in [*chain.descendants("tiny").items, *chain.children("tiny").items, chain.node("tiny")]
+        return [*node.kinds], node.ranks, node.found
+
+    assert told(MED)[0] == ["LoRA"]
+    assert told(MED)[1:] == ([8], "assumed")
+    assert (told("tiny"), told(chain.create_node("tiny/empty").path)) == (([], [], None), ([], [], None))
+    publish(chain, "tiny/dora", material.ordered, None)
+    assert told("tiny/dora") == (["DoRA"], chain.version("tiny/dora").summary.ranks, "assumed")
+    publish(chain, "tiny/whole", material.override, "base")
+    whole = chain.version("tiny/whole")
+    assert told("tiny/whole")[0] == kinds_of(whole.config, ranks=whole.summary.ranks, rules=whole.summary.rules)
+    assert "saved modules" in told("tiny/whole")[0]
+    publish(chain, "tiny/dora", material.rank4, "base")
+    assert told("tiny/dora") == (["LoRA"], [4], "explicit")
+    chain.withdraw("tiny/dora@2", reason="diverges")
+    assert told("tiny/dora")[0] == ["DoRA"]
+    chain.withdraw("tiny/dora@1", reason="diverges")
+    assert told("tiny/dora") == ([], [], None)
 
 
 def test_withdrawing_again_changes_nothing_and_undoing_gives_the_head_back(chain: Registry) -> None:

@@ -2,23 +2,30 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Final
+from typing import Final, get_args
 
 import click
 
 from loratree_cli.commands.bases import list_bases as print_bases
-from loratree_cli.output import First, every, json_option, limit_option, print_json_list
-from loratree_cli.screens.hints import say_no_base, say_no_versions, say_nothing_below
+from loratree_cli.output import First, every, json_option, limit_option, numbers, print_json_list
+from loratree_cli.progress import working
+from loratree_cli.screens.hints import say_no_base, say_no_versions, say_nothing_below, say_nothing_like
+from loratree_cli.screens.kinds import OPTIONS
 from loratree_cli.screens.tables import Column, print_table
 from loratree_cli.screens.trees import aliases_text, grow, node_state, print_trees
 from loratree_registry.connect import connected
-from loratree_registry.core.records import Node, Page
+from loratree_registry.core.kinds import Kind
+from loratree_registry.core.progress import Counter, Progress, silent
+from loratree_registry.core.records import Node, Page, PinSource
 from loratree_registry.core.registry import MAX_COUNT, MAX_PAGE, Registry, list_bases
 
 _NODES: Final = (
     Column("path", kind="path"),
     Column("level", 2),
-    Column("head", 3, "number"),
+    Column("head", 6, "number"),
+    Column("kind", 5),
+    Column("rank", 4),
+    Column("found", 3),
     Column("aliases", 1, "text"),
     Column("state"),
 )
@@ -26,27 +33,86 @@ _NODES: Final = (
 
 @click.command()
 @click.argument("path", required=False)
+@click.option("--below", is_flag=True, help="List every node below PATH, at any depth.")
+@click.option(
+    "--kind",
+    "kinds",
+    type=click.Choice(list(OPTIONS), case_sensitive=False),
+    multiple=True,
+    help="List the nodes whose head is of this kind. Repeatable: of all of these kinds.",
+)
+@click.option(
+    "--found",
+    type=click.Choice(get_args(PinSource)),
+    multiple=True,
+    help="List the nodes whose head's pin was found in this way. Repeatable: in one of these ways.",
+)
 @limit_option
 @json_option
-def ls(path: str | None, limit: int | None, as_json: bool) -> None:
+def ls(
+    path: str | None,
+    below: bool,
+    kinds: tuple[str, ...],
+    found: tuple[PinSource, ...],
+    limit: int | None,
+    as_json: bool,
+) -> None:
     """List the nodes directly below PATH, or the bases.
+
+    The kind, the rank and the pin are those of each node's head; `loratree show PATH` has all versions of a node. The
+    registry has no index of kinds: --kind and --found read every node that is listed without them, page by page.
 
     \b
     loratree ls
     loratree ls tiny/medicine --json
+    loratree ls tiny --below --kind dora
+    loratree ls tiny --below --found assumed
     """
     if path is None:
+        if below or kinds or found:
+            raise click.UsageError("--below, --kind and --found go with a PATH, such as the name of a base")
         print_bases(limit, as_json)
         return
+    wanted = frozenset(OPTIONS[kind] for kind in kinds)
     with connected(reading=True) as opened:
-        nodes = First(every(lambda after: opened.children(path, after=after, limit=MAX_PAGE)), limit)
         if as_json:
+            nodes = First(_choose(opened, path, wanted, found, below=below), limit)
             print_json_list(nodes)
-        elif rows := [_node_row(node) for node in nodes]:
-            print_table(_NODES, rows)
         else:
-            say_nothing_below(opened.node(path))
+            with working(f"reading {path}", kept="nothing is changed by reading") as on_progress:
+                nodes = First(_choose(opened, path, wanted, found, below=below, progress=on_progress), limit)
+                rows = [_node_row(node) for node in nodes]
+            _print_nodes(opened, path, rows, below=below, is_filtered=bool(kinds or found))
     nodes.say_more()
+
+
+def _choose(
+    opened: Registry,
+    path: str,
+    kinds: frozenset[Kind],
+    found: tuple[PinSource, ...],
+    *,
+    below: bool,
+    progress: Progress = silent,
+) -> Iterator[Node]:
+    """Yield the nodes directly below `path`, or all of them, whose head has all of `kinds` and is pinned as `found`."""
+    page = opened.descendants if below else opened.children
+    counter = Counter(progress, f"reading {path}", 0, "nodes")
+    for node in every(lambda after: page(path, after=after, limit=MAX_PAGE)):
+        counter.add()
+        if kinds <= set(node.kinds) and (not found or node.found in found):
+            yield node
+
+
+def _print_nodes(
+    opened: Registry, path: str, rows: list[tuple[object, ...]], *, below: bool, is_filtered: bool
+) -> None:
+    if rows:
+        print_table(_NODES, rows)
+    elif (node := opened.node(path)).has_children and is_filtered:
+        say_nothing_like(node, below=below)
+    else:
+        say_nothing_below(node)
 
 
 @click.command()
@@ -107,4 +173,13 @@ def _page_below(opened: Registry, path: str, after: str | None) -> Page[Node]:
 
 
 def _node_row(node: Node) -> tuple[object, ...]:
-    return node.path, node.level, node.head, aliases_text(node), node_state(node)
+    return (
+        node.path,
+        node.level,
+        node.head,
+        ", ".join(node.kinds),
+        numbers(node.ranks),
+        node.found,
+        aliases_text(node),
+        node_state(node),
+    )

@@ -1,7 +1,7 @@
 """loratree show: all of one node, base or version."""
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -20,7 +20,7 @@ from loratree_cli.output import (
 from loratree_cli.screens.cards import telling_lines
 from loratree_cli.screens.fields import draw_fields
 from loratree_cli.screens.hints import say_no_version, say_no_versions
-from loratree_cli.screens.kinds import kind_text
+from loratree_cli.screens.kinds import kind_text, kinds_of_version
 from loratree_cli.screens.states import State
 from loratree_cli.screens.tables import Column, print_table
 from loratree_cli.screens.terminal import FAINT, terminal, write_words
@@ -40,12 +40,12 @@ _VERSIONS: Final = (
     Column("version", kind="number"),
     Column("kind", 7),
     Column("rank", 8),
-    Column("scale", 4),
+    Column("scale", 3),
     Column("modules", 2, "number"),
-    Column("size", 6, "number"),
+    Column("size", 5, "number"),
     Column("trained on", 9),
-    Column("found", 3),
-    Column("published", 5),
+    Column("found", 6),
+    Column("published", 4),
     Column("digest", 1),
     Column("state"),
 )
@@ -88,7 +88,7 @@ def _show_node(opened: Registry, node: Node, as_json: bool) -> None:
     versions = list(every(lambda after: opened.versions(path, after=after)))
     tombstones = list(every(lambda after: opened.tombstones(path, after=after)))
     if as_json:
-        print_json(asdict(node) | {"versions": [*map(asdict, versions)], "tombstones": [*map(asdict, tombstones)]})
+        print_json(asdict(node) | {"versions": [*map(_to_json, versions)], "tombstones": [*map(asdict, tombstones)]})
         return
     console = terminal()
     heading = f"{path} ({node.level}){_suffix(node)}"
@@ -109,6 +109,11 @@ def _show_node(opened: Registry, node: Node, as_json: bool) -> None:
             write_words(console, line, FAINT)
     if not versions:
         say_no_version(path)
+
+
+def _to_json(version: Version) -> dict[str, Any]:
+    """Return a version's record and its kinds, which its config and its summary tell."""
+    return asdict(version) | {"kinds": kinds_of_version(version)}
 
 
 def _version_row(version: Version, heads: dict[str, int | None], until: int) -> tuple[object, ...]:
@@ -144,7 +149,7 @@ def _show_version(opened: Registry, version: Version, as_json: bool) -> None:
     name = f"{version.path}@{version.number}"
     documents = [] if version.quarantined else opened.documents(name)
     if as_json:
-        print_json(asdict(version) | {"documents": [*map(asdict, documents)]})
+        print_json(_to_json(version) | {"documents": [*map(asdict, documents)]})
         return
     heads = _pinned_heads(opened, [version])
     head = newer_head(version.number, opened.node(version.path).head)

@@ -47,6 +47,12 @@ def say_no_alias(node: Node) -> None:
     )
 
 
+def say_nothing_like(node: Node, *, below: bool) -> None:
+    """Say that no node below `node` is as --kind and --found ask; `below` says whether they all were read."""
+    deeper = "" if below else "; --below reads those at any depth"
+    say_words(f"no node {'' if below else 'directly '}below {node.path} has such a head{deeper}")
+
+
 def say_nothing_below(node: Node) -> None:
     """Say that there is no node below `node`, and what to do instead."""
     if node.level == "base":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from loratree_cli.screens.kinds import remarkable
 from loratree_cli.screens.states import STYLES, State
 from loratree_cli.screens.terminal import FAINT, terminal, write_line, write_words
 from loratree_registry.core.paths import LEVELS
@@ -184,6 +185,7 @@ def _label(branch: Branch, before: tuple[str, str], going_on: str, width: int, c
         parts.append((state, node_state(node).style))
     elif node.head is None and node.level != "base" and not node.has_children:
         parts.append(("no head", STYLES["withdrawn"]))  # nothing was published, or all of it is withdrawn or deleted
+    parts += [(word, FAINT) for word in remarkable(node)]
     if node.head is not None and node.aliases:
         parts += [(word, "") for word in f"({one_line(aliases_text(node))})".split()]
     if cut:

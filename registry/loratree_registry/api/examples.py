@@ -82,7 +82,16 @@ BASE = Base(
 SOURCE = Source(source="meta-llama/Llama-3.1-8B")
 COUNT = Count(path=PATH, descendants=212, more=False)
 NODE = Node(
-    path=PATH, level="subdomain", head=2, has_children=True, aliases={"stable": 2}, created_at=WHEN, marks=["stale"]
+    path=PATH,
+    level="subdomain",
+    head=2,
+    has_children=True,
+    aliases={"stable": 2},
+    created_at=WHEN,
+    marks=["stale"],
+    kinds=["LoRA"],
+    ranks=[32],
+    found="lockfile",
 )
 VERSION = Version(
     path=PATH,

@@ -6,18 +6,20 @@ from sqlalchemy import Connection
 
 from loratree_registry.catalog.bases import unknown_base
 from loratree_registry.catalog.paging import check_limit, page
+from loratree_registry.core.kinds import kinds_of
 from loratree_registry.core.paths import LEVELS, Level, ancestors_of, base_of, check_level, default_level, parse_path
 from loratree_registry.core.records import Count, Node, Page
 from loratree_registry.core.registry import MAX_COUNT
 from loratree_registry.core.text import nearest_name
 from loratree_registry.core.times import rfc3339
 from loratree_registry.database import queries
-from loratree_registry.database.rows import AliasRow, NodeRow
+from loratree_registry.database.rows import AliasRow, HeadRow, NodeRow
 from loratree_registry.errors import Conflict, Invalid, NotFound
 
 _SUBDOMAIN = LEVELS.index("subdomain")
 _ALIASES = 20_000  # on a page: 3 MB of names
 _SIMILAR = 200  # names to look for a similar one among
+_NO_HEAD = HeadRow([], {}, [], {}, None)
 
 
 def ensure_trail(connection: Connection, path: str, *, level: Level | None) -> list[NodeRow]:
@@ -163,7 +165,7 @@ def _to_records(connection: Connection, rows: list[NodeRow], aliases: list[Alias
     for alias in queries.aliases.list_aliases(connection, keys) if aliases is None else aliases:
         names[alias.node_id][alias.name] = alias.number
     parents = queries.nodes.nodes_with_children(connection, keys)
-    marks = queries.nodes.marks_of(connection, keys)
+    heads = queries.nodes.heads_of(connection, keys)
     return [
         Node(
             path=row.path,
@@ -172,7 +174,11 @@ def _to_records(connection: Connection, rows: list[NodeRow], aliases: list[Alias
             has_children=row.id in parents,
             aliases=names[row.id],
             created_at=rfc3339(row.created_at),
-            marks=marks.get(row.id, []),
+            marks=head.marks,
+            kinds=kinds_of(head.config, ranks=head.ranks, rules=head.rules),
+            ranks=head.ranks,
+            found=head.found,
         )
         for row in rows
+        for head in (heads.get(row.id, _NO_HEAD),)
     ]

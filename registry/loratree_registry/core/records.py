@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 from loratree_registry.core.chain import Chain, Step
 from loratree_registry.core.digests import FileDigest, digest_problems
+from loratree_registry.core.kinds import Kind
 from loratree_registry.core.paths import Level
 
 T = TypeVar("T")
@@ -47,7 +48,8 @@ class Node:
     """A place in the tree. `head` is its head version, null if it has none; `aliases` maps names to versions.
 
     `marks` holds `stale` if the head's pin is no longer the head of its own node, `quarantined` if the head is, and
-    `withdrawn` if all versions are, so that there is no head.
+    `withdrawn` if all versions are, so that there is no head. `kinds` and `ranks` say what the head is made of, and
+    `found` how publish found its pin; without a head, these are empty and null.
     """
 
     path: str
@@ -57,6 +59,9 @@ class Node:
     aliases: dict[str, int]
     created_at: str
     marks: list[NodeMark] = field(default_factory=list)
+    kinds: list[Kind] = field(default_factory=list)
+    ranks: list[int] = field(default_factory=list)
+    found: PinSource | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

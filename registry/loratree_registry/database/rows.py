@@ -9,7 +9,17 @@ from typing import Any, NamedTuple
 
 from loratree_registry.core.digests import FileDigest
 from loratree_registry.core.paths import Level
-from loratree_registry.core.records import AdapterSummary, Base, BaseRef, Mark, Pin, PinSource, Tombstone, Version
+from loratree_registry.core.records import (
+    AdapterSummary,
+    Base,
+    BaseRef,
+    Mark,
+    NodeMark,
+    Pin,
+    PinSource,
+    Tombstone,
+    Version,
+)
 from loratree_registry.core.times import rfc3339
 
 
@@ -56,6 +66,20 @@ class NodeRow(NamedTuple):
     def base_ref(self) -> BaseRef:
         """Return the base of the node's tree."""
         return BaseRef(name=self.base, digest=self.base_digest)
+
+
+class HeadRow(NamedTuple):
+    """What a listing of nodes tells of a node's head: its marks, and what tells its kinds and its pin.
+
+    `config` has the fields of the head's config that tell its kinds, each as true, but the names of target_parameters.
+    A node without a head has no ranks, and `found` is None.
+    """
+
+    marks: list[NodeMark]
+    config: dict[str, Any]
+    ranks: list[int]
+    rules: dict[str, int]
+    found: PinSource | None
 
 
 class VersionRow(NamedTuple):

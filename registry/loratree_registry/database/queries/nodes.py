@@ -1,14 +1,19 @@
 """Queries of nodes."""
 
-from typing import Any
+import re
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Integer, Select, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Integer, RowMapping, Select, bindparam, func, select
 
+from loratree_registry.core.kinds import TELLING
 from loratree_registry.core.paths import ancestors_of, descendant_range
 from loratree_registry.core.records import NodeMark
 from loratree_registry.database.queries.shared import head_of, insert_new
-from loratree_registry.database.rows import NodeRow
+from loratree_registry.database.rows import HeadRow, NodeRow
 from loratree_registry.database.tables import bases, nodes, versions
+
+_NAMES_LENGTH: Final = 16 * 1024  # characters of a list of names that are read to tell a kind
+_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')  # a string of JSON
 
 _COLUMNS: dict[str, ColumnElement[Any]] = {
     "base": bases.c.name,
@@ -43,11 +48,23 @@ _MARKS: dict[NodeMark, ColumnElement[bool]] = {
     "quarantined": _heads.c.quarantined_at.is_not(None),
     "withdrawn": head_of(nodes.c.id).is_(None) & _newest.is_not(None),
 }
-_MARKED = (
-    select(nodes.c.id, *(condition.label(mark) for mark, condition in _MARKS.items()))
+_NAMES = "target_parameters"
+_PRESENT = tuple(field for field in TELLING if field != _NAMES)
+# A config may have a MiB, so the database returns only which fields it has, and the first names of parameters.
+_HEADS = (
+    select(
+        nodes.c.id,
+        _heads.c.summary["ranks"].label("ranks"),
+        _heads.c.summary["rules"].label("rules"),
+        _heads.c.pin_found,
+        _heads.c.pin_forced,
+        func.substr(_heads.c.config[_NAMES].as_string(), 1, _NAMES_LENGTH).label(_NAMES),
+        *(_heads.c.config[field].as_string().is_not(None).label(field) for field in _PRESENT),
+        *(condition.label(mark) for mark, condition in _MARKS.items()),
+    )
     .join_from(nodes, _heads, (_heads.c.node_id == nodes.c.id) & (_heads.c.number == head_of(nodes.c.id)), isouter=True)
     .outerjoin(_pins, _heads.c.pin_id == _pins.c.id)
-    .where(nodes.c.id.in_(bindparam("node_ids", expanding=True)), or_(*_MARKS.values()))
+    .where(nodes.c.id.in_(bindparam("node_ids", expanding=True)))
 )
 
 _LOCK = select(nodes.c.last_number).where(nodes.c.id == bindparam("node_id")).with_for_update(key_share=True)
@@ -86,10 +103,20 @@ def nodes_with_children(connection: Connection, node_ids: list[int]) -> set[int]
     return set(connection.scalars(_PARENTS, {"node_ids": node_ids}))
 
 
-def marks_of(connection: Connection, node_ids: list[int]) -> dict[int, list[NodeMark]]:
-    """Return the marks of the nodes whose heads have any, by key; `withdrawn` if all versions are."""
-    rows = connection.execute(_MARKED, {"node_ids": node_ids}) if node_ids else ()
-    return {key: [mark for mark, is_set in zip(_MARKS, conditions, strict=True) if is_set] for key, *conditions in rows}
+def heads_of(connection: Connection, node_ids: list[int]) -> dict[int, HeadRow]:
+    """Return what is told of the nodes' heads, by key; a node without a head has the mark `withdrawn` at most."""
+    rows = connection.execute(_HEADS, {"node_ids": node_ids}).mappings() if node_ids else ()
+    return {row["id"]: _to_head(row) for row in rows}
+
+
+def _to_head(row: RowMapping) -> HeadRow:
+    marks = [mark for mark in _MARKS if row[mark]]
+    config: dict[str, Any] = {field: True for field in _PRESENT if row[field]}
+    if row[_NAMES] is not None:
+        config[_NAMES] = _QUOTED.findall(row[_NAMES])
+    return HeadRow(
+        marks, config, row["ranks"] or [], row["rules"] or {}, "forced" if row["pin_forced"] else row["pin_found"]
+    )
 
 
 def lock_node(connection: Connection, node_id: int) -> int:
