@@ -77,6 +77,47 @@ def test_composing_along_an_alias_warns_of_what_was_trained_on_something_else(
     assert f"it holds another composition of {LEAF}@1: {MED}@2 instead of @1; choose another folder" in again
 
 
+def test_quarantined_bytes_are_refused_at_another_node_before_anything_is_sent(shell: Shell, filled: Filled) -> None:
+    shell("quarantine", f"{MED}@1", "--reason", "names")
+    assert refused(shell, "publish", filled.adapters[MED], "tiny/law", "--parent", "base") == (
+        f"loratree: tiny/law cannot take this adapter: {MED}@1 holds the same bytes and is quarantined (names): train "
+        f"without the quarantined data, or once the bytes are safe end it by `loratree quarantine {MED}@1 --undo`"
+    )
+    shell("quarantine", f"{MED}@1", "--undo")
+    shell("publish", filled.adapters[MED], "tiny/law", "--parent", "base")
+
+
+def test_quarantined_bytes_are_refused_in_each_line_of_a_manifest_and_in_its_dry_run(
+    shell: Shell, filled: Filled, tmp_path: Path
+) -> None:
+    shell("quarantine", f"{MED}@1", "--reason", "names")
+    lines = [
+        {"directory": str(filled.adapters[path]), "path": f"tiny/law/{number}", "parent": "base"}
+        for number, path in enumerate((MED, LEAF))
+    ]
+    manifest = tmp_path / "rows.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, lines)))
+    for option, done in (["--dry-run"], "1 to publish"), ([], "1 published"):
+        said = shell("publish", "--manifest", manifest, *option, check=False)
+        assert (said.returncode, said.stdout) == (1, f"{done}, 0 already there, 1 refused\n")
+        assert f"line 1: tiny/law/0: tiny/law/0 cannot take this adapter: {MED}@1 holds the same bytes" in said.stderr
+
+
+def test_quarantine_names_the_versions_of_other_nodes_that_hold_the_same_bytes(shell: Shell, filled: Filled) -> None:
+    for path in ("tiny/law", "tiny/tax"):
+        shell("publish", filled.adapters[MED], path, "--parent", "base")
+    said = shell("quarantine", "tiny/law@1", "--reason", "names").stderr
+    assert said == (
+        "tiny/law@1 is quarantined: names\n"
+        f"warning: 2 versions hold the same bytes and can still be used: {MED}@1; tiny/tax@1\n"
+    )
+    assert shell("publish", filled.adapters[MED], "tiny/tax").returncode == 0  # what is there stays there
+    said = shell("quarantine", "tiny/tax@1", "--reason", "names").stderr.splitlines()[1]
+    assert said == f"warning: 1 version holds the same bytes and can still be used: {MED}@1"
+    assert shell("quarantine", "tiny/law@1", "--undo").stderr == "tiny/law@1 is not quarantined\n"
+    assert "warning" not in shell("quarantine", f"{LEAF}@1", "--reason", "names").stderr
+
+
 def test_a_quarantined_version_stops_composing_and_pulling(shell: Shell, tmp_path: Path) -> None:
     shell("pull", LEAF, "--out", tmp_path / "before")  # in the cache now
     assert shell("quarantine", f"{MED}@1", "--reason", "names").stderr == f"{MED}@1 is quarantined: names\n"

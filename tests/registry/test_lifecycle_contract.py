@@ -1,6 +1,7 @@
 """Withdrawing, quarantine, deleting and retention, as every Registry does them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,33 @@ def test_nothing_is_published_on_a_quarantined_version_nor_its_content_again(
         publish(chain, MED, material.rank8.variant(2))
     assert [node.path for node in chain.descendants("tiny").items] == [node.path for node in nodes]
     assert chain.tombstones(MED).items[0].quarantined == "names of patients"
+
+
+def test_quarantined_bytes_are_refused_at_every_node_whatever_their_config_and_pin(
+    chain: Registry, material: Material
+) -> None:
+    publish(chain, "tiny/law", material.rank4, "base")  # before the quarantine
+    marked = chain.quarantine(f"{CARDIO}@1", reason="names of patients")
+    before = [*chain.descendants("tiny").items], [*chain.events("tiny").items]
+    changed = replace(material.rank4, config=material.rank4.config | {"lora_alpha": 99})
+    for path in ("tiny/tax", "tiny/law", CARDIO):
+        for adapter, parent in ((changed, "base"), (material.rank4, "base"), (changed, None)):
+            if (path, adapter) == ("tiny/law", material.rank4):
+                continue
+            with pytest.raises(Quarantined) as refused:
+                publish(chain, path, adapter, parent)
+            assert f"{CARDIO}@1 " in str(refused.value)
+            assert "is quarantined (names of patients)" in str(refused.value)
+    with pytest.raises(Quarantined, match=f"^tiny/tax cannot .* end it by `loratree quarantine {CARDIO}@1 --undo`$"):
+        publish(chain, "tiny/tax", material.rank4)
+    assert (chain.descendants("tiny").items, chain.events("tiny").items) == before
+    assert publish(chain, "tiny/law", material.rank4, "base").created is False  # what is there stays there
+    held = {chosen: chain.holders(material.rank4.file.sha256, quarantined=chosen).items for chosen in (False, True)}
+    assert held == {False: [marked, chain.version("tiny/law@1")], True: [marked]}
+    assert chain.holders(material.rank4.variant(7).file.sha256).items == []
+    publish(chain, "tiny/tax", material.rank4.variant(7))
+    chain.lift_quarantine(f"{CARDIO}@1")
+    assert publish(chain, "tiny/tax", material.rank4, "base").version.files == marked.files
 
 
 # deleting

@@ -34,7 +34,7 @@ def size(items: list[Any]) -> int:
 
 
 def test_a_page_of_versions_is_bounded_in_bytes(registry: Registry, material: Material) -> None:
-    publish(registry, "tiny/a", material.rank4, "base")
+    publish(registry, "tiny/a", material.rank4.variant(1), "base")
     for number in range(COUNT):
         config = material.rank4.config | {"notes": f"{number:04}" + "é" * (LARGE // 2)}
         publish(registry, "tiny/a/b", Adapter(config, material.rank4.weights), "tiny/a@1")
@@ -42,6 +42,7 @@ def test_a_page_of_versions_is_bounded_in_bytes(registry: Registry, material: Ma
     for read, expected in (
         (lambda **page: registry.versions("tiny/a/b", **page), numbers),
         (lambda **page: registry.dependents("tiny/a@1", **page), numbers[::-1]),
+        (lambda **page: registry.holders(material.rank4.file.sha256, **page), numbers[::-1]),
     ):
         found = pages(read, limit=MAX_PAGE)
         assert [version.number for page in found for version in page] == expected

@@ -262,6 +262,7 @@ def test_a_limit_outside_1_to_1000_is_refused_by_every_listing(registry: Registr
         lambda: registry.descendants("tiny", limit=limit),
         lambda: registry.versions(MED, limit=limit),
         lambda: registry.dependents("tiny", limit=limit),
+        lambda: registry.holders("sha256:" + "0" * 64, limit=limit),
         lambda: registry.events("tiny", limit=limit),
     ]
     for listing in listings:
@@ -275,6 +276,7 @@ def test_an_after_that_no_page_gave_is_refused(registry: Registry, after: str) -
         lambda: registry.versions("tiny", after=after),
         lambda: registry.events("tiny", after=after),
         lambda: registry.dependents("tiny", after=after),
+        lambda: registry.holders("sha256:" + "0" * 64, after=after),
     ]
     for listing in listings:
         with pytest.raises(Invalid):

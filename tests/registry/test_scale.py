@@ -31,6 +31,12 @@ WITH written AS (
 ) INSERT INTO event_views (node_id, event_id) SELECT 1, id FROM written
 """
 
+FILES = """
+WITH made AS (INSERT INTO blobs (sha256, size, touched_at) SELECT digest, 1, now() FROM versions WHERE id > 2)
+INSERT INTO version_files (version_id, name, size, sha256)
+SELECT id, 'adapter_model.safetensors', 1, digest FROM versions WHERE id > 2
+"""
+
 
 @pytest.fixture(scope="module")
 def behind(tmp_path_factory: pytest.TempPathFactory, material: Material, server: Any) -> Iterator[EmbeddedRegistry]:
@@ -47,6 +53,7 @@ def behind(tmp_path_factory: pytest.TempPathFactory, material: Material, server:
             connection.execute(text(VERSIONS.format(pin="NULL", like=1)), {"many": MANY})
             connection.execute(text(VERSIONS.format(pin="1", like=2)), {"many": MANY})
             connection.execute(text(EVENTS), {"many": MANY})
+            connection.execute(text(FILES))
         with registry._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("ANALYZE"))
         yield registry
@@ -70,6 +77,10 @@ ASKS: dict[str, Callable[[EmbeddedRegistry], object]] = {
     "versions": lambda registry: registry.versions("tiny/a", limit=3),
     "dependents": lambda registry: registry.dependents("tiny/a@1", limit=3),
     "dependents, later": lambda registry: registry.dependents("tiny/a@1", limit=3, after="15000"),
+    "holders of bytes": lambda registry: registry.holders(registry.version("tiny/a@1").files[0].sha256),
+    "quarantined holders": lambda registry: registry.holders(
+        registry.version("tiny/a@1").files[0].sha256, quarantined=True
+    ),
     "dependents of the base": lambda registry: registry.dependents("tiny", limit=3),
 }
 
@@ -80,6 +91,18 @@ def test_an_answer_reads_what_it_shows_however_much_there_is(behind: EmbeddedReg
     assert plans
     read = [(rows, node) for plan in plans for rows, node in scans(plan)]
     assert [found for found in read if found[0] > READ] == []
+
+
+def test_whether_bytes_are_quarantined_reads_the_versions_that_hold_them(behind: EmbeddedRegistry) -> None:
+    [file] = behind.version("tiny/a@1").files
+
+    def find() -> None:
+        with reading(behind._engine) as connection:
+            queries.publishing.same_content(connection, 1, file.sha256, file.sha256)
+
+    read = [found for plan in plans_of(behind, find) for found in scans(plan)]
+    assert sum(rows for rows, node in read if node.endswith("version_files")) == 1
+    assert max(rows for rows, _ in read) <= 1
 
 
 def test_counting_stops_where_it_was_told_to(behind: EmbeddedRegistry) -> None:

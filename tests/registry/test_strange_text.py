@@ -73,6 +73,8 @@ ASKS: dict[str, Ask] = {
     "lineage": lambda r, m, t: r.lineage(t),
     "dependents": lambda r, m, t: r.dependents(t),
     "dependents after": lambda r, m, t: r.dependents(MED, after=t),
+    "holders": lambda r, m, t: r.holders(t),
+    "holders after": lambda r, m, t: r.holders(m.rank4.file.sha256, after=t),
     "upload": lambda r, m, t: r.upload(io.BytesIO(b"x"), sha256=t, size=1),
     "publish": lambda r, m, t: r.publish(t, Submission(config={}, files=[], parent=None, found="assumed")),
     "publish config": lambda r, m, t: _submitted(r, m, config=m.rank4.config | {t: t}),

@@ -69,6 +69,8 @@ def import_(export: Path, as_json: bool) -> None:
         return
     for difference in imported.differences:
         say(f"kept: {difference}")
+    for warning in imported.warnings:
+        say(f"warning: {warning}")
     added = counted(imported.added.get("versions", 0), "version")
     say(
         f"{imported.path or 'everything'} of {export} is here: {added} added, "

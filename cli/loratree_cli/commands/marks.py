@@ -6,6 +6,8 @@ from loratree_cli.options import check_given
 from loratree_cli.output import json_option, print_json, say
 from loratree_registry.connect import connected
 from loratree_registry.core.records import Mark, Version
+from loratree_registry.core.registry import MAX_PAGE, Registry
+from loratree_registry.errors import listed
 
 _reason = click.option("--reason", metavar="TEXT", help="Why, in one line.")
 _undo = click.option("--undo", is_flag=True, help="Remove the mark.")
@@ -40,8 +42,9 @@ def withdraw(ref: str, reason: str | None, undo: bool, as_json: bool) -> None:
 def quarantine(ref: str, reason: str | None, undo: bool, as_json: bool) -> None:
     """Stop every chain through the version that REF names by its number or digest, such as one that leaks data.
 
-    No chain resolves, composes or downloads through it, and the same content cannot be published at this path again.
-    `show` and `lineage` still show it.
+    No chain resolves, composes or downloads through it, and the same bytes cannot be published again, at any path.
+    `show` and `lineage` still show it. Versions of other paths that hold the same bytes are named: they stay as they
+    are.
 
     \b
     loratree quarantine tiny/medicine@2 --reason "trained on names of patients"
@@ -50,7 +53,17 @@ def quarantine(ref: str, reason: str | None, undo: bool, as_json: bool) -> None:
     _check("quarantine", ref, reason, undo)
     with connected() as opened:
         version = opened.lift_quarantine(ref) if reason is None else opened.quarantine(ref, reason=reason)
-    _print(version, "quarantined", version.quarantined, as_json)
+        _print(version, "quarantined", version.quarantined, as_json)
+        others = [] if reason is None else _list_same_bytes(opened, version)
+    if others:
+        hold = "version holds" if len(others) == 1 else "versions hold"
+        say(f"warning: {len(others)} {hold} the same bytes and can still be used: {listed(others, limit=5)}")
+
+
+def _list_same_bytes(opened: Registry, version: Version) -> list[str]:
+    """List the versions that hold the same bytes as one that is quarantined, and are not, the first MAX_PAGE."""
+    pages = [opened.holders(file.sha256, limit=MAX_PAGE) for file in version.files]
+    return [f"{held.path}@{held.number}" for page in pages for held in page.items if held.quarantined is None]
 
 
 def _check(command: str, ref: str, reason: str | None, undo: bool) -> None:

@@ -43,6 +43,7 @@ _PARAMETERS: Final[Mapping[str, Rule]] = {
     "ref": _A_VERSION,
     "alias": {"pattern": f"^(?!{HEAD}$){ALIAS}$"},
     "content": _A_DIGEST,
+    "sha256": _A_DIGEST,
     "follow": {"pattern": f"^{ALIAS}$"},
     "expected": _A_NUMBER,
     "keep": _A_NUMBER,

@@ -6,9 +6,9 @@ from sqlalchemy import Connection
 
 from loratree_registry.catalog.versions import check_unnamed, lock_version, version
 from loratree_registry.core.records import Version
-from loratree_registry.core.text import check_reason, same_quarantined
+from loratree_registry.core.text import bytes_quarantined, check_reason, same_quarantined
 from loratree_registry.database import queries
-from loratree_registry.database.rows import SameContent, VersionRow
+from loratree_registry.database.rows import Barred, SameContent, VersionRow
 from loratree_registry.errors import Conflict, Quarantined, listed
 
 
@@ -91,3 +91,9 @@ def check_content(path: str, same: Iterable[SameContent]) -> None:
     for row in same:
         if row.quarantined_reason is not None:
             raise Quarantined(same_quarantined(f"{path}@{row.number}", row.quarantined_reason))
+
+
+def check_bytes(path: str, barred: Barred | None) -> None:
+    """Raise Quarantined if a quarantined version of any node holds the bytes of a version to be published at `path`."""
+    if barred is not None:
+        raise Quarantined(bytes_quarantined(path, barred.ref, barred.reason))

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from loratree_registry.catalog.examining import Examined
 from loratree_registry.catalog.files import hold_uploaded
-from loratree_registry.catalog.marks import check_chain, check_content
+from loratree_registry.catalog.marks import check_bytes, check_chain, check_content
 from loratree_registry.catalog.nodes import ensure_trail
 from loratree_registry.catalog.versions import no_version, version
 from loratree_registry.core.digests import version_digest_of
@@ -63,7 +63,8 @@ def publish(
     digest = _compute_digest(node, pin, submission, examined)
     # The lock comes before the query for the same content, so that two publishes of one content make one version.
     last_number = queries.nodes.lock_node(connection, node.id)
-    same = queries.publishing.same_content(connection, node.id, examined.content)
+    [file] = submission.files
+    same, barred = queries.publishing.same_content(connection, node.id, examined.content, file.sha256)
     check_content(path, same)
     if submission.found == "assumed" and same:
         # The submission names no parent, so the newest version of the same content gives the parent.
@@ -71,6 +72,7 @@ def publish(
     check_chain(path, above)
     if known := [row for row in same if row.digest == digest]:
         return _return_existing(connection, path, known[0])
+    check_bytes(path, barred)
     hold_uploaded(connection, submission.files)  # a collection may have removed them since the first check
     created = _insert(connection, node, pin, _choose_number(path, last_number), digest, submission, examined)
     return Published(version=created, created=True, warnings=_list_warnings(examined, pin))

@@ -45,6 +45,16 @@ def versions(connection: Connection, path: str, *, content: str | None, after: s
     return page_of(connection, found, limit, key=lambda row: str(row.number))
 
 
+def holders(connection: Connection, sha256: str, *, quarantined: bool, after: str | None, limit: int) -> Page[Version]:
+    """Return a page of the versions that hold the bytes with a digest, in the order of publishing. Raises Invalid."""
+    if not is_digest(sha256):
+        raise Invalid(f"the digest is {sha256[:80]!r}: expected sha256: and 64 hexadecimal digits")
+    found = queries.versions.list_holders(
+        connection, sha256, quarantined=quarantined, after=number_after(after), limit=check_limit(limit) + 1
+    )
+    return page_of(connection, found, limit, key=lambda row: str(row.id))
+
+
 def page_of(
     connection: Connection, found: Iterator[MeasuredVersion], limit: int, *, key: Callable[[VersionRow], str]
 ) -> Page[Version]:

@@ -151,6 +151,15 @@ class Registry(Protocol):
         """Return the versions trained directly on the version that `ref` names, in order of publishing."""
         ...
 
+    def holders(
+        self, sha256: str, *, quarantined: bool = False, after: str | None = None, limit: int = PAGE
+    ) -> Page[Version]:
+        """Return the versions of every tree that hold the bytes with a digest, in order of publishing.
+
+        `quarantined` selects those that are quarantined, while which no other node takes these bytes. Raises Invalid.
+        """
+        ...
+
     def upload(self, stream: BinaryIO, *, sha256: str, size: int) -> None:
         """Store `size` bytes under their digest, and read them back to verify them. Stored bytes are not replaced.
 
@@ -159,7 +168,10 @@ class Registry(Protocol):
         ...
 
     def publish(self, path: str, submission: Submission) -> Published:
-        """Make uploaded files a version at `path`, in one step or not at all; create missing ancestors as groupings."""
+        """Make uploaded files a version at `path`, in one step or not at all; create missing ancestors as groupings.
+
+        Raises Quarantined if the pin's chain, or a version of any node with the same bytes, is quarantined.
+        """
         ...
 
     def withdraw(self, ref: str, *, reason: str) -> Version:
@@ -174,7 +186,7 @@ class Registry(Protocol):
         ...
 
     def quarantine(self, ref: str, *, reason: str) -> Version:
-        """Refuse every chain through a version, and refuse to publish its content at the same path again.
+        """Refuse every chain through a version, and refuse to publish its bytes at any path.
 
         `ref` gives the number or the digest. Raises NotFound, Invalid.
         """

@@ -42,6 +42,14 @@ def same_quarantined(ref: str, reason: str) -> str:
     )
 
 
+def bytes_quarantined(path: str, ref: str, reason: str) -> str:
+    """Return the error message for an adapter to be published at `path` whose bytes a quarantined version holds."""
+    return (
+        f"{path} cannot take this adapter: {ref} holds the same bytes and is quarantined ({reason}): train without the "
+        f"quarantined data, or once the bytes are safe end it by `loratree quarantine {ref} --undo`"
+    )
+
+
 def counted(count: int, noun: str) -> str:
     """Format a count for people: 1 version, 2 versions."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

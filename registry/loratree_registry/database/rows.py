@@ -207,6 +207,14 @@ class SameContent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Barred:
+    """A quarantined version, PATH@NUMBER, whose bytes no other version may be published with, and the reason."""
+
+    ref: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AliasRow:
     """An alias and the number of the version that it names."""
 

@@ -229,6 +229,13 @@ class EmbeddedRegistry(Registry):
             return lineage.dependents(connection, ref, after=after, limit=limit)
 
     @override
+    def holders(
+        self, sha256: str, *, quarantined: bool = False, after: str | None = None, limit: int = PAGE
+    ) -> Page[Version]:
+        with reading(self._engine) as connection:
+            return versions.holders(connection, sha256, quarantined=quarantined, after=after, limit=limit)
+
+    @override
     def upload(self, stream: BinaryIO, *, sha256: str, size: int) -> None:
         check_announced(sha256, size)
         if self.direct and size > PART:

@@ -154,6 +154,13 @@ class RemoteRegistry(Registry):
         return self._http.get(Page[Version], "dependents", ref, after=after, limit=limit)
 
     @override
+    def holders(
+        self, sha256: str, *, quarantined: bool = False, after: str | None = None, limit: int = PAGE
+    ) -> Page[Version]:
+        chosen = "true" if quarantined else None
+        return self._http.get(Page[Version], "holders", sha256=sha256, quarantined=chosen, after=after, limit=limit)
+
+    @override
     def upload(self, stream: BinaryIO, *, sha256: str, size: int) -> None:
         check_announced(sha256, size)
         send(RemoteUploads(self._http), stream, sha256=sha256, size=size)

@@ -10,7 +10,7 @@ from loratree_registry.core.paths import BASE, Level, ancestors_of, base_of, par
 from loratree_registry.core.progress import Counter, Progress, silent
 from loratree_registry.core.records import Published, Submission, Version
 from loratree_registry.core.registry import MAX_PAGE, Registry
-from loratree_registry.core.text import check_text, nearest_name, same_quarantined
+from loratree_registry.core.text import bytes_quarantined, check_text, nearest_name, same_quarantined
 from loratree_registry.disk.plain_files import open_plain
 from loratree_registry.errors import Conflict, Invalid, NotFound, NotUploaded, Quarantined
 from loratree_registry.workspace.adapter_directory import AdapterDirectory, read_adapter_directory
@@ -119,9 +119,7 @@ def prepare(
     # The registry checks the adapter again: this check saves an upload, and the registry trusts no client.
     adapter.check_without_pin(manifest)
     known = _find_same_content(registry, path, adapter)
-    for version in known:
-        if version.quarantined is not None:
-            raise Quarantined(same_quarantined(f"{path}@{version.number}", version.quarantined.reason))
+    _check_not_quarantined(registry, path, adapter, known)
     try:
         pin = find_pin(
             registry,
@@ -190,6 +188,17 @@ def _find_same_content(registry: Registry, path: str, adapter: AdapterDirectory)
         return registry.versions(path, content=adapter.content).items
     except NotFound:
         return []
+
+
+def _check_not_quarantined(registry: Registry, path: str, adapter: AdapterDirectory, known: list[Version]) -> None:
+    """Raise Quarantined if a version at `path` with the same content, or one of any node with its bytes, is."""
+    for version in known:
+        if version.quarantined is not None:
+            raise Quarantined(same_quarantined(f"{path}@{version.number}", version.quarantined.reason))
+    held = [] if known else registry.holders(adapter.file.sha256, quarantined=True, limit=1).items
+    for version in held:
+        if version.quarantined is not None:
+            raise Quarantined(bytes_quarantined(path, f"{version.path}@{version.number}", version.quarantined.reason))
 
 
 def _pin_of(version: Version) -> FoundPin:

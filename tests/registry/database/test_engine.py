@@ -28,7 +28,8 @@ SMALL = (
     "SCAN (subquery-1)",
     "SCAN shown",
     "SCAN page",
-)  # what a plan may read whole: the chain, the list of nothing, a page
+    "SCAN barred",
+)  # what a plan may read whole: the chain, the list of nothing, a page, the one version that bars bytes
 
 
 @pytest.fixture
@@ -373,9 +374,13 @@ def test_no_listing_scans_a_table_that_grows(registry: EmbeddedRegistry, materia
     registry.ancestry("tiny/a/b")
     registry.dependents("tiny/a@stable")
     registry.dependents("tiny", after="1")
+    registry.holders(material.rank4.file.sha256, after="1")
+    registry.holders(material.rank4.file.sha256, quarantined=True)
     registry.aliases("tiny/a")
     registry.base("tiny")
     registry.events("tiny", after="9")
+    publish(registry, "tiny/a/c", material.rank2.variant(1), "tiny/a@1")  # asks whether its bytes are quarantined
+    assert any("version_files.sha256 = ?" in query and "quarantined_at" in query for query, _ in asked)
     queries = [(query, values) for query, values in asked if query.startswith(("SELECT", "WITH"))]
     assert len(queries) > 20
     scans = []

@@ -1,4 +1,4 @@
-"""Routes of versions: publish, list, resolve, and show ancestors and dependents."""
+"""Routes of versions: publish, list, resolve, and show ancestors, dependents and holders of bytes."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -6,7 +6,16 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from loratree_registry.api import examples
-from loratree_registry.api.openapi import PAGE_LIMIT, After, NodePath, PageLimit, RefPath, ServedRegistry, answers, body
+from loratree_registry.api.openapi import (
+    PAGE_LIMIT,
+    After,
+    NodePath,
+    PageLimit,
+    RefPath,
+    ServedRegistry,
+    answers,
+    body,
+)
 from loratree_registry.api.strict_route import Route
 from loratree_registry.core.documents import Document
 from loratree_registry.core.records import Lineage, Page, Published, Resolution, Submission, Version
@@ -102,3 +111,15 @@ def list_dependents(
 ) -> Page[Version]:
     """List the versions trained directly on the version that `ref` names."""
     return registry.dependents(ref, after=after, limit=limit)
+
+
+@router.get("/holders", responses=answers(examples.one_page(examples.VERSION, "41")))
+def list_holders(
+    registry: ServedRegistry,
+    sha256: Annotated[str, Query(description="The digest of the bytes", examples=[examples.STORED.sha256])],
+    quarantined: Annotated[bool, Query(description="List only the versions that are quarantined")] = False,
+    after: After = None,
+    limit: PageLimit = PAGE_LIMIT,
+) -> Page[Version]:
+    """List the versions of every tree that hold the bytes with a digest, in order of publishing."""
+    return registry.holders(sha256, quarantined=quarantined, after=after, limit=limit)

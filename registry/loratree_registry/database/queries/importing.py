@@ -48,6 +48,11 @@ def last_node(connection: Connection) -> int:
     return connection.scalar(select(func.coalesce(func.max(nodes.c.id), 0))) or 0
 
 
+def last_version(connection: Connection) -> int:
+    """Return the key of the newest version, or 0 if there is none."""
+    return connection.scalar(select(func.coalesce(func.max(versions.c.id), 0))) or 0
+
+
 def kept_nodes(connection: Connection, paths: Iterable[str]) -> dict[str, KeptNode]:
     """Return the nodes among `paths` that exist, by path."""
     query = select(nodes.c.path, nodes.c.id, nodes.c.base_id, nodes.c.level, nodes.c.last_number)
@@ -123,6 +128,25 @@ def quarantined(connection: Connection, contents: Iterable[tuple[str, str]]) -> 
         for table in (versions, tombstones)
     )
     return {(row.path, row.content) for query in queries for row in connection.execute(query)}
+
+
+def quarantined_bytes(connection: Connection, digests: Iterable[str], *, newest: int) -> dict[str, tuple[str, str]]:
+    """Return a quarantined version for each of `digests`, of files, that one holds: its ref and the reason.
+
+    Versions with a key above `newest` are left out.
+    """
+    query = (
+        select(version_files.c.sha256, nodes.c.path, versions.c.number, versions.c.quarantined_reason)
+        .join_from(version_files, versions, version_files.c.version_id == versions.c.id)
+        .join(nodes, versions.c.node_id == nodes.c.id)
+        .where(
+            version_files.c.sha256.in_(sorted(set(digests))),
+            versions.c.quarantined_at.is_not(None),
+            versions.c.id <= newest,
+        )
+        .order_by(versions.c.id.desc())
+    )
+    return {row.sha256: (f"{row.path}@{row.number}", row.quarantined_reason) for row in connection.execute(query)}
 
 
 def kept_aliases(connection: Connection, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:

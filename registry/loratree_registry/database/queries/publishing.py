@@ -10,8 +10,11 @@ from sqlalchemy import (
     Insert,
     Select,
     Table,
+    Text,
     bindparam,
+    cast,
     insert,
+    null,
     select,
     union_all,
     update,
@@ -21,19 +24,31 @@ from loratree_registry.core.digests import FileDigest
 from loratree_registry.core.paths import ancestors_of
 from loratree_registry.core.times import now
 from loratree_registry.database.queries.events import insert_event
-from loratree_registry.database.rows import SameContent
+from loratree_registry.database.rows import Barred, SameContent
 from loratree_registry.database.tables import event_views, events, nodes, tombstones, version_files, versions
 
 
 def _select_content(table: Table) -> Select[Any]:
     """Select the rows of a node in `table` that have a given content."""
     here = (table.c.node_id == bindparam("node_id")) & (table.c.content == bindparam("content"))
-    return select(table.c.number, table.c.digest, table.c.quarantined_reason).where(here)
+    return select(cast(null(), Text).label("path"), table.c.number, table.c.digest, table.c.quarantined_reason).where(
+        here
+    )
 
 
+# The index on the digests of files gives the versions that hold the bytes, and these alone are read.
+_BARRED = (
+    select(nodes.c.path, versions.c.number, versions.c.digest, versions.c.quarantined_reason)
+    .join_from(version_files, versions, version_files.c.version_id == versions.c.id)
+    .join(nodes, versions.c.node_id == nodes.c.id)
+    .where(version_files.c.sha256 == bindparam("sha256"), versions.c.quarantined_at.is_not(None))
+    .limit(1)
+    .subquery("barred")
+)
 _SAME = union_all(
     _select_content(versions),
     _select_content(tombstones).where(tombstones.c.quarantined_reason.is_not(None)),
+    select(_BARRED),
 )
 _NUMBERED = (
     update(nodes).where(nodes.c.id == bindparam("version_node_id")).values(last_number=bindparam("version_number"))
@@ -42,10 +57,21 @@ _INSERT = insert(versions).returning(versions.c.id)
 _INSERT_FILE = insert(version_files)
 
 
-def same_content(connection: Connection, node_id: int, content: str) -> list[SameContent]:
-    """Return the versions at a node with this content, and the quarantined tombstones with it, newest first."""
-    rows = connection.execute(_SAME, {"node_id": node_id, "content": content})
-    return sorted((SameContent(**row._asdict()) for row in rows), key=lambda row: row.number, reverse=True)
+def same_content(
+    connection: Connection, node_id: int, content: str, sha256: str
+) -> tuple[list[SameContent], Barred | None]:
+    """Return what a node has of a content, newest first, and a quarantined version of any node with the same bytes.
+
+    The first are the node's versions with this content, and its quarantined tombstones with it.
+    """
+    rows = connection.execute(_SAME, {"node_id": node_id, "content": content, "sha256": sha256}).all()
+    same = [
+        SameContent(number=number, digest=digest, quarantined_reason=reason)
+        for path, number, digest, reason in rows
+        if path is None
+    ]
+    barred = [Barred(ref=f"{path}@{number}", reason=reason) for path, number, _, reason in rows if path is not None]
+    return sorted(same, key=lambda row: row.number, reverse=True), next(iter(barred), None)
 
 
 def insert_published(

@@ -207,6 +207,19 @@ def list_dependents(
     return _stream(connection, _MEASURED.join(shown, shown.c.id == versions.c.id).order_by(versions.c.id))
 
 
+def list_holders(
+    connection: Connection, sha256: str, *, quarantined: bool, after: int | None, limit: int
+) -> Iterator[MeasuredVersion]:
+    """Yield the versions with a file of these bytes, or only the quarantined ones, in the order of publishing."""
+    ids = select(version_files.c.version_id.label("id")).where(version_files.c.sha256 == sha256)
+    if quarantined:
+        held = versions.alias("held")
+        ids = ids.join(held, held.c.id == version_files.c.version_id).where(held.c.quarantined_at.is_not(None))
+    ids = ids.where(version_files.c.version_id > (after or 0)).order_by(version_files.c.version_id).limit(limit)
+    shown = ids.subquery("shown")
+    return _stream(connection, _MEASURED.join(shown, shown.c.id == versions.c.id).order_by(versions.c.id))
+
+
 def count_dependents(connection: Connection, version_id: int) -> int:
     """Count the versions that were trained directly on a version."""
     return connection.scalar(select(func.count()).where(versions.c.pin_id == version_id)) or 0

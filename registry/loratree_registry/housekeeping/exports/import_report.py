@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from loratree_registry.errors import Conflict, listed
 
 CHUNK: Final = 1000  # lines that one query looks up or inserts
-MOST: Final = 1000  # the highest number of conflicts, and of differences, that are collected
+MOST: Final = 1000  # the highest number of conflicts, of differences, and of warnings that are collected
 T = TypeVar("T")
 
 
@@ -20,11 +20,12 @@ def chunks(items: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
 
 
 class ImportReport:
-    """Counts of the lines that are `added` and `kept`, by kind; differences of kept records; and conflicts."""
+    """Counts of the lines that are `added` and `kept`, by kind; differences of kept records; warnings; conflicts."""
 
     def __init__(self) -> None:
         self.added, self.kept = Counter[str](), Counter[str]()
         self.differences: list[str] = []
+        self.warnings: list[str] = []
         self.conflicts: list[str] = []
 
     def count(self, name: str, *, kept: bool) -> None:
@@ -35,6 +36,11 @@ class ImportReport:
         """Note an existing record that differs from the export and stays as it is."""
         if len(self.differences) < MOST:
             self.differences.append(difference)
+
+    def warn(self, warning: str) -> None:
+        """Note what is to be known of a record that the import adds."""
+        if len(self.warnings) < MOST:
+            self.warnings.append(warning)
 
     def conflict(self, conflict: str) -> None:
         """Note a line that contradicts the registry. Raises Conflict after MOST conflicts."""

@@ -43,6 +43,7 @@ class RowImporter:
         self._connection, self._export, self._trial = connection, export, trial
         self._path = export.header.path
         self._newest = queries.importing.last_node(connection)  # this import created the nodes with a higher key
+        self._newest_version = queries.importing.last_version(connection)
         self._bases: dict[str, tuple[int, str]] = {}
         self._sizes: dict[bytes, int] = {}  # of the blobs that the export lists, filled only by a trial
         self.report = ImportReport()
@@ -183,6 +184,20 @@ class RowImporter:
                 numbers[line.path, line.digest] = line.number
                 placed[key] = KeptVersion(-len(new), line.digest, line.withdrawn is not None, False)
         self._insert_versions(new, nodes, placed)
+        self._warn_of_bytes(new)
+
+    def _warn_of_bytes(self, new: list[VersionLine]) -> None:
+        """Note the versions whose bytes a version of this registry holds that is quarantined.
+
+        Publishing refuses such bytes. A backup may hold them, from before the quarantine, and is restored whole.
+        """
+        digests = [file.sha256 for line in new for file in line.files]
+        found = queries.importing.quarantined_bytes(self._connection, digests, newest=self._newest_version)
+        for line in new:
+            barred = [found[file.sha256] for file in line.files if file.sha256 in found]
+            if barred and line.quarantined is None:
+                ref, reason = barred[0]
+                self.report.warn(f"{line.ref} holds the same bytes as {ref}, which is quarantined here ({reason})")
 
     def _check_digests(self, lines: list[VersionLine]) -> None:
         if problems := [problem for line in lines for problem in line.problems(self._find_base(line.path)[1])]:

@@ -32,13 +32,17 @@ _THREADS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """The result of an import: counts of added and of existing records, by kind, and the differences that remain."""
+    """The result of an import: counts of added and of existing records, by kind, and the differences that remain.
+
+    `warnings` are about added records.
+    """
 
     path: str | None
     added: dict[str, int]
     kept: dict[str, int]
     bytes: int
     differences: list[str]
+    warnings: list[str]
 
 
 def import_(storage: Storage, where: Path, *, progress: Progress = silent) -> Imported:
@@ -68,6 +72,7 @@ def import_(storage: Storage, where: Path, *, progress: Progress = silent) -> Im
         kept=dict(importer.report.kept),
         bytes=size,
         differences=importer.report.differences,
+        warnings=importer.report.warnings,
     )
 
 

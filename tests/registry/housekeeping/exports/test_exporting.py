@@ -190,6 +190,31 @@ def test_quarantined_content_does_not_come_back_by_import(build: Build, material
         import_(target.storage, tmp_path / "all")
 
 
+def test_bytes_that_are_quarantined_at_another_node_come_back_by_import_with_a_warning(
+    build: Build, material: Material, tmp_path: Path
+) -> None:
+    source, target = build(), build()
+    for house in (source, target):
+        house.registry.add_base("tiny", material.base)
+        publish(house.registry, "tiny/law", material.rank8)
+    publish(source.registry, "tiny/tax", material.rank8)
+    publish(source.registry, "tiny/tax/vat", material.rank4)
+    source.registry.quarantine("tiny/tax@1", reason="leaked")
+    publish(source.registry, "tiny/tax", material.rank4, "base")
+    export(source.storage, None, tmp_path / "all")
+    imported = import_(build().storage, tmp_path / "all")  # a backup is restored whole, as it was
+    assert (imported.added["versions"], imported.warnings) == (4, [])
+    target.registry.quarantine("tiny/law@1", reason="names")
+    publish(target.registry, "tiny/lawn", material.rank4)
+    target.registry.quarantine("tiny/lawn@1", reason="also names")
+    assert import_(target.storage, tmp_path / "all").warnings == [
+        "tiny/tax/vat@1 holds the same bytes as tiny/lawn@1, which is quarantined here (also names)",
+        "tiny/tax@2 holds the same bytes as tiny/lawn@1, which is quarantined here (also names)",
+    ]
+    assert target.registry.version("tiny/tax@2").digest == source.registry.version("tiny/tax@2").digest
+    assert import_(target.storage, tmp_path / "all").warnings == []
+
+
 def test_an_interrupted_import_goes_on_and_shows_nothing_before(
     build: Build, material: Material, tmp_path: Path
 ) -> None:
