@@ -67,9 +67,47 @@ def test_a_bulk_publish_says_what_it_assumes_and_refuses_it_on_request(
     done = shell(*publish)
     assert done.stderr.startswith(f"assumed for ever: 2 lines (1; 2): {OTHER}, which the adapter was trained on")
     kind = "to publish" if dry else "published"
-    assert done.stdout == f"2 {kind}, 0 already there (2 of them with an assumed pin), 0 refused\n"
-    report = json.loads(shell(*publish, "--json").stdout)
+    others = "2 of them with an assumed pin, 2 although the config names another base"
+    assert done.stdout == f"2 {kind}, 0 already there ({others}), 0 refused\n"
+    warning = f"the adapter's config names {OTHER} as its base, and tiny has no source: if that is the same model"
+    assert f"\nwarning: 2 lines (1; 2): {warning}" in done.stderr
+    again = shell(*publish, "--json")
+    report = json.loads(again.stdout)
     assert (report["assumed"], {each["found"] for each in report["outcomes"]}) == (2, {"assumed"})
+    assert report["other_base"] == (2 if dry else 0)  # what is there already is not told again
+    assert (warning in again.stderr) == dry
+
+
+def test_an_adapter_whose_config_names_another_model_of_the_hub_is_warned_of_with_both_names(
+    shell: Shell, filled: Filled, tmp_path: Path
+) -> None:
+    def warned(name: str, *options: str) -> list[str]:
+        number = len(list(tmp_path.iterdir()))
+        said = shell("publish", flat(tmp_path / f"a{number}", filled, name), f"tiny/flat/n{number}", *options).stderr
+        return [line for line in said.splitlines() if line.startswith("warning: ")]
+
+    assert warned(OTHER) == [
+        f"warning: the adapter's config names {OTHER} as its base, and tiny has no source: if that is the same model, "
+        f"`loratree base set tiny --source {OTHER}` says so"
+    ]
+    shell("base", "set", "tiny", "--source", "acme-ai/Tiny-1B")
+    assert warned(OTHER) == [
+        f"warning: the adapter's config names {OTHER} as its base, and tiny was added from acme-ai/Tiny-1B: if these "
+        "are other weights, the adapter belongs in another tree"
+    ]
+    assert warned(OTHER, "--parent", "base") == []
+    for local in (
+        "/home/someone/train",
+        "./out/merged",
+        "../base",
+        "merged",
+        "C:\\models\\base",
+        "a/b/c",
+        "two\nlines/x",
+    ):
+        assert warned(local) == [], local
+    shell("base", "set", "tiny", "--source", OTHER)
+    assert warned(OTHER) == []
 
 
 def test_one_adapter_is_refused_too_if_nothing_may_be_assumed(shell: Shell, filled: Filled, tmp_path: Path) -> None:

@@ -213,6 +213,21 @@ def test_the_cause_is_named_in_one_sentence_and_nothing_is_written(
     assert (int(hint[1]) if hint else 0) == len(answer["details"])
 
 
+@pytest.mark.parametrize("settings", [{"hidden_size": 64, "intermediate_size": 112}, {"num_hidden_layers": 3}])
+def test_an_adapter_of_another_size_is_refused_with_the_base_that_its_config_names(
+    settings: dict[str, int], filled: Filled, shell: Shell, tmp_path: Path
+) -> None:
+    of(**settings)(tmp_path / "adapter", filled.base)
+    for named, says in (("acme-ai/Other-7B", ": its config names acme-ai/Other-7B"), (None, "")):
+        config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+        (tmp_path / "adapter" / "adapter_config.json").write_text(
+            json.dumps(config | {"base_model_name_or_path": named})
+        )
+        done = shell("publish", tmp_path / "adapter", "tiny/law", "--parent", "base", check=False)
+        assert done.returncode == 1
+        assert f"publish to the tree of the base that it was trained on{says} (--verbose lists" in done.stderr
+
+
 def test_a_base_in_the_hubs_cache_is_named_by_its_snapshot(filled: Filled, shell: Shell, tmp_path: Path) -> None:
     snapshot = tmp_path / "models--tiny" / "snapshots" / "0123abcd"
     (tmp_path / "models--tiny" / "blobs").mkdir(parents=True)

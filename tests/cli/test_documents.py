@@ -37,6 +37,33 @@ def test_a_card_is_published_shown_and_pulled_again(shell: Shell, filled: Filled
     assert (tmp_path / "out" / "README.md").read_text() == CARD
 
 
+def test_a_card_that_changed_since_is_not_dropped_unseen(shell: Shell, filled: Filled, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(next(iter(filled.adapters.values())), adapter)
+    (adapter / "README.md").write_text(CARD)
+    shell("publish", adapter, "tiny/law", "--parent", "base")
+    assert "keeps what" not in shell("publish", adapter, "tiny/law", "--parent", "base").stderr
+    (adapter / "README.md").write_text("# Law, again\n")
+    keeps = "warning: tiny/law@1 keeps what it was published with, as a version never changes:"
+    done = shell("publish", adapter, "tiny/law", "--parent", "base")
+    assert done.stderr.splitlines()[:2] == [
+        f"{keeps} README.md differs here and is not stored",
+        "tiny/law@1: already published, nothing stored; it is pinned to tiny",
+    ]
+    noted = shell("publish", adapter, "tiny/law", "--parent", "base", "--note", "better").stderr
+    assert noted.startswith(f"{keeps} README.md; the note differ here and are not stored\n")
+    (adapter / "notes.txt").write_text("more")
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text(json.dumps({"directory": "adapter", "path": "tiny/law", "parent": "base"}))
+    bulk = shell("publish", "--manifest", manifest)
+    both = f"{keeps} README.md; notes.txt differ here and are not stored".replace("warning:", "warning: 1 line (1):")
+    assert (bulk.stderr, bulk.stdout) == (f"{both}\n", "0 published, 1 already there, 0 refused\n")
+    for name in ("README.md", "notes.txt"):
+        (adapter / name).unlink()
+    assert "keeps what" not in shell("publish", adapter, "tiny/law", "--parent", "base").stderr
+    assert json.loads(shell("show", "tiny/law@1", "--json").stdout)["documents"][0]["text"] == CARD
+
+
 def test_of_a_card_that_nobody_wrote_nothing_is_shown(shell: Shell, filled: Filled, tmp_path: Path) -> None:
     adapter = tiny.adapter(filled.base, tmp_path / "adapter", seed=9)  # PEFT writes the hub's template beside it
     template = (adapter / "README.md").read_text()

@@ -32,7 +32,11 @@ def test_documents_are_kept_as_they_were_sent(registry: Registry, material: Mate
     assert registry.documents(f"{MED}/x") == []
     assert version.content == plain.content  # no digest covers them
     again = with_documents(registry, material, {"other.md": "x"})
-    assert again.created is False
+    keeps = f"{MED}@1 keeps what it was published with, as a version never changes"
+    assert (again.created, again.warnings) == (False, [f"{keeps}: other.md differs here and is not stored"])
+    assert with_documents(registry, material, {"README.md": CARD}).warnings == []
+    noted = publish(registry, MED, material.rank4, "base", note="better")
+    assert noted.warnings == [f"{keeps}: the note differs here and is not stored"]
     assert len(registry.documents(MED)) == 2
 
 

@@ -133,6 +133,8 @@ def _publish_many(manifest: Path, jobs: int, dry_run: bool, assume: bool, as_jso
             say_refused(f"line {outcome.line}: {outcome.path}: {outcome.says}", outcome.details)
     for why, lines in _group_assumed(report).items():
         say(f"assumed for ever: {counted(len(lines), 'line')} ({listed(lines, limit=3)}): {why}")
+    for warning, lines in _group_warnings(report).items():
+        say(f"warning: {counted(len(lines), 'line')} ({listed(lines, limit=3)}): {warning}")
     if report.stopped == INTERRUPTED:
         done = f"{report.published} published, {report.left} of {counted(len(rows), 'line')} to go"
         complain(f"loratree: interrupted: {done}: the same command goes on")
@@ -143,7 +145,8 @@ def _publish_many(manifest: Path, jobs: int, dry_run: bool, assume: bool, as_jso
         print_json(report)
     else:
         done = f"{report.ready} to publish" if dry_run else f"{report.published} published"
-        assumed = f" ({report.assumed} of them with an assumed pin)" if report.assumed else ""
+        others = f", {report.other_base} although the config names another base" if report.other_base else ""
+        assumed = f" ({report.assumed} of them with an assumed pin{others})" if report.assumed else ""
         echo(f"{done}, {report.already} already there{assumed}, {report.refused} refused")
     sys.exit(early_end.INTERRUPTED if report.stopped == INTERRUPTED else 1 if report.refused or report.left else 0)
 
@@ -154,6 +157,15 @@ def _group_assumed(report: "Report") -> dict[str, list[str]]:
     for outcome in report.outcomes:
         if outcome.found == "assumed" and outcome.why is not None:
             grouped.setdefault(outcome.why, []).append(str(outcome.line))
+    return grouped
+
+
+def _group_warnings(report: "Report") -> dict[str, list[str]]:
+    """Return the lines that are warned of, by the warning."""
+    grouped: dict[str, list[str]] = {}
+    for outcome in report.outcomes:
+        for warning in outcome.warnings:
+            grouped.setdefault(warning, []).append(str(outcome.line))
     return grouped
 
 

@@ -4,14 +4,17 @@
 lock, for one transaction.
 """
 
+from dataclasses import replace
+
 from sqlalchemy import Connection
 
 from loratree_registry.catalog.examining import Examined
 from loratree_registry.catalog.files import hold_uploaded
 from loratree_registry.catalog.marks import check_bytes, check_chain, check_content
 from loratree_registry.catalog.nodes import ensure_trail
-from loratree_registry.catalog.versions import no_version, version
+from loratree_registry.catalog.versions import find_version, no_version, records
 from loratree_registry.core.digests import version_digest_of
+from loratree_registry.core.documents import say_kept
 from loratree_registry.core.paths import (
     BASE,
     MAX_NUMBER,
@@ -68,10 +71,10 @@ def publish(
     check_content(path, same)
     if submission.found == "assumed" and same:
         # The submission names no parent, so the newest version of the same content gives the parent.
-        return _return_existing(connection, path, same[0])
+        return _return_existing(connection, path, same[0], submission)
     check_chain(path, above)
     if known := [row for row in same if row.digest == digest]:
-        return _return_existing(connection, path, known[0])
+        return _return_existing(connection, path, known[0], submission)
     check_bytes(path, barred)
     hold_uploaded(connection, submission.files)  # a collection may have removed them since the first check
     created = _insert(connection, node, pin, _choose_number(path, last_number), digest, submission, examined)
@@ -85,8 +88,12 @@ def _choose_number(path: str, last_number: int) -> int:
     return last_number + 1
 
 
-def _return_existing(connection: Connection, path: str, row: SameContent) -> Published:
-    return Published.already(version(connection, f"{path}@{row.number}"))
+def _return_existing(connection: Connection, path: str, row: SameContent, submission: Submission) -> Published:
+    found = find_version(connection, f"{path}@{row.number}")
+    published = Published.already(records(connection, [found])[0])
+    kept = queries.versions.documents_of(connection, found.id) if submission.documents else {}
+    remark = say_kept(published.version, kept, submission.documents, submission.note)
+    return replace(published, warnings=[*published.warnings, *([remark] if remark else [])])
 
 
 def _is_untied(chain: list[VersionRow]) -> bool:

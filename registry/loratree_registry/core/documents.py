@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from loratree_registry.core.records import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from loratree_registry.errors import Invalid
+from loratree_registry.core.records import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Version
+from loratree_registry.errors import Invalid, listed
 
 CARD: Final = "README.md"
 ENDINGS: Final = (".md", ".txt", ".json", ".jinja", ".yaml", ".yml")
@@ -59,3 +59,15 @@ def choose(documents: Iterable[Document]) -> dict[str, str]:
             if together <= MAX_BYTES:
                 kept[document.name] = document.text
     return kept
+
+
+def say_kept(version: Version, kept: Mapping[str, str], given: Mapping[str, str], note: str | None) -> str | None:
+    """Say which of the documents, and whether the note, given to publish a version again it does not have so.
+
+    `kept` are the documents of the version. None if nothing differs; what is not given is no difference.
+    """
+    others = [name for name, text in given.items() if kept.get(name) != text]
+    others += ["the note"] if note not in (None, version.note) else []
+    differ = "differs here and is" if len(others) == 1 else "differ here and are"
+    keeps = f"{version.path}@{version.number} keeps what it was published with, as a version never changes"
+    return f"{keeps}: {listed(others, limit=5)} {differ} not stored" if others else None

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Final
 
+from loratree_registry.core.text import one_line, shortened
 from loratree_registry.peft_format.layout import CONVOLUTIONS
 from loratree_registry.peft_format.names import PREFIX, BaseIndex, base_name
 from loratree_registry.tensor_files.header import Tensor
@@ -33,14 +34,21 @@ _NUMBER: Final = re.compile(r"\.(\d+)\.")
 _ENDINGS: Final = 12  # segments at the end of a module's name that are looked for under another prefix
 _SAMPLE: Final = 100  # modules that a change of prefix is tried on
 _TRIES: Final = 50  # changes of prefix that are tried
+_PUBLISH_THERE: Final = "publish to the tree of the base that it was trained on"
 _SOME: Final = 0.1  # a base with other heads differs in the keys and values alone
 _MOST: Final = 0.5  # a cause must explain more than this share of the tensors
 
 
-def likely_cause(tensors: Mapping[str, Tensor], base: BaseIndex) -> str | None:
-    """Return the cause that explains most of an adapter's tensors, or None if no known cause does."""
+def likely_cause(tensors: Mapping[str, Tensor], base: BaseIndex, *, named: object = None) -> str | None:
+    """Return the cause that explains most of an adapter's tensors, or None if no known cause does.
+
+    `named` is the base that the adapter's config names; it is told if the adapter is of another base.
+    """
     causes = (_find_wrapper, _find_nested, _find_named, _find_tool, _find_other_place, _find_other_size)
-    return next((cause for find in causes if (cause := find(tensors, base)) is not None), None)
+    cause = next((cause for find in causes if (cause := find(tensors, base)) is not None), None)
+    if cause is None or not cause.endswith(_PUBLISH_THERE) or not isinstance(named, str) or not named.strip():
+        return cause
+    return f"{cause}: its config names {shortened(one_line(named))}"
 
 
 def _count(keys: list[str], tensors: Mapping[str, Tensor]) -> str:
@@ -119,7 +127,7 @@ def _find_deeper(lost: list[str], modules: list[str], base: BaseIndex) -> str | 
     if not lost or any(_layer(module) <= last for module in lost):
         return None
     depth = 1 + max(_layer(module) for module in modules)
-    return f"it was trained on a model of {depth} layers, and this base has {last + 1}: publish to the tree of its base"
+    return f"it was trained on a model of {depth} layers, and this base has {last + 1}: {_PUBLISH_THERE}"
 
 
 def _shifts(module: str, base: BaseIndex) -> Iterator[tuple[str, str]]:
@@ -174,7 +182,7 @@ def _find_other_size(tensors: Mapping[str, Tensor], base: BaseIndex) -> str | No
     (actual, expected), _ = sizes.most_common(1)[0]
     return (
         f"{sum(sizes.values())} of {checked} factors have other sizes than the base's layers: most were trained for "
-        f"the size {actual} where this base has {expected}; publish to the tree of the base that it was trained on"
+        f"the size {actual} where this base has {expected}; {_PUBLISH_THERE}"
     )
 
 

@@ -72,7 +72,7 @@ def classify(
     values = overrides.read(tensors.rest)
     changed = {module.parameter for module in modules} | {value.parameter for value in values}
     rows = TokenRows(saved, changed).read(tensors.rows)
-    findings.check(lambda: likely_cause(saved.tensors, saved.base))
+    findings.check(lambda: likely_cause(saved.tensors, saved.base, named=config.get("base_model_name_or_path")))
     if not (modules or values or rows):
         raise Invalid(
             "the adapter cannot be published: "

@@ -17,13 +17,15 @@ class FoundPin:
     """The pin of a new version, and how it was found.
 
     `parent` is a ref `PATH@NUMBER`, `base`, or None to let the registry take the nearest head. `digest` is the digest
-    of the pinned version, or None for the base and for the nearest head. `why` is a sentence for people.
+    of the pinned version, or None for the base and for the nearest head. `why` is a sentence for people. `other_base`
+    is a sentence too, if the pin is the base by assumption and the adapter's config names another model.
     """
 
     parent: str | None
     found: PinSource
     why: str
     digest: str | None = None
+    other_base: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

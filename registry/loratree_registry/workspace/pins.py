@@ -4,7 +4,7 @@ A wrong pin would record a wrong lineage for ever. So a verified lockfile decide
 adapter's config; the head is assumed only if the config names nothing, and publish asks if the answer stays open.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loratree_registry.core.paths import BASE, ancestors_of, base_of, is_ancestor, is_digest, parent_of, parse_ref
@@ -18,6 +18,7 @@ from loratree_registry.workspace.lockfile import LOCKFILE
 from loratree_registry.workspace.trained_base import (
     base_digest_of,
     explain_mismatch,
+    explain_other_name,
     find_folder,
     find_other_base,
     holds,
@@ -231,7 +232,8 @@ def _pin_from_config(case: _Case) -> FoundPin:
         raise OpenPin(_ask(what, path, candidates))
     if candidates:
         raise OpenPin(_ask(f"the adapter was trained on {shown}, which is not known here", path, candidates))
-    return _assume_pin([], base, f"{shown}, which the adapter was trained on, is not known here")
+    assumed = _assume_pin([], base, f"{shown}, which the adapter was trained on, is not known here")
+    return assumed if folder is not None else replace(assumed, other_base=explain_other_name(base, name))
 
 
 def _is_pulled_ref(name: str) -> bool:

@@ -1,10 +1,11 @@
 """Publication of one folder: read, check, find the pin, upload, submit."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loratree_registry.blobs.counted import counted
 from loratree_registry.core.digests import holds
+from loratree_registry.core.documents import say_kept
 from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.paths import BASE, Level, ancestors_of, base_of, parent_of, parse_path, versionless
 from loratree_registry.core.progress import Counter, Progress, silent
@@ -78,7 +79,7 @@ def publish_directory(
     adapter, pin = prepared.adapter, prepared.pin
     if prepared.known is not None:
         return PublishResult(
-            published=Published.already(prepared.known),
+            published=_say_kept(registry, adapter, note, Published.already(prepared.known)),
             pin=pin,
             not_published=adapter.not_published,
             uploaded_bytes=_repair(registry, adapter, prepared.known, progress),
@@ -92,8 +93,11 @@ def publish_directory(
         note=note,
         documents=adapter.documents,
     )
+    published = _upload_and_publish(registry, adapter, path, submission, progress)
+    if published.created and pin.other_base is not None:
+        published = replace(published, warnings=[*published.warnings, pin.other_base])
     return PublishResult(
-        published=_upload_and_publish(registry, adapter, path, submission, progress),
+        published=published,
         pin=pin,
         not_published=adapter.not_published,
         uploaded_bytes=adapter.file.size,
@@ -206,6 +210,18 @@ def _pin_of(version: Version) -> FoundPin:
     pin = version.pin
     name = BASE if pin.digest is None else f"{pin.path}@{pin.version}"
     return FoundPin(name, pin.found, f"already published, pinned to {name}", pin.digest)
+
+
+def _say_kept(registry: Registry, adapter: AdapterDirectory, note: str | None, published: Published) -> Published:
+    """Warn if the folder's documents, or the note, are not those of the version that holds the adapter already."""
+    version = published.version
+    try:
+        documents = registry.documents(f"{version.path}@{version.number}") if adapter.documents else []
+    except Quarantined:  # a version above it is
+        return published
+    kept = {document.name: document.text for document in documents}
+    remark = say_kept(version, kept, adapter.documents, note)
+    return published if remark is None else replace(published, warnings=[*published.warnings, remark])
 
 
 def _repair(registry: Registry, adapter: AdapterDirectory, version: Version, progress: Progress) -> int:

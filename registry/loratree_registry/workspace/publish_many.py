@@ -51,7 +51,8 @@ class Outcome:
 
     `found` is how its pin was found, and `why` a sentence about it; both are null if the row was refused, or if its
     parent is to be published first. `details` are the single problems of the adapter, one clause each, if there are
-    more than `says` names.
+    more than `says` names. `warnings` are what `loratree publish` warns of, and `other_base` is true if one of them
+    says that the pin is assumed although the config names another base.
     """
 
     line: int
@@ -63,19 +64,23 @@ class Outcome:
     why: str | None = None
     says: str | None = None
     details: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    other_base: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """The result of a manifest, by line; `left` rows were not tried, for the reason in `stopped`.
 
-    `assumed` counts the rows of the first three whose pin is assumed, because nothing names it.
+    `assumed` counts the rows of the first three whose pin is assumed, because nothing names it, and `other_base` those
+    of them that were not there before and whose config names another base.
     """
 
     published: int
     already: int
     ready: int
     assumed: int
+    other_base: int
     refused: int
     left: int
     stopped: str | None
@@ -173,6 +178,7 @@ class _Work:
             already=counts["already"],
             ready=counts["ready"],
             assumed=sum(outcome.found == "assumed" for outcome in self.outcomes),
+            other_base=sum(outcome.other_base for outcome in self.outcomes),
             refused=counts["refused"],
             left=self._total - len(self.outcomes),
             stopped=self._stopped,
@@ -214,6 +220,8 @@ class _Work:
             digest=version.digest,
             found=version.pin.found,
             why=why,
+            warnings=tuple(done.published.warnings),
+            other_base=done.published.created and done.pin.other_base is not None,
         )
 
     def _is_coming(self, parent: str) -> bool:
@@ -238,7 +246,15 @@ class _Work:
         )
         known, pin = prepared.known, prepared.pin
         if known is None:
-            return Outcome(line=row.line, path=row.path, status="ready", found=pin.found, why=pin.why)
+            return Outcome(
+                line=row.line,
+                path=row.path,
+                status="ready",
+                found=pin.found,
+                why=pin.why,
+                warnings=() if pin.other_base is None else (pin.other_base,),
+                other_base=pin.other_base is not None,
+            )
         return Outcome(
             line=row.line,
             path=row.path,

@@ -1,6 +1,8 @@
 """Which base an adapter was trained on: the name or the folder that its config gives, against the bases here."""
 
+import re
 from pathlib import Path
+from typing import Final
 
 from loratree_registry.core.paths import parent_of, parse_ref
 from loratree_registry.core.progress import Progress, silent
@@ -12,6 +14,8 @@ from loratree_registry.tensor_files.comparison import has_names, holds_base
 from loratree_registry.workspace.adapter_directory import AdapterDirectory
 from loratree_registry.workspace.base_locations import base_directory, base_files
 from loratree_registry.workspace.lockfile import LOCKFILE
+
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
 def find_folder(adapter: AdapterDirectory, trained_on: Path | None) -> Path | None:
@@ -61,6 +65,21 @@ def _is_named(base: Base, name: str) -> bool:
     if name in (base.name, base.source):
         return True
     return (digest := base_digest_of(name)) is not None and digest == base.digest
+
+
+def explain_other_name(base: Base, name: str) -> str | None:
+    """Return what is to be checked if `name` has the form of a hub's id and is not what the base was added from.
+
+    A path of another machine may have that form too, such as `out/merged`. None for any other name.
+    """
+    if not _HUB_ID.fullmatch(name):
+        return None
+    names = f"the adapter's config names {name} as its base, and {base.name} "
+    if base.source is None:
+        return (
+            f"{names}has no source: if that is the same model, `loratree base set {base.name} --source {name}` says so"
+        )
+    return f"{names}was added from {base.source}: if these are other weights, the adapter belongs in another tree"
 
 
 def base_digest_of(name: str) -> str | None:
