@@ -139,7 +139,8 @@ try:
 except Unavailable as error:
     print(error)
 """
-    command = [sys.executable, "-c", limited, str(storage.folder / "home")]
+    # -B: a module that is compiled under the limit would be kept, cut off, for every later process.
+    command = [sys.executable, "-B", "-c", limited, str(storage.folder / "home")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.endswith("(disk I/O error): free some space, or check the disk\n")
 

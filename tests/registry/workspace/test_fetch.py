@@ -207,7 +207,7 @@ def test_a_disk_that_takes_no_more_leaves_nothing_half_written(
     assert version.size > 8192  # the limit that stands in for a full disk: a write fails half-way
     for url in ("", web.over(registry, home)):
         done = subprocess.run(
-            [sys.executable, "-c", FULL, str(home), str(tmp_path / "out")],
+            [sys.executable, "-B", "-c", FULL, str(home), str(tmp_path / "out")],  # keep no module cut off by the limit
             env={"LORATREE_HOME": str(home), "LORATREE_URL": url, "PATH": os.environ["PATH"]},
             capture_output=True,
             text=True,
