@@ -8,7 +8,7 @@ from typing import Final
 
 from sqlalchemy import Connection, MetaData, inspect, text
 
-HEAD: Final = "0004"
+HEAD: Final = "0005"
 _TABLE = "alembic_version"
 _LOCK = 0x6C6F7261_74726565  # "loratree" in ASCII: the key of PostgreSQL's advisory lock
 

@@ -217,6 +217,10 @@ _live = versions.c.withdrawn_at.is_(None)
 
 _keep_to_rows(Index("ix_versions_live", versions.c.node_id, versions.c.number), _live)
 
+_quarantined = versions.c.quarantined_at.is_not(None)
+
+_keep_to_rows(Index("ix_versions_quarantined", versions.c.id), _quarantined)
+
 # A tombstone stays for each deleted version, so that its number is never reused and its ref reports the deletion. The
 # tombstone of a quarantined version keeps the same content from being published again.
 tombstones = Table(
