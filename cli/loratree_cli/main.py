@@ -5,7 +5,8 @@ import gc
 import json
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any, Final
 
@@ -17,7 +18,15 @@ atexit.register(gc.freeze)
 
 import click  # noqa: E402  # after the collector is set up
 
-from loratree_cli.early_end import INTERRUPTED, WHOLE, Interrupted, end_at_sigterm, ignore_signals  # noqa: E402
+from loratree_cli.early_end import (  # noqa: E402
+    INTERRUPTED,
+    WHOLE,
+    Interrupted,
+    Unread,
+    end_at_sigterm,
+    end_unread,
+    ignore_signals,
+)
 from loratree_cli.speech import speech_options, with_speech  # noqa: E402
 from loratree_registry.errors import LoratreeError, listed  # noqa: E402
 from loratree_registry.settings import check_variables  # noqa: E402
@@ -78,10 +87,18 @@ class LazyGroup(click.Group):
             complete_from_registry(command, cmd_name)
         return with_speech(command)
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse the arguments, or print the help; a pipe that nobody reads becomes Unread."""
+        with _noticing_unread():
+            return super().make_context(info_name, args, parent, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; Ctrl-C, which click would answer with `Aborted!`, becomes Interrupted."""
         try:
-            return super().invoke(ctx)
+            with _noticing_unread():
+                return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise Interrupted(WHOLE) from error
 
@@ -98,6 +115,15 @@ class LazyGroup(click.Group):
         """Write the list of commands without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@contextmanager
+def _noticing_unread() -> Iterator[None]:
+    """Raise Unread for a broken pipe, which click would end with the status of a refusal."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise Unread from error
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -122,9 +148,17 @@ def cli() -> None:
 def main() -> None:
     """Run `loratree`.
 
-    Exit status: 0 done, 1 refused or failed with one sentence, 2 wrong usage, 130 after Ctrl-C, 143 after SIGTERM.
+    Exit status: 0 done, 1 refused or failed with one sentence, 2 wrong usage, 130 after Ctrl-C, 141 if the reader of
+    its output has gone, 143 after SIGTERM.
     """
     end_at_sigterm()
+    try:
+        _run()
+    except (Unread, BrokenPipeError):  # the second one, while a refusal is printed
+        end_unread()
+
+
+def _run() -> None:
     try:
         _name_unknown_variables()
         if COMPLETE in os.environ:
@@ -140,6 +174,8 @@ def main() -> None:
         if error.name not in COMPOSER:
             raise
         fail(f"this command needs {error.name}, which is not installed: pip install 'loratree[composer]'")
+    except BrokenPipeError:
+        raise
     except OSError as error:
         fail(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
 
