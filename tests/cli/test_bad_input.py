@@ -130,6 +130,14 @@ def test_publish_refuses_an_unknown_base(shell: Shell, adapter: Path) -> None:
     assert "nobody" in refused(shell, "publish", adapter, "nobody/law")
 
 
+def test_publish_tells_a_path_without_its_base_from_a_base(shell: Shell, adapter: Path) -> None:
+    assert "the base medicine is not known (a path begins with its base: did you mean tiny/medicine?)" in refused(
+        shell, "publish", adapter, "medicine"
+    )
+    assert "tiny is a base, which has no versions" in refused(shell, "publish", adapter, "tiny")
+    assert "path '/tiny/law' has a slash too many: write 'tiny/law'" in refused(shell, "publish", adapter, "/tiny/law")
+
+
 def test_publish_refuses_a_parent_of_another_base(shell: Shell, adapter: Path, tmp_path: Path) -> None:
     shell("base", "add", "other", tiny.llama(tmp_path / "other", seed=3))
     shell("publish", tiny.adapter(tmp_path / "other", tmp_path / "o"), "other/medicine")

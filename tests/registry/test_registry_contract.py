@@ -129,6 +129,9 @@ def test_what_is_not_there_comes_with_the_most_similar_name_that_is(registry: Re
         f"{MED}/cardiolgy": "is not known (did you mean tiny/medicine/cardiology?)",
         f"{MED}/surgry": "is not known (did you mean tiny/medicine/surgery?)",
         f"{MED}/cardiology@stabel": "has no version stabel (did you mean 'stable'?): it has version 1",
+        f"{MED}/cardiology@v1": "has no version v1 (did you mean tiny/medicine/cardiology@1?): it has version 1",
+        f"{MED}/cardiology@version-2": "has no version version-2: it has version 1",
+        f"{MED}/cardiology@head": "has no version head (did you mean 'latest'?): it has version 1",
         f"{MED}/xyz": f"{MED}/xyz is not known: the nearest node above it is {MED},",
     }
     for ref, said in asked.items():

@@ -1,5 +1,6 @@
 """Versions: the immutable adapters published at a node."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -7,7 +8,7 @@ from sqlalchemy import Connection
 
 from loratree_registry.catalog.nodes import find_node
 from loratree_registry.catalog.paging import MAX_BYTES, check_limit, number_after, page
-from loratree_registry.core.paths import is_digest, parent_of, parse_ref, versionless
+from loratree_registry.core.paths import HEAD, NUMBER, is_digest, parent_of, parse_ref, versionless
 from loratree_registry.core.records import Page, Version
 from loratree_registry.core.text import nearest
 from loratree_registry.core.times import rfc3339
@@ -16,6 +17,8 @@ from loratree_registry.database.queries.versions import MeasuredVersion, Selecto
 from loratree_registry.database.rows import NodeRow, VersionRow
 from loratree_registry.errors import Conflict, Gone, Invalid, NotFound, listed
 
+_NUMBERED: Final = re.compile(rf"(?:v|ver|version)[._-]?({NUMBER})")
+_HEADS: Final = ("head", "last", "newest", "current", "main", "master")
 _FIELDS: Final = 1024  # bytes of digests, times and names in the JSON of a version
 
 
@@ -151,5 +154,15 @@ def no_version(connection: Connection, node: NodeRow, selector: Selector) -> Not
     aliases = [alias.name for alias in queries.aliases.list_aliases(connection, [node.id])]
     named = f", and the {'alias' if len(aliases) == 1 else 'aliases'} {listed(aliases)}" if aliases else " and no alias"
     numbers = "version 1" if newest.number == 1 else f"versions 1 to {newest.number}"
-    similar = nearest(selector, aliases) if isinstance(selector, str) else ""
+    similar = _suggest(selector, aliases, newest) if isinstance(selector, str) else ""
     return NotFound(f"{node.path} has no version {selector}{similar}: it has {numbers}{named}")
+
+
+def _suggest(selector: str, aliases: list[str], newest: VersionRow) -> str:
+    """Suggest what a selector that is no alias may mean: `v2` and `version-2` a number, `head` and `last` the head."""
+    numbered = _NUMBERED.fullmatch(selector)
+    if numbered is not None and int(numbered[1]) <= newest.number:
+        return f" (did you mean {newest.path}@{numbered[1]}?)"
+    if similar := nearest(selector, aliases):
+        return similar
+    return f" (did you mean {HEAD!r}?)" if selector in _HEADS else ""

@@ -21,6 +21,9 @@ DIGEST: Final = r"sha256:[0-9a-f]{64}"
 NUMBER: Final = r"[1-9][0-9]{0,8}"
 
 _SEGMENT, _ALIAS, _DIGEST, _NUMBER = (re.compile(text) for text in (SEGMENT, ALIAS, DIGEST, NUMBER))
+# What people write who do not know the grammar yet: a version after another character, and what no segment holds.
+_VERSION: Final = re.compile(rf"({SEGMENT})[:#=](?:v(?=[0-9]))?({NUMBER}|{ALIAS})")
+_FOREIGN: Final = re.compile(r"[^a-z0-9._-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +40,8 @@ class Ref:
 def parse_path(text: str) -> str:
     """Check a path, `base/segment/…`, and return it unchanged. Raises Invalid."""
     segments = text.split("/")
-    for segment in segments:
-        if not _SEGMENT.fullmatch(segment):
-            raise Invalid(
-                f"path {shortened(text, 80)!r} has the segment {shortened(segment, 80)!r}: {_explain_segment(segment)}"
-            )
+    if not all(map(_SEGMENT.fullmatch, segments)):
+        raise Invalid(_explain_path(text))
     if len(segments) > MAX_DEPTH:
         raise Invalid(f"path {shortened(text, 80)!r} has {len(segments)} segments, at most {MAX_DEPTH} are allowed")
     return text
@@ -59,7 +59,14 @@ def parse_ref(text: str) -> Ref:
     if not isinstance(text, str):
         raise Invalid(f"a ref is text such as tiny/medicine@2, got {ascii(text)[:80]}")
     path, at, selector = text.partition("@")
+    if at and not path:
+        raise Invalid(f"ref {shortened(text, 80)!r} has no path before the @: write both, as in tiny/medicine@2")
     parse_path(path)
+    if at and not selector:
+        raise Invalid(
+            f"ref {shortened(text, 80)!r} has no selector after the @: give a version number or an alias, or "
+            f"{shortened(path, 80)} alone for its head"
+        )
     if not at or selector == HEAD:
         return Ref(path)
     if _NUMBER.fullmatch(selector):
@@ -77,9 +84,11 @@ def parse_alias(text: str) -> str:
     if text == HEAD:
         raise Invalid(f"alias {HEAD!r} always names the head and cannot be set: choose another name")
     if not _ALIAS.fullmatch(text):
+        alone = text.removeprefix("@")
+        such_as = f", such as {alone!r}" if alone != text and _ALIAS.fullmatch(alone) else ""
         raise Invalid(
             f"alias {shortened(text, 80)!r} is not a name: start with a lower-case letter, "
-            "then up to 63 of a-z, 0-9, '.', '_' and '-'"
+            f"then up to 63 of a-z, 0-9, '.', '_' and '-'{such_as}"
         )
     return text
 
@@ -138,9 +147,32 @@ def versionless(base: str) -> str:
     return f"{base} is a base, which has no versions: name a node below it, such as {base}/DOMAIN"
 
 
+def _explain_path(text: str) -> str:
+    """Return why `text` is no path, and what to write instead."""
+    shown, (path, at, _) = f"path {shortened(text, 80)!r}", text.partition("@")
+    named = [part for part in path.split("/") if part]
+    if not text.strip(" /"):
+        return f"{shown} is empty: a path begins with the name of a base, as in tiny/medicine"
+    if wrong := [part for part in named if not _SEGMENT.fullmatch(part)]:
+        return f"{shown} has the segment {shortened(wrong[0], 80)!r}: {_explain_segment(wrong[0])}"
+    tidy = repr(shortened("/".join(named), 80)) if named else "its path"
+    if at:
+        return f"{shown} names a version, and only a path fits here: write {tidy}"
+    return f"{shown} has a slash too many: write {tidy}"
+
+
 def _explain_segment(segment: str) -> str:
     if len(segment) > 128:
         return f"it has {len(segment)} characters, at most 128 are allowed"
-    if segment != segment.lower():
+    if _SEGMENT.fullmatch(segment.lower()):
         return f"use lower case, such as {shortened(segment.lower(), 80)!r}"
-    return "expected a letter or digit first, then letters a-z, digits, '.', '_' or '-'"
+    if segment in (".", "..", "~"):
+        return "a path is no folder, and begins with the name of a base, as in tiny/medicine"
+    if (version := _VERSION.fullmatch(segment)) is not None:
+        return f"a version is written after an @, such as {'@'.join(version.groups())!r}"
+    names = segment.split("\\")
+    if all(map(_SEGMENT.fullmatch, names)):
+        return f"names are parted by a slash, such as {shortened('/'.join(names), 80)!r}"
+    similar = _FOREIGN.sub("-", segment.lower()).strip("-._")
+    such_as = f", such as {shortened(similar, 80)!r}" if similar else ""
+    return f"expected a letter or digit first, then letters a-z, digits, '.', '_' or '-'{such_as}"

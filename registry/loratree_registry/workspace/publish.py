@@ -160,7 +160,7 @@ def find_similar(registry: Registry, path: str) -> str | None:
 
     A node cannot be renamed, and one that had a version cannot be removed, so a typing error in a path would stay.
     """
-    for above in reversed(ancestors_of(path)):
+    for above in reversed(ancestors_of(parse_path(path))):
         try:
             registry.node(above)
         except NotFound:
@@ -182,6 +182,7 @@ def check_adapter(registry: Registry, directory: Path, path: str, *, progress: P
 
 def _read_manifest(registry: Registry, path: str) -> BaseManifest:
     if parent_of(parse_path(path)) is None:
+        registry.base(path)  # a path that was given without its base is told so
         raise Invalid(versionless(path))
     return registry.base_manifest(base_of(path))
 

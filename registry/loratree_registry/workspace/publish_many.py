@@ -10,7 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from loratree_registry.core.paths import LEVELS, Level, ancestors_of, parse_path, parse_ref, versionless
+from loratree_registry.core.paths import LEVELS, Level, ancestors_of, parse_path, parse_ref
 from loratree_registry.core.progress import Counter, Progress, Stopped, silent
 from loratree_registry.core.records import PinSource
 from loratree_registry.core.registry import Registry
@@ -330,7 +330,8 @@ def _parse_row(line: int, fields: dict[Any, Any], folder: Path) -> Row:
     if wrong := [name for name, value in fields.items() if not (value is None or isinstance(value, str))]:
         raise Invalid(f"its {listed(wrong)} is not a text")
     if "/" not in parse_path(fields["path"]):
-        raise Invalid(versionless(fields["path"]))
+        only = fields["path"]
+        raise Invalid(f"path {only!r} names a base alone, which has no versions: write {only}/DOMAIN, or BASE/{only}")
     if fields.get("parent") not in (None, "base"):
         parse_ref(fields["parent"])
     if fields.get("level") not in (None, *LEVELS[1:]):

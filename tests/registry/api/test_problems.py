@@ -39,7 +39,7 @@ def problem(response: httpx.Response) -> dict[str, Any]:
     [
         ("/v1/nodes/tiny/nowhere", 404, "not-found", "tiny/nowhere"),
         ("/v1/nodes/tiny/Upper", 422, "invalid-input", "use lower case, such as 'upper'"),
-        ("/v1/nodes/", 422, "invalid-input", "path '' has the segment ''"),
+        ("/v1/nodes/", 422, "invalid-input", "path '' is empty"),
         ("/v1/nodes/tiny/%2E%2E/x", 422, "invalid-input", "segment '..'"),
         ("/v1/nodes/tiny%0A", 422, "invalid-input", "segment 'tiny\\n'"),
         ("/v1/nodes/tiny%00x", 422, "invalid-input", "tiny\\x00x"),

@@ -1,5 +1,6 @@
 """The grammar of paths, refs, aliases and levels."""
 
+import re
 import string
 
 import pytest
@@ -37,21 +38,41 @@ def test_only_paths_of_the_grammar_are_taken(text: str) -> None:
     ("path", "sentence"),
     [
         ("tiny/..", "the segment '..'"),
-        ("tiny//x", "the segment ''"),
-        ("tiny/", "the segment ''"),
-        ("/tiny", "the segment ''"),
-        ("", "the segment ''"),
+        ("tiny/..", "a path is no folder"),
+        ("./tiny", "a path is no folder, and begins with the name of a base"),
+        ("tiny//x", "has a slash too many: write 'tiny/x'"),
+        ("tiny/", "has a slash too many: write 'tiny'"),
+        ("/tiny", "has a slash too many: write 'tiny'"),
+        ("", "path '' is empty"),
+        ("//", "path '//' is empty: a path begins with the name of a base"),
+        ("tiny/x@1", "names a version, and only a path fits here: write 'tiny/x'"),
+        ("tiny/@1", "names a version, and only a path fits here: write 'tiny'"),
+        ("tiny/x:2", "a version is written after an @, such as 'x@2'"),
+        ("tiny/x#v2", "such as 'x@2'"),
+        ("tiny/x:vocal", "such as 'x@vocal'"),
+        (r"tiny\x", "names are parted by a slash, such as 'tiny/x'"),
         ("tiny/Medicine", "use lower case, such as 'medicine'"),
         ("tiny/x\n", r"the segment 'x\\n'"),
         ("tiny/" + "x" * 200, "it has 200 characters, at most 128"),
         ("/".join("x" * 33), "has 33 segments, at most 32"),
-        ("tiny/x y", "expected a letter or digit first"),
+        ("tiny/x y", "expected a letter or digit first.*, such as 'x-y'"),
+        ("tiny/My Adapter ", "such as 'my-adapter'"),
+        ("tiny/é", "'_' or '-'$"),
         ("tiny/-x", "expected a letter or digit first"),
     ],
 )
 def test_a_wrong_path_is_refused_by_a_sentence_that_says_what_is_wrong(path: str, sentence: str) -> None:
     with pytest.raises(Invalid, match=sentence):
         paths.parse_path(path)
+
+
+@given(st.text("aB1./-_@: \\\\é", max_size=12))
+def test_what_a_refusal_of_a_path_tells_to_write_is_not_refused(text: str) -> None:
+    try:
+        paths.parse_path(text)
+    except Invalid as error:
+        if told := re.search(r"(?:write|such as) '([^']*)'$", str(error)):
+            paths.parse_ref(told[1])
 
 
 selectors = st.one_of(
@@ -77,6 +98,21 @@ def test_latest_and_no_selector_are_the_head() -> None:
 def test_a_selector_that_is_no_number_alias_or_digest_is_refused(selector: str) -> None:
     with pytest.raises(Invalid, match="selector"):
         paths.parse_ref(f"tiny@{selector}")
+
+
+@pytest.mark.parametrize(
+    ("ref", "sentence"),
+    [
+        ("@", "no path before the @: write both, as in tiny/medicine@2"),
+        ("@1", "ref '@1' has no path before the @"),
+        ("tiny/x@", "no selector after the @: .*, or tiny/x alone for its head"),
+        ("tiny/x/@1", "path 'tiny/x/' has a slash too many: write 'tiny/x'"),
+        ("tiny/x @1", "such as 'x'"),
+    ],
+)
+def test_a_wrong_ref_is_refused_by_a_sentence_that_says_what_is_wrong(ref: str, sentence: str) -> None:
+    with pytest.raises(Invalid, match=sentence):
+        paths.parse_ref(ref)
 
 
 @given(valid_paths)

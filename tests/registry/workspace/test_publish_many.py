@@ -146,7 +146,10 @@ BAD: dict[str, tuple[bytes, str]] = {
     "an unknown field": (b'{"path": "a/b", "directory": "x", "parents": "base"}\n', "'parents' is not known"),
     "no path": (b'{"directory": "x"}\n', "line 1: it has no path"),
     "a number": (b'{"path": "a/b", "directory": "x", "note": 7}\n', "its note is not a text"),
-    "a base": (b'{"path": "a", "directory": "x"}\n', "a is a base, which has no versions"),
+    "a base": (
+        b'{"path": "a", "directory": "x"}\n',
+        "path 'a' names a base alone, which has no versions: write a/DOMAIN, or BASE/a",
+    ),
     "a bad path": (b'{"path": "a/../b", "directory": "x"}\n', r"the segment '\.\.'"),
     "a bad parent": (b'{"path": "a/b", "directory": "x", "parent": "a@@"}\n', "the selector '@'"),
     "a bad level": (b'{"path": "a/b", "directory": "x", "level": "base"}\n', "level 'base' is not known"),
@@ -171,7 +174,7 @@ def test_a_line_of_more_columns_than_the_first_is_told_as_such(tmp_path: Path) -
 
 def test_all_bad_lines_are_named_together(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("directory,path\nx,a/b\nx,A/b\nx,a\n")
-    with pytest.raises(Invalid, match=r"so nothing was: line 3: .* use lower case.*; line 4: a is a base"):
+    with pytest.raises(Invalid, match=r"so nothing was: line 3: .* use lower case.*; line 4: path .a. names a base"):
         read_rows(tmp_path / "m.csv")
 
 
