@@ -28,7 +28,7 @@ def alias() -> None:
 @click.option("--expected", type=click.IntRange(min=0), help="Move it only if it names this version now; 0: not set.")
 @json_option
 def set_(path: str, name: str, version: str, expected: int | None, as_json: bool) -> None:
-    """Point the alias NAME at VERSION of PATH: a number, another alias, or latest.
+    """Point the alias NAME at VERSION of PATH: a number such as 2 or @2, another alias, or latest.
 
     Without --expected it is moved from any version; a move by somebody else at the same moment is refused.
 
@@ -37,6 +37,11 @@ def set_(path: str, name: str, version: str, expected: int | None, as_json: bool
     loratree alias set tiny/medicine stable 3 --expected 2
     loratree alias set tiny/medicine stable latest
     """
+    if "/" in name and "/" not in path:
+        raise click.UsageError(f"the path comes first: loratree alias set {name} {path} {version}")
+    if name.isdecimal() and not version.isdecimal():
+        raise click.UsageError(f"the alias comes before the version: loratree alias set {path} {version} {name}")
+    version = version.removeprefix(path).removeprefix("@")
     with connected() as opened:
         number = int(version) if version.isdecimal() else opened.version(f"{path}@{version}").number
         now = _current(opened, path, name) if expected is None else None

@@ -1,5 +1,6 @@
 """loratree base add, base ls, base show, base set, base rm, base push, base pull."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -30,7 +31,8 @@ from loratree_registry.core.paths import parse_base_name
 from loratree_registry.core.progress import Progress
 from loratree_registry.core.records import Base
 from loratree_registry.core.registry import MAX_PAGE, Registry
-from loratree_registry.errors import listed
+from loratree_registry.core.registry import list_bases as list_all_bases
+from loratree_registry.errors import Invalid, listed
 from loratree_registry.settings import Settings
 
 if TYPE_CHECKING:
@@ -72,36 +74,52 @@ def add(name: str, directory: Path, source: str | None, store: bool, as_json: bo
     loratree base add llama-3.1-8b /models/llama-3.1-8b --source meta-llama/Llama-3.1-8B
     """
     from loratree_registry.disk.plain_files import hub_id_of
-    from loratree_registry.workspace.base_locations import remember_base
+    from loratree_registry.workspace.base_locations import base_directory, remember_base
 
+    if not directory.exists() and Path(name).is_dir():
+        raise click.UsageError(f"the name comes first: loratree base add {directory} {name}")
     parse_base_name(name)  # before the model is read
-    hub_id = hub_id_of(directory) if source is None else None
+    hub_id, home = hub_id_of(directory) if source is None else None, Settings.from_environment().home
     with connected() as opened:
         with working(f"reading {directory}", kept="nothing was recorded: run the same command again") as on_progress:
             manifest = _read(directory, on_progress)
+        folder = None
+        with suppress(Invalid):  # a record that cannot be read is replaced
+            folder = base_directory(home, manifest.digest)
         # The folder is recorded first: if the disk is full, a folder without a base does no harm.
-        remember_base(Settings.from_environment().home, manifest.digest, directory, manifest.weight_files)
+        remember_base(home, manifest.digest, directory, manifest.weight_files)
+        known = {base.name: base for base in list_all_bases(opened)}
         added = opened.add_base(name, manifest, source=source or hub_id)
-        bases = every(lambda after: opened.bases(after=after, limit=MAX_PAGE))
-        others = [known.name for known in bases if known.digest == added.digest and known.name != name]
         if store:
             added = _push(opened, name, directory).base
     if as_json:
         print_json(added)
-    else:
-        say(f"{added.name} is a {added.architecture} of {added.parameters:,} parameters")
-        if hub_id is not None and added.source == hub_id:
-            say(f"its source is {hub_id}, the name of the folder in the hub's cache")
-        elif added.source is None:
-            say(f"it has no source: if adapters name it by a hub's name, `loratree base set {name} --source ORG/NAME`")
-        if left := list(manifest.leftovers):
-            say(f"left out, because the model has no place for them: {listed(left, limit=3)}")
-        if others:
-            say(
-                f"the same weights are recorded as {listed(others, limit=3)} too: an adapter belongs to one of the "
-                "trees, and Composer(model) needs base=NAME"
-            )
-        echo(added.digest)
+        return
+    say(f"{added.name} is a {added.architecture} of {added.parameters:,} parameters")
+    if (before := known.get(name)) is not None:
+        say("it was recorded before" + (": nothing changed in the registry" if added == before else ""))
+    if folder not in (None, directory.resolve()):
+        say(f"its folder on this machine is now {directory}, no longer {folder}")
+    _say_source(added, source, hub_id)
+    if left := list(manifest.leftovers):
+        say(f"left out, because the model has no place for them: {listed(left, limit=3)}")
+    if others := [base.name for base in known.values() if base.digest == added.digest and base.name != name]:
+        say(
+            f"the same weights are recorded as {listed(others, limit=3)} too: an adapter belongs to one of the "
+            "trees, and Composer(model) needs base=NAME"
+        )
+    echo(added.digest)
+
+
+def _say_source(added: Base, given: str | None, hub_id: str | None) -> None:
+    """Say where a base came from, and how to record that, if it is not what was `given`."""
+    change = f"`loratree base set {added.name} --source {given or 'ORG/NAME'}`"
+    if given is not None and added.source != given:
+        say(f"its source is {added.source or 'not set'}, as before: {change} changes it")
+    elif hub_id is not None and added.source == hub_id:
+        say(f"its source is {hub_id}, the name of the folder in the hub's cache")
+    elif added.source is None:
+        say(f"it has no source: if adapters name it by a hub's name, {change}")
 
 
 def _read(directory: Path, on_progress: Progress) -> BaseManifest:

@@ -17,6 +17,7 @@ from torch.nn.modules import module as registrations
 
 from loratree_composer.base.architectures import explain_architectures
 from loratree_composer.base.sharing import tensors
+from loratree_registry.core.records import ADAPTER_CONFIG
 from loratree_registry.core.text import shortened
 from loratree_registry.disk.plain_files import read_plain
 from loratree_registry.errors import Invalid
@@ -73,6 +74,11 @@ def read_config(directory: Path) -> dict[str, Any]:
     It must name one architecture and describe no quantised weights.
     """
     path = directory / CONFIG
+    if not path.exists() and (directory / ADAPTER_CONFIG).exists():
+        raise Invalid(
+            f"{directory} holds an adapter and no model (config.json is missing): give the folder of its base, and "
+            f"then `loratree publish {directory} PATH`"
+        )
     if not path.exists():
         raise Invalid(f"{directory} has no config.json: expected a folder that save_pretrained wrote")
     try:

@@ -130,6 +130,8 @@ def explain_hub_cache(folder: Path) -> str | None:
 
 def check_model_folder(folder: Path) -> None:
     """Raise NotFound if a model's folder is none, and Invalid, with what to give, if it is the hub's cache."""
+    if folder.is_file():
+        raise Invalid(f"{folder} is a file: give the folder of the model, {folder.parent}")
     if not folder.is_dir():
         raise NotFound(f"{folder} is not a directory: expected the folder of a downloaded model, not a name on a hub")
     if (cache := explain_hub_cache(folder)) is not None:

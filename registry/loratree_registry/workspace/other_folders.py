@@ -74,7 +74,10 @@ def explain_no_config(path: Path, entries: list[str]) -> str:
         return f"{path} holds a Trainer's checkpoints and no adapter of its own: publish {path / last}, the last one"
     named = [str(path / entry) for entry in entries if (path / entry / ADAPTER_CONFIG).is_file()]
     if named:
-        return f"{path} holds no adapter of its own but one in each of {listed(named, limit=5)}: publish one of these"
+        return (
+            f"{path} holds no adapter of its own but one in each of {listed(named, limit=5)}: publish one of these, or "
+            f"make a manifest of all by `loratree publish --from-dir {path} PATH`"
+        )
     if (cache := explain_hub_cache(path)) is not None:
         return cache
     if "config.json" in entries:

@@ -1,5 +1,6 @@
 """Bulk publish: many adapters from one manifest, parents before children; a refused line does not stop the rest."""
 
+import codecs
 import csv
 import threading
 from collections.abc import Iterator, Sequence
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import IO, Any, Final, Literal, get_args
 
 from loratree_registry.core.paths import LEVELS, Level, ancestors_of, parse_path, parse_ref
 from loratree_registry.core.progress import Counter, Progress, Stopped, silent
@@ -23,7 +24,7 @@ from loratree_registry.workspace.publish import check_adapter, prepare, publish_
 FIELDS: Final = ("directory", "path", "parent", "level", "note")
 MAX_LINE: Final = 64 * 1024
 INTERRUPTED: Final = "interrupted"
-_REMEDY: Final = "give a file of JSON lines, or of comma-separated values that begins with their names"
+_REMEDY: Final = "give a file of JSON lines, or a .csv whose first line is the names: directory,path"
 
 Status = Literal["published", "already", "ready", "refused"]
 
@@ -296,6 +297,7 @@ def _read_json_lines(file: Path) -> Iterator[tuple[int, Any]]:
         line = 0
         while text := stream.readline(MAX_LINE + 1):
             line += 1
+            text = text.removeprefix(codecs.BOM_UTF8 if line == 1 else b"")
             if len(text) > MAX_LINE:
                 raise Invalid(f"{file} has in line {line} more than {MAX_LINE} bytes: {_REMEDY}")
             if text.strip():
@@ -307,24 +309,37 @@ def _parse_line(text: bytes) -> Any:
         document = parse_json(text)
     except ValueError as error:
         return f"not JSON ({error})"
-    return document if isinstance(document, dict) else "expected an object with a directory and a path"
+    return document if isinstance(document, dict) else "expected an object of its own, with a directory and a path"
 
 
 def _read_csv(file: Path) -> Iterator[tuple[int, Any]]:
     open_plain(file, remedy=_REMEDY).close()
+    line = 0
     with file.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, strict=True)
         try:
+            reader = csv.DictReader(stream, strict=True, skipinitialspace=True, delimiter=_choose_delimiter(stream))
             for fields in reader:
-                filled = {name: value for name, value in fields.items() if value not in ("", None)}
-                yield reader.line_num, "it has more columns than the first line" if None in filled else filled
+                line, filled = (
+                    reader.line_num,
+                    {name: value for name, value in fields.items() if value not in ("", None)},
+                )
+                yield line, "it has more columns than the first line" if None in filled else filled
         except (csv.Error, UnicodeDecodeError) as error:
-            raise Invalid(f"{file} cannot be read after line {reader.line_num} ({error}): {_REMEDY}") from error
+            raise Invalid(f"{file} cannot be read after line {line} ({error}): {_REMEDY}") from error
+
+
+def _choose_delimiter(stream: IO[str]) -> str:
+    """Return what parts the names in the first line: spreadsheets write semicolons or tabs too."""
+    first = stream.read(MAX_LINE).partition("\n")[0]
+    stream.seek(0)
+    return max(",;\t", key=first.count)
 
 
 def _parse_row(line: int, fields: dict[Any, Any], folder: Path) -> Row:
     if unknown := [ascii(name) for name in fields if name not in FIELDS]:
-        raise Invalid(f"{listed(unknown, limit=5)} is not known, expected {', '.join(FIELDS)}")
+        raise Invalid(
+            f"{listed(unknown, limit=5)} {'is' if len(unknown) == 1 else 'are'} not known, expected {', '.join(FIELDS)}"
+        )
     if missing := [name for name in FIELDS[:2] if not fields.get(name)]:
         raise Invalid(f"it has no {' and no '.join(missing)}")
     if wrong := [name for name, value in fields.items() if not (value is None or isinstance(value, str))]:

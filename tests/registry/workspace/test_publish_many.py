@@ -139,9 +139,32 @@ def test_a_csv_file_says_the_same_and_relative_folders_are_beside_it(tmp_path: P
     ]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"directory;path;note\r\na;t/a;one, two\r\n",
+        b"\xef\xbb\xbfdirectory;path;note\r\na;t/a;one, two\r\n",
+        b'\xef\xbb\xbfdirectory,path,note\r\na,t/a,"one, two"\r\n',
+        b"directory\tpath\tnote\na\tt/a\tone, two\n",
+        b'directory, path, note\na, t/a, "one, two"\n',
+    ],
+    ids=["semicolons", "semicolons with a mark", "commas with a mark", "tabs", "spaces after commas"],
+)
+def test_a_table_is_read_as_spreadsheets_and_people_write_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.csv").write_bytes(content)
+    assert [(row.directory.name, row.path, row.note) for row in read_rows(tmp_path / "m.csv")] == [
+        ("a", "t/a", "one, two")
+    ]
+
+
+def test_a_byte_order_mark_before_json_lines_is_no_part_of_them(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_bytes(b'\xef\xbb\xbf{"directory": "a", "path": "t/a"}\n')
+    assert [row.path for row in read_rows(tmp_path / "m.jsonl")] == ["t/a"]
+
+
 BAD: dict[str, tuple[bytes, str]] = {
     "no JSON": (b"{\n", r"line 1: not JSON \("),
-    "no object": (b"[1]\n", "line 1: expected an object"),
+    "no object": (b"[1]\n", "line 1: expected an object of its own, with a directory and a path"),
     "a key twice": (b'{"path": "a/b", "path": "a/c", "directory": "x"}\n', "'path' stands twice"),
     "an unknown field": (b'{"path": "a/b", "directory": "x", "parents": "base"}\n', "'parents' is not known"),
     "no path": (b'{"directory": "x"}\n', "line 1: it has no path"),

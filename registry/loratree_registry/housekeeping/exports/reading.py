@@ -29,6 +29,7 @@ from loratree_registry.housekeeping.exports.format import read_lines as read_str
 from loratree_registry.housekeeping.exports.writing import BLOBS, blob_name
 
 _BLOCK: Final = 512
+_GZIP: Final = b"\x1f\x8b"  # how a file that gzip wrote begins
 Open = Callable[[], BinaryIO]
 
 
@@ -116,6 +117,8 @@ def open_export(where: Path) -> Iterator[Export]:
         return
     if not os.path.lexists(where):
         raise NotFound(f"{where} does not exist: give the folder or the .tar file that `loratree export` wrote")
+    if where.name in (HEADER, *map(lines_name, FILES)):
+        raise Invalid(f"{where} is one file of an export: give its folder, {where.absolute().parent}")
     yield Export(_Tar(where))
 
 
@@ -212,6 +215,8 @@ class _Tar:
         try:
             member = tarfile.TarInfo.frombuf(block, "ascii", "strict")
         except (tarfile.TarError, ValueError) as error:
+            if block.startswith(_GZIP):
+                raise Invalid(f"{self.where} is compressed: unpack it by gunzip, and import the .tar file") from error
             raise Invalid(f"{self.where} is not a whole tar file ({error}): {AGAIN}") from error
         if member.type != tarfile.REGTYPE or member.size < 0:
             raise Invalid(f"{self.where} holds {ascii(member.name)[:200]}, not a plain file: {AGAIN}")

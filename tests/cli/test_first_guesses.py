@@ -1,0 +1,93 @@
+"""What somebody types in the first hour, before reading anything: it is done, or answered by what to write instead."""
+
+import gzip
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import LEAF, Filled, Shell
+
+MED = "tiny/medicine"
+
+
+def refused(shell: Shell, *arguments: str | Path, status: int = 1, cwd: Path | None = None) -> str:
+    """The last line of a command that is refused and changes nothing."""
+    before = shell.state()
+    done = shell(*arguments, check=False, cwd=cwd)
+    assert (done.returncode, done.stdout, shell.state()) == (status, "", before), done
+    return done.stderr.splitlines()[-1]
+
+
+def test_a_base_that_is_added_again_is_told_as_such(shell: Shell, filled: Filled, tmp_path: Path) -> None:
+    first = shell("base", "add", "other", filled.base).stderr
+    assert "recorded before" not in first
+    before = shell.state()
+    again = shell("base", "add", "other", filled.base)
+    assert "it was recorded before: nothing changed in the registry\n" in again.stderr
+    assert "its folder" not in again.stderr
+    assert shell.state() == before
+    kept = shell("base", "add", "other", filled.base, "--source", "org/other").stderr
+    assert "its source is not set, as before: `loratree base set other --source org/other` changes it\n" in kept
+    assert "it has no source" not in kept
+    shutil.copytree(filled.base, tmp_path / "copy")
+    moved = shell("base", "add", "other", tmp_path / "copy").stderr
+    assert f"its folder on this machine is now {tmp_path}/copy, no longer {filled.base}\n" in moved
+    [record] = (shell.home / "bases").glob("*.json")
+    record.write_text("{")
+    assert "its folder" not in shell("base", "add", "other", filled.base).stderr
+    stored = shell("base", "add", "other", filled.base, "--store").stderr
+    assert "it was recorded before\n" in stored
+
+
+def test_a_base_is_added_by_its_name_and_its_folder(shell: Shell, filled: Filled, tmp_path: Path) -> None:
+    shutil.copytree(filled.base, tmp_path / "model")
+    turned = refused(shell, "base", "add", "./model", "other", status=2, cwd=tmp_path)
+    assert turned == "Error: the name comes first: loratree base add other ./model"
+    file = filled.base / "model.safetensors"
+    assert refused(shell, "base", "add", "other", file).endswith(
+        f"is a file: give the folder of the model, {filled.base}"
+    )
+    adapter = filled.adapters[MED]
+    assert "holds an adapter and no model (config.json is missing): give the folder of its base, and then " in refused(
+        shell, "base", "add", "other", adapter
+    )
+
+
+def test_a_folder_of_adapters_is_told_how_all_are_published(shell: Shell, filled: Filled, tmp_path: Path) -> None:
+    shutil.copytree(filled.adapters[MED], tmp_path / "many" / "law")
+    said = refused(shell, "publish", "many", "tiny/firm", cwd=tmp_path)
+    assert "publish one of these, or make a manifest of all by `loratree publish --from-dir many PATH`" in said
+    assert '"tiny/firm/law"' in shell("publish", "--from-dir", "many", "tiny/firm", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("given", ["1", "@1", f"{MED}@1", "latest", "@latest"])
+def test_an_alias_is_set_to_a_version_however_it_is_written(given: str, shell: Shell) -> None:
+    assert shell("alias", "set", MED, "stable", given).stderr == f"{MED}@stable is version 1\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["stable", MED, "1"], 2, f"the path comes first: loratree alias set {MED} stable 1"),
+        ([MED, "1", "stable"], 2, f"the alias comes before the version: loratree alias set {MED} stable 1"),
+        ([f"{MED}@1", "stable", "1"], 1, f"names a version, and only a path fits here: write '{MED}'"),
+        ([MED, "@stable", "1"], 1, "such as 'stable'"),
+        ([MED, "stable", "v1"], 1, f"(did you mean {MED}@1?)"),
+    ],
+)
+def test_an_alias_in_another_order_is_told_the_right_one(
+    arguments: list[str], status: int, says: str, shell: Shell
+) -> None:
+    assert says in refused(shell, "alias", "set", *arguments, status=status)
+
+
+def test_a_part_of_an_export_is_told_what_to_import(shell: Shell, tmp_path: Path) -> None:
+    shell("export", LEAF, "--out", tmp_path / "out")
+    shell("export", LEAF, "--out", tmp_path / "out.tar")
+    for name in ("loratree-export.json", "nodes.jsonl"):
+        said = refused(shell, "import", name, cwd=tmp_path / "out")
+        assert said == f"loratree: {name} is one file of an export: give its folder, {tmp_path}/out"
+    (tmp_path / "out.tar.gz").write_bytes(gzip.compress((tmp_path / "out.tar").read_bytes()))
+    said = refused(shell, "import", tmp_path / "out.tar.gz")
+    assert said.endswith("is compressed: unpack it by gunzip, and import the .tar file")
