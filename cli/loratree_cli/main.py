@@ -95,10 +95,17 @@ class LazyGroup(click.Group):
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; Ctrl-C, which click would answer with `Aborted!`, becomes Interrupted."""
+        """Run the command.
+
+        Ctrl-C, which click would answer with `Aborted!`, becomes Interrupted, and a wrong usage says what to write.
+        """
         try:
             with _noticing_unread():
                 return super().invoke(ctx)
+        except click.UsageError as error:
+            from loratree_cli.guesses import answered
+
+            raise answered(error) from None
         except KeyboardInterrupt as error:
             raise Interrupted(WHOLE) from error
 

@@ -1,11 +1,16 @@
 """What somebody types in the first hour, before reading anything: it is done, or answered by what to write instead."""
 
 import gzip
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 
+from loratree_cli import guesses
+from loratree_cli.main import COMMANDS, cli
 from tests.cli.conftest import LEAF, Filled, Shell
 
 MED = "tiny/medicine"
@@ -91,3 +96,45 @@ def test_a_part_of_an_export_is_told_what_to_import(shell: Shell, tmp_path: Path
     (tmp_path / "out.tar.gz").write_bytes(gzip.compress((tmp_path / "out.tar").read_bytes()))
     said = refused(shell, "import", tmp_path / "out.tar.gz")
     assert said.endswith("is compressed: unpack it by gunzip, and import the .tar file")
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("list", "No such command 'list': `loratree ls` lists the bases"),
+        ("help publish", "`loratree COMMAND --help` explains one"),
+        ("version", "`loratree --version` prints the release"),
+        ("lineag x", "No such command 'lineag'. Did you mean 'lineage'?"),
+        ("alias list tiny", "No such command 'list': `loratree alias ls PATH`"),
+        ("alias tiny/medicine stable 1", "No such command 'tiny/medicine': `loratree alias` has set, ls, rm"),
+        ("base delete tiny", "No such command 'delete': `loratree base rm NAME`"),
+        ("cache clear", "No such command 'clear': `loratree cache prune --keep 0` removes all"),
+        ("show tiny/medicine 1", "a version is written at its path, as in `loratree show tiny/medicine@1`"),
+        ("resolve tiny/medicine v1", "as in `loratree resolve tiny/medicine@1`"),
+        ("show tiny/medicine --version 2", "No such option '--version': a version is written at its path, as in"),
+        ("delete tiny/medicine 1", "as in `loratree delete tiny/medicine@1`"),
+        ("withdraw tiny/medicine@1 diverges", "a reason is an option, as in --reason diverges"),
+        ("withdraw tiny/medicine@1 too --reason diverges", "Got unexpected extra argument (too)"),
+        ("compose tiny/medicine --mode stack --out x", "in Python: `loratree.Composer(model).use(REF)`"),
+        ("compose tiny/medicine --mode blend --out x", "'blend' is not one of 'merge', 'flatten'."),
+    ],
+)
+def test_a_wrong_usage_says_what_to_write(command: str, says: str, shell: Shell) -> None:
+    assert says in refused(shell, *command.split(), status=2)
+
+
+def test_every_guess_at_a_command_is_no_command_and_is_led_to_one() -> None:
+    for group, words in guesses.COMMANDS.items():
+        known = COMMANDS if not group else command_of(group).commands
+        assert not set(words) & set(known)
+        for remedy in words.values():
+            named = re.findall(r"`loratree ([a-z]+)(?: ([a-z]+))?[ `]", remedy)
+            assert named or remedy.count("`loratree --") or "loratree.Composer" in remedy, remedy
+            for first, second in named:
+                member = command_of(first)
+                assert not isinstance(member, click.Group) or second in member.commands, remedy
+
+
+def command_of(name: str) -> Any:
+    """A command of `loratree` by its name."""
+    return cli.get_command(click.Context(cli), name)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from loratree_cli.following import say_remarks
+from loratree_cli.guesses import ModeType
 from loratree_cli.options import a_path, limit_options, weight_option
 from loratree_cli.output import echo, json_option, numbers, print_json, say, strict_option
 from loratree_cli.progress import at_out, working
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("ref")
-@click.option("--mode", type=click.Choice(get_args(Mode)), required=True, help="A whole model, or one adapter.")
+@click.option("--mode", type=ModeType(get_args(Mode)), required=True, help="A whole model, or one adapter.")
 @click.option("--out", type=a_path, required=True, help="The folder to write; new or empty.")
 @click.option(
     "--base",
