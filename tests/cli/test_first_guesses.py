@@ -87,6 +87,20 @@ def test_an_alias_in_another_order_is_told_the_right_one(
     assert says in refused(shell, "alias", "set", *arguments, status=status)
 
 
+def test_a_digest_is_taken_as_the_screens_print_it(shell: Shell, tmp_path: Path) -> None:
+    short = shell("show", MED).stdout.splitlines()[2].split("\t")[9]
+    assert re.fullmatch("[0-9a-f]{12}", short)
+    for ref in (f"{MED}@{short}", f"{MED}@sha256:{short}"):
+        assert shell("show", ref).stdout == shell("show", f"{MED}@1").stdout
+        assert shell("resolve", ref).stdout == shell("resolve", f"{MED}@1").stdout
+        assert shell("dependents", ref).stdout == shell("dependents", f"{MED}@1").stdout
+        assert shell("verify", ref).stderr == shell("verify", f"{MED}@1").stderr
+    shell("pull", f"{MED}@{short}", "--out", tmp_path / "pulled")
+    shell("compose", f"{MED}@{short}", "--mode", "flatten", "--out", tmp_path / "flat")
+    assert shell("withdraw", f"{MED}@{short}", "--reason", "old").stderr == f"{MED}@1 is withdrawn: old\n"
+    assert f"a digest follows the path of its node, as in tiny/medicine@{short}" in refused(shell, "show", short)
+
+
 def test_a_part_of_an_export_is_told_what_to_import(shell: Shell, tmp_path: Path) -> None:
     shell("export", LEAF, "--out", tmp_path / "out")
     shell("export", LEAF, "--out", tmp_path / "out.tar")

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, event, text
 from loratree_registry.database import queries
 from loratree_registry.database.engine import reading, writing
 from loratree_registry.embedded.registry import EmbeddedRegistry, open_embedded
+from loratree_registry.errors import NotFound
 from tests.registry.conftest import Storage
 from tests.registry.material import Material, publish
 
@@ -60,6 +61,17 @@ def behind(tmp_path_factory: pytest.TempPathFactory, material: Material, server:
         registry.close()
 
 
+def start_of(registry: EmbeddedRegistry, number: int) -> str:
+    """tiny/a/b by the first digits of the digest of one of its versions."""
+    return f"tiny/a/b@{registry.version(f'tiny/a/b@{number}').digest[:19]}"
+
+
+def miss(registry: EmbeddedRegistry) -> None:
+    """Asks by the start of a digest that no version has."""
+    with pytest.raises(NotFound):
+        registry.version("tiny/a/b@sha256:000000000000")
+
+
 ASKS: dict[str, Callable[[EmbeddedRegistry], object]] = {
     "node": lambda registry: registry.node("tiny"),
     "children": lambda registry: registry.children("tiny", limit=3),
@@ -70,6 +82,8 @@ ASKS: dict[str, Callable[[EmbeddedRegistry], object]] = {
     "events, later": lambda registry: registry.events("tiny", limit=3, after="5000"),
     "a version by its alias": lambda registry: registry.version("tiny/a@stable"),
     "a version by its number": lambda registry: registry.version("tiny/a@2"),
+    "a version by the start of its digest": lambda registry: registry.version(start_of(registry, 7)),
+    "a version by a start that no digest has": miss,
     "resolve": lambda registry: registry.resolve("tiny/a/b@1"),
     "follow latest": lambda registry: registry.resolve("tiny/a/b", follow="latest"),
     "follow an alias": lambda registry: registry.resolve("tiny/a/b", follow="stable"),

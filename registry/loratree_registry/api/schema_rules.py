@@ -9,14 +9,14 @@ from typing import Any, Final
 
 from loratree_registry.api import examples
 from loratree_registry.blobs.store import PART
-from loratree_registry.core.paths import ALIAS, BASE, DIGEST, HEAD, MAX_DEPTH, MAX_NUMBER, NUMBER, SEGMENT
+from loratree_registry.core.paths import ALIAS, BASE, DIGEST, HEAD, MAX_DEPTH, MAX_NUMBER, NUMBER, SEGMENT, START
 from loratree_registry.embedded.staged_uploads import MAX_PARTS
 
 Rule = Mapping[str, Any]
 
 _DEEP: Final = f"(/{SEGMENT}){{0,{MAX_DEPTH - 1}}}"
 _DEEPER: Final = f"(/{SEGMENT}){{1,{MAX_DEPTH - 1}}}"
-_SELECTOR: Final = f"(@({NUMBER}|{DIGEST}|{ALIAS}))?"
+_SELECTOR: Final = f"(@({NUMBER}|{START}|{ALIAS}))?"
 _LINE: Final = r"[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]*"  # no controls, no turns of direction
 _JSON_NUMBER: Final = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?"
 
@@ -27,7 +27,7 @@ _A_PATH_BELOW: Final = {"pattern": f"^{SEGMENT}{_DEEPER}$"}
 _A_REF: Final = {"pattern": f"^{SEGMENT}{_DEEP}{_SELECTOR}$"}
 _A_VERSION: Final = {"pattern": f"^{SEGMENT}{_DEEPER}{_SELECTOR}$"}
 _A_FIXED_VERSION: Final = {
-    "pattern": f"^{SEGMENT}{_DEEPER}@({NUMBER}|{DIGEST})$",
+    "pattern": f"^{SEGMENT}{_DEEPER}@({NUMBER}|{START})$",
     "examples": [f"{examples.PATH}@{examples.VERSION.number}"],
 }
 _A_DIGEST: Final = {"pattern": f"^{DIGEST}$"}

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from loratree_registry.catalog.paging import check_limit, page
 from loratree_registry.core.manifest import MAX_COUNT, BaseManifest, check_manifest, read_manifest
-from loratree_registry.core.paths import base_of, is_digest, parent_of, parse_base_name, parse_path
+from loratree_registry.core.paths import base_of, digest_start, is_digest, parent_of, parse_base_name, parse_path
 from loratree_registry.core.records import Base, Page
 from loratree_registry.core.text import check_text, nearest
 from loratree_registry.database import queries
@@ -121,6 +121,8 @@ def base_manifest(connection: Connection, name: str) -> BaseManifest:
 
 def unknown_base(connection: Connection, name: str) -> NotFound:
     """Return the error for a base that does not exist, with the most similar name that does."""
+    if digest_start(name) is not None:
+        return NotFound(f"{name} is no base: a digest follows the path of its node, as in tiny/medicine@{name}")
     if parent_of(name) is not None:
         return NotFound(f"{name} is no base: name one alone, such as {base_of(name)}; `loratree base ls` lists them")
     known = [base.name for base in queries.bases.list_bases(connection, after=None, limit=_SIMILAR)]

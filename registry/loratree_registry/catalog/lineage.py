@@ -4,7 +4,7 @@ from sqlalchemy import Connection
 
 from loratree_registry.catalog.nodes import find_node
 from loratree_registry.catalog.paging import check_limit, number_after
-from loratree_registry.catalog.versions import find_version, no_version, page_of, records
+from loratree_registry.catalog.versions import choose, find_version, no_version, page_of, records
 from loratree_registry.core.paths import Ref, parse_ref
 from loratree_registry.core.records import Edge, Lineage, Page, Version
 from loratree_registry.database import queries
@@ -37,9 +37,10 @@ def dependents(connection: Connection, ref: str, *, after: str | None, limit: in
 def _find_chain(connection: Connection, ref: str, *, configs: bool = False) -> tuple[Ref, NodeRow, list[VersionRow]]:
     parsed = parse_ref(ref)
     node = find_node(connection, parsed.path)
-    chain = queries.versions.pinned_chain(connection, node.id, parsed.selector, configs=configs)
+    selector = choose(connection, node, parsed.selector)
+    chain = queries.versions.pinned_chain(connection, node.id, selector, configs=configs)
     if not chain and not _is_base(node, parsed):
-        raise no_version(connection, node, parsed.selector)
+        raise no_version(connection, node, selector)
     return parsed, node, chain
 
 

@@ -12,7 +12,7 @@ from loratree_registry.catalog.examining import Examined
 from loratree_registry.catalog.files import hold_uploaded
 from loratree_registry.catalog.marks import check_bytes, check_chain, check_content
 from loratree_registry.catalog.nodes import ensure_trail
-from loratree_registry.catalog.versions import find_version, no_version, records
+from loratree_registry.catalog.versions import choose, find_version, no_version, records
 from loratree_registry.core.digests import version_digest_of
 from loratree_registry.core.documents import say_kept
 from loratree_registry.core.paths import (
@@ -115,9 +115,11 @@ def _read_parents(connection: Connection, path: str, nodes: list[NodeRow], submi
         above = ", ".join(reversed(ancestors_of(path)))
         raise Invalid(f"{parent.path} is not above {path}: the parent is a version at one of {above}")
     node = next((node for node in nodes if node.path == parent.path), None)
-    chain = [] if node is None else queries.versions.pinned_chain(connection, node.id, parent.selector)
-    if not chain and node is not None:
-        raise no_version(connection, node, parent.selector)
+    if node is None:
+        return []
+    selector = choose(connection, node, parent.selector)
+    if not (chain := queries.versions.pinned_chain(connection, node.id, selector)):
+        raise no_version(connection, node, selector)
     return chain
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from loratree_registry.catalog.level_weights import level_weights
 from loratree_registry.catalog.marks import check_above, check_chain, check_strict
 from loratree_registry.catalog.nodes import trail
-from loratree_registry.catalog.versions import emptied, no_version
+from loratree_registry.catalog.versions import choose, emptied, no_version
 from loratree_registry.core.chain import Chain, Step
 from loratree_registry.core.digests import FileDigest
 from loratree_registry.core.paths import HEAD, Ref, parse_alias, parse_ref
@@ -87,9 +87,10 @@ def _find_pinned(connection: Connection, nodes: list[NodeRow], ref: Ref) -> list
             if (error := emptied(connection, node, asked=ref.path)) is not None:
                 raise error
             node = nodes[nodes.index(node) - 1]
-    chain = queries.versions.pinned_chain(connection, node.id, ref.selector)
+    selector = choose(connection, node, ref.selector)
+    chain = queries.versions.pinned_chain(connection, node.id, selector)
     if not chain:
-        raise no_version(connection, node, ref.selector)
+        raise no_version(connection, node, selector)
     return chain
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from loratree_registry.catalog.nodes import find_node
 from loratree_registry.catalog.paging import MAX_BYTES, check_limit, number_after, page
-from loratree_registry.core.paths import HEAD, NUMBER, is_digest, parent_of, parse_ref, versionless
+from loratree_registry.core.paths import HEAD, NUMBER, digest_start, is_digest, parent_of, parse_ref, versionless
 from loratree_registry.core.records import Page, Version
 from loratree_registry.core.text import nearest
 from loratree_registry.core.times import rfc3339
@@ -19,6 +19,8 @@ from loratree_registry.errors import Conflict, Gone, Invalid, NotFound, listed
 
 _NUMBERED: Final = re.compile(rf"(?:v|ver|version)[._-]?({NUMBER})")
 _HEADS: Final = ("head", "last", "newest", "current", "main", "master")
+_SHOWN: Final = 5  # versions whose digests begin alike
+_MORE_DIGITS: Final = 8  # of each of them, beyond those that were given
 _FIELDS: Final = 1024  # bytes of digests, times and names in the JSON of a version
 
 
@@ -26,10 +28,30 @@ def find_version(connection: Connection, ref: str) -> VersionRow:
     """Return the row of the version that `ref` names. Raises NotFound, with the selectors that would work."""
     parsed = parse_ref(ref)
     node = find_node(connection, parsed.path)
-    row = queries.versions.find_version(connection, node.id, parsed.selector)
+    selector = choose(connection, node, parsed.selector)
+    row = queries.versions.find_version(connection, node.id, selector)
     if row is None:
-        raise no_version(connection, node, parsed.selector)
+        raise no_version(connection, node, selector)
     return row
+
+
+def choose(connection: Connection, node: NodeRow, selector: Selector) -> Selector:
+    """Return the digest that a selector begins, if it is the start of one at the node; else the selector as it is.
+
+    An alias of the same letters comes first. Raises Invalid, with the versions, if several digests begin like this.
+    """
+    start = digest_start(selector) if isinstance(selector, str) else None
+    if start is None or is_digest(selector) or queries.aliases.has_alias(connection, node.id, str(selector)):
+        return selector
+    found = queries.versions.versions_from_digest(connection, node.id, start, limit=_SHOWN + 1)
+    if len(found) > 1:
+        digits = len(start) + _MORE_DIGITS
+        named = [f"{node.path}@{number} ({digest[:digits]})" for number, digest in found[:_SHOWN]]
+        more = " and more" if len(found) > _SHOWN else ""
+        raise Invalid(
+            f"{node.path}@{selector} is the start of several digests: {listed(named)}{more}; give more digits"
+        )
+    return found[0][1] if found else start
 
 
 def version(connection: Connection, ref: str) -> Version:
@@ -94,10 +116,11 @@ def lock_version(connection: Connection, ref: str) -> VersionRow:
         raise Invalid(versionless(parsed.path))
     node = find_node(connection, parsed.path)
     queries.nodes.lock_node(connection, node.id)
-    row = queries.versions.find_version(connection, node.id, parsed.selector)
+    selector = choose(connection, node, parsed.selector)
+    row = queries.versions.find_version(connection, node.id, selector)
     if row is None:
-        raise no_version(connection, node, parsed.selector)
-    if not isinstance(parsed.selector, int) and not is_digest(parsed.selector):
+        raise no_version(connection, node, selector)
+    if not isinstance(selector, int) and not is_digest(selector):
         raise Invalid(
             f"{ref} is version {row.number} now, and may be another one at any time: give the number or the digest, "
             f"as {row.ref} does"

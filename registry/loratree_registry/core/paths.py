@@ -19,8 +19,9 @@ SEGMENT: Final = r"[a-z0-9][a-z0-9._-]{0,127}"
 ALIAS: Final = r"[a-z][a-z0-9._-]{0,63}"
 DIGEST: Final = r"sha256:[0-9a-f]{64}"
 NUMBER: Final = r"[1-9][0-9]{0,8}"
+START: Final = r"(?:sha256:)?[0-9a-f]{12,64}"  # of a digest, as a screen prints it, or all of it
 
-_SEGMENT, _ALIAS, _DIGEST, _NUMBER = (re.compile(text) for text in (SEGMENT, ALIAS, DIGEST, NUMBER))
+_SEGMENT, _ALIAS, _DIGEST, _NUMBER, _START = (re.compile(text) for text in (SEGMENT, ALIAS, DIGEST, NUMBER, START))
 # What people write who do not know the grammar yet: a version after another character, and what no segment holds.
 _VERSION: Final = re.compile(rf"({SEGMENT})[:#=](?:v(?=[0-9]))?({NUMBER}|{ALIAS})")
 _FOREIGN: Final = re.compile(r"[^a-z0-9._-]+")
@@ -28,7 +29,10 @@ _FOREIGN: Final = re.compile(r"[^a-z0-9._-]+")
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A path and the selector of a version at it: a number, an alias, a digest, or None for the head."""
+    """A path and the selector of a version at it: a number, an alias, a digest or its start, or None for the head.
+
+    The start of a digest begins with `sha256:`, unless it could be an alias too.
+    """
 
     path: str
     selector: int | str | None = None
@@ -71,11 +75,13 @@ def parse_ref(text: str) -> Ref:
         return Ref(path)
     if _NUMBER.fullmatch(selector):
         return Ref(path, int(selector))
-    if _DIGEST.fullmatch(selector) or _ALIAS.fullmatch(selector):
+    if _ALIAS.fullmatch(selector):
         return Ref(path, selector)
+    if (start := digest_start(selector)) is not None:
+        return Ref(path, start)
     raise Invalid(
         f"ref {shortened(text, 80)!r} has the selector {shortened(selector, 80)!r}: "
-        "give a version number from 1, an alias, or sha256: and 64 hexadecimal digits"
+        "give a version number from 1, an alias, or the first 12 or more digits of a digest"
     )
 
 
@@ -96,6 +102,11 @@ def parse_alias(text: str) -> str:
 def is_digest(text: object) -> bool:
     """Return whether `text` is `sha256:` and 64 lower-case hexadecimal digits."""
     return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
+
+
+def digest_start(text: str) -> str | None:
+    """Return `sha256:` and the 12 to 64 digits in `text`, which may have that before them; None for other text."""
+    return f"sha256:{text.removeprefix('sha256:')}" if _START.fullmatch(text) else None
 
 
 def base_of(path: str) -> str:
@@ -151,6 +162,8 @@ def _explain_path(text: str) -> str:
     """Return why `text` is no path, and what to write instead."""
     shown, (path, at, _) = f"path {shortened(text, 80)!r}", text.partition("@")
     named = [part for part in path.split("/") if part]
+    if digest_start(text) is not None:
+        return f"{shown} is a digest: it follows the path of its node, as in tiny/medicine@{text}"
     if not text.strip(" /"):
         return f"{shown} is empty: a path begins with the name of a base, as in tiny/medicine"
     if wrong := [part for part in named if not _SEGMENT.fullmatch(part)]:

@@ -42,6 +42,12 @@ def list_aliases(connection: Connection, node_ids: list[int], *, limit: int | No
     return [AliasRow(**row._asdict()) for row in connection.execute(_LISTED, parameters)]
 
 
+def has_alias(connection: Connection, node_id: int, name: str) -> bool:
+    """Return whether an alias is set at a node."""
+    query = select(aliases.c.name).where(aliases.c.node_id == node_id, aliases.c.name == name)
+    return connection.scalar(query) is not None
+
+
 def count_aliases(connection: Connection, node_id: int) -> int:
     """Count the aliases at a node."""
     return connection.scalar(select(func.count()).where(aliases.c.node_id == node_id)) or 0

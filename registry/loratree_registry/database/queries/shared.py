@@ -37,3 +37,11 @@ def _build_insert(insert: Any, table: Table) -> Any:
 def past(query: Select[Any], column: ColumnElement[str], after: str | None) -> Select[Any]:
     """Limit a query to the rows after a key."""
     return query if after is None else query.where(column > after)
+
+
+def begins_with(column: ColumnElement[str], start: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Match the digests that begin with `start`, by a range, so that an index on the column is used.
+
+    `g` is after all digits of a digest. Digests have no other letters, so every usual collation orders them as bytes.
+    """
+    return column >= start, column < f"{start}g"

@@ -17,7 +17,7 @@ from sqlalchemy import (
 
 from loratree_registry.core.paths import descendant_range
 from loratree_registry.core.times import now
-from loratree_registry.database.queries.shared import head_of
+from loratree_registry.database.queries.shared import begins_with, head_of
 from loratree_registry.database.rows import TombstoneRow
 from loratree_registry.database.tables import UtcTime, aliases, blobs, nodes, tombstones, version_files, versions
 
@@ -42,10 +42,11 @@ def bury_versions(connection: Connection, version_ids: list[int], reason: str) -
 
 
 def find_tombstone(connection: Connection, node_id: int, selector: int | str) -> TombstoneRow | None:
-    """Return the tombstone with a number, or the newest tombstone with a digest, or None."""
-    column = tombstones.c.number if isinstance(selector, int) else tombstones.c.digest
-    query = _select_newest_first(node_id).where(column == selector).limit(1)
-    return next(iter(_read(connection, query)), None)
+    """Return the tombstone with a number, or the newest whose digest begins with a selector, or None."""
+    is_it = (
+        (tombstones.c.number == selector,) if isinstance(selector, int) else begins_with(tombstones.c.digest, selector)
+    )
+    return next(iter(_read(connection, _select_newest_first(node_id).where(*is_it).limit(1))), None)
 
 
 def list_tombstones(connection: Connection, node_id: int, *, before: int | None, limit: int) -> list[TombstoneRow]:

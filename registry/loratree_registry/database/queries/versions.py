@@ -24,7 +24,7 @@ from sqlalchemy import (
 from loratree_registry.core.digests import FileDigest
 from loratree_registry.core.paths import is_digest
 from loratree_registry.core.times import now
-from loratree_registry.database.queries.shared import head_of
+from loratree_registry.database.queries.shared import begins_with, head_of
 from loratree_registry.database.rows import VersionRow
 from loratree_registry.database.tables import aliases, bases, nodes, version_files, versions
 
@@ -143,6 +143,13 @@ def find_version(connection: Connection, node_id: int, selector: Selector) -> Ve
     """Return the version at a node by its number, an alias, its digest, or None for the head."""
     row = connection.execute(_select_one(_kind_of(selector)), {"node_id": node_id, "selector": selector}).one_or_none()
     return None if row is None else VersionRow._make(row)
+
+
+def versions_from_digest(connection: Connection, node_id: int, start: str, *, limit: int) -> list[tuple[int, str]]:
+    """Return the number and digest of the versions at a node whose digests begin with `start`, by digest."""
+    here = (versions.c.node_id == node_id, *begins_with(versions.c.digest, start))
+    query = select(versions.c.number, versions.c.digest).where(*here).order_by(versions.c.digest).limit(limit)
+    return [(row.number, row.digest) for row in connection.execute(query)]
 
 
 def find_newest(connection: Connection, node_id: int) -> VersionRow | None:
