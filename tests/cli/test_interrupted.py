@@ -20,6 +20,7 @@ from tests.cli.conftest import CHAIN, LEAF, Filled, Shell
 from tests.cli.paused import Pause, Paused, screen
 from tests.registry.remote.test_stalled_peers import Relay
 from tests.registry.serving import command_serving
+from tests.registry.workspace.test_cache import fill
 from tests.tiny import adapter as small_adapter
 
 MED = CHAIN[0][0]
@@ -57,6 +58,9 @@ CASES = {
     "verify": Case("verify", Pause("/blobs/sha256/", nth=3), "nothing was changed"),
     "verify adapters": Case("verify --adapters", Pause("/blobs/sha256/", nth=8), "nothing was changed"),
     "gc": Case("gc --grace 0s", Pause("/blobs/sha256/", "os.remove", nth=2), "1 blob and 0 unfinished uploads removed"),
+    "cache prune": Case(
+        "cache prune --keep 0", Pause("/cache/sha256/", "os.remove", nth=2), "1 file, 3.0 KB, removed: the same command"
+    ),
     "export": Case("export --out {out}", Pause("out/blobs/tmp/"), "nothing was written at .*out"),
     "export tar": Case("export --out {out}.tar", Pause("/blobs/sha256/"), "nothing was written at .*out.tar"),
     "import": Case("import {exported}", Pause("/blobs/tmp/", nth=3), "whole or not at all"),
@@ -85,6 +89,7 @@ def prepared(filled: Filled, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shell("delete", f"tiny/unused@{number + 1}", "--reason", "unused")
         shutil.rmtree(unused)
     shell("export", "--out", folder / "exported")
+    fill(shell.home, 1000, 2000, 3000)
     return folder
 
 
@@ -141,7 +146,9 @@ def test_ctrl_c_says_in_a_line_what_is_kept_and_the_same_command_goes_on(
     assert again.returncode == 0
 
 
-@pytest.mark.parametrize("name", ["publish", "manifest", "base push", "merge", "verify", "gc", "export tar", "import"])
+@pytest.mark.parametrize(
+    "name", ["publish", "manifest", "base push", "merge", "verify", "gc", "cache prune", "export tar", "import"]
+)
 def test_sigterm_ends_quietly_and_leaves_nothing_temporary(name: str, room: Room, tmp_path: Path) -> None:
     case, shell = CASES[name], fresh_home(room, name)
     arguments = room.arguments(case)

@@ -10,6 +10,7 @@ from loratree_cli.progress import DELAY_S
 from tests import tiny
 from tests.cli.conftest import LEAF, Filled, Shell
 from tests.cli.paused import Pause, Paused, screen
+from tests.registry.workspace.test_cache import fill
 
 HIDDEN = "\x1b[?25l"  # a bar hides the cursor
 SHOWN = "\x1b[?25h"
@@ -110,6 +111,19 @@ def test_a_bar_fits_any_width(columns: int, shell: Shell, places: dict[str, str]
     assert len(bar) <= columns
     assert "sending" in bar
     assert ("━" in bar) == (columns >= 80)
+
+
+def test_removing_many_fetched_files_shows_a_bar(shell: Shell, tmp_path: Path) -> None:
+    fill(shell.home, 1000, 2000, 3000, 4000)
+    pause = Pause("/cache/sha256/", "os.remove", nth=3)
+    command = ["cache", "prune", "--keep", "0"]
+    with Paused(command, shell.environment(), tmp_path / "run", pause, terminal=True, stdout=True) as running:
+        wait_for_a_bar(running)
+        running.wait_for_text(r"removing fetched files .* of 4 files")
+        done = running.end()
+    said = screen(done.stderr)
+    assert len([line for line in said if line.startswith("sha256:")]) == 4
+    assert said[-1] == "4 files, 10.0 KB, removed"
 
 
 def test_a_result_that_is_printed_meanwhile_stands_above_the_bar(shell: Shell, filled: Filled, tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
 """loratree cache ls and cache prune."""
 
 import re
+from typing import TYPE_CHECKING
 
 import click
 
 from loratree_cli.options import parse_time
 from loratree_cli.output import bytes_text, counted, echo, json_option, print_json, say, short, time_text
+from loratree_cli.progress import working
 from loratree_cli.screens.tables import Column, print_table
 from loratree_registry.settings import Settings
+
+if TYPE_CHECKING:
+    from loratree_registry.workspace.cache import CachedFile
 
 _SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,3})?) ?([KMGT]?)B?", re.IGNORECASE)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -65,14 +70,23 @@ def prune(keep: str | None, unused: str | None, dry_run: bool, as_json: bool) ->
         None if keep is None else _parse_size(keep),
         None if unused is None else parse_time("--unused", unused),
     )
-    removed = list(prune_cache(Settings.from_environment().home, keep=limit, unused=idle, dry_run=dry_run))
+    home, done = Settings.from_environment().home, "would be removed" if dry_run else "removed"
+    removed: list[CachedFile] = []
+
+    def total() -> str:
+        return f"{counted(len(removed), 'file')}, {bytes_text(sum(file.size for file in removed))}, {done}"
+
+    with working(
+        "looking through the fetched files", kept=lambda: f"{total()}: the same command goes on"
+    ) as on_progress:
+        for file in prune_cache(home, keep=limit, unused=idle, dry_run=dry_run, progress=on_progress):
+            removed.append(file)
+            if not as_json:
+                echo(file.sha256)
     if as_json:
         print_json(removed)
-        return
-    for file in removed:
-        echo(file.sha256)
-    done = "would be removed" if dry_run else "removed"
-    say(f"{counted(len(removed), 'file')}, {bytes_text(sum(file.size for file in removed))}, {done}")
+    else:
+        say(total())
 
 
 def _parse_size(text: str) -> int:

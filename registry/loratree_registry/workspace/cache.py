@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from loratree_registry.blobs.local import LocalBlobStore
+from loratree_registry.core.progress import Counter, Progress, silent
 from loratree_registry.core.times import now, rfc3339
 
 CACHE: Final = "cache"
@@ -48,6 +49,7 @@ def prune(
     unused: timedelta | None = None,
     spare: Collection[str] = (),
     dry_run: bool = False,
+    progress: Progress = silent,
 ) -> Iterator[CachedFile]:
     """Remove files, and yield each: those not used for `unused`, then the longest unused beyond `keep` bytes.
 
@@ -55,15 +57,26 @@ def prune(
     missing one is fetched again.
     Raises Unavailable.
     """
-    cache, held = open_cache(home), 0
-    before = None if unused is None else rfc3339(now() - unused)
+    cache = open_cache(home)
     if not dry_run:
         cache.sweep(before=now() - BEING_WRITTEN)
-    for file in list_cached(home):
+    before = None if unused is None else rfc3339(now() - unused)
+    chosen = _choose(list_cached(home), keep, before, spare)
+    counter = Counter(progress, "removing fetched files", len(chosen), "files")
+    for file in chosen:
+        if not dry_run:
+            cache.delete(file.sha256)
+        yield file
+        counter.add()
+
+
+def _choose(files: list[CachedFile], keep: int | None, before: str | None, spare: Collection[str]) -> list[CachedFile]:
+    """Return the files that go, of those that were used last first: see prune."""
+    chosen, held = [], 0
+    for file in files:
         held += file.size
         is_old = (before is not None and file.used_at < before) or (keep is not None and held > keep)
         if is_old and file.sha256 not in spare:
             held -= file.size
-            if not dry_run:
-                cache.delete(file.sha256)
-            yield file
+            chosen.append(file)
+    return chosen
