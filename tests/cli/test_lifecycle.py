@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from loratree_cli.commands.collecting import gc
 from tests.cli.conftest import LEAF, Filled, Shell
 from tests.registry.serving import command_serving
+from tests.terminals import on_terminal
 
 MED, CARDIO = "tiny/medicine", "tiny/medicine/cardiology"
 
@@ -206,3 +207,19 @@ def test_over_http_all_but_gc_is_the_same(shell: Shell) -> None:
         served("delete", f"{LEAF}@1", "--reason", "old")
         assert served("show", LEAF, "--json").stdout == shell("show", LEAF, "--json").stdout
         assert served("retain", "tiny", "--keep", "3", "--below", "--json").stdout.strip() == "[]"
+
+
+def test_a_deleted_node_is_hidden_from_the_tree_and_said_to_be_deleted(shell: Shell) -> None:
+    assert "hidden" not in on_terminal(shell.home, "tree")
+    shell("delete", f"{LEAF}@1", "--reason", "left")
+    seen = on_terminal(shell.home, "tree")
+    assert "alice" not in seen
+    assert seen.splitlines()[-1] == "1 deleted node is hidden; --all draws it"
+    for said in (on_terminal(shell.home, "tree", "--all"), shell("tree").stdout):
+        assert "alice user deleted" in said
+        assert "hidden" not in said
+    assert json.loads(shell("tree", "--json").stdout)[-1]["marks"] == ["deleted"]
+    assert shell("ls", LEAF.rpartition("/")[0]).stdout.splitlines()[1].split("\t")[-1] == "deleted"
+    stays = refused(shell, "rm", LEAF)
+    assert f"{LEAF} stays, because its tombstones keep the numbers of deleted versions" in stays
+    assert "`loratree base rm tiny` removes the tree once no version is left in it" in stays

@@ -93,6 +93,9 @@ def test_nodes_have_the_marks_of_their_heads_in_every_list(chain: Registry) -> N
     assert marks() == {"medicine": ["withdrawn"], "cardiology": ["stale", "quarantined"], "diagnosis": []}
     chain.withdraw(f"{CARDIO}@1", reason="leaked")
     assert marks() == {"medicine": ["withdrawn"], "cardiology": ["withdrawn"], "diagnosis": ["stale"]}
+    chain.delete(f"{DIAG}@1", reason="old")
+    chain.create_node(f"{DIAG}/never")
+    assert marks() == {"medicine": ["withdrawn"], "cardiology": ["withdrawn"], "diagnosis": ["deleted"], "never": []}
 
 
 def test_nodes_say_what_their_heads_are_made_of_and_how_their_pins_were_found(

@@ -32,13 +32,15 @@ def test_an_empty_node_is_removed_and_the_node_above_tells_it(registry: Registry
 
 def test_a_node_with_versions_or_tombstones_stays(registry: Registry, material: Material) -> None:
     publish(registry, MED, material.rank4)
-    with pytest.raises(Conflict, match=f"{MED} is not empty: it has versions, or tombstones"):
+    with pytest.raises(Conflict, match=f"{MED} is not empty: it has versions, which `loratree show {MED}` lists"):
         registry.remove_node(MED)
     registry.withdraw(f"{MED}@1", reason="wrong")
     with pytest.raises(Conflict, match="is not empty"):
         registry.remove_node(MED)
     registry.delete(f"{MED}@1", reason="wrong")
-    with pytest.raises(Conflict, match="which keep the numbers of deleted versions from being used again"):
+    with pytest.raises(
+        Conflict, match=f"{MED} stays, because its tombstones keep the numbers .* `loratree base rm tiny`"
+    ):
         registry.remove_node(MED)
     assert registry.node(MED).head is None
 

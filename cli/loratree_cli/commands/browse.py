@@ -120,7 +120,7 @@ def _print_nodes(
 @click.option(
     "--depth", type=click.IntRange(min=0), metavar="N", help="Draw N levels below PATH, and count the others."
 )
-@click.option("--all", "is_whole", is_flag=True, help="Draw every node, also of many alike.")
+@click.option("--all", "is_whole", is_flag=True, help="Draw every node, also of many alike and deleted ones.")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -131,7 +131,7 @@ def tree(path: str | None, depth: int | None, is_whole: bool, limit: int | None,
     """Draw the tree below PATH, or every base's tree.
 
     At a terminal, a large tree is drawn as deep as a screen or two hold, and of many nodes alike a few; the others are
-    counted by their level.
+    counted by their level. Nodes whose versions were all deleted are hidden and counted.
 
     \b
     loratree tree

@@ -7,7 +7,7 @@ from loratree_registry.core.records import Mark
 from loratree_registry.core.text import one_line
 
 # The first one that is there colours the whole state.
-STYLES: Final = {"quarantined": "bold red", "withdrawn": "red", "stale": "yellow", "older": "yellow"}
+STYLES: Final = {"quarantined": "bold red", "withdrawn": "red", "stale": "yellow", "older": "yellow", "deleted": "dim"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +23,7 @@ class State:
     other: str | None = None
     head: int | None = None
     withdrawn: Mark | bool | None = None
+    deleted: bool = False
     quarantined: Mark | bool | None = None
     follow: str | None = None
     sound: str = "current"
@@ -61,6 +62,7 @@ class State:
             ("older", self.head),
             ("quarantined", self.quarantined),
             ("withdrawn", self.withdrawn),
+            ("deleted", self.deleted),
         )
         return [word for word, is_set in marks if is_set]
 

@@ -13,7 +13,7 @@ from loratree_cli.screens.states import STYLES, State
 from loratree_cli.screens.terminal import FAINT, terminal, write_line, write_words
 from loratree_registry.core.paths import LEVELS
 from loratree_registry.core.records import Node
-from loratree_registry.core.text import one_line
+from loratree_registry.core.text import counted, one_line
 from loratree_registry.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def print_trees(trees: Sequence[Branch], depth: int | None, *, is_whole: bool, h
     from rich.console import Console
 
     known = terminal()
+    drawn = trees if is_whole or known is None else [without_deleted(tree) for tree in trees]
+    hidden, trees = sum(_size(tree) for tree in trees) - sum(_size(tree) for tree in drawn), drawn
     ascii_only = (known or Console()).options.ascii_only
     shape = choose_shape(trees, depth, is_whole=is_whole or known is None)
     width = sys.maxsize if known is None else known.width
@@ -90,6 +92,9 @@ def print_trees(trees: Sequence[Branch], depth: int | None, *, is_whole: bool, h
     if known is not None and sum(map(shape.lines, trees)) < len(trees) + sum(counts[level] for level in LEVELS):
         draws = "--all draws every node, a path or --depth another part"
         write_words(known, f"{'more than ' * has_more}{_count_levels(counts)} in all; {draws}", FAINT)
+    if known is not None and hidden:
+        be, them = ("is", "it") if hidden == 1 else ("are", "them")
+        write_words(known, f"{counted(hidden, 'deleted node')} {be} hidden; --all draws {them}", FAINT)
 
 
 def grow(root: Node, nodes: Iterable[Node]) -> Branch:
@@ -105,6 +110,23 @@ def grow(root: Node, nodes: Iterable[Node]) -> Branch:
         if path != root.path:
             branches[path.rpartition("/")[0]].counts.update(branch.with_own())
     return branches[root.path]
+
+
+def without_deleted(tree: Branch) -> Branch:
+    """Return a tree without the branches of which nothing is left but tombstones; its root stays."""
+    below = [without_deleted(branch) for branch in tree.below if not _is_deleted(branch)]
+    return Branch(tree.node, below, sum((branch.with_own() for branch in below), Counter[str]()))
+
+
+def _is_deleted(branch: Branch) -> bool:
+    """Return whether nothing is left of a node and of what is below it: versions that were deleted, and no others."""
+    if not branch.below:
+        return "deleted" in branch.node.marks and not branch.node.has_children
+    return branch.node.head is None and set(branch.node.marks) <= {"deleted"} and all(map(_is_deleted, branch.below))
+
+
+def _size(tree: Branch) -> int:
+    return 1 + sum(tree.counts[level] for level in LEVELS)
 
 
 def choose_shape(trees: Sequence[Branch], depth: int | None, *, is_whole: bool) -> Shape:
@@ -143,8 +165,9 @@ def _count_levels(counts: Counter[str], more: str = "") -> str:
 
 def node_state(node: Node) -> State:
     """Return the state of a node's head; nothing is said if nothing is to be known."""
-    stale, withdrawn, quarantined = (mark in node.marks for mark in ("stale", "withdrawn", "quarantined"))
-    return State(stale=stale, withdrawn=withdrawn, quarantined=quarantined, sound="")
+    marks = (mark in node.marks for mark in ("stale", "withdrawn", "quarantined", "deleted"))
+    stale, withdrawn, quarantined, deleted = marks
+    return State(stale=stale, withdrawn=withdrawn, quarantined=quarantined, deleted=deleted, sound="")
 
 
 def aliases_text(node: Node) -> str:
@@ -184,7 +207,7 @@ def _label(branch: Branch, before: tuple[str, str], going_on: str, width: int, c
     if state := str(node_state(node)):
         parts.append((state, node_state(node).style))
     elif node.head is None and node.level != "base" and not node.has_children:
-        parts.append(("no head", STYLES["withdrawn"]))  # nothing was published, or all of it is withdrawn or deleted
+        parts.append(("no head", STYLES["withdrawn"]))  # nothing was published
     parts += [(word, FAINT) for word in remarkable(node)]
     if node.head is not None and node.aliases:
         parts += [(word, "") for word in f"({one_line(aliases_text(node))})".split()]

@@ -4,7 +4,7 @@ from sqlalchemy import Connection
 
 from loratree_registry.catalog.bases import find_base
 from loratree_registry.catalog.nodes import find_node
-from loratree_registry.core.paths import parent_of
+from loratree_registry.core.paths import base_of, parent_of
 from loratree_registry.core.text import counted
 from loratree_registry.database import queries
 from loratree_registry.errors import Conflict, Invalid
@@ -22,10 +22,13 @@ def remove_node(connection: Connection, path: str) -> None:
     queries.nodes.lock_node(connection, node.id)
     if children := queries.nodes.list_children(connection, node.id, after=None, limit=1):
         raise Conflict(f"{path} is not empty: {children[0].path} is below it, remove that first")
-    if node.head is not None or queries.removing.is_used(connection, node.id):
+    if queries.versions.find_newest(connection, node.id) is not None:
+        raise Conflict(f"{path} is not empty: it has versions, which `loratree show {path}` lists")
+    if queries.tombstones.list_tombstones(connection, node.id, before=None, limit=1):
         raise Conflict(
-            f"{path} is not empty: it has versions, or tombstones, which keep the numbers of deleted versions from "
-            f"being used again; `loratree show {path}` lists both"
+            f"{path} stays, because its tombstones keep the numbers of deleted versions from being used again: "
+            f"`loratree tree` hides it, and `loratree base rm {base_of(path)}` removes the tree once no version is "
+            "left in it"
         )
     queries.removing.remove_node(connection, node.id)
     queries.events.insert_event(connection, parent, "node-removed", removed=path)

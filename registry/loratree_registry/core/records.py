@@ -15,7 +15,7 @@ from loratree_registry.core.paths import Level
 T = TypeVar("T")
 
 PinSource = Literal["lockfile", "explicit", "assumed", "forced"]
-NodeMark = Literal["stale", "quarantined", "withdrawn"]
+NodeMark = Literal["stale", "quarantined", "withdrawn", "deleted"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +48,9 @@ class Node:
     """A place in the tree. `head` is its head version, null if it has none; `aliases` maps names to versions.
 
     `marks` holds `stale` if the head's pin is no longer the head of its own node, `quarantined` if the head is, and
-    `withdrawn` if all versions are, so that there is no head. `kinds` and `ranks` say what the head is made of, and
-    `found` how publish found its pin; without a head, these are empty and null.
+    `withdrawn` if all versions are, so that there is no head. It holds `deleted` if there were versions and none is
+    left. `kinds` and `ranks` say what the head is made of, and `found` how publish found its pin; without a head, these
+    are empty and null.
     """
 
     path: str

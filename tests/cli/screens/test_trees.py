@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from loratree_cli.screens.trees import LINES, Branch, Shape, choose_shape, draw_tree, grow, hidden_counts
+from loratree_cli.screens.trees import (
+    LINES,
+    Branch,
+    Shape,
+    choose_shape,
+    draw_tree,
+    grow,
+    hidden_counts,
+    without_deleted,
+)
 from loratree_registry.core.paths import LEVELS, Level
 from loratree_registry.core.records import Node
 from loratree_registry.errors import Unavailable
@@ -73,6 +82,28 @@ def test_marked_nodes_are_drawn_before_others_alike_and_counted_where_hidden() -
         "└── … 97 more domains (16 stale)",
     ]
     assert drawn(tree, Shape(0, is_whole=False)) == ["tiny base @1 … 100 domains (19 stale)"]
+
+
+def deleted(path: str, level: Level, *, has_children: bool = False) -> Node:
+    return replace(node(path, level, has_children=has_children), head=None, marks=["deleted"])
+
+
+def test_a_branch_of_which_only_tombstones_are_left_is_no_part_of_the_tree() -> None:
+    grouping = replace(node("tiny/c", "domain", has_children=True), head=None)
+    unused = replace(node("tiny/e", "domain"), head=None)
+    nodes = [
+        deleted("tiny/a", "domain"),
+        *(deleted("tiny/b", "domain", has_children=True), node("tiny/b/alive", "task")),
+        *(grouping, deleted("tiny/c/x", "task", has_children=True), deleted("tiny/c/x/y", "user")),
+        deleted("tiny/d", "domain", has_children=True),  # of which the list says nothing more
+        unused,
+    ]
+    tree = without_deleted(grow(node("tiny", "base"), nodes))
+    lines = ["b domain deleted", "alive task @1", "d domain deleted", "e domain no head"]
+    assert [line.lstrip("├└─│ ") for line in drawn(tree, Shape(9, is_whole=True))] == ["tiny base @1", *lines]
+    assert tree.counts == Counter(domain=3, task=1, deleted=2)
+    alone = without_deleted(grow(deleted("tiny/a", "domain"), []))
+    assert drawn(alone, Shape(9, is_whole=True)) == ["tiny/a domain deleted"]
 
 
 def test_hidden_nodes_are_counted_in_words() -> None:

@@ -3,14 +3,14 @@
 import re
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Integer, RowMapping, Select, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, Integer, RowMapping, Select, bindparam, exists, func, select
 
 from loratree_registry.core.kinds import TELLING
 from loratree_registry.core.paths import ancestors_of, descendant_range
 from loratree_registry.core.records import NodeMark
 from loratree_registry.database.queries.shared import head_of, insert_new
 from loratree_registry.database.rows import HeadRow, NodeRow
-from loratree_registry.database.tables import bases, nodes, versions
+from loratree_registry.database.tables import bases, nodes, tombstones, versions
 
 _NAMES_LENGTH: Final = 16 * 1024  # characters of a list of names that are read to tell a kind
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')  # a string of JSON
@@ -43,10 +43,12 @@ _PARENTS = select(nodes.c.id).where(nodes.c.id.in_(bindparam("node_ids", expandi
 
 _heads, _pins = versions.alias("heads"), versions.alias("pins")
 _newest = select(func.max(versions.c.number)).where(versions.c.node_id == nodes.c.id).scalar_subquery()
+_buried = exists().where(tombstones.c.node_id == nodes.c.id)
 _MARKS: dict[NodeMark, ColumnElement[bool]] = {
     "stale": _pins.c.number != func.coalesce(head_of(_pins.c.node_id), 0),
     "quarantined": _heads.c.quarantined_at.is_not(None),
     "withdrawn": head_of(nodes.c.id).is_(None) & _newest.is_not(None),
+    "deleted": head_of(nodes.c.id).is_(None) & _newest.is_(None) & _buried,
 }
 _NAMES = "target_parameters"
 _PRESENT = tuple(field for field in TELLING if field != _NAMES)
@@ -104,7 +106,7 @@ def nodes_with_children(connection: Connection, node_ids: list[int]) -> set[int]
 
 
 def heads_of(connection: Connection, node_ids: list[int]) -> dict[int, HeadRow]:
-    """Return what is told of the nodes' heads, by key; a node without a head has the mark `withdrawn` at most."""
+    """Return what is told of the nodes' heads, by key; a node without a head has the mark `withdrawn` or `deleted` at most."""
     rows = connection.execute(_HEADS, {"node_ids": node_ids}).mappings() if node_ids else ()
     return {row["id"]: _to_head(row) for row in rows}
 

@@ -37,12 +37,6 @@ def count_quarantined(connection: Connection, base_id: int) -> int:
     return len(connection.execute(query.where(tombstones.c.quarantined_reason.is_not(None))).all())
 
 
-def is_used(connection: Connection, node_id: int) -> bool:
-    """Return whether a node has a version or a tombstone."""
-    uses = (exists().where(table.c.node_id == node_id) for table in (versions, tombstones))
-    return any(connection.scalar(select(use)) for use in uses)
-
-
 def remove_node(connection: Connection, node_id: int) -> None:
     """Remove a node that has no child, version or tombstone, and its events."""
     _remove_nodes(connection, nodes.c.id == node_id)
