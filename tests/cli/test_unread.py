@@ -73,3 +73,13 @@ def test_a_refusal_is_said_even_if_its_record_is_not_read(shell: Shell) -> None:
 def test_a_change_is_made_whole_before_it_is_told_to_nobody(shell: Shell) -> None:
     assert unread(shell, "alias set tiny/medicine stable 1 --json", also_stderr=True)[0] == 141
     assert json.loads(shell("alias", "ls", "tiny/medicine", "--json").stdout)[0]["version"] == 1
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_fault_and_no_file_takes_their_place(closed: str, shell: Shell) -> None:
+    command = f"{sys.executable} -m loratree_cli alias set tiny/medicine stable 1 --json {closed}"
+    done = subprocess.run(["bash", "-c", command], env=shell.environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ('"version": 1' in done.stdout) == (">&-" not in closed.replace("2>&-", ""))
+    assert json.loads(shell("alias", "ls", "tiny/medicine", "--json").stdout)[0]["version"] == 1
+    shell("verify")
