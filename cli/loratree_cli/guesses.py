@@ -40,6 +40,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
         **dict.fromkeys(("stack", "use", "load"), _STACK),
         "merge": "`loratree compose REF --mode merge --out DIR` writes a merged model",
         "flatten": "`loratree compose REF --mode flatten --out DIR` writes one adapter of a chain",
+        **dict.fromkeys(("diff", "compare"), "`loratree show PATH@NUMBER` shows all of one version, also with --json"),
         "stale": "`loratree tree` marks what is stale, and `loratree lineage REF` says why",
         "status": "`loratree tree` shows what there is and what is stale, `loratree doctor` checks the registry",
         "help": "`loratree --help` lists the commands, and `loratree COMMAND --help` explains one",
@@ -101,6 +102,8 @@ def answered(error: click.UsageError) -> click.UsageError:
 def _find_remedy(error: click.UsageError, context: click.Context) -> str | None:
     if isinstance(error, click.NoSuchCommand):
         return _command(context.command, error.command_name)
+    if isinstance(error, click.NoSuchOption) and error.option_name == "--json":
+        return "it goes after a command, as in `loratree ls --json`"
     if isinstance(error, click.NoSuchOption):
         is_version = error.option_name in ("--version", "--number") and _takes(context.command, "ref")
         return f"a version is written at its path, as in {context.command_path} PATH@2" if is_version else None

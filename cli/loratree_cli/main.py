@@ -90,22 +90,15 @@ class LazyGroup(click.Group):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Parse the arguments, or print the help; a pipe that nobody reads becomes Unread."""
-        with _noticing_unread():
+        """Parse the arguments, or print the help."""
+        with _explaining():
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command.
-
-        Ctrl-C, which click would answer with `Aborted!`, becomes Interrupted, and a wrong usage says what to write.
-        """
+        """Run the command; Ctrl-C, which click would answer with `Aborted!`, becomes Interrupted."""
         try:
-            with _noticing_unread():
+            with _explaining():
                 return super().invoke(ctx)
-        except click.UsageError as error:
-            from loratree_cli.guesses import answered
-
-            raise answered(error) from None
         except KeyboardInterrupt as error:
             raise Interrupted(WHOLE) from error
 
@@ -125,10 +118,14 @@ class LazyGroup(click.Group):
 
 
 @contextmanager
-def _noticing_unread() -> Iterator[None]:
-    """Raise Unread for a broken pipe, which click would end with the status of a refusal."""
+def _explaining() -> Iterator[None]:
+    """Say of a wrong usage what to write, and raise Unread for a broken pipe, which click would call a refusal."""
     try:
         yield
+    except click.UsageError as error:
+        from loratree_cli.guesses import answered
+
+        raise answered(error) from None
     except BrokenPipeError as error:
         raise Unread from error
 
@@ -184,7 +181,7 @@ def _run() -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        fail(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
+        fail(f"{error.filename or 'the output or a file'} cannot be used: {error.strerror or error}")
 
 
 def _name_unknown_variables() -> None:

@@ -66,6 +66,20 @@ def test_a_folder_of_adapters_is_told_how_all_are_published(shell: Shell, filled
     assert '"tiny/firm/law"' in shell("publish", "--from-dir", "many", "tiny/firm", cwd=tmp_path).stdout
 
 
+def test_a_composition_is_told_from_an_adapter_that_was_trained_on_it(shell: Shell, tmp_path: Path) -> None:
+    shell("compose", MED, "--mode", "merge", "--out", tmp_path / "train")
+    said = refused(shell, "publish", tmp_path / "train", f"{MED}/new")
+    assert said.endswith(
+        "is a composition that loratree wrote, and no adapter: publish the adapter that was trained on it"
+    )
+
+
+def test_an_empty_registry_has_no_log(tmp_path: Path) -> None:
+    done = Shell(tmp_path / "empty")("log")
+    assert done.stdout == ""
+    assert "is empty: `loratree base add NAME DIR` records a base model" in done.stderr
+
+
 @pytest.mark.parametrize("given", ["1", "@1", f"{MED}@1", "latest", "@latest"])
 def test_an_alias_is_set_to_a_version_however_it_is_written(given: str, shell: Shell) -> None:
     assert shell("alias", "set", MED, "stable", given).stderr == f"{MED}@stable is version 1\n"
@@ -117,6 +131,7 @@ def test_a_part_of_an_export_is_told_what_to_import(shell: Shell, tmp_path: Path
     [
         ("list", "No such command 'list': `loratree ls` lists the bases"),
         ("help publish", "`loratree COMMAND --help` explains one"),
+        ("--json ls", "No such option '--json': it goes after a command, as in `loratree ls --json`"),
         ("version", "`loratree --version` prints the release"),
         ("lineag x", "No such command 'lineag'. Did you mean 'lineage'?"),
         ("alias list tiny", "No such command 'list': `loratree alias ls PATH`"),

@@ -48,7 +48,12 @@ def test_dependents_are_what_was_trained_on_a_version(shell: Shell) -> None:
     lines = shell("dependents", f"{above}@1").stdout.splitlines()
     assert [line.split("\t")[0] for line in lines] == ["version", f"{below}@1"]
     assert [each["path"] for each in json.loads(shell("dependents", above, "--json").stdout)] == [below]
-    assert shell("dependents", LEAF).stdout.splitlines() == lines[:1]
+    none = shell("dependents", LEAF)
+    assert (none.stdout, none.stderr) == (
+        "",
+        f"nothing was trained on {LEAF}: `loratree tree` shows all that there is\n",
+    )
+    assert shell("dependents", LEAF, "--json").stdout == "[]\n"
     refused = shell("dependents", f"{above}@7", check=False)
     assert (refused.returncode, refused.stdout) == (1, "")
 

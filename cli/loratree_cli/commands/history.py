@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Final
 
 import click
@@ -17,6 +18,7 @@ from loratree_cli.output import (
     short,
     time_text,
 )
+from loratree_cli.screens.hints import say_no_base, say_no_dependents
 from loratree_cli.screens.states import State
 from loratree_cli.screens.tables import Column, print_table
 from loratree_registry.connect import connected
@@ -56,8 +58,10 @@ def log(path: str | None, limit: int | None, as_json: bool) -> None:
         events = First(_read_events(opened, path, min((most or MAX_PAGE) + 1, MAX_PAGE)), most)
         if as_json:
             print_json_list(events)
-        else:
-            print_table(_EVENTS, ((time_text(event.created_at), event.path, describe(event)) for event in events))
+        elif (first := next(rows := map(_event_row, events), None)) is not None:
+            print_table(_EVENTS, chain([first], rows))
+        elif path is None:
+            say_no_base()
     events.say_more()
 
 
@@ -75,8 +79,10 @@ def dependents(ref: str, limit: int | None, as_json: bool) -> None:
         versions = First(every(lambda after: opened.dependents(ref, after=after)), limit)
         if as_json:
             print_json_list(versions)
+        elif (first := next(rows := map(_dependent_row, versions), None)) is not None:
+            print_table(_DEPENDENTS, chain([first], rows))
         else:
-            print_table(_DEPENDENTS, map(_dependent_row, versions))
+            say_no_dependents(ref)
     versions.say_more()
 
 
@@ -92,6 +98,10 @@ def describe(event: Event) -> str:
         words.append(f"@{detail.pop('version')}")
     words += [f"{key} {_value_text(value)}" for key, value in detail.items() if value is not None]
     return event.kind.replace("-", " ") + (f": {', '.join(words)}" if words else "")
+
+
+def _event_row(event: Event) -> tuple[object, ...]:
+    return time_text(event.created_at), event.path, describe(event)
 
 
 def _dependent_row(version: Version) -> tuple[object, ...]:

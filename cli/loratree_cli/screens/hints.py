@@ -53,6 +53,11 @@ def say_nothing_like(node: Node, *, below: bool) -> None:
     say_words(f"no node {'' if below else 'directly '}below {node.path} has such a head{deeper}")
 
 
+def say_no_dependents(ref: str) -> None:
+    """Say that nothing was trained on a version, or on a base."""
+    say_words(f"nothing was trained on {ref}: `loratree tree` shows all that there is")
+
+
 def say_nothing_below(node: Node) -> None:
     """Say that there is no node below `node`, and what to do instead."""
     if node.level == "base":

@@ -8,6 +8,7 @@ from typing import Final
 from loratree_registry.core.records import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from loratree_registry.disk.plain_files import explain_hub_cache
 from loratree_registry.errors import listed
+from loratree_registry.workspace.lockfile import LOCKFILE
 
 RESAVE: Final = "save it again with model.save_pretrained(…)"
 
@@ -80,6 +81,10 @@ def explain_no_config(path: Path, entries: list[str]) -> str:
         )
     if (cache := explain_hub_cache(path)) is not None:
         return cache
+    if LOCKFILE in entries:
+        return (
+            f"{path} is a composition that loratree wrote, and no adapter: publish the adapter that was trained on it"
+        )
     if "config.json" in entries:
         return f"{path} holds a whole model and no adapter ({ADAPTER_CONFIG} is missing): add it with loratree base add"
     if (other := _find_tool(path, entries)) is not None:
