@@ -266,3 +266,21 @@ def test_two_relative_folders_of_one_name_are_asked_about(shell: Shell, composed
     assert shown_pin(shell, CHILD) == (PARENT, "lockfile")
     shell("publish", adapter, f"{CHILD}/once", cwd=adapter.parent)  # one folder, found twice
     assert shown_pin(shell, f"{CHILD}/once") == (PARENT, "lockfile")
+
+
+def test_a_flattened_chain_is_not_assumed_to_stand_on_its_own_levels(
+    filled: Filled, shell: Shell, tmp_path: Path
+) -> None:
+    flat, other = tmp_path / "flat", filled.adapters[f"{PARENT}/diagnosis"]
+    shell("compose", PARENT, "--mode", "flatten", "--out", flat)
+    refused = shell("publish", flat, f"{PARENT}/flat", check=False)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert f"{flat} is the whole chain of {PARENT} in one adapter, as its loratree.json says" in refused.stderr
+    assert refused.stderr.endswith("say --parent base\n")
+    assert shell("publish", flat, "tiny/flat").returncode == 0  # nothing but the base is above it
+    assert "pinned to the base tiny" in shell("publish", flat, f"{PARENT}/flat", "--parent", "base").stderr
+    trained = Path(shutil.copytree(flat, tmp_path / "trained"))  # further, and saved over the flattened one
+    shutil.copy(other / "adapter_model.safetensors", trained)
+    config = json.loads((other / "adapter_config.json").read_text()) | {"base_model_name_or_path": None}
+    (trained / "adapter_config.json").write_text(json.dumps(config))
+    assert "does not say what it was trained on" in shell("publish", trained, f"{PARENT}/trained").stderr

@@ -14,7 +14,7 @@ from loratree_registry.core.registry import Registry
 from loratree_registry.errors import Conflict, Invalid, NotFound
 from loratree_registry.workspace.adapter_directory import AdapterDirectory
 from loratree_registry.workspace.compositions import Claim, FoundPin, claim_of, pin_from_lockfile
-from loratree_registry.workspace.lockfile import LOCKFILE
+from loratree_registry.workspace.lockfile import LOCKFILE, read_lockfile
 from loratree_registry.workspace.trained_base import (
     base_digest_of,
     explain_mismatch,
@@ -208,6 +208,11 @@ def _pin_from_config(case: _Case) -> FoundPin:
     registry, base, path = case.registry, case.base, case.path
     candidates = _list_versioned_ancestors(registry, path)
     name, folder = case.adapter.base_name, case.folder
+    if name is None and candidates and (ref := _flattened_ref(case.adapter)) is not None:
+        raise OpenPin(
+            f"{case.adapter.path} is the whole chain of {ref} in one adapter, as its {LOCKFILE} says, so it stands on "
+            "the base and on nothing above it: say --parent base"
+        )
     if name is None:
         return _assume_pin(candidates, base, f"{case.adapter.path} does not say what it was trained on")
     shown = _shown(name)
@@ -257,6 +262,17 @@ def _pin_from_pulled(registry: Registry, name: str, path: str) -> FoundPin:
         ) from error
     ref = f"{version.path}@{version.number}"
     return FoundPin(ref, "explicit", f"pinned to {ref}, which the adapter's config names", version.digest)
+
+
+def _flattened_ref(adapter: AdapterDirectory) -> str | None:
+    """Return the ref whose chain was flattened into this very adapter, or None if it is another adapter."""
+    try:
+        lockfile = read_lockfile(adapter.path)
+    except Invalid:
+        return None
+    if lockfile is None or lockfile.artifact.mode != "flatten" or adapter.file not in lockfile.artifact.files:
+        return None
+    return lockfile.ref
 
 
 def _assume_pin(candidates: list[str], base: Base, reason: str) -> FoundPin:
