@@ -106,7 +106,7 @@ def nodes_with_children(connection: Connection, node_ids: list[int]) -> set[int]
 
 
 def heads_of(connection: Connection, node_ids: list[int]) -> dict[int, HeadRow]:
-    """Return what is told of the nodes' heads, by key; without a head, a node is marked `withdrawn` or `deleted` at most."""
+    """Return what is told of the nodes' heads, by key; without one, `withdrawn` or `deleted` at most."""
     rows = connection.execute(_HEADS, {"node_ids": node_ids}).mappings() if node_ids else ()
     return {row["id"]: _to_head(row) for row in rows}
 
