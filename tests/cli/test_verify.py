@@ -91,3 +91,12 @@ def test_a_flipped_byte_in_s3_is_found_and_refused(shell: Shell, tmp_path: Path)
             assert refused.returncode == 1
             assert "is damaged where the registry stores it" in refused.stderr
             assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", [["verify"], ["export", "--out", "x"], ["gc"], ["gc", "--dry-run"]], ids=" ".join)
+def test_a_home_without_a_registry_is_not_called_sound_and_gets_none(tmp_path: Path, command: list[str]) -> None:
+    """A backup or a check of a wrong LORATREE_HOME must not succeed."""
+    done = Shell(tmp_path / "wrong")(*command, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"there is no registry in {tmp_path}/wrong yet: set LORATREE_HOME or LORATREE_DATABASE" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -33,7 +33,7 @@ def gc(grace: str, dry_run: bool, as_json: bool) -> None:
         uploads = counted(counts["upload"], "unfinished upload")
         return f"{counted(counts['blob'], 'blob')} and {uploads} {done}: the same command goes on"
 
-    with open_storage(settings) as storage, working("collecting", kept=kept) as on_progress:
+    with open_storage(settings, begun=True) as storage, working("collecting", kept=kept) as on_progress:
         for removed in collect(storage, settings.home / "uploads", grace=idle, dry_run=dry_run, progress=on_progress):
             counts[removed.kind] += 1
             size += removed.size

@@ -11,7 +11,7 @@ from loratree_registry.blobs.open import open_blobs
 from loratree_registry.blobs.store import BlobStore
 from loratree_registry.database.empty import open_empty
 from loratree_registry.database.engine import open_engine, prepare, upgrade_database
-from loratree_registry.errors import Invalid
+from loratree_registry.errors import Invalid, NotFound
 from loratree_registry.settings import Settings
 
 
@@ -29,13 +29,19 @@ class Storage:
 
 
 @contextmanager
-def open_storage(settings: Settings) -> Iterator[Storage]:
-    """Open the storage that `settings` name, for one block. Raises Invalid if LORATREE_URL is set, Unavailable."""
+def open_storage(settings: Settings, *, begun: bool = False) -> Iterator[Storage]:
+    """Open the storage that `settings` name, for one block. Raises Invalid if LORATREE_URL is set, Unavailable.
+
+    With `begun`, raises NotFound if HOME has no database yet: what looks after a registry must not find a new one
+    sound because LORATREE_HOME names the wrong folder.
+    """
     if settings.url is not None:
         raise Invalid(
             "LORATREE_URL names a registry that is served, and this command cannot reach its database and blobs: "
             "unset it, and run the command with the server's LORATREE_DATABASE and LORATREE_BLOBS"
         )
+    if begun and _is_unbegun(settings):
+        raise NotFound(f"there is no registry in {settings.home} yet: set LORATREE_HOME or LORATREE_DATABASE to yours")
     storage = open_prepared(settings)
     try:
         yield storage
