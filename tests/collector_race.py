@@ -157,7 +157,7 @@ def _intact(registry: EmbeddedRegistry, version: Version) -> bool:
     try:
         with registry.open_file(f"{version.path}@{version.number}", WEIGHTS) as stream:
             return "sha256:" + hashlib.sha256(stream.read()).hexdigest() == version.files[0].sha256
-    except (NotFound, Corrupt):
+    except (NotFound, Corrupt, Unavailable):  # the last one if a collection has removed them meanwhile
         return False
 
 
