@@ -33,7 +33,10 @@ def export_(path: str | None, out: Path, as_json: bool) -> None:
     from loratree_registry.housekeeping.exports.exporting import export
 
     kept = at_out(out, "run the same command again")
-    with open_storage(Settings.from_environment(), begun=True) as storage, working("exporting", kept=kept) as on_progress:
+    with (
+        open_storage(Settings.from_environment(), begun=True) as storage,
+        working("exporting", kept=kept) as on_progress,
+    ):
         exported = export(storage, path, out, progress=on_progress)
     if as_json:
         print_json(exported)

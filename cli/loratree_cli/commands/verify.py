@@ -41,7 +41,10 @@ def verify(ref: str | None, sample: str | None, seed: int, adapters: bool, as_js
 
     chosen = None if sample is None else _parse_sample(sample, seed)
     kept = "nothing was changed, and nothing is known of the rest: run the same command again"
-    with open_storage(Settings.from_environment(), begun=True) as storage, working("verifying", kept=kept) as on_progress:
+    with (
+        open_storage(Settings.from_environment(), begun=True) as storage,
+        working("verifying", kept=kept) as on_progress,
+    ):
         report = verify_stored(storage, ref, sample=chosen, adapters=adapters, progress=on_progress)
     if as_json:
         print_json(report)

@@ -71,7 +71,7 @@ class NodeRow(NamedTuple):
 class HeadRow(NamedTuple):
     """What a listing of nodes tells of a node's head: its marks, and what tells its kinds and its pin.
 
-    `config` has the fields of the head's config that tell its kinds, each as true, but the names of target_parameters.
+    `config` is the head's config; of a long one, only the fields that tell its kinds, each as true or as some names.
     A node without a head has no ranks, and `found` is None.
     """
 

@@ -1,9 +1,24 @@
 """Queries of nodes."""
 
+import json
 import re
+from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Integer, RowMapping, Select, bindparam, exists, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    RowMapping,
+    Select,
+    Text,
+    bindparam,
+    case,
+    cast,
+    exists,
+    func,
+    select,
+)
 
 from loratree_registry.core.kinds import TELLING
 from loratree_registry.core.paths import ancestors_of, descendant_range
@@ -12,6 +27,7 @@ from loratree_registry.database.queries.shared import head_of, insert_new
 from loratree_registry.database.rows import HeadRow, NodeRow
 from loratree_registry.database.tables import bases, nodes, tombstones, versions
 
+_LONG: Final = 8 * 1024  # characters of a config
 _NAMES_LENGTH: Final = 16 * 1024  # characters of a list of names that are read to tell a kind
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')  # a string of JSON
 
@@ -52,16 +68,19 @@ _MARKS: dict[NodeMark, ColumnElement[bool]] = {
 }
 _NAMES = "target_parameters"
 _PRESENT = tuple(field for field in TELLING if field != _NAMES)
-# A config may have a MiB, so the database returns only which fields it has, and the first names of parameters.
+# A config may have a MiB. Of a long one, the database returns only which fields it has, and the first names of
+# parameters; to look for fields takes it longer than to return the few hundred bytes that most configs have.
+_text = cast(_heads.c.config, Text)
+_is_long = func.length(_text) > _LONG
 _HEADS = (
     select(
         nodes.c.id,
-        _heads.c.summary["ranks"].label("ranks"),
-        _heads.c.summary["rules"].label("rules"),
+        cast(_heads.c.summary, Text).label("summary"),
         _heads.c.pin_found,
         _heads.c.pin_forced,
-        func.substr(_heads.c.config[_NAMES].as_string(), 1, _NAMES_LENGTH).label(_NAMES),
-        *(_heads.c.config[field].as_string().is_not(None).label(field) for field in _PRESENT),
+        case((~_is_long, _text)).label("config"),
+        case((_is_long, func.substr(_heads.c.config[_NAMES].as_string(), 1, _NAMES_LENGTH))).label(_NAMES),
+        *(case((_is_long, _heads.c.config[field].as_string().is_not(None))).label(field) for field in _PRESENT),
         *(condition.label(mark) for mark, condition in _MARKS.items()),
     )
     .join_from(nodes, _heads, (_heads.c.node_id == nodes.c.id) & (_heads.c.number == head_of(nodes.c.id)), isouter=True)
@@ -111,13 +130,26 @@ def heads_of(connection: Connection, node_ids: list[int]) -> dict[int, HeadRow]:
     return {row["id"]: _to_head(row) for row in rows}
 
 
+@lru_cache(maxsize=256)
+def _parse(text: str | None) -> dict[str, Any]:
+    """Parse an object of JSON, once for the many nodes that are alike in it; {} for None."""
+    parsed: dict[str, Any] = {} if text is None else json.loads(text)
+    return parsed
+
+
 def _to_head(row: RowMapping) -> HeadRow:
-    marks = [mark for mark in _MARKS if row[mark]]
+    marks, summary = [mark for mark in _MARKS if row[mark]], _parse(row["summary"])
     config: dict[str, Any] = {field: True for field in _PRESENT if row[field]}
-    if row[_NAMES] is not None:
+    if row["config"] is not None:
+        config = _parse(row["config"])
+    elif row[_NAMES] is not None:
         config[_NAMES] = _QUOTED.findall(row[_NAMES])
     return HeadRow(
-        marks, config, row["ranks"] or [], row["rules"] or {}, "forced" if row["pin_forced"] else row["pin_found"]
+        marks,
+        config,
+        summary.get("ranks", []),
+        summary.get("rules", {}),
+        "forced" if row["pin_forced"] else row["pin_found"],
     )
 
 
