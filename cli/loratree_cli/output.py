@@ -61,10 +61,11 @@ def complain(sentence: str) -> None:
 
 def _print(line: str, *, err: bool) -> None:
     line = "\t".join(map(one_line, line.split("\t")))
-    if SPEECH.above is not None and (sys.stderr if err else sys.stdout).isatty():
-        SPEECH.above(line)
-    else:
-        click.echo(line, err=err)
+    with SPEECH.lock:
+        if SPEECH.above is not None and (sys.stderr if err else sys.stdout).isatty():
+            SPEECH.above(line)
+        else:
+            click.echo(line, err=err)
 
 
 def say(sentence: str) -> None:

@@ -149,8 +149,9 @@ class _Bar:
                 return
             self._begin_step(shown)
             self._shown = shown
-            shown.start()
-            SPEECH.above = lambda line: shown.console.print(line, soft_wrap=True, markup=False, highlight=False)
+            with SPEECH.lock:
+                shown.start()
+                SPEECH.above = lambda line: shown.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def _begin_step(self, shown: "RichProgress") -> None:
         """Show a new task in place of the one before, if there is one."""

@@ -2,7 +2,9 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any, Final
 
 import click
@@ -10,11 +12,15 @@ import click
 
 @dataclass
 class Speech:
-    """The choices of this process. `above` prints a line above the bar while one is shown."""
+    """The choices of this process. `above` prints a line above the bar while one is shown.
+
+    Whoever prints a line or shows the bar first holds `lock`: a bar that is drawn meanwhile would wipe the line.
+    """
 
     quiet: bool = False
     verbose: bool = False
     above: Callable[[str], None] | None = None
+    lock: AbstractContextManager[object] = field(default_factory=RLock)
 
 
 SPEECH: Final = Speech()
