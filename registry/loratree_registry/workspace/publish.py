@@ -174,12 +174,6 @@ def find_similar(registry: Registry, path: str) -> str | None:
     return None
 
 
-def check_adapter(registry: Registry, directory: Path, path: str, *, progress: Progress = silent) -> None:
-    """Check a folder before the version that it is pinned to exists. Raises LoratreeError."""
-    manifest = _read_manifest(registry, path)
-    read_adapter_directory(directory, manifest, progress=progress).check_without_pin(manifest)
-
-
 def _read_manifest(registry: Registry, path: str) -> BaseManifest:
     if parent_of(parse_path(path)) is None:
         registry.base(path)  # a path that was given without its base is told so

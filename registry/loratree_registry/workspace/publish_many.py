@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import IO, Any, Final, Literal, get_args
+from typing import IO, Any, Final, Literal, cast, get_args
 
-from loratree_registry.core.paths import LEVELS, Level, ancestors_of, parse_path, parse_ref
+from loratree_registry.core.paths import LEVELS, Level, ancestors_of, base_of, parse_path, parse_ref
 from loratree_registry.core.progress import Counter, Progress, Stopped, silent
 from loratree_registry.core.records import PinSource
 from loratree_registry.core.registry import Registry
@@ -19,7 +19,8 @@ from loratree_registry.core.strict_json import parse_json
 from loratree_registry.core.text import check_text
 from loratree_registry.disk.plain_files import open_plain
 from loratree_registry.errors import Invalid, LoratreeError, Unavailable, listed
-from loratree_registry.workspace.publish import check_adapter, prepare, publish_directory
+from loratree_registry.workspace.planned import PlannedRegistry
+from loratree_registry.workspace.publish import prepare, publish_directory
 
 FIELDS: Final = ("directory", "path", "parent", "level", "note")
 MAX_LINE: Final = 64 * 1024
@@ -50,10 +51,10 @@ class Row:
 class Outcome:
     """The result of a row: `ref` is PATH@NUMBER of its version, `says` is why the row was refused.
 
-    `found` is how its pin was found, and `why` a sentence about it; both are null if the row was refused, or if its
-    parent is to be published first. `details` are the single problems of the adapter, one clause each, if there are
-    more than `says` names. `warnings` are what `loratree publish` warns of, and `other_base` is true if one of them
-    says that the pin is assumed although the config names another base.
+    `found` is how its pin was found, and `why` a sentence about it; both are null if the row was refused. `details` are
+    the single problems of the adapter, one clause each, if there are more than `says` names. `warnings` are what
+    `loratree publish` warns of, and `other_base` is true if one of them says that the pin is assumed although the
+    config names another base.
     """
 
     line: int
@@ -130,6 +131,7 @@ class _Work:
         self, registry: Registry, rows: Sequence[Row], home: Path, *, dry_run: bool, assume: bool, progress: Progress
     ) -> None:
         self._registry, self._home, self._dry_run, self._assume = registry, home, dry_run, assume
+        self._planned = PlannedRegistry(registry)  # of a dry run
         self._total = len(rows)
         self._paths = {row.path for row in rows}
         self._refused: dict[str, int] = {}
@@ -197,7 +199,7 @@ class _Work:
             says = f"{above[-1]}, which it is below, was refused in line {self._refused[above[-1]]}: publish that first"
             self._refused[row.path] = row.line
             return Outcome(line=row.line, path=row.path, status="refused", says=says)
-        return self._check(row, above) if self._dry_run else self._publish(row)
+        return self._check(row) if self._dry_run else self._publish(row)
 
     def _publish(self, row: Row) -> Outcome:
         done = publish_directory(
@@ -225,18 +227,11 @@ class _Work:
             other_base=done.published.created and done.pin.other_base is not None,
         )
 
-    def _is_coming(self, parent: str) -> bool:
-        """Return whether the manifest has a row for the path that `parent` names, not refused so far."""
-        path = parse_ref(parent).path
-        return path in self._paths and path not in self._refused
-
-    def _check(self, row: Row, above: list[str]) -> Outcome:
-        """Check a row without publishing it; check less if its parent is a row of the same manifest."""
-        if above if row.parent is None else self._is_coming(row.parent):
-            check_adapter(self._registry, row.directory, row.path, progress=self._check_wanted)
-            return Outcome(line=row.line, path=row.path, status="ready")
+    def _check(self, row: Row) -> Outcome:
+        """Check a row without publishing it, as if the rows that come before it were published."""
+        registry = cast("Registry", self._planned)
         prepared = prepare(
-            self._registry,
+            registry,
             row.directory,
             row.path,
             parent=row.parent,
@@ -247,6 +242,7 @@ class _Work:
         )
         known, pin = prepared.known, prepared.pin
         if known is None:
+            self._planned.add(row.path, row.level, prepared, registry.base_manifest(base_of(row.path)))
             return Outcome(
                 line=row.line,
                 path=row.path,

@@ -13,11 +13,11 @@ from loratree_registry.workspace.publish_many import Report, publish_rows, read_
 from tests.registry.material import WEIGHTS, Adapter, Material
 
 
-def saved(folder: Path, adapter: Adapter, number: int = 0) -> str:
-    """Writes an adapter that says nothing of what it was trained on, and returns its folder's name."""
+def saved(folder: Path, adapter: Adapter, number: int = 0, *, trained_on: str | None = None) -> str:
+    """Writes an adapter that says nothing of what it was trained on, or that; and returns its folder's name."""
     name = f"adapter{number}"
     (folder / name).mkdir()
-    config = {**adapter.config, "base_model_name_or_path": None}
+    config = {**adapter.config, "base_model_name_or_path": trained_on}
     (folder / name / "adapter_config.json").write_text(json.dumps(config))
     (folder / name / WEIGHTS).write_bytes(adapter.variant(number).weights)
     return name
@@ -83,6 +83,45 @@ def test_a_dry_run_checks_every_row_and_writes_nothing(
     report = publish_rows(registry, read_rows(listed(tmp_path, rows)), home=tmp_path, dry_run=True)
     assert (report.ready, report.published, report.refused) == (5, 0, 1)
     assert not registry.node("tiny").has_children
+
+
+def test_a_dry_run_judges_each_line_as_publishing_does_also_below_another_line(
+    registry: Registry, material: Material, tmp_path: Path
+) -> None:
+    base = f"tiny@{registry.base('tiny').digest}"
+    lines: list[tuple[str, str | None, str | None]] = [
+        ("tiny/law", None, None),
+        ("tiny/law/tax", base, None),  # the base, or tiny/law@1: a person must say
+        ("tiny/law/tax/vat", None, None),  # below a refused line
+        ("tiny/law/fees", base, "base"),
+        ("tiny/law/fines", None, "tiny/law@2"),  # there is to be one version alone
+        ("tiny/law/terms", None, "tiny/law@1"),
+        ("tiny/law/terms/old", None, None),
+        ("tiny/deep/er/down", None, None),
+        ("tiny/deep/er/down/there", base, None),
+        ("tiny/law/terms", None, None),  # a second version
+        ("tiny/law/terms/new", base, "tiny/law/terms@2"),
+    ]
+    rows = [
+        {"directory": saved(tmp_path, material.rank4, n, trained_on=on), "path": path} | ({"parent": of} if of else {})
+        for n, (path, on, of) in enumerate(lines)
+    ]
+
+    def judge(*, dry_run: bool) -> list[tuple[int, bool, str | None, str | None]]:
+        report = publish_rows(registry, read_rows(listed(tmp_path, rows)), home=tmp_path, dry_run=dry_run)
+        return [(one.line, one.status == "refused", one.says, one.found) for one in report.outcomes]
+
+    rehearsed = judge(dry_run=True)
+    assert not registry.node("tiny").has_children
+    told = judge(dry_run=False)
+    assert (rehearsed[4][2] or "") == "tiny/law@2 will not be there: the manifest gives tiny/law version 1"
+    assert (told[4][2] or "").startswith("tiny/law has no version 2")
+    assert [one for one in rehearsed if one[0] != 5] == [one for one in told if one[0] != 5]
+    refused = {line: says for line, is_refused, says, _ in rehearsed if is_refused}
+    assert list(refused) == [2, 3, 5, 9]
+    assert "so what tiny/law/tax builds on is open: say --parent tiny/law@1 or --parent base" in (refused[2] or "")
+    assert "so what tiny/deep/er/down/there builds on is open" in (refused[9] or "")
+    assert judge(dry_run=True) == judge(dry_run=False)  # what is there already, and the same refusals
 
 
 def test_a_dry_run_refuses_what_is_below_a_refused_row_whether_or_not_it_names_its_parent(

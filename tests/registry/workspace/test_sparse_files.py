@@ -24,7 +24,7 @@ from loratree_registry.housekeeping.verifying import verify
 from loratree_registry.workspace.base_transfer import pull_base, push_base
 from loratree_registry.workspace.fetch import fetch, pull
 from loratree_registry.workspace.lockfile import Artifact, Lockfile, check_artifact
-from loratree_registry.workspace.publish import check_adapter, publish_directory
+from loratree_registry.workspace.publish import prepare, publish_directory
 from tests.registry.conftest import Storage, embedded_sqlite
 from tests.registry.material import Material, publish, sha256
 
@@ -100,7 +100,7 @@ def test_an_adapter_of_another_shape(
     folder = sparse_adapter(tmp_path / "adapter", material)
     for refuse in (
         lambda: publish_directory(registry, folder, "tiny/b", parent="base", home=home),
-        lambda: check_adapter(registry, folder, "tiny/b"),
+        lambda: prepare(registry, folder, "tiny/b", parent="base", level=None, home=home),
     ):
         with reading_little(), pytest.raises(Invalid, match="other sizes than the base"):
             refuse()
