@@ -25,6 +25,7 @@ from loratree_registry.workspace.trained_base import (
     is_base,
 )
 
+_FIND = f"say --trained-on with that folder or its {LOCKFILE}, where it is now, or"
 FORCE = "overrule it with --parent and --force-parent, which the version shows for ever"
 
 
@@ -220,7 +221,8 @@ def _pin_from_config(case: _Case) -> FoundPin:
         return _pin_from_pulled(registry, name, path)
     if is_base(registry, base, name, folder, case.home, case.progress):
         if candidates:
-            raise OpenPin(_ask(f"the adapter names the plain base {base.name} ({shown})", path, candidates))
+            what = f"the adapter names the plain base {base.name} ({shown})"
+            raise OpenPin(_ask(what, path, candidates, "if that is all it was trained on, say --parent base, or else"))
         return FoundPin(BASE, "explicit", f"pinned to the base {base.name}, which the adapter's config names")
     if (other := find_other_base(registry, base, name, folder, case.home, case.progress)) is not None:
         raise OpenPin(
@@ -234,9 +236,9 @@ def _pin_from_config(case: _Case) -> FoundPin:
         )
     if folder is not None and any(folder.glob("*.safetensors")):
         what = f"{shown}, which the adapter was trained on, {explain_mismatch(registry, base, folder, case.home)}"
-        raise OpenPin(_ask(what, path, candidates))
+        raise OpenPin(_ask(what, path, candidates, _FIND))
     if candidates:
-        raise OpenPin(_ask(f"the adapter was trained on {shown}, which is not known here", path, candidates))
+        raise OpenPin(_ask(f"the adapter was trained on {shown}, which is not known here", path, candidates, _FIND))
     assumed = _assume_pin([], base, f"{shown}, which the adapter was trained on, is not known here")
     return assumed if folder is not None else replace(assumed, other_base=explain_other_name(base, name))
 
@@ -280,9 +282,14 @@ def _assume_pin(candidates: list[str], base: Base, reason: str) -> FoundPin:
     return FoundPin(None, "assumed", f"{reason}: assumed to be {what}")
 
 
-def _ask(what: str, path: str, candidates: list[str]) -> str:
-    choices = " or ".join(f"--parent {candidate}" for candidate in [*reversed(candidates), BASE])
-    return f"{what}, so what {path} builds on is open: say {choices}"
+def _ask(what: str, path: str, candidates: list[str], remedy: str) -> str:
+    """Return the sentence that asks for a pin; it names the heads as what they are, and never as the answer."""
+    if not candidates:
+        return f"{what}, so what {path} builds on is open: {remedy} --parent base, if it was trained on the plain base"
+    newest = f"the head is {candidates[-1]} now, which may be newer"
+    if len(candidates) > 1:
+        newest = f"the heads are {', '.join(candidates)} now, which may be newer"
+    return f"{what}, so what {path} builds on is open: {remedy} --parent with the version it was trained on ({newest})"
 
 
 def _shown(name: str) -> str:

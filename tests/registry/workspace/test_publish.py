@@ -268,7 +268,10 @@ def test_an_adapter_that_names_the_plain_base_is_pinned_to_it_while_nothing_abov
     for name in names:
         message = bench.refusal(bench.adapter(4, name), CARDIOLOGY)
         assert "names the plain base tiny" in message
-        assert message.endswith(f"say --parent {MEDICINE}@1 or --parent base")
+        assert message.endswith(
+            "if that is all it was trained on, say --parent base, or else --parent with the version it was trained on "
+            f"(the head is {MEDICINE}@1 now, which may be newer)"
+        )
 
 
 def test_a_base_s_remembered_folder_is_the_base_only_while_it_holds_its_weights(bench: Bench) -> None:
@@ -349,9 +352,9 @@ def test_a_sharded_copy_of_the_base_is_the_base_and_one_changed_byte_is_another_
     data = bytearray(last.read_bytes())
     data[-1] ^= 1
     last.write_bytes(data)
-    assert "holds other weights than tiny, so what tiny/law builds on is open: say --parent base" in bench.refusal(
-        bench.adapter(8, copied), "tiny/law"
-    )
+    message = bench.refusal(bench.adapter(8, copied), "tiny/law")
+    assert "holds other weights than tiny, so what tiny/law builds on is open: say --trained-on with" in message
+    assert message.endswith("or --parent base, if it was trained on the plain base")
 
 
 @pytest.mark.parametrize("change", ["other weights", "a missing shard", "a truncated file"])
@@ -386,7 +389,25 @@ def test_a_name_that_is_not_known_is_refused_only_below_a_version(bench: Bench) 
         message = bench.refusal(bench.adapter(4, name), CARDIOLOGY)
         assert "is not known here" in message
         assert len(message) < 600
-        assert message.endswith(f"say --parent {MEDICINE}@1 or --parent base")
+        assert "say --trained-on with that folder or its loratree.json, where it is now, or" in message
+        assert f"--parent {MEDICINE}" not in message
+
+
+def test_where_the_composition_is_gone_no_head_is_offered_as_the_answer(bench: Bench) -> None:
+    bench.publish(bench.adapter(8), MEDICINE)
+    composed = bench.composed(MEDICINE)
+    directory = bench.adapter(4, composed)
+    bench.publish(bench.adapter(2), MEDICINE, "base")
+    moved = composed.rename(composed.parent / "moved")
+    message = bench.refusal(directory, CARDIOLOGY)
+    assert message.endswith(
+        "say --trained-on with that folder or its loratree.json, where it is now, or --parent with the version it was "
+        f"trained on (the head is {MEDICINE}@2 now, which may be newer)"
+    )
+    published = publish_directory(bench.registry, directory, CARDIOLOGY, home=bench.home, trained_on=moved)
+    assert bench.pinned(published) == (MEDICINE, 1, "lockfile")
+    message = bench.refusal(bench.adapter(2, composed), f"{CARDIOLOGY}/x")
+    assert message.endswith(f"(the heads are {MEDICINE}@2, {CARDIOLOGY}@1 now, which may be newer)")
 
 
 def test_a_parent_must_be_a_version_above(bench: Bench) -> None:
