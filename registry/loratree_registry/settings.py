@@ -16,6 +16,7 @@ _KEYS: Final = ("home", "url", "database", "blobs", "s3_endpoint", "s3_public_en
 _VARIABLES: Final = {f"LORATREE_{key.upper()}": key for key in _KEYS}
 _OTHERS: Final = ("LORATREE_CONFIG",)
 _OF_TESTS: Final = "LORATREE_TEST_"
+_NEARLY: Final = 0.9  # two letters of LORATREE_HOME may be swapped; LORA_HOME, which is not ours, has 0.76
 _MAX_CONFIG: Final = 64 * 1024
 
 
@@ -74,9 +75,10 @@ class Settings:
 
 
 def check_variables(environment: Mapping[str, str]) -> list[str]:
-    """Return the variables that begin with LORATREE_ and mean nothing to loratree.
+    """Return the variables that begin with LORATREE_, or with nearly that, and mean nothing to loratree.
 
-    Raises Invalid if one is nearly the name of a variable that does: a registry elsewhere would be used instead.
+    Raises Invalid if one begins with LORATREE_ and is nearly the name of a variable that does: a registry elsewhere
+    would be used instead. One that begins otherwise, such as LORATRE_HOME, may be another program's.
     """
     known = (*_VARIABLES, *_OTHERS)
     unknown = sorted(
@@ -91,7 +93,22 @@ def check_variables(environment: Mapping[str, str]) -> list[str]:
             raise Invalid(
                 f"loratree has no variable {name[:80]} (did you mean LORATREE_{meant}?): correct its name, or unset it"
             )
-    return unknown
+    return sorted(unknown + [name for name in environment if _is_nearly_ours(name)])
+
+
+def _is_nearly_ours(name: str) -> bool:
+    """Return whether a name that does not begin with LORATREE_ is nearly one of ours, as LORA_TREE_HOME is.
+
+    Most names fail the first test, so a command that has none of these does not import difflib.
+    """
+    upper = name.upper()
+    plain = upper.replace("_", "")
+    if not upper.startswith("LO") or "T" not in plain[2:8] or upper.startswith("LORATREE_") or len(name) > 80:
+        return False
+    import difflib
+
+    known = [each.replace("_", "") for each in (*_VARIABLES, *_OTHERS)]
+    return bool(difflib.get_close_matches(plain, known, n=1, cutoff=_NEARLY))
 
 
 def _read_config(environment: Mapping[str, str]) -> dict[str, str]:

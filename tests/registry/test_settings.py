@@ -163,6 +163,33 @@ def test_a_variable_that_means_nothing_is_named(tmp_path: Path) -> None:
     assert check_variables({"LORATREE_FOO": "1", "LORATREE_TEST_X": "1", "LORATREE_HOME": "x"}) == ["LORATREE_FOO"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LORATRE_HOME",
+        "LORA_TREE_HOME",
+        "LORATREEHOME",
+        "LORTREE_HOME",
+        "LORATERE_URL",
+        "lora_tree_blobs",
+        "LOARTREE_HOME",
+    ],
+)
+def test_a_variable_that_begins_nearly_as_ours_do_is_named(name: str) -> None:
+    assert check_variables({name: "x", "LORATREE_FOO": "1"}) == sorted([name, "LORATREE_FOO"])
+
+
+def test_variables_of_other_programs_are_not_ours_and_cost_no_import() -> None:
+    others = ("LORA_HOME", "LOGNAME", "LANG", "LD_LIBRARY_PATH", "HOME", "TREE_HOME", "_LORATREE_COMPLETE")
+    assert check_variables(dict.fromkeys((*others, "LORA_PATH", "LOOT_HOME", "LOCATION"), "x")) == []
+    code = (
+        "import sys; from loratree_registry.settings import check_variables; "
+        f"check_variables(dict.fromkeys({others}, 'x')); print('difflib' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False\n"
+
+
 def test_a_tilde_is_expanded_in_every_place_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     given = {"LORATREE_HOME": "~/h", "LORATREE_BLOBS": "~/b", "LORATREE_DATABASE": "sqlite:///~/d.db"}
