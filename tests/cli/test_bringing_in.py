@@ -33,6 +33,8 @@ def test_a_snapshot_gives_its_base_the_hubs_name_and_adapters_that_say_it_are_pi
     shell = Shell(tmp_path / "own")
     refused = shell("base", "add", "own", tmp_path / "hf", check=False)
     assert f"is the hub's cache: give the snapshot of one of its models, {hub}\n" in refused.stderr
+    refused = shell("base", "add", "own", hub.parent, check=False)
+    assert f"{hub.parent} is a folder of the hub's cache: give the snapshot in it, {hub}\n" in refused.stderr
     added = shell("base", "add", "own", hub)
     assert "its source is acme-ai/Tiny-1B, the name of the folder in the hub's cache\n" in added.stderr
     flat(tmp_path / "adapters" / "x", filled, "acme-ai/Tiny-1B")
@@ -63,7 +65,8 @@ def test_a_bulk_publish_says_what_it_assumes_and_refuses_it_on_request(
     publish = ["publish", "--manifest", str(manifest), *(["--dry-run"] if dry else [])]
     refused = shell(*publish, "--no-assume", check=False)
     assert refused.returncode == 1
-    assert refused.stderr.count("and nothing may be assumed: say with --parent what it was trained on") == 2
+    assert refused.stderr.startswith(f"2 lines (1; 2): {OTHER}, which")
+    assert refused.stderr.count("and nothing may be assumed: say with --parent what it was trained on") == 1
     done = shell(*publish)
     assert done.stderr.startswith(f"assumed for ever: 2 lines (1; 2): {OTHER}, which the adapter was trained on")
     kind = "to publish" if dry else "published"
@@ -132,6 +135,19 @@ def test_from_dir_names_what_it_leaves_out_and_a_misspelled_base(shell: Shell, f
     wrong = shell("publish", "--from-dir", tmp_path / "adapters", "tinny/x", check=False)
     assert (wrong.returncode, wrong.stdout) == (1, "")
     assert "did you mean 'tiny'?" in wrong.stderr
+
+
+def test_from_dir_writes_nothing_that_a_manifest_refuses(shell: Shell, filled: Filled, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    flat(run / "checkpoint-9", filled, "tiny")
+    for words in (["tiny"], ["tiny/x", "--note", "two\nlines"], ["tiny/x", "--parent", "../x"]):
+        refused = shell("publish", "--from-dir", run, *words, check=False)
+        assert (refused.returncode, refused.stdout) == (1, "")
+    refused = shell("publish", "--from-dir", run / "checkpoint-9", "tiny/x", check=False)
+    assert f"is itself an adapter: loratree publish {run / 'checkpoint-9'} PATH\n" in refused.stderr
+    manifest = tmp_path / "x.jsonl"
+    manifest.write_text(shell("publish", "--from-dir", run, "tiny/x", "--parent", "base").stdout)
+    shell("publish", "--manifest", manifest, "--dry-run")
 
 
 def test_a_new_path_that_is_nearly_another_is_warned_of(shell: Shell, filled: Filled, tmp_path: Path) -> None:

@@ -68,6 +68,15 @@ def test_a_manifest_is_published_with_a_report_and_goes_on(shell: Shell, filled:
     assert [outcome["ref"] for outcome in report["outcomes"]] == [f"tiny/bulk/t{number}@1" for number in range(3)]
 
 
+def test_one_reason_for_many_lines_is_said_once(shell: Shell, filled: Filled, tmp_path: Path) -> None:
+    file = manifest(tmp_path, filled, 30)
+    file.write_text(file.read_text().replace('"tiny/', '"tinny/'))
+    done = shell("publish", "--manifest", file, "--dry-run", check=False)
+    assert (done.returncode, done.stdout) == (1, "0 to publish, 0 already there, 30 refused\n")
+    assert done.stderr.startswith("30 lines (1; 2; 3; 4; 5; 6; ")
+    assert (done.stderr.count("\n"), "did you mean 'tiny'?" in done.stderr) == (1, True)
+
+
 def test_every_problem_of_a_refused_row_is_listed_on_request(shell: Shell, filled: Filled, tmp_path: Path) -> None:
     file = manifest(tmp_path, filled, 2)
     weights = tmp_path / "adapter1" / "adapter_model.safetensors"

@@ -1,6 +1,5 @@
 """loratree publish."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,13 +20,14 @@ from loratree_cli.output import (
     say_refused,
 )
 from loratree_cli.progress import working
+from loratree_cli.screens.verdicts import newer_head
 from loratree_registry.connect import connected
 from loratree_registry.core.paths import LEVELS, Level, base_of
 from loratree_registry.errors import listed
 from loratree_registry.settings import Settings
 
 if TYPE_CHECKING:
-    from loratree_registry.workspace.publish_many import Report
+    from loratree_registry.workspace.publish_many import Outcome, Report
 
 
 @click.command()
@@ -106,13 +106,15 @@ def publish(
 def _print_manifest(directory: Path, under: str, fields: dict[str, str | None]) -> None:
     """Print a line for each adapter in a folder, for --manifest; nothing is published."""
     from loratree_registry.workspace.find_adapters import find_adapters
+    from loratree_registry.workspace.publish_many import to_line
 
     with connected() as opened:
         opened.base(base_of(under))  # a misspelled base would spoil every line
     found = find_adapters(directory, under)
     given = {name: text for name, text in fields.items() if text is not None}
-    for adapter in found.adapters:
-        click.echo(json.dumps({"directory": adapter.directory, "path": adapter.path} | given, ensure_ascii=False))
+    lines = [to_line({"directory": adapter.directory, "path": adapter.path} | given) for adapter in found.adapters]
+    for line in lines:
+        click.echo(line)
     for reason in found.left_out:
         say(f"left out: {reason}")
     left_out = f", {len(found.left_out)} left out" if found.left_out else ""
@@ -128,9 +130,13 @@ def _publish_many(manifest: Path, jobs: int, dry_run: bool, assume: bool, as_jso
     kept = "what was published stays: the same command goes on"
     with connected() as opened, working(f"reading {manifest}", kept=kept) as on_progress:
         report = publish_rows(opened, rows, home=home, jobs=jobs, dry_run=dry_run, assume=assume, progress=on_progress)
-    for outcome in report.outcomes:
-        if outcome.status == "refused":
-            say_refused(f"line {outcome.line}: {outcome.path}: {outcome.says}", outcome.details)
+    for (says, details), refused in _group_refused(report).items():
+        first = refused[0]
+        lines = [str(outcome.line) for outcome in refused]
+        where = f"line {first.line}: {first.path}"
+        if len(refused) > 1:
+            where = f"{counted(len(refused), 'line')} ({listed(lines)})"
+        say_refused(f"{where}: {says}", details)
     for why, lines in _group_assumed(report).items():
         say(f"assumed for ever: {counted(len(lines), 'line')} ({listed(lines, limit=3)}): {why}")
     for warning, lines in _group_warnings(report).items():
@@ -149,6 +155,15 @@ def _publish_many(manifest: Path, jobs: int, dry_run: bool, assume: bool, as_jso
         assumed = f" ({report.assumed} of them with an assumed pin{others})" if report.assumed else ""
         echo(f"{done}, {report.already} already there{assumed}, {report.refused} refused")
     sys.exit(early_end.INTERRUPTED if report.stopped == INTERRUPTED else 1 if report.refused or report.left else 0)
+
+
+def _group_refused(report: "Report") -> dict[tuple[str, tuple[str, ...]], list["Outcome"]]:
+    """Return the lines that were refused, by the sentence that says why and its details."""
+    grouped: dict[tuple[str, tuple[str, ...]], list[Outcome]] = {}
+    for outcome in report.outcomes:
+        if outcome.status == "refused":
+            grouped.setdefault((str(outcome.says), outcome.details), []).append(outcome)
+    return grouped
 
 
 def _group_assumed(report: "Report") -> dict[str, list[str]]:
@@ -203,6 +218,7 @@ def _publish_one(
             assume=assume,
             progress=on_progress,
         )
+        node = None if submitted.published.created or as_json else opened.node(path)
     version, created = submitted.published.version, submitted.published.created
     for warning in submitted.published.warnings:
         say(f"warning: {warning}")
@@ -218,5 +234,8 @@ def _publish_one(
         say(f"{version.path}@{version.number}: published, {bytes_text(version.size)}")
     else:
         stored = "its stored bytes were damaged and are replaced" if submitted.uploaded_bytes else "nothing stored"
-        say(f"{version.path}@{version.number}: already published, {stored}; it is pinned to {pin_text(version)}")
+        newer = node is not None and newer_head(version.number, node.head)
+        head = f", and the head is @{newer}" if newer else ""
+        pinned = f"it is pinned to {pin_text(version)}"
+        say(f"{version.path}@{version.number}: already published, {stored}; {pinned}{head}")
     echo(version.digest)

@@ -151,10 +151,11 @@ def hub_id_of(folder: Path) -> str | None:
 
 
 def _find_snapshot(folder: Path) -> Path | None:
-    """Return the snapshot to use if `folder` is a repository's folder in the hub's cache, or None if it is not.
+    """Return the snapshot to use if `folder` is a repository's in the hub's cache, or `snapshots` in it; else None.
 
     It is the one that refs/main names, as the hub's own library takes it, or else the newest.
     """
+    folder = folder.parent if folder.name == "snapshots" else folder
     snapshots = folder / "snapshots"
     if not (folder / "blobs").is_dir() or not snapshots.is_dir():
         return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from loratree_registry.core.paths import parse_path
+from loratree_registry.core.paths import parent_of, parse_path
 from loratree_registry.core.records import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from loratree_registry.errors import Invalid, NotFound, listed
 from loratree_registry.workspace.other_folders import (
@@ -39,10 +39,14 @@ class FoundAdapters:
 
 @dataclass(slots=True)
 class _Search:
-    """What was found so far: each adapter's folder with the folder that gives its name, and what is left out."""
+    """What was found so far: each adapter's folder with the folder that gives its name, and what is left out.
+
+    `is_adapter` says whether the folder that is searched is an adapter itself.
+    """
 
     adapters: list[tuple[Path, Path]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    is_adapter: bool = False
 
 
 def find_adapters(directory: Path, under: str) -> FoundAdapters:
@@ -50,7 +54,7 @@ def find_adapters(directory: Path, under: str) -> FoundAdapters:
 
     Of a Trainer's run, it is the adapter beside the checkpoints, or else the last checkpoint's; its name is the run's,
     and `under` itself if `directory` is the run. Links are not followed. Raises NotFound if there is no such folder,
-    Invalid if it holds no adapter, or two that would have one path.
+    Invalid if it is an adapter itself, if it holds none, or two that would have one path, or a run for a base alone.
     """
     parse_path(under)
     if not directory.is_dir():
@@ -60,11 +64,18 @@ def find_adapters(directory: Path, under: str) -> FoundAdapters:
     for adapter, run in search.adapters:
         names = [_to_segment(name) for name in run.relative_to(root).parts]
         found.setdefault(parse_path("/".join([under, *names])), []).append(str(adapter))
+    if not found and search.is_adapter:
+        raise Invalid(f"{directory} is itself an adapter: loratree publish {directory} PATH")
     if not found:
         why = f" ({listed(search.left_out, limit=1)})" if search.left_out else ""
         raise Invalid(
             f"no folder in {directory} holds {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}{why}: {RESAVE}",
             details=search.left_out,
+        )
+    if under in found and parent_of(under) is None:
+        raise Invalid(
+            f"{directory} is the run of a Trainer, so its adapter takes the path itself, and {under} is a base alone, "
+            f"which has no versions: write {under}/DOMAIN"
         )
     if doubled := [paths for paths in found.values() if len(paths) > 1]:
         raise Invalid(f"{listed(doubled[0], limit=3)} would have one path: rename the folders but one")
@@ -85,7 +96,10 @@ def _find(folder: Path, depth: int, search: _Search) -> None:
         search.adapters.append((folder, folder))
     elif checkpoints and not is_adapter:
         _find_last(folder, checkpoints, search)
-    elif (reason := _explain(folder, names)) is not None and depth:
+    elif is_adapter:
+        search.is_adapter = True
+        search.left_out.append(f"{folder} is itself an adapter: loratree publish {folder} PATH")
+    elif (reason := _explain(folder, names)) is not None:
         search.left_out.append(reason)
     search.left_out += [
         f"{folder / entry.name} is a link, and links are not followed"

@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -285,6 +286,21 @@ def read_rows(file: Path) -> list[Row]:
     if not rows:
         raise Invalid(f"{file} names no adapter: {_REMEDY}")
     return rows
+
+
+def to_line(fields: dict[str, str]) -> str:
+    """Return the line of a manifest with these fields. Raises Invalid if `read_rows` would refuse it."""
+    text = json.dumps(fields, ensure_ascii=False)
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise Invalid(
+            f"{fields['directory']!a} has a name that is not UTF-8, which no line can hold: rename it"
+        ) from error
+    if size >= MAX_LINE:
+        raise Invalid(f"the line of {fields['path']} would have more than {MAX_LINE} bytes: give a shorter --note")
+    _parse_row(1, fields, Path())
+    return text
 
 
 def _read_json_lines(file: Path) -> Iterator[tuple[int, Any]]:

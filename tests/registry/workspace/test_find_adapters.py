@@ -7,7 +7,7 @@ import pytest
 
 from loratree_registry.errors import Invalid, NotFound
 from loratree_registry.workspace.find_adapters import find_adapters
-from loratree_registry.workspace.publish_many import read_rows
+from loratree_registry.workspace.publish_many import read_rows, to_line
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -109,3 +109,47 @@ def test_the_lines_are_a_manifest(tmp_path: Path) -> None:
     assert [(row.directory, row.path) for row in read_rows(manifest)] == [
         ((tmp_path / "adapters" / "x").resolve(), "tiny/x")
     ]
+
+
+def test_a_folder_that_is_itself_an_adapter_is_told_so(tmp_path: Path) -> None:
+    run = adapter(tmp_path / "run")
+    for folder in (run, adapter(run / "checkpoint-9")):
+        with pytest.raises(Invalid) as refused:
+            find_adapters(folder, "tiny/x")
+        assert str(refused.value) == f"{folder} is itself an adapter: loratree publish {folder} PATH"
+    adapter(run / "other")
+    both = find_adapters(run, "tiny/x")
+    assert [each.path for each in both.adapters] == ["tiny/x/other"]
+    assert both.left_out == [f"{run} is itself an adapter: loratree publish {run} PATH"]
+    (run / "checkpoint-9" / WEIGHTS).rename(run / "checkpoint-9" / "adapter_model.bin")
+    with pytest.raises(Invalid, match=r"holds pickled weights \(adapter_model.bin\)"):
+        find_adapters(run / "checkpoint-9", "tiny/x")
+
+
+def test_a_run_takes_the_path_itself_so_a_base_alone_is_refused(tmp_path: Path) -> None:
+    adapter(tmp_path / "run" / "checkpoint-9")
+    assert found(tmp_path / "run") == {"tiny/clinic": "checkpoint-9"}
+    with pytest.raises(Invalid, match="tiny is a base alone, which has no versions: write tiny/DOMAIN"):
+        find_adapters(tmp_path / "run", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ({"parent": "../x"}, "segment"),
+        ({"note": "two\nlines"}, "control characters and line breaks"),
+        ({"note": "x" * 70_000}, "more than 65536 bytes"),
+        ({"path": "tiny"}, "names a base alone"),
+        ({"directory": "/in/bytes\udcff"}, "has a name that is not UTF-8"),
+    ],
+)
+def test_no_line_is_written_that_a_manifest_refuses(field: dict[str, str], said: str) -> None:
+    with pytest.raises(Invalid, match=said):
+        to_line({"directory": "/x", "path": "tiny/x"} | field)
+
+
+@pytest.mark.parametrize("name", ["plain", "éva", "two\nlines"])
+def test_a_line_names_every_folder_that_it_was_made_of(tmp_path: Path, name: str) -> None:
+    manifest = tmp_path / "x.jsonl"
+    manifest.write_text(to_line({"directory": f"/in/{name}", "path": "tiny/x"}) + "\n", encoding="utf-8")
+    assert [str(row.directory) for row in read_rows(manifest)] == [f"/in/{name}"]
