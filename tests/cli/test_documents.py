@@ -37,6 +37,13 @@ def test_a_card_is_published_shown_and_pulled_again(shell: Shell, filled: Filled
     assert (tmp_path / "out" / "README.md").read_text() == CARD
 
 
+def test_a_version_without_a_card_has_no_row_for_it(shell: Shell, filled: Filled) -> None:
+    shell("publish", filled.adapters["tiny/medicine"], "tiny/plain", "--parent", "base")
+    shown = shell("show", "tiny/plain@1").stdout
+    assert "\ndocuments\t" in shown
+    assert "\ncard" not in shown
+
+
 def test_a_card_that_changed_since_is_not_dropped_unseen(shell: Shell, filled: Filled, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     shutil.copytree(next(iter(filled.adapters.values())), adapter)

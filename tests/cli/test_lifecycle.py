@@ -46,8 +46,18 @@ def test_a_withdrawn_version_is_marked_wherever_it_is_shown_and_strict_refuses_i
     for command in (["resolve"], ["pull", "--out", out], ["compose", "--mode", "flatten", "--out", out]):
         assert f"{MED}@1 (diverges)" in refused(shell, command[0], CARDIO, "--strict", *command[1:])
     assert not out.exists()
-    assert shell("withdraw", f"{MED}@1", "--undo").stderr == f"{MED}@1 is not withdrawn\n"
+    assert shell("withdraw", f"{MED}@1", "--undo").stderr == f"{MED}@1 is no longer withdrawn\n"
+    assert shell("withdraw", f"{MED}@1", "--undo").stderr == f"{MED}@1 was not withdrawn, so nothing changed\n"
     shell("resolve", CARDIO, "--strict")
+
+
+def test_an_older_version_published_again_says_which_is_the_head(shell: Shell, filled: Filled, tmp_path: Path) -> None:
+    again = ("publish", filled.adapters[MED], MED, "--parent", "base")
+    assert shell(*again).stderr.endswith("already published, nothing stored; it is pinned to tiny\n")
+    version_2(shell, filled, tmp_path)
+    assert shell(*again).stderr.endswith(
+        f"{MED}@1: already published, nothing stored; it is pinned to tiny, and the head is @2\n"
+    )
 
 
 def test_an_alias_has_to_be_moved_before_its_version_is_withdrawn(shell: Shell) -> None:
@@ -115,7 +125,9 @@ def test_quarantine_names_the_versions_of_other_nodes_that_hold_the_same_bytes(s
     assert shell("publish", filled.adapters[MED], "tiny/tax").returncode == 0  # what is there stays there
     said = shell("quarantine", "tiny/tax@1", "--reason", "names").stderr.splitlines()[1]
     assert said == f"warning: 1 version holds the same bytes and can still be used: {MED}@1"
-    assert shell("quarantine", "tiny/law@1", "--undo").stderr == "tiny/law@1 is not quarantined\n"
+    assert shell("quarantine", "tiny/law@1", "--undo").stderr == "tiny/law@1 is no longer quarantined\n"
+    said = shell("quarantine", "tiny/law@1", "--undo").stderr
+    assert said == "tiny/law@1 was not quarantined, so nothing changed\n"
     assert "warning" not in shell("quarantine", f"{LEAF}@1", "--reason", "names").stderr
 
 
@@ -203,7 +215,7 @@ def test_over_http_all_but_gc_is_the_same(shell: Shell) -> None:
         assert json.loads(served("withdraw", f"{MED}@1", "--reason", "old", "--json").stdout) | shown == json.loads(
             shell("show", f"{MED}@1", "--json").stdout
         )
-        assert "unset it, and run the command with the server's LORATREE_DATABASE" in refused(served, "gc")
+        assert "where the server runs, with its LORATREE_HOME, or its LORATREE_DATABASE and" in refused(served, "gc")
         served("delete", f"{LEAF}@1", "--reason", "old")
         assert served("show", LEAF, "--json").stdout == shell("show", LEAF, "--json").stdout
         assert served("retain", "tiny", "--keep", "3", "--below", "--json").stdout.strip() == "[]"

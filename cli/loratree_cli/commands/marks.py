@@ -30,8 +30,9 @@ def withdraw(ref: str, reason: str | None, undo: bool, as_json: bool) -> None:
     """
     _check("withdraw", ref, reason, undo)
     with connected() as opened:
+        before = opened.version(ref).withdrawn if reason is None else None
         version = opened.reinstate(ref) if reason is None else opened.withdraw(ref, reason=reason)
-    _print(version, "withdrawn", version.withdrawn, as_json)
+    _print(version, "withdrawn", version.withdrawn, before, as_json)
 
 
 @click.command()
@@ -52,8 +53,9 @@ def quarantine(ref: str, reason: str | None, undo: bool, as_json: bool) -> None:
     """
     _check("quarantine", ref, reason, undo)
     with connected() as opened:
+        before = opened.version(ref).quarantined if reason is None else None
         version = opened.lift_quarantine(ref) if reason is None else opened.quarantine(ref, reason=reason)
-        _print(version, "quarantined", version.quarantined, as_json)
+        _print(version, "quarantined", version.quarantined, before, as_json)
         others = [] if reason is None else _list_same_bytes(opened, version)
     if others:
         hold = "version holds" if len(others) == 1 else "versions hold"
@@ -72,9 +74,11 @@ def _check(command: str, ref: str, reason: str | None, undo: bool) -> None:
     check_given(command, ref, "--reason TEXT, or --undo alone" if is_unclear else None)
 
 
-def _print(version: Version, what: str, mark: Mark | None, as_json: bool) -> None:
+def _print(version: Version, what: str, mark: Mark | None, before: Mark | None, as_json: bool) -> None:
+    """Print a version and its mark, or, after --undo, whether the mark that was there `before` is gone."""
     if as_json:
         print_json(version)
     else:
-        now = f"is {what}: {mark.reason}" if mark else f"is not {what}"
+        gone = f"is no longer {what}" if before else f"was not {what}, so nothing changed"
+        now = f"is {what}: {mark.reason}" if mark else gone
         say(f"{version.path}@{version.number} {now}")

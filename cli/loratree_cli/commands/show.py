@@ -176,7 +176,7 @@ def _show_version(opened: Registry, version: Version, as_json: bool) -> None:
         ("documents", ", ".join(document.name for document in documents)),
     ]
     card = next((telling_lines(document.text) for document in documents if document.name == CARD), [])
-    _print_fields(rows if terminal() else [*rows, ("card", " ".join(card[:_CARD_LINES]))])
+    _print_fields([*rows, ("card", " ".join(card[:_CARD_LINES]))] if card and not terminal() else rows)
     if (console := terminal()) is not None and card:
         _draw_card(console, name, card)
 

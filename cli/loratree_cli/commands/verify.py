@@ -54,7 +54,8 @@ def verify(ref: str | None, sample: str | None, seed: int, adapters: bool, as_js
         for problem in report.problems:
             echo(problem)
         files, versions = counted(report.stored, "stored file"), counted(report.versions, "version")
-        what = f"{report.read} of {files}, {bytes_text(report.bytes)}, and {versions}"
+        checked = f", {counted(report.versions, 'adapter')} checked" if adapters else ""
+        what = f"{report.read} of {files}, {bytes_text(report.bytes)}, and {versions}{checked}"
         contradict = "contradicts" if len(report.problems) == 1 else "contradict"
         bad = f"{len(report.damaged)} damaged or missing, {counted(len(report.problems), 'record')} {contradict} others"
         say(f"{what}: {'all sound' if report.sound else bad}")

@@ -38,7 +38,8 @@ def open_storage(settings: Settings, *, begun: bool = False) -> Iterator[Storage
     if settings.url is not None:
         raise Invalid(
             "LORATREE_URL names a registry that is served, and this command cannot reach its database and blobs: "
-            "unset it, and run the command with the server's LORATREE_DATABASE and LORATREE_BLOBS"
+            "unset it, and run the command where the server runs, with its LORATREE_HOME, or its LORATREE_DATABASE and "
+            "LORATREE_BLOBS"
         )
     if begun and _is_unbegun(settings):
         raise NotFound(f"there is no registry in {settings.home} yet: set LORATREE_HOME or LORATREE_DATABASE to yours")

@@ -148,8 +148,8 @@ def _check_step(registry: Registry, step: Step, file: Path) -> None:
         raise NotFound(f"{file} names {_ref_of(step)}, which this registry does not hold: {error}") from error
     if digest != step.digest:
         raise Conflict(
-            f"{file} names {_ref_of(step)} with the digest {step.digest}, here it is {digest}: it comes from another "
-            "registry, so compose the ancestor from this one"
+            f"{file} names {_ref_of(step)} with the digest {step.digest}, here it is {digest}: it was composed from "
+            "another registry, or changed since, so compose the ancestor from this one"
         )
 
 
