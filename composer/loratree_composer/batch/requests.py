@@ -128,9 +128,14 @@ class Requests:
         def add_request(
             input_ids: list[int], request_id: str | None = None, *args: Any, path: str | None = None, **kwargs: Any
         ) -> str | None:
+            chain = None if path is None else self._read(path)
             with self._lock:
                 request_id = request_id or f"path_{next(manager.numbers)}"
-                manager.chains[request_id] = self._take(manager, request_id, path)
+                if request_id in manager.chains:
+                    raise Invalid(f"there is a request {request_id!r} already: give the new one another id")
+                if chain is not None:
+                    self._rows.check([*manager.chains.values(), chain])
+                manager.chains[request_id] = self._take_row(request_id) if chain is None else chain
             try:
                 return add(input_ids, request_id, *args, **kwargs)
             except BaseException:
@@ -139,14 +144,14 @@ class Requests:
 
         return add_request
 
-    def _take(self, manager: "_Manager", request_id: str, path: str | None) -> WeightedChain:
-        """Return the chain of a new request."""
-        if request_id in manager.chains:
-            raise Invalid(f"there is a request {request_id!r} already: give the new one another id")
-        if path is not None:
-            chain = self._rows.read(path)
-            self._rows.check([*manager.chains.values(), chain])
-            return chain
+    def _read(self, path: str) -> WeightedChain:
+        """Load the chain of a path, without the lock: meanwhile, other requests go on. Raises Invalid."""
+        chain = self._rows.read(path)
+        self._rows.check([chain])
+        return chain
+
+    def _take_row(self, request_id: str) -> WeightedChain:
+        """Return the chain of the batch's next row."""
         if self._next_row >= len(self._rows.rows):
             raise Invalid(
                 f"the batch has {len(self._rows.rows)} paths, and request {request_id!r} comes after the last of them: "

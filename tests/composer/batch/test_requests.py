@@ -221,3 +221,27 @@ def test_a_manager_that_outlives_the_block_is_stopped(composer: Composer) -> Non
         manager.start()
         manager.add_request(prompts([5])[0])
     assert not manager.is_running()
+
+
+def test_a_request_that_differs_in_a_shared_tensor_is_refused_and_the_others_go_on(
+    composer: Composer, tree: Catalog, tmp_path: Any
+) -> None:
+    saved = tiny.adapter(
+        tree.tree.base,
+        tmp_path / "saved",
+        targets=["q_proj"],
+        modules_to_save=["norm"],
+        change=lambda tuned: [
+            parameter.data.add_(0.1) for name, parameter in tuned.named_parameters() if "modules_to_save" in name
+        ],
+    )
+    tree.publish(saved, "tiny/saved", parent="base")
+    inputs = prompts([6, 9])
+    expected = texts(composer, [ALICE, "tiny/saved"], inputs)
+    with composer.requests(GREEDY, settings()) as manager:
+        manager.add_request(inputs[0], request_id="alice", path=ALICE)
+        with pytest.raises(Invalid, match="the paths of the batch differ in model"):
+            manager.add_request(inputs[1], request_id="saved", path="tiny/saved")
+        assert collect(manager, 1) == {"alice": expected[0]}
+    with composer.requests(GREEDY, settings()) as manager:  # alone, it is composed
+        assert answers(manager, {"tiny/saved": inputs[1]}) == {"tiny/saved": expected[1]}
