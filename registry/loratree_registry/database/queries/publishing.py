@@ -13,7 +13,6 @@ from sqlalchemy import (
     Text,
     bindparam,
     cast,
-    exists,
     insert,
     null,
     select,
@@ -25,6 +24,7 @@ from loratree_registry.core.digests import FileDigest
 from loratree_registry.core.paths import ancestors_of
 from loratree_registry.core.times import now
 from loratree_registry.database.queries.events import insert_event
+from loratree_registry.database.queries.shared import holds_bytes
 from loratree_registry.database.rows import Barred, SameContent
 from loratree_registry.database.tables import event_views, events, nodes, tombstones, version_files, versions
 
@@ -37,17 +37,10 @@ def _select_content(table: Table) -> Select[Any]:
     )
 
 
-# Quarantined versions are few, and a million versions may hold the same bytes, such as what all users start from. So
-# the index of the quarantined ones is read; `|| ''` keeps a database from reading that of the files' digests.
-_HOLDS = (
-    exists()
-    .where(version_files.c.version_id == versions.c.id, version_files.c.sha256 + "" == bindparam("sha256"))
-    .correlate(versions)
-)
 _BARRED = (
     select(nodes.c.path, versions.c.number, versions.c.digest, versions.c.quarantined_reason)
     .join_from(versions, nodes, versions.c.node_id == nodes.c.id)
-    .where(versions.c.quarantined_at.is_not(None), _HOLDS)
+    .where(versions.c.quarantined_at.is_not(None), holds_bytes(bindparam("sha256")))
     .order_by(versions.c.id)
     .limit(1)
     .subquery("barred")

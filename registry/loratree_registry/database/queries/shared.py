@@ -3,9 +3,9 @@
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, exists, func, select
 
-from loratree_registry.database.tables import versions
+from loratree_registry.database.tables import version_files, versions
 
 
 def head_of(node: Any) -> ColumnElement[int]:
@@ -45,3 +45,13 @@ def begins_with(column: ColumnElement[str], start: str) -> tuple[ColumnElement[b
     `g` is after all digits of a digest. Digests have no other letters, so every usual collation orders them as bytes.
     """
     return column >= start, column < f"{start}g"
+
+
+def holds_bytes(sha256: ColumnElement[str] | str) -> ColumnElement[bool]:
+    """Match the versions with a file of these bytes, for a query of quarantined versions.
+
+    They are few, and a million versions may hold the same bytes, such as what all users start from. So the index of the
+    quarantined ones is read; `|| ''` keeps a database from reading that of the files' digests.
+    """
+    held = (version_files.c.version_id == versions.c.id) & (version_files.c.sha256 + "" == sha256)
+    return exists().where(held).correlate(versions)

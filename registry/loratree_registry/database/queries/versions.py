@@ -24,7 +24,7 @@ from sqlalchemy import (
 from loratree_registry.core.digests import FileDigest
 from loratree_registry.core.paths import is_digest
 from loratree_registry.core.times import now
-from loratree_registry.database.queries.shared import begins_with, head_of
+from loratree_registry.database.queries.shared import begins_with, head_of, holds_bytes
 from loratree_registry.database.rows import VersionRow
 from loratree_registry.database.tables import aliases, bases, nodes, version_files, versions
 
@@ -218,12 +218,13 @@ def list_holders(
     connection: Connection, sha256: str, *, quarantined: bool, after: int | None, limit: int
 ) -> Iterator[MeasuredVersion]:
     """Yield the versions with a file of these bytes, or only the quarantined ones, in the order of publishing."""
-    ids = select(version_files.c.version_id.label("id")).where(version_files.c.sha256 == sha256)
     if quarantined:
-        held = versions.alias("held")
-        ids = ids.join(held, held.c.id == version_files.c.version_id).where(held.c.quarantined_at.is_not(None))
-    ids = ids.where(version_files.c.version_id > (after or 0)).order_by(version_files.c.version_id).limit(limit)
-    shown = ids.subquery("shown")
+        key: ColumnElement[int] = versions.c.id
+        ids = select(key).where(versions.c.quarantined_at.is_not(None), holds_bytes(sha256))
+    else:
+        key = version_files.c.version_id
+        ids = select(key.label("id")).where(version_files.c.sha256 == sha256)
+    shown = ids.where(key > (after or 0)).order_by(key).limit(limit).subquery("shown")
     return _stream(connection, _MEASURED.join(shown, shown.c.id == versions.c.id).order_by(versions.c.id))
 
 
