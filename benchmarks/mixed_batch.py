@@ -7,16 +7,13 @@ which lie in the rows' order, so that nothing is gathered. Each row runs in a ch
 OMP_WAIT_POLICY=PASSIVE, in turn; medians.
 """
 
-import argparse
-import json
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.compose import LAYERS, SIZES
-from benchmarks.rows import Row, in_child, interleaved, print_table, write_json
+from benchmarks.rows import Row, interleaved, run_rows
 
 RANKS = (64, 32, 16, 8)  # root to leaf
 USERS, TASKS, SUBDOMAINS = 64, 8, 4
@@ -26,26 +23,13 @@ GROWTH = (8, 64, 512)  # users of one tree, each a row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="write the rows here too")
-    parser.add_argument("--only", nargs="*", choices=ROWS, default=list(ROWS), help="measure these rows alone")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--row", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.row:
-        rows = ROWS[options.row[0]](Path(options.row[1]), options.row[0], options.repeats)
-        print(json.dumps([vars(row) for row in rows]))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        from tests.tiny import llama
+    run_rows("benchmarks.mixed_batch", __doc__, ROWS, prepare=_write_model)
 
-        llama(Path(folder) / "base", vocab_size=VOCABULARY, num_hidden_layers=LAYERS, **SIZES)
-        rows = [
-            row for name in options.only for row in in_child("benchmarks.mixed_batch", name, folder, options.repeats)
-        ]
-    print_table(rows)
-    if options.json:
-        write_json(rows, options.json)
+
+def _write_model(folder: Path) -> None:
+    from tests.tiny import llama
+
+    llama(folder / "base", vocab_size=VOCABULARY, num_hidden_layers=LAYERS, **SIZES)
 
 
 def _model(folder: Path) -> Any:

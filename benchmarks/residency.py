@@ -8,26 +8,21 @@ ask for leaves of a tree of 10,000 by Zipf's law, with room for a tenth of them;
 recently used cache that is asked in the trace's order. Each row runs in a process of its own; medians.
 """
 
-import argparse
 import gc
-import json
 import os
 import random
 import statistics
-import sys
-import tempfile
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from benchmarks.compose import LAYERS, SIZES
-from benchmarks.rows import Row, in_child, interleaved, print_table, write_json
+from benchmarks.rows import Row, interleaved, run_rows
 
 ADAPTERS = int(os.environ.get("LORATREE_TEST_BENCH_ADAPTERS", "2000"))  # fewer make a quick look
 LEAVES = 5 * ADAPTERS
@@ -38,23 +33,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="write the rows here too")
-    parser.add_argument("--only", nargs="*", choices=ROWS, default=list(ROWS), help="measure these rows alone")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--row", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.row:
-        rows = ROWS[options.row[0]](Path(options.row[1]), options.row[0], options.repeats)
-        print(json.dumps([vars(row) for row in rows]))
-        return
-    rows = []
-    for name in options.only:
-        with tempfile.TemporaryDirectory() as folder:
-            rows += in_child("benchmarks.residency", name, folder, options.repeats)
-    print_table(rows)
-    if options.json:
-        write_json(rows, options.json)
+    run_rows("benchmarks.residency", __doc__, ROWS, prepare=lambda _: None)
 
 
 def _publish(folder: Path, count: int, *, rank: int, **sizes: Any) -> tuple[Any, list[str]]:
@@ -80,13 +59,15 @@ def _publish(folder: Path, count: int, *, rank: int, **sizes: Any) -> tuple[Any,
     return registry, paths[1:]
 
 
-def _ram(folder: Path, name: str, repeats: int) -> list[Row]:
+def _ram(root: Path, name: str, repeats: int) -> list[Row]:
     """The memory of many adapters, and the time of a switch between two of them."""
     import transformers
 
     from loratree_composer import Composer
     from loratree_composer.adapters.tiers import Tiers
+    from tests.opened import opened
 
+    folder = root / name
     registry, paths = _publish(folder, ADAPTERS, rank=8, vocab_size=8000, num_hidden_layers=LAYERS, **SIZES)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder / "base").eval()
     composer = Composer(model, registry, home=folder / "home", tiers=Tiers(ram=0, device=1 << 40))
@@ -100,7 +81,7 @@ def _ram(folder: Path, name: str, repeats: int) -> list[Row]:
     assert held.held is not None
     chosen = random.Random(0).choices(resolved, k=200 * repeats)
     seconds = []
-    with composer.batch([resolved[0]]) as batch, _opened() as files:
+    with composer.batch([resolved[0]]) as batch, opened() as files:
         for resolution in chosen:
             start = time.perf_counter()
             batch.assign([resolution])
@@ -133,11 +114,12 @@ def _peft_switch(folder: Path, repeats: int) -> float:
     return seconds
 
 
-def _zipf(folder: Path, name: str, _: int) -> list[Row]:
+def _zipf(root: Path, name: str, _: int) -> list[Row]:
     """The hit rate of 16 threads, beside an ideal cache's, and how often an adapter was loaded twice at once."""
     from loratree_composer.adapters import reader
     from loratree_composer.adapters.tiers import Tiers
 
+    folder = root / name
     registry, paths = _publish(folder, LEAVES, rank=2)
     resolved = [registry.resolve(path) for path in paths]
     trace = _trace()
@@ -212,26 +194,6 @@ def _tensor_bytes(file: Path) -> int:
 def _resident() -> int:
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
-
-
-_noted: list[str] | None = None
-
-
-def _note(event: str, args: tuple[Any, ...]) -> None:
-    if _noted is not None and event in ("open", "sqlite3.connect", "socket.connect"):
-        _noted.append(f"{event} {args[0]}")
-
-
-@contextmanager
-def _opened() -> Iterator[list[str]]:
-    """The files, databases and connections that this process opens in the block."""
-    global _noted
-    sys.addaudithook(_note)
-    _noted = found = []
-    try:
-        yield found
-    finally:
-        _noted = None
 
 
 ROWS: dict[str, Callable[[Path, str, int], list[Row]]] = {"ram-2000": _ram, "zipf": _zipf}

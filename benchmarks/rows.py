@@ -1,5 +1,6 @@
 """A measured claim, and how it is measured: things side by side in one process, interleaved, medians."""
 
+import argparse
 import dataclasses
 import gc
 import json
@@ -7,8 +8,9 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +34,9 @@ class Row:
     bar: str = ""
 
 
+MakeRows = Callable[[Path, str, int], Sequence[Row]]  # for a folder, the name of the row, and the repeats
+
+
 def interleaved(runs: Sequence[Run], *, repeats: int, reset: Run | None = None) -> list[float]:
     """The median seconds of each run, taken in turn; `reset` comes before each, untimed. One round warms up."""
     seconds: list[list[float]] = [[] for _ in runs]
@@ -41,6 +46,28 @@ def interleaved(runs: Sequence[Run], *, repeats: int, reset: Run | None = None) 
                 reset()
             taken.append(timed(run))
     return [statistics.median(taken[1:]) for taken in seconds]
+
+
+def run_rows(
+    module: str, description: str | None, rows: Mapping[str, MakeRows], *, prepare: Callable[[Path], object]
+) -> None:
+    """A benchmark's command line: `prepare` fills a folder, then each row is measured in a process of its own."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, help="write the rows here too")
+    parser.add_argument("--only", nargs="*", choices=rows, default=list(rows), help="measure these rows alone")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--row", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.row:
+        name, folder = options.row
+        print(json.dumps([vars(row) for row in rows[name](Path(folder), name, options.repeats)]))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(Path(folder))
+        found = [row for name in options.only for row in in_child(module, name, folder, options.repeats)]
+    print_table(found)
+    if options.json:
+        write_json(found, options.json)
 
 
 def in_child(module: str, name: str, folder: str, repeats: int) -> list[Row]:

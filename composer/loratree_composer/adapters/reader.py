@@ -24,7 +24,7 @@ from loratree_registry.tensor_files.header import Header, read_header
 from loratree_registry.workspace.fetch import open_fetched
 
 
-class _Records(Mapping[str, Version]):
+class Records(Mapping[str, Version]):
     """The versions of a chain and those that they are pinned to, by digest, which `fetch` gets when one is needed."""
 
     def __init__(self, fetch: Callable[[list[Link]], dict[str, Version]], links: list[Link]) -> None:
@@ -50,9 +50,6 @@ class _Records(Mapping[str, Version]):
 
     def __len__(self) -> int:
         return len(self.read())
-
-
-Records = _Records
 
 
 class AdapterReader:
@@ -90,7 +87,7 @@ class AdapterReader:
         Raises Corrupt if bytes or records do not have the digests that name them.
         """
         self._check(resolution)
-        records = _Records(self._fetch_records, resolution.chain)
+        records = Records(self._fetch_records, resolution.chain)
         if not self._holds(resolution):
             records.read()
         counter = _counter_of(progress, resolution.chain, records)
@@ -102,7 +99,7 @@ class AdapterReader:
     def refer_chain(self, resolution: Resolution) -> list[tuple[Adapter, float]]:
         """Return the chain as `load_chain` does, but load an adapter when its parts are asked for, and as often."""
         self._check(resolution)
-        records = _Records(self._fetch_records, resolution.chain)
+        records = Records(self._fetch_records, resolution.chain)
         chain: list[tuple[Adapter, float]] = []
         for link in resolution.chain:
             load = partial(self._get_adapter, link, records, list(chain), uncounted)
@@ -112,7 +109,7 @@ class AdapterReader:
     def open_chain(self, resolution: Resolution, *, progress: Progress = silent) -> list[tuple[Adapter, float]]:
         """Return the chain as `load_chain` does, but leave the parts in their files, to be read at each access."""
         self._check(resolution)
-        records = _Records(self._fetch_records, resolution.chain)
+        records = Records(self._fetch_records, resolution.chain)
         records.read()
         counter = _counter_of(progress, resolution.chain, records)
         chain: list[tuple[Adapter, float]] = []

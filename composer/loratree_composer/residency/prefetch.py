@@ -15,7 +15,7 @@ _AHEAD: Final = 4  # refs that wait for each thread: a subtree may have a millio
 
 
 def refs_below(registry: Registry, path: str) -> Iterator[str]:
-    """Yield the path of each version's node in a subtree, parents first. Raises Invalid if `path` has a version."""
+    """Yield the path of each version's node in a subtree, parents first. Raises Invalid if `path` names a version."""
     if parse_ref(path).selector is not None:
         raise Invalid(f"{path} names one version: give the path of a node, to load what lies below it")
     node = registry.node(path) if "/" in path else None
@@ -29,7 +29,7 @@ def refs_below(registry: Registry, path: str) -> Iterator[str]:
 def load_all(refs: Iterable[Ref], load: Callable[[Ref], None], *, threads: int = _THREADS) -> "Future[int]":
     """Call `load` for each ref on a few threads, and return a future of how many refs there were.
 
-    The first error ends it, and is the future's. `cancel` on the future is too late once it runs: close what loads.
+    The first error ends it, and is the future's.
     """
     done: Future[int] = Future()
     done.set_running_or_notify_cancel()

@@ -1,6 +1,5 @@
 """What lies on the disk, in RAM and on the device: limits, counters, one load a digest, no file for a switch."""
 
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from tests.composer import chains
 from tests.composer.conftest import Catalog
 from tests.composer.residency.conftest import USERS, user
 from tests.long import LONG
+from tests.opened import opened
 from tests.registry.serving import Served, served
 
 THREADS = 16
@@ -51,28 +51,6 @@ def ids(rows: int) -> torch.Tensor:
 def logits(composer: Composer, given: torch.Tensor) -> torch.Tensor:
     found: torch.Tensor = composer.model(given).logits
     return found
-
-
-_opened: list[str] | None = None
-
-
-def _note(event: str, args: tuple[Any, ...]) -> None:
-    if _opened is not None and event in ("open", "sqlite3.connect", "socket.connect", "os.listdir", "os.scandir"):
-        _opened.append(f"{event} {args[0]}")
-
-
-sys.addaudithook(_note)
-
-
-@contextmanager
-def opened() -> Iterator[list[str]]:
-    """What this process opens in the block: files, databases, connections."""
-    global _opened  # an audit hook cannot be removed, so it looks here
-    _opened = found = []
-    try:
-        yield found
-    finally:
-        _opened = None
 
 
 def test_a_switch_between_resident_versions_touches_no_file(forest: Catalog) -> None:
