@@ -10,7 +10,7 @@ import click
 
 from loratree_cli.screens.terminal import say_words
 from loratree_cli.speech import SPEECH
-from loratree_registry.core.records import Page, Version
+from loratree_registry.core.records import Page, Pin
 from loratree_registry.core.registry import read_pages
 from loratree_registry.core.text import counted as counted
 from loratree_registry.core.text import one_line
@@ -142,7 +142,6 @@ def numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def pin_text(version: Version) -> str:
-    """Format a version's pin as PATH@NUMBER, or as the base's name."""
-    pin = version.pin
-    return version.base if pin.path is None else f"{pin.path}@{pin.version}"
+def pin_text(pin: Pin, base: str) -> str:
+    """Format a pin as PATH@NUMBER, or as the base's name."""
+    return base if pin.path is None else f"{pin.path}@{pin.version}"

@@ -137,6 +137,56 @@ def test_from_dir_names_what_it_leaves_out_and_a_misspelled_base(shell: Shell, f
     assert "did you mean 'tiny'?" in wrong.stderr
 
 
+def test_what_was_trained_on_the_base_below_an_area_is_seen_in_lists_trees_and_chains(
+    shell: Shell, filled: Filled, tmp_path: Path
+) -> None:
+    area, adapter = CHAIN[0][0], flat(tmp_path / "a", filled, "tiny")
+    for path in (f"{area}/ann", "tiny/alone"):
+        shell("publish", adapter, path, "--parent", "base", "--level", "user")
+    shell("publish", adapter, f"{area}/deep/bob", "--parent", f"{area}@1", "--level", "user")
+    lines = {line.lstrip("│├└─ ").split()[0]: line for line in shell("tree", "tiny").stdout.splitlines()}
+    assert lines["ann"].endswith("ann user @1 on the base")
+    assert [name for name, line in lines.items() if " on " in line] == ["ann"]
+    assert shell("tree", f"{area}/ann").stdout == f"{area}/ann user @1 on the base\n"
+    assert shell("tree", f"{area}/deep").stdout.endswith("bob user @1\n")
+    rows = [line.split("\t") for line in shell("ls", "tiny", "--below").stdout.splitlines()]
+    trained = {row[0]: row[rows[0].index("trained on")] for row in rows}
+    assert (trained[f"{area}/ann"], trained[f"{area}/deep/bob"], trained[area]) == ("tiny", f"{area}@1", "tiny")
+    assert trained[f"{area}/deep"] == ""
+    said = shell("resolve", f"{area}/ann").stderr
+    why = f"{area}@1 is no part of it, as {area}/ann@1 was trained on the base"
+    assert f"1 level, 2 ranks, {said.partition('2 ranks, ')[2].partition(';')[0]}; {why}; all current\n" in said
+    for path in ("tiny/alone", f"{area}/deep/bob", LEAF):
+        assert "no part" not in shell("resolve", path).stderr
+
+
+def test_lines_say_the_levels_and_a_dry_run_what_it_makes(shell: Shell, filled: Filled, tmp_path: Path) -> None:
+    for name in ("law", "law/ann", "law/tax/bob"):
+        flat(tmp_path / "in" / name, filled, "tiny")
+    found = ["publish", "--from-dir", tmp_path / "in", "tiny", "--parent", "base"]
+    done = shell(*found)
+    assert "look at the lines and at their levels, which never change" in done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    levels = {line["path"]: line["level"] for line in lines}
+    assert levels == {"tiny/law": "domain", "tiny/law/ann": "subdomain", "tiny/law/tax/bob": "task"}
+    refused = shell(*found, "--level", "user", check=False)
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+    manifest = tmp_path / "in.jsonl"
+    manifest.write_text(done.stdout.replace('"level": "task"', '"level": "user"'))
+    rehearsed = shell("publish", "--manifest", manifest, "--dry-run")
+    says = "it makes 1 domain, 2 subdomains, 1 user; a line's level says another, and no level ever changes\n"
+    assert says in rehearsed.stderr
+    shell("publish", "--manifest", manifest)
+    assert {node["path"]: node["level"] for node in json.loads(shell("tree", "tiny/law", "--json").stdout)} == {
+        "tiny/law": "domain",
+        "tiny/law/ann": "subdomain",
+        "tiny/law/tax": "subdomain",
+        "tiny/law/tax/bob": "user",
+    }
+    assert shell(*found).stdout == manifest.read_text()  # the levels that they have now
+    assert "it makes" not in shell("publish", "--manifest", manifest, "--dry-run").stderr
+
+
 def test_from_dir_writes_nothing_that_a_manifest_refuses(shell: Shell, filled: Filled, tmp_path: Path) -> None:
     run = tmp_path / "run"
     flat(run / "checkpoint-9", filled, "tiny")

@@ -104,7 +104,8 @@ def test_nodes_say_what_their_heads_are_made_of_and_how_their_pins_were_found(
     def told(path: str) -> tuple[list[str], list[int], str | None]:
         node = chain.node(path)
         assert node in [*chain.descendants("tiny").items, *chain.children("tiny").items, chain.node("tiny")]
-        return [*node.kinds], node.ranks, node.found
+        assert node.head is None or node.pin == chain.version(path).pin
+        return [*node.kinds], node.ranks, node.pin and node.pin.found
 
     assert told(MED)[0] == ["LoRA"]
     assert told(MED)[1:] == ([8], "assumed")

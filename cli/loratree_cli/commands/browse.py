@@ -7,7 +7,7 @@ from typing import Final, get_args
 import click
 
 from loratree_cli.commands.bases import list_bases as print_bases
-from loratree_cli.output import First, every, json_option, limit_option, numbers, print_json_list
+from loratree_cli.output import First, every, json_option, limit_option, numbers, pin_text, print_json_list
 from loratree_cli.progress import working
 from loratree_cli.screens.hints import say_no_base, say_no_versions, say_nothing_below, say_nothing_like
 from loratree_cli.screens.kinds import OPTIONS
@@ -15,17 +15,19 @@ from loratree_cli.screens.tables import Column, print_table
 from loratree_cli.screens.trees import aliases_text, grow, node_state, print_trees
 from loratree_registry.connect import connected
 from loratree_registry.core.kinds import Kind
+from loratree_registry.core.paths import ancestors_of, base_of
 from loratree_registry.core.progress import Counter, Progress, silent
 from loratree_registry.core.records import Node, Page, PinSource
 from loratree_registry.core.registry import MAX_COUNT, MAX_PAGE, Registry, list_bases
 
 _NODES: Final = (
     Column("path", kind="path"),
-    Column("level", 2),
-    Column("head", 6, "number"),
-    Column("kind", 5),
-    Column("rank", 4),
-    Column("found", 3),
+    Column("level", 3),
+    Column("head", 7, "number"),
+    Column("kind", 6),
+    Column("rank", 5),
+    Column("trained on", 2),
+    Column("found", 4),
     Column("aliases", 1, "text"),
     Column("state"),
 )
@@ -100,7 +102,7 @@ def _choose(
     counter = Counter(progress, f"reading {path}", 0, "nodes")
     for node in every(lambda after: page(path, after=after, limit=MAX_PAGE)):
         counter.add()
-        if kinds <= set(node.kinds) and (not found or node.found in found):
+        if kinds <= set(node.kinds) and (not found or (node.pin and node.pin.found) in found):
             yield node
 
 
@@ -143,22 +145,28 @@ def tree(path: str | None, depth: int | None, is_whole: bool, limit: int | None,
         if as_json:
             print_json_list(nodes)
         else:
-            _draw(nodes, depth, is_whole=is_whole)
+            _draw(opened, nodes, depth, is_whole=is_whole)
     nodes.say_more()
 
 
-def _draw(nodes: First[Node], depth: int | None, *, is_whole: bool) -> None:
+def _draw(opened: Registry, nodes: First[Node], depth: int | None, *, is_whole: bool) -> None:
     trees: list[tuple[Node, list[Node]]] = []
     for node in nodes:
         if not trees or "/" not in node.path:  # a base, or the node that was asked for
             trees.append((node, []))
         else:
             trees[-1][1].append(node)
-    print_trees([grow(root, below) for root, below in trees], depth, is_whole=is_whole, has_more=nodes.has_more)
+    grown = [grow(root, below, _find_above(opened, root.path)) for root, below in trees]
+    print_trees(grown, depth, is_whole=is_whole, has_more=nodes.has_more)
     if not trees:
         say_no_base()
     elif empty := [root.path for root, below in trees if root.level == "base" and not any(node.head for node in below)]:
         say_no_versions(empty)
+
+
+def _find_above(opened: Registry, path: str) -> str | None:
+    """Return the path of the nearest node above `path` that has a head, or None."""
+    return next((above for above in reversed(ancestors_of(path)[1:]) if opened.node(above).head is not None), None)
 
 
 def _walk(opened: Registry, path: str | None) -> Iterator[Node]:
@@ -179,7 +187,8 @@ def _node_row(node: Node) -> tuple[object, ...]:
         node.head,
         ", ".join(node.kinds),
         numbers(node.ranks),
-        node.found,
+        node.pin and pin_text(node.pin, base_of(node.path)),
+        node.pin and node.pin.found,
         aliases_text(node),
         node_state(node),
     )

@@ -89,7 +89,7 @@ def publish(
         others = (path, manifest, trained_on, force_parent or None, dry_run or None)
         if directory is None or others != (None,) * 5:
             raise click.UsageError("--from-dir DIR takes one PATH, and perhaps --parent, --level and --note")
-        _print_manifest(from_dir, str(directory), {"parent": parent, "level": level, "note": note})
+        _print_manifest(from_dir, str(directory), level, {"parent": parent, "note": note})
         return
     if manifest is None:
         if directory is None or path is None:
@@ -103,27 +103,36 @@ def publish(
         _publish_many(manifest, jobs, dry_run, not no_assume, as_json)
 
 
-def _print_manifest(directory: Path, under: str, fields: dict[str, str | None]) -> None:
+def _print_manifest(directory: Path, under: str, level: Level | None, fields: dict[str, str | None]) -> None:
     """Print a line for each adapter in a folder, for --manifest; nothing is published."""
     from loratree_registry.workspace.find_adapters import find_adapters
-    from loratree_registry.workspace.publish_many import to_line
+    from loratree_registry.workspace.manifest_lines import to_line
+    from loratree_registry.workspace.planned import plan_levels
 
-    with connected() as opened:
+    with connected(reading=True) as opened:
         opened.base(base_of(under))  # a misspelled base would spoil every line
-    found = find_adapters(directory, under)
+        found = find_adapters(directory, under)
+        levels = plan_levels(opened, [adapter.path for adapter in found.adapters], level)
     given = {name: text for name, text in fields.items() if text is not None}
-    lines = [to_line({"directory": adapter.directory, "path": adapter.path} | given) for adapter in found.adapters]
+    lines = [
+        to_line({"directory": adapter.directory, "path": adapter.path, "level": levels[adapter.path]} | given)
+        for adapter in found.adapters
+    ]
     for line in lines:
         click.echo(line)
     for reason in found.left_out:
         say(f"left out: {reason}")
     left_out = f", {len(found.left_out)} left out" if found.left_out else ""
     adapters = counted(len(found.adapters), "adapter")
-    say(f"{adapters}{left_out}, none published: look at the lines, then loratree publish --manifest FILE")
+    say(
+        f"{adapters}{left_out}, none published: look at the lines and at their levels, which never change, then "
+        "loratree publish --manifest FILE"
+    )
 
 
 def _publish_many(manifest: Path, jobs: int, dry_run: bool, assume: bool, as_json: bool) -> None:
-    from loratree_registry.workspace.publish_many import INTERRUPTED, publish_rows, read_rows
+    from loratree_registry.workspace.manifest_lines import read_rows
+    from loratree_registry.workspace.publish_many import INTERRUPTED, publish_rows
 
     rows = read_rows(manifest)
     home = Settings.from_environment().home
@@ -141,6 +150,9 @@ def _publish_many(manifest: Path, jobs: int, dry_run: bool, assume: bool, as_jso
         say(f"assumed for ever: {counted(len(lines), 'line')} ({listed(lines, limit=3)}): {why}")
     for warning, lines in _group_warnings(report).items():
         say(f"warning: {counted(len(lines), 'line')} ({listed(lines, limit=3)}): {warning}")
+    if report.makes:
+        made = [counted(count, level) for level, count in report.makes.items()]
+        say(f"it makes {', '.join(made)}; a line's level says another, and no level ever changes")
     if report.stopped == INTERRUPTED:
         done = f"{report.published} published, {report.left} of {counted(len(rows), 'line')} to go"
         complain(f"loratree: interrupted: {done}: the same command goes on")
@@ -236,6 +248,6 @@ def _publish_one(
         stored = "its stored bytes were damaged and are replaced" if submitted.uploaded_bytes else "nothing stored"
         newer = node is not None and newer_head(version.number, node.head)
         head = f", and the head is @{newer}" if newer else ""
-        pinned = f"it is pinned to {pin_text(version)}"
+        pinned = f"it is pinned to {pin_text(version.pin, version.base)}"
         say(f"{version.path}@{version.number}: already published, {stored}; {pinned}{head}")
     echo(version.digest)

@@ -8,7 +8,7 @@ import click
 
 from loratree_cli.following import say_remarks
 from loratree_cli.options import weight_option
-from loratree_cli.output import echo, json_option, numbers, print_json, say, short, strict_option
+from loratree_cli.output import echo, json_option, numbers, pin_text, print_json, say, short, strict_option
 from loratree_cli.screens.fields import draw_fields
 from loratree_cli.screens.states import State
 from loratree_cli.screens.tables import Column, print_table
@@ -17,7 +17,7 @@ from loratree_cli.screens.verdicts import lineage_verdict, newer_head, resolutio
 from loratree_registry.connect import connected
 from loratree_registry.core.paths import parse_ref
 from loratree_registry.core.records import Lineage, Link, Resolution
-from loratree_registry.workspace.remarks import find_others, say_unset
+from loratree_registry.workspace.remarks import find_others, say_skipped, say_unset
 
 _EDGES: Final = (
     Column("version", kind="path"),
@@ -48,21 +48,22 @@ def resolve(ref: str, follow: str | None, weights: dict[str, float], strict: boo
         resolution = opened.resolve(ref, follow=follow, weights=weights, strict=strict)
         unset = say_unset(opened, resolution, follow)
         say_remarks([unset] if unset else [])
-    if as_json:
-        print_json(resolution)
-        return
+        if as_json:
+            print_json(resolution)
+            return
+        verdict = resolution_verdict(resolution, say_skipped(opened, resolution.chain))
     console, base = terminal(), resolution.base
     if console is None:
         _print_chain(resolution)
         say(f"base {base.name} {base.digest}")
-        say(resolution_verdict(resolution)[0])
+        say(verdict[0])
         echo(resolution.composition)
         return
     if resolution.chain:
         _print_chain(resolution)
         console.print()
     draw_fields(console, [("composition", resolution.composition), ("base", f"{base.name} {base.digest}")])
-    write_words(console, *resolution_verdict(resolution))
+    write_words(console, *verdict)
 
 
 @click.command()
@@ -113,14 +114,13 @@ def _print_chain(resolution: Resolution) -> None:
 
 
 def _link_row(resolution: Resolution, link: Link, other: tuple[str, str] | None) -> tuple[object, ...]:
-    pin = resolution.base.name if link.pin.path is None else f"{link.pin.path}@{link.pin.version}"
     return (
         f"{link.path}@{link.version}",
         link.level,
         numbers(link.ranks),
         numbers(link.scales),
         numbers([link.weight]),
-        pin,
+        pin_text(link.pin, resolution.base.name),
         link.pin.found,
         State(
             stale=link.stale,

@@ -125,7 +125,7 @@ def _version_row(version: Version, heads: dict[str, int | None], until: int) -> 
         numbers(version.summary.scales),
         version.summary.modules,
         bytes_text(version.size),
-        pin_text(version),
+        pin_text(version.pin, version.base),
         version.pin.found,
         version.created_at[:until] + ("Z" if "T" in version.created_at[:until] else ""),
         short(version.digest),
@@ -154,7 +154,7 @@ def _show_version(opened: Registry, version: Version, as_json: bool) -> None:
     heads = _pinned_heads(opened, [version])
     head = newer_head(version.number, opened.node(version.path).head)
     state = replace(_state(version, heads), head=head, sound="current")
-    pin = f"{pin_text(version)} ({version.pin.found})"
+    pin = f"{pin_text(version.pin, version.base)} ({version.pin.found})"
     if state.stale and version.pin.path is not None:
         pin = f"{pin}, {now_text(heads[version.pin.path])}"
     summary = version.summary

@@ -19,10 +19,16 @@ def kind_text(version: Version) -> str:
     return ", ".join(kinds_of_version(version))
 
 
-def remarkable(node: Node) -> list[str]:
-    """Return what is unusual of a node's head: its kinds if it is not LoRA alone, and a pin that is assumed or forced.
+def remarkable(node: Node, above: str | None) -> list[str]:
+    """Return what is unusual of a node's head: its kinds if it is not LoRA alone, and what its pin is.
 
-    Nothing is returned for what most heads are.
+    A pin is unusual if it was assumed or forced, or if it is not at `above`, the nearest node above that has a head
+    (None: there is none). Nothing is returned for what most heads are.
     """
-    kinds = [", ".join(node.kinds)] if node.kinds not in ([], _USUAL) else []
-    return [*kinds, *([node.found] if node.found in ("assumed", "forced") else [])]
+    words = [", ".join(node.kinds)] if node.kinds not in ([], _USUAL) else []
+    if node.pin is not None and node.pin.path != above:
+        where = "the base" if node.pin.path is None else f"{node.pin.path.rpartition('/')[2]}@{node.pin.version}"
+        words.append(f"on {where}")
+    if node.pin is not None and node.pin.found in ("assumed", "forced"):
+        words.append(node.pin.found)
+    return words

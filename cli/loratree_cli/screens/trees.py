@@ -28,9 +28,13 @@ _MANY_INNER, _INNER = 30, 20  # the same for nodes with others below them
 
 @dataclass(slots=True)
 class Branch:
-    """A node, the nodes directly below it, and how many of each level and with each mark are below it at any depth."""
+    """A node, the nodes directly below it, and how many of each level and with each mark are below it at any depth.
+
+    `above` is the path of the nearest node above that has a head; None if there is none.
+    """
 
     node: Node
+    above: str | None = None
     below: "list[Branch]" = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -97,14 +101,17 @@ def print_trees(trees: Sequence[Branch], depth: int | None, *, is_whole: bool, h
         write_words(known, f"{counted(hidden, 'deleted node')} {be} hidden; --all draws {them}", FAINT)
 
 
-def grow(root: Node, nodes: Iterable[Node]) -> Branch:
-    """Return the tree of a node and all nodes below it, parents first. Raises Unavailable if one has no parent."""
-    branches = {root.path: Branch(root)}
+def grow(root: Node, nodes: Iterable[Node], above_root: str | None = None) -> Branch:
+    """Return the tree of a node and all nodes below it, parents first. Raises Unavailable if one has no parent.
+
+    `above_root` is the path of the nearest node above the root that has a head.
+    """
+    branches = {root.path: Branch(root, above_root)}
     for node in nodes:
         above = branches.get(node.path.rpartition("/")[0])
         if above is None:
             raise Unavailable(f"the registry lists {node.path[:200]!a} below {root.path[:200]!a}: check the server")
-        branches[node.path] = Branch(node)
+        branches[node.path] = Branch(node, above.above if above.node.head is None else above.node.path)
         above.below.append(branches[node.path])
     for path, branch in reversed(branches.items()):
         if path != root.path:
@@ -115,7 +122,7 @@ def grow(root: Node, nodes: Iterable[Node]) -> Branch:
 def without_deleted(tree: Branch) -> Branch:
     """Return a tree without the branches of which nothing is left but tombstones; its root stays."""
     below = [without_deleted(branch) for branch in tree.below if not _is_deleted(branch)]
-    return Branch(tree.node, below, sum((branch.with_own() for branch in below), Counter[str]()))
+    return Branch(tree.node, tree.above, below, sum((branch.with_own() for branch in below), Counter[str]()))
 
 
 def _is_deleted(branch: Branch) -> bool:
@@ -208,7 +215,7 @@ def _label(branch: Branch, before: tuple[str, str], going_on: str, width: int, c
         parts.append((state, node_state(node).style))
     elif node.head is None and node.level != "base" and not node.has_children:
         parts.append(("no head", STYLES["withdrawn"]))  # nothing was published
-    parts += [(word, FAINT) for word in remarkable(node)]
+    parts += [(word, FAINT) for word in remarkable(node, branch.above)]
     if node.head is not None and node.aliases:
         parts += [(word, "") for word in f"({one_line(aliases_text(node))})".split()]
     if cut:

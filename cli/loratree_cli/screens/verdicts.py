@@ -16,8 +16,8 @@ def newer_head(number: int, head: int | None) -> int | None:
     return head if head is not None and head > number else None
 
 
-def resolution_verdict(resolution: Resolution) -> tuple[str, str]:
-    """Return the verdict on a resolved chain, and its style."""
+def resolution_verdict(resolution: Resolution, skipped: str = "") -> tuple[str, str]:
+    """Return the verdict on a resolved chain, and its style; `skipped` says what above it is no part of it."""
     if not resolution.chain:
         return f"no level: this is {resolution.base.name} itself", ""
     heads = {link.path: link.head for link in resolution.chain}
@@ -25,7 +25,7 @@ def resolution_verdict(resolution: Resolution) -> tuple[str, str]:
     stale = [(link.pin.path, link.pin.version) for link in resolution.chain if link.stale and link.path not in others]
     withdrawn = [f"{link.path}@{link.version}" for link in resolution.chain if link.withdrawn]
     size = sum(file.size for link in resolution.chain for file in link.files)
-    total = _total([link.ranks for link in resolution.chain], size)
+    total = "; ".join(filter(None, [_total([link.ranks for link in resolution.chain], size), skipped]))
     known = [_stale_edge(path, number, heads) for path, number in stale if path is not None]
     older = [say_others(resolution.chain), _say_older(leaf.path, leaf.version, leaf.head)]
     return _verdict(total, known, withdrawn, [], older)

@@ -91,7 +91,7 @@ NODE = Node(
     marks=["stale"],
     kinds=["LoRA"],
     ranks=[32],
-    found="lockfile",
+    pin=_PIN,
 )
 VERSION = Version(
     path=PATH,

@@ -7,16 +7,23 @@ from sqlalchemy import Connection
 from loratree_registry.catalog.bases import unknown_base
 from loratree_registry.catalog.paging import check_limit, page
 from loratree_registry.core.kinds import kinds_of
-from loratree_registry.core.paths import LEVELS, Level, ancestors_of, base_of, check_level, default_level, parse_path
+from loratree_registry.core.paths import (
+    LEVELS,
+    Level,
+    ancestors_of,
+    base_of,
+    check_same_level,
+    parse_path,
+    planned_level,
+)
 from loratree_registry.core.records import Count, Node, Page
 from loratree_registry.core.registry import MAX_COUNT
 from loratree_registry.core.text import nearest_name
 from loratree_registry.core.times import rfc3339
 from loratree_registry.database import queries
 from loratree_registry.database.rows import AliasRow, HeadRow, NodeRow
-from loratree_registry.errors import Conflict, Invalid, NotFound
+from loratree_registry.errors import Invalid, NotFound
 
-_SUBDOMAIN = LEVELS.index("subdomain")
 _ALIASES = 20_000  # on a page: 3 MB of names
 _SIMILAR = 200  # names to look for a similar one among
 _NO_HEAD = HeadRow([], {}, [], {}, None)
@@ -35,29 +42,11 @@ def ensure_trail(connection: Connection, path: str, *, level: Level | None) -> l
         raise unknown_base(connection, base_of(path))
     missing = [*ancestors_of(path), path][len(nodes) :]
     for below, step in zip(range(len(missing) - 1, -1, -1), missing, strict=True):
-        nodes.append(_create(connection, nodes[-1], step, planned_level(step, nodes[-1], below=below, leaf=level)))
-    if level is not None and nodes[-1].level != level:
-        raise Conflict(f"{path} is a {nodes[-1].level} and cannot become a {level}: levels never change")
+        above = nodes[-1]
+        level_here = planned_level(step, above.path, above.level, below=below, leaf=level)
+        nodes.append(_create(connection, above, step, level_here))
+    check_same_level(path, nodes[-1].level, level)
     return nodes
-
-
-def planned_level(path: str, parent: NodeRow, *, below: int, leaf: Level | None) -> Level:
-    """Return the level for a new node that has `below` missing nodes under it, the last one of level `leaf`.
-
-    The last node takes `leaf`, or the next level down from its parent. A grouping on the way takes the next level down
-    if that leaves a level for each node below, else sub-domain, which may repeat. Raises Invalid if neither fits.
-    """
-    if below == 0:
-        return check_level(leaf or default_level(parent.level), parent.level, path)
-    lowest = LEVELS.index(leaf or "user")
-    for level in _list_choices(parent.level):
-        index = LEVELS.index(level)
-        if index + below <= lowest or index <= _SUBDOMAIN <= lowest:
-            return level
-    raise Invalid(
-        f"{path} and {below} more below it do not fit between {parent.path}, a {parent.level}, and a {LEVELS[lowest]}: "
-        "publish at a shorter path, or create the nodes between with levels of your choice"
-    )
 
 
 def create_node(connection: Connection, path: str, *, level: Level | None) -> Node:
@@ -125,11 +114,6 @@ def count(connection: Connection, path: str) -> Count:
     return Count(path=path, descendants=min(number, MAX_COUNT), more=number > MAX_COUNT)
 
 
-def _list_choices(parent: Level) -> list[Level]:
-    choices: list[Level] = [] if parent == "user" else [default_level(parent)]
-    return [*choices, "subdomain"] if LEVELS.index(parent) <= _SUBDOMAIN else choices
-
-
 def _create(connection: Connection, parent: NodeRow, path: str, level: Level) -> NodeRow:
     """Create a node. If another writer created it first, return the other writer's node, at whatever level."""
     created = queries.nodes.insert_node(connection, base_id=parent.base_id, parent_id=parent.id, path=path, level=level)
@@ -177,7 +161,7 @@ def _to_records(connection: Connection, rows: list[NodeRow], aliases: list[Alias
             marks=head.marks,
             kinds=kinds_of(head.config, ranks=head.ranks, rules=head.rules),
             ranks=head.ranks,
-            found=head.found,
+            pin=head.pin,
         )
         for row in rows
         for head in (heads.get(row.id, _NO_HEAD),)

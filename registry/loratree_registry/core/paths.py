@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from loratree_registry.core.text import shortened
-from loratree_registry.errors import Invalid
+from loratree_registry.errors import Conflict, Invalid
 
 Level = Literal["base", "domain", "subdomain", "task", "user"]
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
+_SUBDOMAIN: Final = LEVELS.index("subdomain")
 MAX_DEPTH: Final = 32
 HEAD: Final = "latest"
 BASE: Final = "base"  # stands in place of a ref for an adapter that was trained on the plain base
@@ -153,9 +154,39 @@ def check_level(child: Level, parent: Level, path: str) -> Level:
     raise Invalid(f"{path} cannot be a {child} under a {parent}: expected one of {allowed}")
 
 
+def planned_level(path: str, parent: str, parent_level: Level, *, below: int, leaf: Level | None) -> Level:
+    """Return the level for a new node that has `below` missing nodes under it, the last one of level `leaf`.
+
+    The last node takes `leaf`, or the next level down from its parent. A grouping on the way takes the next level down
+    if that leaves a level for each node below, else sub-domain, which may repeat. Raises Invalid if neither fits.
+    """
+    if below == 0:
+        return check_level(leaf or default_level(parent_level), parent_level, path)
+    lowest = LEVELS.index(leaf or "user")
+    for level in _list_choices(parent_level):
+        index = LEVELS.index(level)
+        if index + below <= lowest or index <= _SUBDOMAIN <= lowest:
+            return level
+    raise Invalid(
+        f"{path} and {below} more below it do not fit between {parent}, a {parent_level}, and a {LEVELS[lowest]}: "
+        "publish at a shorter path, or create the nodes between with levels of your choice"
+    )
+
+
+def check_same_level(path: str, level: Level, wanted: Level | None) -> None:
+    """Raise Conflict if an existing node is to have another level than it has."""
+    if wanted not in (None, level):
+        raise Conflict(f"{path} is a {level} and cannot become a {wanted}: levels never change")
+
+
 def versionless(base: str) -> str:
     """Return the error message for a base that was given in place of a node with versions."""
     return f"{base} is a base, which has no versions: name a node below it, such as {base}/DOMAIN"
+
+
+def _list_choices(parent: Level) -> list[Level]:
+    choices: list[Level] = [] if parent == "user" else [default_level(parent)]
+    return [*choices, "subdomain"] if LEVELS.index(parent) <= _SUBDOMAIN else choices
 
 
 def _explain_path(text: str) -> str:

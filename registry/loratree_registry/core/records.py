@@ -44,37 +44,6 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """A place in the tree. `head` is its head version, null if it has none; `aliases` maps names to versions.
-
-    `marks` holds `stale` if the head's pin is no longer the head of its own node, `quarantined` if the head is, and
-    `withdrawn` if all versions are, so that there is no head. It holds `deleted` if there were versions and none is
-    left. `kinds` and `ranks` say what the head is made of, and `found` how publish found its pin; without a head, these
-    are empty and null.
-    """
-
-    path: str
-    level: Level
-    head: int | None
-    has_children: bool
-    aliases: dict[str, int]
-    created_at: str
-    marks: list[NodeMark] = field(default_factory=list)
-    kinds: list[Kind] = field(default_factory=list)
-    ranks: list[int] = field(default_factory=list)
-    found: PinSource | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Count:
-    """The number of nodes below `path`; if `more` is true, the count stopped early and there are more."""
-
-    path: str
-    descendants: int
-    more: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
     """The version that another was trained on, or the base (all three null), and how publish found it.
 
@@ -87,6 +56,37 @@ class Pin:
     version: int | None
     digest: str | None
     found: PinSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A place in the tree. `head` is its head version, null if it has none; `aliases` maps names to versions.
+
+    `marks` holds `stale` if the head's pin is no longer the head of its own node, `quarantined` if the head is, and
+    `withdrawn` if all versions are, so that there is no head. It holds `deleted` if there were versions and none is
+    left. `kinds` and `ranks` say what the head is made of, and `pin` what it was trained on; without a head, these are
+    empty and null.
+    """
+
+    path: str
+    level: Level
+    head: int | None
+    has_children: bool
+    aliases: dict[str, int]
+    created_at: str
+    marks: list[NodeMark] = field(default_factory=list)
+    kinds: list[Kind] = field(default_factory=list)
+    ranks: list[int] = field(default_factory=list)
+    pin: Pin | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """The number of nodes below `path`; if `more` is true, the count stopped early and there are more."""
+
+    path: str
+    descendants: int
+    more: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

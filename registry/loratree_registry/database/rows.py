@@ -72,14 +72,14 @@ class HeadRow(NamedTuple):
     """What a listing of nodes tells of a node's head: its marks, and what tells its kinds and its pin.
 
     `config` is the head's config; of a long one, only the fields that tell its kinds, each as true or as some names.
-    A node without a head has no ranks, and `found` is None.
+    A node without a head has no ranks and no pin.
     """
 
     marks: list[NodeMark]
     config: dict[str, Any]
     ranks: list[int]
     rules: dict[str, int]
-    found: PinSource | None
+    pin: Pin | None
 
 
 class VersionRow(NamedTuple):

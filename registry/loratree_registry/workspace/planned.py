@@ -1,21 +1,29 @@
 """A registry as it will be once the versions are published that a dry run has checked."""
 
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from loratree_registry.core.digests import version_digest
 from loratree_registry.core.manifest import BaseManifest
-from loratree_registry.core.paths import BASE, Level, ancestors_of, base_of, parse_ref
+from loratree_registry.core.paths import (
+    BASE,
+    LEVELS,
+    Level,
+    ancestors_of,
+    base_of,
+    check_same_level,
+    parse_ref,
+    planned_level,
+)
 from loratree_registry.core.records import Node, Page, Pin, Version
 from loratree_registry.core.registry import Registry
 from loratree_registry.errors import NotFound, listed
 
 if TYPE_CHECKING:
     from loratree_registry.workspace.publish import Prepared
-
-_ANY_LEVEL: Final[Level] = "subdomain"  # the registry says what level a new node gets; no pin depends on it
 
 
 class PlannedRegistry:
@@ -27,7 +35,9 @@ class PlannedRegistry:
     def __init__(self, registry: Registry) -> None:
         self._registry, self._lock = registry, threading.Lock()
         self._planned: dict[str, list[Version]] = defaultdict(list)
-        self._above = set[str]()  # the nodes that the planned versions make on the way
+        self._levels: dict[str, Level] = {}  # of the nodes that are made, also of groupings on the way
+        self._above = set[str]()  # the nodes that a planned one is below
+        self._there: dict[str, Level] = {}  # of the nodes that the registry has, which never change
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._registry, name)
@@ -38,10 +48,11 @@ class PlannedRegistry:
         try:
             node = self._registry.node(path)
         except NotFound:
-            if not planned and path not in self._above:
-                raise
-            has_children = path in self._above
-            node = Node(path=path, level=_ANY_LEVEL, head=None, has_children=has_children, aliases={}, created_at="")
+            with self._lock:
+                if path not in self._levels:
+                    raise
+                level, has_children = self._levels[path], path in self._above
+            node = Node(path=path, level=level, head=None, has_children=has_children, aliases={}, created_at="")
         return replace(node, head=planned[-1].number) if planned else node
 
     def version(self, ref: str) -> Version:
@@ -78,6 +89,33 @@ class PlannedRegistry:
         above = [] if version.pin.path is None else self.ancestry(f"{version.pin.path}@{version.pin.version}")
         return [*above, version]
 
+    def plan_nodes(self, path: str, level: Level | None) -> Level:
+        """Plan the nodes that publishing at `path` makes, and return the level of the node there.
+
+        Raises NotFound, Invalid and Conflict as publishing does, and plans nothing then.
+        """
+        trail, made = [*ancestors_of(path), path], dict[str, Level]()
+        above = self._find_there(trail)
+        with self._lock:
+            here = self._there[above]
+            for step in trail[trail.index(above) + 1 :]:
+                if step in self._levels:
+                    here = self._levels[step]
+                else:
+                    below = len(trail) - trail.index(step) - 1
+                    here = made[step] = planned_level(step, above, here, below=below, leaf=level)
+                above = step
+            check_same_level(path, here, level)
+            self._levels.update(made)
+            self._above.update(trail[:-1])
+        return here
+
+    def count_made(self) -> dict[Level, int]:
+        """Count the nodes that are to be made, by their level, the highest first."""
+        with self._lock:
+            counts = Counter(self._levels.values())
+        return {level: counts[level] for level in LEVELS if counts[level]}
+
     def add(self, path: str, level: Level | None, prepared: "Prepared", manifest: BaseManifest) -> Version:
         """Plan the version that publishing a checked adapter at `path` will make, and return it."""
         adapter, above = prepared.adapter, self._find_pinned(path, prepared.pin.parent)
@@ -85,9 +123,10 @@ class PlannedRegistry:
         spec = adapter.spec(manifest, on_base=above is None, untied=untied)
         base = self._registry.base(base_of(path))
         pin_digest = None if above is None else above.digest
+        level = self.plan_nodes(path, level)
         version = Version(
             path=path,
-            level=level or _ANY_LEVEL,
+            level=level,
             number=self._find_number(path),
             digest=version_digest(
                 base_digest=base.digest, pin_digest=pin_digest, config=adapter.canonical, files=[adapter.file]
@@ -112,8 +151,19 @@ class PlannedRegistry:
         )
         with self._lock:
             self._planned[path].append(version)
-            self._above.update(ancestors_of(path))
         return version
+
+    def _find_there(self, trail: Sequence[str]) -> str:
+        """Return the last of the nodes on the way to a path that the registry has, and keep its level."""
+        for step in reversed(trail):
+            if step in self._there:
+                return step
+            try:
+                self._there[step] = self._registry.node(step).level
+            except NotFound:
+                continue
+            return step
+        return self._registry.base(trail[0]).name  # there is no such base, and this says so
 
     def _find_planned(self, path: str) -> list[Version]:
         with self._lock:
@@ -142,6 +192,16 @@ class PlannedRegistry:
         except NotFound:
             return 1
         return max(given, default=0) + 1
+
+
+def plan_levels(registry: Registry, paths: Sequence[str], level: Level | None) -> dict[str, Level]:
+    """Return the level of each path's node once versions are published at all of them, given `level` or not.
+
+    Raises NotFound, Invalid and Conflict as publishing does.
+    """
+    planned = PlannedRegistry(registry)
+    ordered = sorted(paths, key=lambda path: (len(ancestors_of(path)), path))  # as a manifest is published
+    return {path: planned.plan_nodes(path, level) for path in ordered}
 
 
 def _ref(version: Version) -> str:

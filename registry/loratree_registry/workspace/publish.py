@@ -7,7 +7,16 @@ from loratree_registry.blobs.counted import counted
 from loratree_registry.core.digests import holds
 from loratree_registry.core.documents import say_kept
 from loratree_registry.core.manifest import BaseManifest
-from loratree_registry.core.paths import BASE, Level, ancestors_of, base_of, parent_of, parse_path, versionless
+from loratree_registry.core.paths import (
+    BASE,
+    Level,
+    ancestors_of,
+    base_of,
+    check_same_level,
+    parent_of,
+    parse_path,
+    versionless,
+)
 from loratree_registry.core.progress import Counter, Progress, silent
 from loratree_registry.core.records import Published, Submission, Version
 from loratree_registry.core.registry import MAX_PAGE, Registry
@@ -150,8 +159,8 @@ def prepare(
         above = registry.ancestry(pin.parent)
         adapter.check_against(manifest, on_base=False, untied=any(version.summary.unties for version in above))
     same = [version for version in known if pin.parent is None or version.pin.digest == pin.digest]
-    if same and level not in (None, same[0].level):
-        raise Conflict(f"{path} is a {same[0].level} and cannot become a {level}: levels never change")
+    if same:
+        check_same_level(path, same[0].level, level)
     return Prepared(adapter=adapter, pin=pin, known=same[0] if same else None)
 
 

@@ -1,57 +1,33 @@
 """Bulk publish: many adapters from one manifest, parents before children; a refused line does not stop the rest."""
 
-import codecs
-import csv
-import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import IO, Any, Final, Literal, cast, get_args
+from typing import Final, Literal, cast
 
-from loratree_registry.core.paths import LEVELS, Level, ancestors_of, base_of, parse_path, parse_ref
+from loratree_registry.core.paths import Level, ancestors_of, base_of
 from loratree_registry.core.progress import Counter, Progress, Stopped, silent
 from loratree_registry.core.records import PinSource
 from loratree_registry.core.registry import Registry
-from loratree_registry.core.strict_json import parse_json
-from loratree_registry.core.text import check_text
-from loratree_registry.disk.plain_files import open_plain
-from loratree_registry.errors import Invalid, LoratreeError, Unavailable, listed
+from loratree_registry.errors import LoratreeError, Unavailable
+from loratree_registry.workspace.manifest_lines import Row
 from loratree_registry.workspace.planned import PlannedRegistry
 from loratree_registry.workspace.publish import prepare, publish_directory
 
-FIELDS: Final = ("directory", "path", "parent", "level", "note")
-MAX_LINE: Final = 64 * 1024
 INTERRUPTED: Final = "interrupted"
-_REMEDY: Final = "give a file of JSON lines, or a .csv whose first line is the names: directory,path"
 
 Status = Literal["published", "already", "ready", "refused"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One adapter to publish: its folder, its path, and the options of `loratree publish` for it."""
-
-    line: int
-    directory: Path
-    path: str
-    parent: str | None
-    level: Level | None
-    note: str | None
-
-    @property
-    def depth(self) -> int:
-        """The number of nodes above the path."""
-        return len(ancestors_of(self.path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The result of a row: `ref` is PATH@NUMBER of its version, `says` is why the row was refused.
 
+    `level` is the level of its node, in a dry run the level that it will have; null if the row was refused.
     `found` is how its pin was found, and `why` a sentence about it; both are null if the row was refused. `details` are
     the single problems of the adapter, one clause each, if there are more than `says` names. `warnings` are what
     `loratree publish` warns of, and `other_base` is true if one of them says that the pin is assumed although the
@@ -61,6 +37,7 @@ class Outcome:
     line: int
     path: str
     status: Status
+    level: Level | None = None
     ref: str | None = None
     digest: str | None = None
     found: PinSource | None = None
@@ -76,7 +53,8 @@ class Report:
     """The result of a manifest, by line; `left` rows were not tried, for the reason in `stopped`.
 
     `assumed` counts the rows of the first three whose pin is assumed, because nothing names it, and `other_base` those
-    of them that were not there before and whose config names another base.
+    of them that were not there before and whose config names another base. `makes` counts, in a dry run, the nodes
+    that are missing, also those without a version of their own, by their level.
     """
 
     published: int
@@ -87,6 +65,7 @@ class Report:
     refused: int
     left: int
     stopped: str | None
+    makes: dict[Level, int]
     outcomes: list[Outcome]
 
 
@@ -186,6 +165,7 @@ class _Work:
             refused=counts["refused"],
             left=self._total - len(self.outcomes),
             stopped=self._stopped,
+            makes=self._planned.count_made(),
             outcomes=sorted(self.outcomes, key=attrgetter("line")),
         )
 
@@ -220,6 +200,7 @@ class _Work:
             line=row.line,
             path=row.path,
             status=status,
+            level=version.level,
             ref=ref,
             digest=version.digest,
             found=version.pin.found,
@@ -243,11 +224,13 @@ class _Work:
         )
         known, pin = prepared.known, prepared.pin
         if known is None:
-            self._planned.add(row.path, row.level, prepared, registry.base_manifest(base_of(row.path)))
+            manifest = registry.base_manifest(base_of(row.path))
+            planned = self._planned.add(row.path, row.level, prepared, manifest)
             return Outcome(
                 line=row.line,
                 path=row.path,
                 status="ready",
+                level=planned.level,
                 found=pin.found,
                 why=pin.why,
                 warnings=() if pin.other_base is None else (pin.other_base,),
@@ -257,6 +240,7 @@ class _Work:
             line=row.line,
             path=row.path,
             status="already",
+            level=known.level,
             ref=f"{known.path}@{known.number}",
             digest=known.digest,
             found=known.pin.found,
@@ -266,108 +250,3 @@ class _Work:
 _STATUSES: tuple[Status, ...] = ("published", "already", "ready", "refused")
 
 _PUBLISHED: dict[bool, Status] = {True: "published", False: "already"}
-
-
-def read_rows(file: Path) -> list[Row]:
-    """Read and check every line; a relative folder is relative to the file. Raises Invalid, naming all bad lines."""
-    rows, problems = [], []
-    lines = _read_csv(file) if file.suffix.lower() == ".csv" else _read_json_lines(file)
-    for line, fields in lines:
-        try:
-            if isinstance(fields, str):
-                raise Invalid(fields)
-            rows.append(_parse_row(line, fields, file.parent))
-        except LoratreeError as error:
-            problems.append(f"line {line}: {error}")
-    if problems:
-        raise Invalid(
-            f"{file} has lines that cannot be published, so nothing was: {listed(problems)}", details=problems
-        )
-    if not rows:
-        raise Invalid(f"{file} names no adapter: {_REMEDY}")
-    return rows
-
-
-def to_line(fields: dict[str, str]) -> str:
-    """Return the line of a manifest with these fields. Raises Invalid if `read_rows` would refuse it."""
-    text = json.dumps(fields, ensure_ascii=False)
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError as error:
-        raise Invalid(
-            f"{fields['directory']!a} has a name that is not UTF-8, which no line can hold: rename it"
-        ) from error
-    if size >= MAX_LINE:
-        raise Invalid(f"the line of {fields['path']} would have more than {MAX_LINE} bytes: give a shorter --note")
-    _parse_row(1, fields, Path())
-    return text
-
-
-def _read_json_lines(file: Path) -> Iterator[tuple[int, Any]]:
-    """Yield each line's number, with its fields or a sentence that says what is wrong with it."""
-    with open_plain(file, remedy=_REMEDY) as stream:
-        line = 0
-        while text := stream.readline(MAX_LINE + 1):
-            line += 1
-            text = text.removeprefix(codecs.BOM_UTF8 if line == 1 else b"")
-            if len(text) > MAX_LINE:
-                raise Invalid(f"{file} has in line {line} more than {MAX_LINE} bytes: {_REMEDY}")
-            if text.strip():
-                yield line, _parse_line(text)
-
-
-def _parse_line(text: bytes) -> Any:
-    try:
-        document = parse_json(text)
-    except ValueError as error:
-        return f"not JSON ({error})"
-    return document if isinstance(document, dict) else "expected an object of its own, with a directory and a path"
-
-
-def _read_csv(file: Path) -> Iterator[tuple[int, Any]]:
-    open_plain(file, remedy=_REMEDY).close()
-    line = 0
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        try:
-            reader = csv.DictReader(stream, strict=True, skipinitialspace=True, delimiter=_choose_delimiter(stream))
-            for fields in reader:
-                line, filled = (
-                    reader.line_num,
-                    {name: value for name, value in fields.items() if value not in ("", None)},
-                )
-                yield line, "it has more columns than the first line" if None in filled else filled
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise Invalid(f"{file} cannot be read after line {line} ({error}): {_REMEDY}") from error
-
-
-def _choose_delimiter(stream: IO[str]) -> str:
-    """Return what parts the names in the first line: spreadsheets write semicolons or tabs too."""
-    first = stream.read(MAX_LINE).partition("\n")[0]
-    stream.seek(0)
-    return max(",;\t", key=first.count)
-
-
-def _parse_row(line: int, fields: dict[Any, Any], folder: Path) -> Row:
-    if unknown := [ascii(name) for name in fields if name not in FIELDS]:
-        raise Invalid(
-            f"{listed(unknown, limit=5)} {'is' if len(unknown) == 1 else 'are'} not known, expected {', '.join(FIELDS)}"
-        )
-    if missing := [name for name in FIELDS[:2] if not fields.get(name)]:
-        raise Invalid(f"it has no {' and no '.join(missing)}")
-    if wrong := [name for name, value in fields.items() if not (value is None or isinstance(value, str))]:
-        raise Invalid(f"its {listed(wrong)} is not a text")
-    if "/" not in parse_path(fields["path"]):
-        only = fields["path"]
-        raise Invalid(f"path {only!r} names a base alone, which has no versions: write {only}/DOMAIN, or BASE/{only}")
-    if fields.get("parent") not in (None, "base"):
-        parse_ref(fields["parent"])
-    if fields.get("level") not in (None, *LEVELS[1:]):
-        raise Invalid(f"level {fields['level'][:80]!r} is not known: expected one of {', '.join(get_args(Level)[1:])}")
-    return Row(
-        line=line,
-        directory=folder / fields["directory"],
-        path=fields["path"],
-        parent=fields.get("parent"),
-        level=fields.get("level"),
-        note=check_text("note", fields.get("note"), limit=2000),
-    )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from types import FrameType
 from typing import Final
 
-from loratree_registry.core.paths import HEAD, parse_ref
+from loratree_registry.core.paths import HEAD, ancestors_of, parse_ref
 from loratree_registry.core.records import Link, Resolution
 from loratree_registry.core.registry import Registry
 from loratree_registry.core.text import nearest
@@ -70,6 +70,20 @@ def say_others(chain: Sequence[Link]) -> str:
     ]
     one, more = "1 version stands on another than it was", f"{len(names)} versions stand on others than they were"
     return f"{one if len(names) == 1 else more} trained on: {listed(names, limit=_SHOWN)}" if names else ""
+
+
+def say_skipped(registry: Registry, chain: Sequence[Link]) -> str:
+    """Say which nodes above a chain's leaf have a head and no version in the chain; nothing if there are none.
+
+    The chain was trained on what is above them. It asks for each node that the chain has no version of.
+    """
+    below = {path: link for link in reversed(chain) for path in ancestors_of(link.path)[1:]}
+    links, skipped = {link.path for link in chain}, []
+    for path, link in sorted(below.items()):
+        if path not in links and (head := registry.node(path).head) is not None:
+            trained = "the base" if link.pin.path is None else _ref(link.pin.path, link.pin.version)
+            skipped.append(f"{path}@{head} is no part of it, as {link.path}@{link.version} was trained on {trained}")
+    return listed(skipped, limit=_SHOWN)
 
 
 def say_unset(registry: Registry, resolution: Resolution, follow: str | None) -> str:

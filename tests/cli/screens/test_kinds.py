@@ -56,12 +56,14 @@ def paths_of(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 def test_a_listing_says_the_kind_the_rank_and_how_the_pin_was_found(mixed: Shell) -> None:
     names, *rows = [line.split("\t") for line in mixed("ls", "tiny/mixed").stdout.splitlines()]
-    assert names[3:6] == ["kind", "rank", "found"]
-    assert [row[3:6] for row in rows] == [
-        *(["DoRA", "4", "explicit"], ["rsLoRA, saved modules", "4", "explicit"], ["LoRA", "2", "assumed"])
+    assert names[3:7] == ["kind", "rank", "trained on", "found"]
+    assert [row[3:7] for row in rows] == [
+        ["DoRA", "4", "tiny", "explicit"],
+        ["rsLoRA, saved modules", "4", "tiny", "explicit"],
+        ["LoRA", "2", "tiny", "assumed"],
     ]
     nodes = json.loads(mixed("ls", "tiny/mixed", "--json").stdout)
-    assert [(node["kinds"], node["ranks"], node["found"]) for node in nodes] == [
+    assert [(node["kinds"], node["ranks"], node["pin"]["found"]) for node in nodes] == [
         *((["DoRA"], [4], "explicit"), (["rsLoRA", "saved modules"], [4], "explicit"), (["LoRA"], [2], "assumed"))
     ]
     assert json.loads(mixed("tree", "tiny/mixed", "--json").stdout)[1:] == nodes
@@ -74,7 +76,11 @@ def test_a_listing_says_the_kind_the_rank_and_how_the_pin_was_found(mixed: Shell
 
 def test_a_narrow_listing_leaves_out_the_aliases_first_and_then_the_level(mixed: Shell) -> None:
     mixed("alias", "set", "tiny/mixed/dora", "stable", "1")
-    for columns, names in {60: "level, found, aliases", 80: "level, aliases", 100: None}.items():
+    for columns, names in {
+        60: "level, trained on, found, aliases",
+        80: "level, trained on, aliases",
+        120: None,
+    }.items():
         screen = " ".join(on_terminal(mixed.home, "ls", "tiny/mixed", columns=columns).split())
         left_out = re.search("left out: ([^;]*);", screen)
         assert (left_out and left_out[1]) == names, columns

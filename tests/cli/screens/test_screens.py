@@ -150,10 +150,10 @@ def test_a_pipe_gets_the_same_lines_as_ever(home: Path) -> None:
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", row.split("\t")[8])
     assert row.endswith("\twithdrawn: diverges on prompts that are longer than 4,000 tokens")
     names, *nodes = [line.split("\t") for line in shell("ls", MEDICINE).stdout.splitlines()]
-    assert names == ["path", "level", "head", "kind", "rank", "found", "aliases", "state"]
-    assert [node[3:6] for node in nodes] == [["LoRA", "32", "explicit"]] * 2
-    assert [node[7] for node in nodes] == ["stale", "stale"]
-    marks = {line.split("\t")[0]: line.split("\t")[7] for line in shell("ls", DIAGNOSIS).stdout.splitlines()}
+    assert names == ["path", "level", "head", "kind", "rank", "trained on", "found", "aliases", "state"]
+    assert [node[3:7] for node in nodes] == [["LoRA", "32", f"{MEDICINE}@1", "explicit"]] * 2
+    assert [node[8] for node in nodes] == ["stale", "stale"]
+    marks = {line.split("\t")[0]: line.split("\t")[8] for line in shell("ls", DIAGNOSIS).stdout.splitlines()}
     assert (marks[LEAF], marks[f"{DIAGNOSIS}/user-123"]) == ("", "withdrawn")
     assert len(shell("tree", BASE).stdout.splitlines()) == 1 + 9 + USERS
 

@@ -7,7 +7,7 @@ import pytest
 
 from loratree_registry.errors import Invalid, NotFound
 from loratree_registry.workspace.find_adapters import find_adapters
-from loratree_registry.workspace.publish_many import read_rows, to_line
+from loratree_registry.workspace.manifest_lines import read_rows, to_line
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from loratree_registry.core.paths import LEVELS
 from loratree_registry.core.registry import Registry
 from loratree_registry.errors import Invalid, Unavailable
-from loratree_registry.workspace.publish_many import Report, publish_rows, read_rows
+from loratree_registry.workspace.manifest_lines import read_rows
+from loratree_registry.workspace.publish_many import Report, publish_rows
 from tests.registry.material import WEIGHTS, Adapter, Material
 
 
@@ -122,6 +124,44 @@ def test_a_dry_run_judges_each_line_as_publishing_does_also_below_another_line(
     assert "so what tiny/law/tax builds on is open" in (refused[2] or "")
     assert "so what tiny/deep/er/down/there builds on is open" in (refused[9] or "")
     assert judge(dry_run=True) == judge(dry_run=False)  # what is there already, and the same refusals
+
+
+def test_a_dry_run_says_the_levels_that_publishing_gives_and_refuses_those_that_do_not_fit(
+    registry: Registry, material: Material, tmp_path: Path
+) -> None:
+    registry.create_node("tiny/there", level="task")
+    lines: list[tuple[str, str | None, str | None]] = [
+        ("tiny/law", None, "domain"),
+        ("tiny/law/tax", "user", "user"),
+        ("tiny/law/tax/vat", None, None),  # nothing is below a user
+        ("tiny/law/tax", None, "user"),  # a second version
+        ("tiny/law/tax", "task", None),  # it is a user already
+        ("tiny/deep/er/down", "user", "user"),
+        ("tiny/deep/er/up", "domain", None),
+        ("tiny/there", "user", None),
+        ("tiny/there/ann", None, "user"),
+        ("tiny/a/b/c/d/e", None, "user"),  # sub-domains repeat
+        ("tiny/lone", "task", "task"),
+        ("tiny/lone/below/that", "domain", None),  # what is refused makes no node
+    ]
+    rows = [
+        {"directory": saved(tmp_path, material.rank4, n), "path": path, "parent": "base"}
+        | ({"level": of} if of else {})
+        for n, (path, of, _) in enumerate(lines)
+    ]
+
+    def judge(*, dry_run: bool) -> Report:
+        return publish_rows(registry, read_rows(listed(tmp_path, rows)), home=tmp_path, jobs=1, dry_run=dry_run)
+
+    rehearsed = judge(dry_run=True)
+    assert [node.path for node in registry.descendants("tiny").items] == ["tiny/there"]
+    told = judge(dry_run=False)
+    assert [one.level for one in rehearsed.outcomes] == [level for _, _, level in lines]
+    assert [(one.level, one.says) for one in rehearsed.outcomes] == [(one.level, one.says) for one in told.outcomes]
+    made = [node.level for node in registry.descendants("tiny").items if node.path != "tiny/there"]
+    assert rehearsed.makes == {level: made.count(level) for level in LEVELS if level in made}
+    again = judge(dry_run=True)
+    assert (again.makes, [one.level for one in again.outcomes]) == ({}, [level for _, _, level in lines])
 
 
 def test_a_dry_run_refuses_what_is_below_a_refused_row_whether_or_not_it_names_its_parent(

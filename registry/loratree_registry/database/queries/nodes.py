@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from loratree_registry.core.kinds import TELLING
 from loratree_registry.core.paths import ancestors_of, descendant_range
-from loratree_registry.core.records import NodeMark
+from loratree_registry.core.records import NodeMark, Pin, PinSource
 from loratree_registry.database.queries.shared import head_of, insert_new
 from loratree_registry.database.rows import HeadRow, NodeRow
 from loratree_registry.database.tables import bases, nodes, tombstones, versions
@@ -57,7 +57,7 @@ _child = nodes.alias("child")
 _first_child = select(func.min(_child.c.path)).where(_child.c.parent_id == nodes.c.id).scalar_subquery()
 _PARENTS = select(nodes.c.id).where(nodes.c.id.in_(bindparam("node_ids", expanding=True)), _first_child.is_not(None))
 
-_heads, _pins = versions.alias("heads"), versions.alias("pins")
+_heads, _pins, _pinned = versions.alias("heads"), versions.alias("pins"), nodes.alias("pinned")
 _newest = select(func.max(versions.c.number)).where(versions.c.node_id == nodes.c.id).scalar_subquery()
 _buried = exists().where(tombstones.c.node_id == nodes.c.id)
 _MARKS: dict[NodeMark, ColumnElement[bool]] = {
@@ -78,6 +78,9 @@ _HEADS = (
         cast(_heads.c.summary, Text).label("summary"),
         _heads.c.pin_found,
         _heads.c.pin_forced,
+        _pinned.c.path.label("pin_path"),
+        _pins.c.number.label("pin_number"),
+        _pins.c.digest.label("pin_digest"),
         case((~_is_long, _text)).label("config"),
         case((_is_long, func.substr(_heads.c.config[_NAMES].as_string(), 1, _NAMES_LENGTH))).label(_NAMES),
         *(case((_is_long, _heads.c.config[field].as_string().is_not(None))).label(field) for field in _PRESENT),
@@ -85,6 +88,7 @@ _HEADS = (
     )
     .join_from(nodes, _heads, (_heads.c.node_id == nodes.c.id) & (_heads.c.number == head_of(nodes.c.id)), isouter=True)
     .outerjoin(_pins, _heads.c.pin_id == _pins.c.id)
+    .outerjoin(_pinned, _pins.c.node_id == _pinned.c.id)
     .where(nodes.c.id.in_(bindparam("node_ids", expanding=True)))
 )
 
@@ -144,13 +148,11 @@ def _to_head(row: RowMapping) -> HeadRow:
         config = _parse(row["config"])
     elif row[_NAMES] is not None:
         config[_NAMES] = _QUOTED.findall(row[_NAMES])
-    return HeadRow(
-        marks,
-        config,
-        summary.get("ranks", []),
-        summary.get("rules", {}),
-        "forced" if row["pin_forced"] else row["pin_found"],
-    )
+    found: PinSource | None = "forced" if row["pin_forced"] else row["pin_found"]  # None without a head
+    pin = None
+    if found is not None:
+        pin = Pin(path=row["pin_path"], version=row["pin_number"], digest=row["pin_digest"], found=found)
+    return HeadRow(marks, config, summary.get("ranks", []), summary.get("rules", {}), pin)
 
 
 def lock_node(connection: Connection, node_id: int) -> int:
