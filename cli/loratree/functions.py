@@ -25,16 +25,22 @@ def publish(
     path: str,
     *,
     parent: str | None = None,
+    trained_on: Folder | None = None,
+    force_parent: bool = False,
     level: Level | None = None,
     note: str | None = None,
+    assume: bool = True,
     registry: Registry | None = None,
     progress: Progress = silent,
 ) -> "PublishResult":
     """Publish the PEFT adapter in `directory` as the next version at `path`, all of it or nothing.
 
     The version is pinned to what the adapter was trained on: the lockfile beside its base_model_name_or_path says so,
-    else `parent` (a ref, or "base"), else the nearest ancestor's head. Publishing the same adapter again returns the
-    version that exists. `progress(what, done, total, unit)` is called while it works. Raises LoratreeError.
+    or `trained_on` (a composed folder or its lockfile), else `parent` (a ref, or "base"), else what the config names,
+    else the nearest ancestor's head, unless `assume` is false. `force_parent` takes `parent` against what the adapter
+    says. An error that names an option of the command line, such as --parent, means the argument of that name.
+    Publishing the same adapter again returns the version that exists. `progress(what, done, total, unit)` is called
+    while it works. Raises LoratreeError.
     """
     from loratree_registry.workspace.publish import publish_directory
 
@@ -44,8 +50,11 @@ def publish(
             Path(directory),
             path,
             parent=parent,
+            trained_on=None if trained_on is None else Path(trained_on),
+            force_parent=force_parent,
             level=level,
             note=note,
+            assume=assume,
             home=_home(),
             progress=progress,
         )

@@ -47,7 +47,7 @@ class BaseType(click.ParamType[str]):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
         """List what may follow, at most 200; nothing if the registry cannot be asked."""
         try:
-            with connected(reading=True) as opened:
+            with connected() as opened:
                 return list(islice(self.complete(opened, incomplete), _SHOWN))
         except (LoratreeError, OSError):
             return []

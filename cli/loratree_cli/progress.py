@@ -57,17 +57,18 @@ def _can_draw() -> bool:
 
 def at_out(out: Path, rest: str) -> Callable[[], str]:
     """Return what Ctrl-C says of a command that writes `out` whole or not at all; `rest` says how to go on."""
-    was_there = _is_there(out)
+    was_there = is_there(out)
 
     def kept() -> str:
         if was_there:
             return f"{out} is as it was; {rest}"
-        return f"{out} is whole" if _is_there(out) else f"nothing was written at {out}; {rest}"
+        return f"{out} is whole" if is_there(out) else f"nothing was written at {out}; {rest}"
 
     return kept
 
 
-def _is_there(out: Path) -> bool:
+def is_there(out: Path) -> bool:
+    """Return whether `out` is a file, or a folder that is not empty or cannot be read."""
     try:
         return any(out.iterdir()) if out.is_dir() else os.path.lexists(out)
     except OSError:

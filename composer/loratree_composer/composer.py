@@ -91,7 +91,7 @@ class Composer:
         self._model = model = bare_model(model)
         home = home or Settings.from_environment().home
         if registry is None:
-            registry = connect()
+            registry = connect(begin=False)
             finalize(self, registry.close)
         self._base, manifest = identify(model, registry, name=base, verify=verify, home=home)
         self._quantised = list(quantised_layers(model))
@@ -135,7 +135,7 @@ class Composer:
         """
         home = home or Settings.from_environment().home
         is_own = registry is None
-        registry = connect() if registry is None else registry
+        registry = connect(begin=False) if registry is None else registry
         try:
             base = registry.base(base_of(parse_ref(ref).path))
             model = load_base(base, home, **loading)

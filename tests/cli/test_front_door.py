@@ -1,6 +1,7 @@
 """`import loratree`: what a Python program sees."""
 
 import gc
+import json
 import statistics
 import subprocess
 import sys
@@ -95,6 +96,23 @@ def test_publish_resolve_pull_and_compose_open_the_registry_of_the_environment(
     small = loratree.compose(path, "flatten", str(tmp_path / "small"), limit=loratree.Limit(rank=4))
     assert whole.chain == small.chain == loratree.resolve(path).to_chain()
     assert shell("compose", path, "--mode", "flatten", "--out", tmp_path / "flat").returncode == 0
+
+
+@pytest.mark.usefixtures("home")
+def test_publish_takes_each_option_of_the_command_line_as_an_argument(filled: Filled, tmp_path: Path) -> None:
+    adapter = tiny.adapter(filled.base, tmp_path / "own", seed=9, rank=2)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": None}))
+    with pytest.raises(loratree.LoratreeError, match="nothing may be assumed: say with --parent"):
+        loratree.publish(adapter, "tiny/own", assume=False)
+    loratree.compose(CHAIN[0][0], "merge", tmp_path / "merged")
+    above = loratree.publish(adapter, f"{CHAIN[0][0]}/own", trained_on=tmp_path / "merged", level="user")
+    version = above.published.version
+    assert (version.pin.path, version.pin.found, version.level) == (CHAIN[0][0], "lockfile", "user")
+    forced = loratree.publish(
+        adapter, f"{CHAIN[0][0]}/other", trained_on=str(tmp_path / "merged"), parent="base", force_parent=True
+    )
+    assert (forced.published.version.pin.path, forced.published.version.pin.found) == (None, "forced")
 
 
 @pytest.mark.usefixtures("home")

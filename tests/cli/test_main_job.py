@@ -153,6 +153,18 @@ def test_an_out_that_is_a_link_or_the_folder_that_one_stands_in(shell: Shell, tm
     assert list((tmp_path / "here").iterdir()) == []
 
 
+def test_what_was_written_before_is_said_to_be_there_already(shell: Shell, tmp_path: Path) -> None:
+    for command, says in (
+        (["compose", LEAF, "--mode", "flatten"], "it was there already, and is whole"),
+        (["pull", LEAF], "as it was before, and is whole"),
+    ):
+        out = tmp_path / command[0]
+        out.mkdir()  # an empty folder is none yet
+        first, second = (shell(*command, "--out", out) for _ in range(2))
+        assert (says in first.stderr, says in second.stderr) == (False, True), command
+        assert first.stdout == second.stdout
+
+
 def test_an_alias_to_follow_that_no_level_has_is_told(shell: Shell, tmp_path: Path) -> None:
     assert "warning" not in shell("resolve", LEAF, "--follow", "latest").stderr
     done = shell("resolve", LEAF, "--follow", "stabel")

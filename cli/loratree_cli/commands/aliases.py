@@ -61,7 +61,7 @@ def ls(path: str, as_json: bool) -> None:
     \b
     loratree alias ls tiny/medicine
     """
-    with connected(reading=True) as opened:
+    with connected() as opened:
         aliases = opened.aliases(path)
         node = None if aliases or as_json else opened.node(path)
     if as_json:

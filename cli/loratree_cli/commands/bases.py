@@ -80,7 +80,7 @@ def add(name: str, directory: Path, source: str | None, store: bool, as_json: bo
         raise click.UsageError(f"the name comes first: loratree base add {directory} {name}")
     parse_base_name(name)  # before the model is read
     hub_id, home = hub_id_of(directory) if source is None else None, Settings.from_environment().home
-    with connected() as opened:
+    with connected(begin=True) as opened:
         with working(f"reading {directory}", kept="nothing was recorded: run the same command again") as on_progress:
             manifest = _read(directory, on_progress)
         folder = None
@@ -170,7 +170,7 @@ def pull(name: str, out: Path, as_json: bool) -> None:
     from loratree_registry.workspace.base_transfer import pull_base
 
     kept = at_out(out, "the files that arrived whole are kept: the same command fetches the rest")
-    with connected(reading=True) as opened, working(f"pulling {name}", kept=kept) as on_progress:
+    with connected() as opened, working(f"pulling {name}", kept=kept) as on_progress:
         pulled = pull_base(opened, Settings.from_environment().home, name, out, progress=on_progress)
     if as_json:
         print_json(pulled)
@@ -188,7 +188,7 @@ def show(name: str, as_json: bool) -> None:
     \b
     loratree base show tiny
     """
-    with connected(reading=True) as opened:
+    with connected() as opened:
         shown = opened.base(name)
     if as_json:
         print_json(shown)
@@ -244,7 +244,7 @@ def ls(limit: int | None, as_json: bool) -> None:
 
 def list_bases(limit: int | None, as_json: bool) -> None:
     """Print every base, by name."""
-    with connected(reading=True) as opened:
+    with connected() as opened:
         bases = First(every(lambda after: opened.bases(after=after, limit=MAX_PAGE)), limit)
         if as_json:
             print_json_list(bases)

@@ -76,7 +76,7 @@ def ls(
         print_bases(limit, as_json)
         return
     wanted = frozenset(OPTIONS[kind] for kind in kinds)
-    with connected(reading=True) as opened:
+    with connected() as opened:
         if as_json:
             nodes = First(_choose(opened, path, wanted, found, below=below), limit)
             print_json_list(nodes)
@@ -140,7 +140,7 @@ def tree(path: str | None, depth: int | None, is_whole: bool, limit: int | None,
     loratree tree tiny --depth 2
     loratree tree tiny/medicine --all
     """
-    with connected(reading=True) as opened:
+    with connected() as opened:
         nodes = First(_walk(opened, path), limit or (None if as_json else MAX_COUNT))
         if as_json:
             print_json_list(nodes)

@@ -10,7 +10,7 @@ from loratree_cli.following import say_remarks
 from loratree_cli.guesses import ModeType
 from loratree_cli.options import a_path, limit_options, weight_option
 from loratree_cli.output import echo, json_option, numbers, print_json, say, strict_option
-from loratree_cli.progress import at_out, working
+from loratree_cli.progress import at_out, is_there, working
 from loratree_registry.connect import connected
 from loratree_registry.core.chain import Limit, Mode, Step
 from loratree_registry.settings import Settings
@@ -60,7 +60,8 @@ def compose(
     if limit is not None and mode != "flatten":
         raise click.UsageError(f"--rank and --energy go with --mode flatten, got --mode {mode}")
     kept = at_out(out, "adapters that were fetched are kept: run the same command again")
-    with connected(reading=True) as opened, working(f"composing {ref}", kept=kept) as on_progress:
+    again = "; it was there already, and is whole" if is_there(out) else ""
+    with connected() as opened, working(f"composing {ref}", kept=kept) as on_progress:
         from loratree_composer import compose as compose_files
         from loratree_composer.flatten.compression import read_compression
 
@@ -82,7 +83,7 @@ def compose(
     if as_json:
         print_json(lockfile.to_json() | ({"compression": compression.to_json()} if compression else {}))
         return
-    say(f"{out}: {' + '.join([lockfile.chain.base, *map(_term, lockfile.chain.steps)])}")
+    say(f"{out}: {' + '.join([lockfile.chain.base, *map(_term, lockfile.chain.steps)])}{again}")
     if compression is not None:
         say(_describe_compression(compression))
     echo(lockfile.chain.digest)

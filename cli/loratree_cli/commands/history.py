@@ -54,7 +54,7 @@ def log(path: str | None, limit: int | None, as_json: bool) -> None:
     loratree log --limit 1000 --json
     """
     most = limit or (None if as_json else _SHOWN)
-    with connected(reading=True) as opened:
+    with connected() as opened:
         events = First(_read_events(opened, path, min((most or MAX_PAGE) + 1, MAX_PAGE)), most)
         if as_json:
             print_json_list(events)
@@ -75,7 +75,7 @@ def dependents(ref: str, limit: int | None, as_json: bool) -> None:
     \b
     loratree dependents tiny/medicine@1
     """
-    with connected(reading=True) as opened:
+    with connected() as opened:
         versions = First(every(lambda after: opened.dependents(ref, after=after)), limit)
         if as_json:
             print_json_list(versions)

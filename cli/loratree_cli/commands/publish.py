@@ -109,7 +109,7 @@ def _print_manifest(directory: Path, under: str, level: Level | None, fields: di
     from loratree_registry.workspace.manifest_lines import to_line
     from loratree_registry.workspace.planned import plan_levels
 
-    with connected(reading=True) as opened:
+    with connected() as opened:
         opened.base(base_of(under))  # a misspelled base would spoil every line
         found = find_adapters(directory, under)
         levels = plan_levels(opened, [adapter.path for adapter in found.adapters], level)

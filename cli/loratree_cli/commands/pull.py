@@ -6,7 +6,7 @@ import click
 
 from loratree_cli.options import a_path
 from loratree_cli.output import echo, json_option, print_json, say, strict_option
-from loratree_cli.progress import at_out, working
+from loratree_cli.progress import at_out, is_there, working
 from loratree_registry.connect import connected
 from loratree_registry.settings import Settings
 
@@ -26,10 +26,11 @@ def pull(ref: str, out: Path, strict: bool, as_json: bool) -> None:
 
     home = Settings.from_environment().home
     kept = at_out(out, "a file that arrived whole is kept: run the same command again")
-    with connected(reading=True) as opened, working(f"pulling {ref}", kept=kept) as on_progress:
+    was_there = is_there(out)
+    with connected() as opened, working(f"pulling {ref}", kept=kept) as on_progress:
         version = pull_version(opened, home, ref, out, strict=strict, progress=on_progress)
     if as_json:
         print_json(version)
         return
-    say(f"{version.path}@{version.number} is in {out}")
+    say(f"{version.path}@{version.number} is in {out}" + (", as it was before, and is whole" if was_there else ""))
     echo(version.digest)

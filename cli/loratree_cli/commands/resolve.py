@@ -44,7 +44,7 @@ def resolve(ref: str, follow: str | None, weights: dict[str, float], strict: boo
     loratree resolve tiny/medicine/cardiology@3 --follow latest --json
     loratree resolve tiny/medicine/cardiology --weight tiny/medicine=0.5
     """
-    with connected(reading=True) as opened:
+    with connected() as opened:
         resolution = opened.resolve(ref, follow=follow, weights=weights, strict=strict)
         unset = say_unset(opened, resolution, follow)
         say_remarks([unset] if unset else [])
@@ -75,7 +75,7 @@ def lineage(ref: str, as_json: bool) -> None:
     \b
     loratree lineage tiny/medicine/cardiology/diagnosis/alice
     """
-    with connected(reading=True) as opened:
+    with connected() as opened:
         pins = opened.lineage(ref)
         if as_json:
             print_json(pins)

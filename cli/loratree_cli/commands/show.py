@@ -62,7 +62,7 @@ def show(ref: str, as_json: bool) -> None:
     loratree show tiny/medicine
     loratree show tiny/medicine@2 --json
     """
-    with connected(reading=True) as opened:
+    with connected() as opened:
         if "@" in ref:
             _show_version(opened, opened.version(ref), as_json)
         elif (node := opened.node(ref)).level == "base":

@@ -54,7 +54,7 @@ from loratree_registry.embedded.bases import add_base
 from loratree_registry.embedded.direct_uploads import DirectUploads
 from loratree_registry.embedded.removed import telling_removed
 from loratree_registry.embedded.retention import retain
-from loratree_registry.embedded.storage import open_prepared, open_to_read
+from loratree_registry.embedded.storage import open_if_begun, open_prepared
 from loratree_registry.errors import Corrupt
 from loratree_registry.settings import Settings
 from loratree_registry.tensor_files.header import Header
@@ -65,12 +65,12 @@ if TYPE_CHECKING:
 _MANIFESTS: Final = 8  # parsed manifests in memory, up to tens of megabytes each
 
 
-def open_embedded(settings: Settings, *, reading: bool = False) -> "EmbeddedRegistry":
+def open_embedded(settings: Settings, *, begin: bool = True) -> "EmbeddedRegistry":
     """Open the registry that `settings` name: create HOME and migrate SQLite. Raises Unavailable, Invalid.
 
-    With `reading`, a HOME without a database is an empty registry and stays as it is; nothing may be written then.
+    Without `begin`, a HOME without a database counts as an empty registry and stays as it is; add no base then.
     """
-    storage = open_to_read(settings) if reading else open_prepared(settings)
+    storage = open_prepared(settings) if begin else open_if_begun(settings)
     return EmbeddedRegistry(storage.engine, storage.blobs, direct=settings.direct)
 
 

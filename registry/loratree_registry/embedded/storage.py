@@ -65,10 +65,10 @@ def open_prepared(settings: Settings) -> Storage:
     return storage
 
 
-def open_to_read(settings: Settings) -> Storage:
+def open_if_begun(settings: Settings) -> Storage:
     """Open the storage as `open_prepared` does; if HOME has no database yet, an empty one in memory stands for it.
 
-    So a command that only reads leaves no file behind, as in a folder that LORATREE_HOME names by mistake.
+    So a command that needs a base leaves no file behind, as in a folder that LORATREE_HOME names by mistake.
     """
     return Storage(open_empty(), open_store(settings)) if _is_unbegun(settings) else open_prepared(settings)
 

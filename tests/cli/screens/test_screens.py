@@ -266,7 +266,7 @@ def test_an_empty_registry_says_what_to_do_next_and_prints_nothing_on_stdout(
         assert len(line) <= 60 or len(line.split()) == 1
 
 
-def test_a_command_that_only_reads_leaves_nothing_in_a_folder_without_a_registry(tmp_path: Path) -> None:
+def test_only_adding_a_base_begins_a_registry_in_a_folder_without_one(tmp_path: Path, filled: Filled) -> None:
     models = tmp_path / "models"
     models.mkdir()
     (models / "config.json").write_text("{}")
@@ -278,7 +278,12 @@ def test_a_command_that_only_reads_leaves_nothing_in_a_folder_without_a_registry
         *(["ls", "tiny"], ["show", "tiny"], ["show", "tiny/law@1"], ["tree", "tiny"], ["log", "tiny"]),
         *(["resolve", "tiny/law"], ["lineage", "tiny/law"], ["dependents", "tiny/law@1"], ["alias", "ls", "tiny/law"]),
         *(["base", "show", "tiny"], ["base", "pull", "tiny", *out], ["pull", "tiny/law", *out]),
-        ["compose", "tiny/law", "--mode", "merge", *out],
+        *(["compose", "tiny/law", "--mode", "merge", *out], ["base", "push", "tiny", filled.base], ["rm", "tiny/law"]),
+        *(["base", "set", "tiny", "--source", "a/b"], ["base", "rm", "tiny"], ["retain", "tiny/law", "--keep", "1"]),
+        *(["alias", "set", "tiny/law", "stable", "1"], ["alias", "rm", "tiny/law", "stable"]),
+        *([mark, "tiny/law@1", "--reason", "x"] for mark in ("withdraw", "quarantine", "delete")),
+        ["publish", filled.adapters[TINY_LEAF], "tiny/law", "--parent", "base"],
+        ["publish", "--from-dir", filled.adapters[TINY_LEAF].parent, "tiny"],
     ):
         done = shell(*command, check=False)
         assert done.returncode == 1, command
