@@ -1,6 +1,5 @@
 """Composer: any path of the tree, composed on a live model."""
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from loratree_composer.live.merged_weights import MergedWeights
 from loratree_composer.live.pristine import PristinePlace
 from loratree_composer.live.recent_programs import Programs, RecentPrograms, RecentStacks
 from loratree_composer.live.stack import Stack, strip
+from loratree_composer.live.turns import Turns
 from loratree_composer.residency.library import Library
 from loratree_registry.connect import connect
 from loratree_registry.core.paths import base_of, parse_ref
@@ -105,9 +105,7 @@ class Composer:
         self._live = LiveComposition(self, model, merged)
         self._recent = RecentPrograms(self._budget)
         self._stacks = RecentStacks(self._budget)
-        self._lock = threading.RLock()  # held while the model changes, and during a block
-        # The call that put the present composition on. No bound method: a cycle would keep a lost Composer alive.
-        self._again: tuple[str, Any, dict[str, Any]] | None = None
+        self._turns = Turns()
         self._batches = Batches(model, self._budget, tiers.device)
 
     @classmethod
@@ -246,14 +244,12 @@ class Composer:
         resolution, chain = self._read(ref, follow, weights)
         depth = _depth_of(resolution, merged)
         make = partial(self._prepare_programs, resolution, chain)
-        with self._lock:
-            self._again = None
+        with self._turns.put_on("use", ref, merged=merged, follow=follow, weights=weights):
             self._live.put_on(
                 resolution,
                 merged=partial(make, slice(0, depth)) if depth else None,
                 stacked=partial(self._make_stack, resolution, chain, depth),
             )
-            self._again = "use", ref, {"merged": merged, "follow": follow, "weights": weights}
         return resolution
 
     @contextmanager
@@ -265,12 +261,8 @@ class Composer:
         So blocks can be nested. After the outermost block the bare base is back, also if `merge` or another `use` was
         called in it.
         """
-        with self._lock:
-            before = self._again
-            try:
-                yield self.use(ref, merged=merged, follow=follow, weights=weights)
-            finally:
-                self._put_back(before)
+        with self._turns.block(self):
+            yield self.use(ref, merged=merged, follow=follow, weights=weights)
 
     @contextmanager
     def batch(
@@ -339,16 +331,13 @@ class Composer:
         self._check_mergeable()
         resolution, chain = self._read(ref, follow, weights)
         make = partial(self._prepare_programs, resolution, chain, slice(None))
-        with self._lock:
-            self._again = None
+        with self._turns.put_on("merge", ref, follow=follow, weights=weights):
             self._live.put_on(resolution, merged=make, stacked=None)
-            self._again = "merge", ref, {"follow": follow, "weights": weights}
         return resolution
 
     def restore(self, *, release: bool = False) -> None:
         """Restore the bare base, bit for bit; `release` also frees the memory reserved for the next merge."""
-        with self._lock:
-            self._again = None
+        with self._turns.take_off():
             if not release:
                 self._live.restore()
                 return
@@ -362,14 +351,12 @@ class Composer:
     def _in_batch(self, refs: Sequence[Ref] | None, **options: Any) -> Iterator[Batch]:
         """Put a batch on the model for a block; its adapters are loaded before the block waits for the model."""
         batch, put_on = self._prepare_batch(refs, **options)
-        with self._lock:
-            before = self._again
+        with self._turns.block(self):
             try:
                 put_on()
                 yield batch
             finally:
                 batch.end()
-                self._put_back(before)
 
     def _prepare_batch(
         self,
@@ -403,16 +390,8 @@ class Composer:
 
     def _put_on(self, start: Callable[[], MixedBatch], *, make: Callable[[], Programs] | None) -> None:
         """Put a batch on the model, also again after a block in it, with the paths that it took last."""
-        self._again = None
-        self._live.put_on(None, merged=make, stacked=start)
-        self._again = "_put_on", start, {"make": make}
-
-    def _put_back(self, before: tuple[str, Any, dict[str, Any]] | None) -> None:
-        """Restore the bare base, and then what an earlier call put on."""
-        self.restore()
-        if before is not None:
-            call, earlier, options = before
-            getattr(self, call)(earlier, **options)
+        with self._turns.put_on("_put_on", start, make=make):
+            self._live.put_on(None, merged=make, stacked=start)
 
     def _read(self, ref: str, follow: str | None, weights: Weights | None) -> tuple[Resolution, WeightedChain]:
         self._live.free_model()

@@ -136,6 +136,8 @@ class Nodes:
         made: dict[str, Node] = {}
         try:
             self._check_limit(new, [*there, *(read.keys() - new.keys())])
+            if self._limit is not None:  # without a limit of its own, what it has is trimmed when the batch ends
+                self._make_room(self._size_of(new.values()))
             coming = Counter(_form_of(adapter) for adapter in new.values())
             for digest, adapter in new.items():
                 form = _form_of(adapter)
@@ -154,22 +156,22 @@ class Nodes:
         self._pins.update(list(made))
 
     def _check_limit(self, new: Mapping[str, Adapter], others: Sequence[str]) -> None:
-        """Raise Invalid if versions take more than a given limit, and make room for the new ones."""
-        size = sum(self._size_of(adapter) for adapter in new.values())
-        together = size + sum(self._nodes[digest].nbytes for digest in others)
-        if self._limit is not None and together > self._limit:
+        """Raise Invalid if versions take more than a given limit."""
+        if self._limit is None:
+            return
+        together = self._size_of(new.values()) + sum(self._nodes[digest].nbytes for digest in others)
+        if together > self._limit:
             raise Invalid(
                 f"the paths take {together:,} bytes of versions, and the device's limit is {self._limit:,}: raise "
                 "Tiers(device=…), or put fewer paths into a batch"
             )
-        if self._limit is not None:
-            self._make_room(size)
 
-    def _size_of(self, adapter: Adapter) -> int:
-        """Return about the bytes of a version in the layers' dtypes."""
+    def _size_of(self, adapters: Iterable[Adapter]) -> int:
+        """Return about the bytes of versions in the layers' dtypes."""
         sizes = {name: dtype.itemsize for name, (dtype, _) in self._made_for.items()}
         return sum(
             sizes.get(name, 4) * sum(tensor.numel() for part in parts for tensor in tensors_of(part))
+            for adapter in adapters
             for name, parts in adapter.parts.items()
         )
 
