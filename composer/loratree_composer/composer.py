@@ -20,6 +20,7 @@ from loratree_composer.base.quantised import quantised_layers
 from loratree_composer.batch.batches import Batches
 from loratree_composer.batch.composed import Batch, Ref, RowWeights, Weights
 from loratree_composer.batch.mixed_batch import MixedBatch
+from loratree_composer.batch.requests import raise_what_ended
 from loratree_composer.live.bare_model import bare_model
 from loratree_composer.live.claims import free, restore_all
 from loratree_composer.live.composition import LiveComposition
@@ -321,6 +322,7 @@ class Composer:
             run(generation_config, continuous_batching_config=continuous_batching_config) as manager,
         ):
             yield manager
+        raise_what_ended(manager)
 
     def merge(self, ref: str, *, follow: str | None = None, weights: Weights | None = None) -> Resolution:
         """Merge the chain of `ref`: W' = W + Σ wᵢsᵢBᵢAᵢ, from the pristine weights. A failure restores the bare base.

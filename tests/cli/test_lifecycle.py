@@ -10,6 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from loratree_cli.commands.collecting import gc
+from loratree_cli.commands.marks import quarantine
+from loratree_registry.embedded.registry import EmbeddedRegistry
+from loratree_registry.errors import Unavailable
 from tests.cli.conftest import LEAF, Filled, Shell
 from tests.registry.serving import command_serving
 from tests.terminals import on_terminal
@@ -86,6 +89,25 @@ def test_composing_along_an_alias_warns_of_what_was_trained_on_something_else(
     assert "warning" not in done.stderr
     again = refused(shell, "compose", LEAF, "--mode", "flatten", "--out", tmp_path / "out")
     assert f"it holds another composition of {LEAF}@1: {MED}@2 instead of @1; choose another folder" in again
+
+
+def test_a_quarantine_is_done_also_if_nobody_can_say_who_else_holds_the_bytes(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise Unavailable("the database does not answer: check that it is running")
+
+    monkeypatch.setattr(EmbeddedRegistry, "holders", fail)
+    done = CliRunner().invoke(
+        quarantine, [f"{MED}@1", "--reason", "names"], env={"LORATREE_HOME": str(shell.home)}, catch_exceptions=False
+    )
+    assert (done.exit_code, done.stderr) == (
+        0,
+        f"{MED}@1 is quarantined: names\n"
+        "warning: which other versions hold the same bytes is not known: the database does not answer: check that it "
+        "is running, then run the same command again\n",
+    )
+    assert "quarantined" in shell("show", f"{MED}@1").stdout
 
 
 def test_quarantined_bytes_are_refused_at_another_node_before_anything_is_sent(shell: Shell, filled: Filled) -> None:

@@ -7,7 +7,7 @@ from loratree_cli.output import json_option, print_json, say
 from loratree_registry.connect import connected
 from loratree_registry.core.records import Mark, Version
 from loratree_registry.core.registry import MAX_PAGE, Registry
-from loratree_registry.errors import listed
+from loratree_registry.errors import Unavailable, listed
 
 _reason = click.option("--reason", metavar="TEXT", help="Why, in one line.")
 _undo = click.option("--undo", is_flag=True, help="Remove the mark.")
@@ -56,16 +56,25 @@ def quarantine(ref: str, reason: str | None, undo: bool, as_json: bool) -> None:
         before = opened.version(ref).quarantined if reason is None else None
         version = opened.lift_quarantine(ref) if reason is None else opened.quarantine(ref, reason=reason)
         _print(version, "quarantined", version.quarantined, before, as_json)
-        others = [] if reason is None else _list_same_bytes(opened, version)
+        if reason is not None:
+            _warn_of_others(opened, version)
+
+
+def _warn_of_others(opened: Registry, version: Version) -> None:
+    """Name the versions that hold the same bytes as one that is quarantined, and are not, of the first MAX_PAGE.
+
+    They are asked for after the mark is there, as none can be published from then on. If nobody answers now, the
+    command did what it was to do nevertheless.
+    """
+    try:
+        pages = [opened.holders(file.sha256, limit=MAX_PAGE) for file in version.files]
+    except Unavailable as error:
+        say(f"warning: which other versions hold the same bytes is not known: {error}, then run the same command again")
+        return
+    others = [f"{held.path}@{held.number}" for page in pages for held in page.items if held.quarantined is None]
     if others:
         hold = "version holds" if len(others) == 1 else "versions hold"
         say(f"warning: {len(others)} {hold} the same bytes and can still be used: {listed(others, limit=5)}")
-
-
-def _list_same_bytes(opened: Registry, version: Version) -> list[str]:
-    """List the versions that hold the same bytes as one that is quarantined, and are not, the first MAX_PAGE."""
-    pages = [opened.holders(file.sha256, limit=MAX_PAGE) for file in version.files]
-    return [f"{held.path}@{held.number}" for page in pages for held in page.items if held.quarantined is None]
 
 
 def _check(command: str, ref: str, reason: str | None, undo: bool) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from loratree_composer.adapters.adapter import WeightedChain
 from loratree_composer.batch.mixed_batch import MixedBatch
 from loratree_registry.core.records import Resolution
+from loratree_registry.core.text import counted
 from loratree_registry.errors import Invalid, listed
 
 Weights = Mapping[str, float]  # level weights by path
@@ -133,15 +134,23 @@ def _above(resolution: Resolution, depth: int) -> Above:
     return tuple((link.digest, link.weight) for link in resolution.chain[:depth])
 
 
+def check_ref(ref: object) -> None:
+    """Raise Invalid unless `ref` is a path, perhaps with a version, or a Resolution."""
+    if not isinstance(ref, str | Resolution):
+        raise Invalid(f"a path is text such as tiny/medicine@2, or a Resolution of it, got {type(ref).__name__}")
+
+
 def _check_lengths(refs: Sequence[Ref], lengths: Sequence[int] | None) -> None:
-    if isinstance(refs, str) or not refs:
+    if isinstance(refs, str) or not isinstance(refs, Sequence) or not refs:
         raise Invalid("a batch takes a list of paths, one for each row of the model's input")
+    for ref in refs:
+        check_ref(ref)
     if lengths is None:
         return
     if len(lengths) != len(refs) or any(type(length) is not int or length < 1 for length in lengths):
         raise Invalid(
-            f"a batch of {len(refs)} segments takes as many lengths, each a whole number of tokens from 1, got "
-            f"{list(lengths)[:8]}"
+            f"a batch of {counted(len(refs), 'segment')} takes as many lengths, each a whole number of tokens from 1, "
+            f"got {list(lengths)[:8]}"
         )
 
 
@@ -150,5 +159,6 @@ def _spread(refs: Sequence[Ref], weights: RowWeights) -> Sequence[Weights | None
     if weights is None or isinstance(weights, Mapping):
         return [weights] * len(refs)
     if len(weights) != len(refs):
-        raise Invalid(f"a batch of {len(refs)} paths got level weights for {len(weights)}: give one mapping for each")
+        given = f"got level weights for {len(weights)}: give one mapping for each"
+        raise Invalid(f"a batch of {counted(len(refs), 'path')} {given}")
     return weights

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from loratree_composer.batch.operations import Gain, NewRows, Operation, Product, Shifted
 from loratree_composer.batch.plan import Level, Plan, Prefix, Run
+from loratree_registry.core.text import counted
 from loratree_registry.errors import Invalid
 
 Gains = Mapping[tuple[str, Prefix], Tensor]  # DoRA's, by the name of the weight and the sum that it scales
@@ -49,8 +50,9 @@ class Work:
             return self.kept.task(name, tokens, device)
         if tokens % self.plan.tokens:
             raise Invalid(
-                f"{name} got {tokens} tokens for a batch of {self.plan.tokens} "
-                f"{'paths' if self.plan.is_rows else 'tokens'}: give a path for each row of the model's input"
+                f"{name} got {counted(tokens, 'token')} for a batch of "
+                f"{counted(self.plan.tokens, 'path' if self.plan.is_rows else 'token')}: give a path for each row of "
+                "the model's input"
             )
         factor = tokens // self.plan.tokens
         if (task := self.tasks.get((name, factor))) is None:

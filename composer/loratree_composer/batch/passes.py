@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from loratree_composer.batch.mix import Mix
 from loratree_composer.batch.requests import Requests
+from loratree_registry.core.text import counted
 from loratree_registry.errors import Invalid
 
 _INPUTS: Final = ("input_ids", "inputs_embeds", "decoder_input_ids", "inputs")
@@ -61,7 +62,7 @@ class Passes:
     def _wrap_generate_batch(self, generate_batch: Any) -> Any:
         @wraps(generate_batch)
         def checked(inputs: Sequence[Sequence[int]], *args: Any, **kwargs: Any) -> Any:
-            with self._requests.of_rows(len(inputs)):
+            with self._requests.of_rows(inputs):
                 return generate_batch(inputs, *args, **kwargs)
 
         return checked
@@ -94,12 +95,13 @@ class Passes:
             rows, paths = given.shape[0], len(plan.paths)
             if rows != paths and not (is_expanded and rows % paths == 0):
                 raise Invalid(
-                    f"the model got {rows} rows for a batch of {paths} paths: give one path for each row of its input"
+                    f"the model got {counted(rows, 'row')} for a batch of {counted(paths, 'path')}: give one path for "
+                    "each row of its input"
                 )
         elif (tokens := given.shape[: 2 if given.ndim > 1 else 1].numel()) != plan.tokens:
             raise Invalid(
-                f"the model got {tokens} tokens for segments of {plan.tokens} tokens: the lengths must add up to the "
-                "tokens of its input"
+                f"the model got {counted(tokens, 'token')} for segments of {counted(plan.tokens, 'token')}: "
+                "the lengths must add up to the tokens of its input"
             )
 
 

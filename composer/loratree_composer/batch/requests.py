@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 from torch import nn
 
 from loratree_composer.adapters.adapter import WeightedChain
+from loratree_registry.core.text import counted
 from loratree_registry.errors import Conflict, Invalid
 
 _KEPT: Final = "_cached_continuous_batching_manager"  # where a model keeps a manager for another run
@@ -60,15 +61,16 @@ class Requests:
         self._put: object = None  # what names the paths of the last pass, if a manager ran it
 
     @contextmanager
-    def of_rows(self, number: int) -> Iterator[None]:
-        """Give the requests of the block, `number` of them, the batch's rows, and raise what ended their manager.
+    def of_rows(self, inputs: Sequence[Sequence[int]]) -> Iterator[None]:
+        """Give the requests of the block, one for each prompt, the batch's rows, and raise what ended their manager.
 
-        Raises Invalid if the batch has another number of rows.
+        Raises Invalid if the batch has another number of rows, or if a prompt is empty.
         """
-        if number != len(self._rows.rows):
-            raise Invalid(
-                f"generate_batch got {number} prompts for a batch of {len(self._rows.rows)} rows: give each a path"
-            )
+        if len(inputs) != len(self._rows.rows):
+            prompts, rows = counted(len(inputs), "prompt"), counted(len(self._rows.rows), "row")
+            raise Invalid(f"generate_batch got {prompts} for a batch of {rows}: give each a path")
+        for prompt in inputs:  # here, because generate_batch logs what add_request raises, and goes on
+            _check_prompt(prompt)
         self._next_row, before = 0, len(self._managers)
         try:
             yield
@@ -76,8 +78,7 @@ class Requests:
             self.leave()
         started, self._managers[before:] = self._managers[before:], []
         for manager in started:
-            if (error := manager.found.background_thread_status.fatal_error) is not None:
-                raise error
+            raise_what_ended(manager.found)
 
     def leave(self) -> None:
         """Let a pass that is no manager's have the batch's own rows."""
@@ -128,6 +129,7 @@ class Requests:
         def add_request(
             input_ids: list[int], request_id: str | None = None, *args: Any, path: str | None = None, **kwargs: Any
         ) -> str | None:
+            _check_prompt(input_ids)
             chain = None if path is None else self._read(path)
             with self._lock:
                 request_id = request_id or f"path_{next(manager.numbers)}"
@@ -153,10 +155,9 @@ class Requests:
     def _take_row(self, request_id: str) -> WeightedChain:
         """Return the chain of the batch's next row."""
         if self._next_row >= len(self._rows.rows):
-            raise Invalid(
-                f"the batch has {len(self._rows.rows)} paths, and request {request_id!r} comes after the last of them: "
-                "call add_request(…, path=…)"
-            )
+            rows = len(self._rows.rows)
+            after = f": the batch has {counted(rows, 'path')}, and it comes after the last" if rows else ""
+            raise Invalid(f"request {request_id!r} has no path{after}: call add_request(…, path=…)")
         self._next_row += 1
         return self._rows.rows[self._next_row - 1]
 
@@ -220,6 +221,17 @@ class _Manager:
         for request_id in self._started - known:
             self.chains.pop(request_id, None)
         self._started = (self._started & known) | set(ids)
+
+
+def _check_prompt(prompt: Sequence[int]) -> None:
+    if not len(prompt):
+        raise Invalid("a request takes at least one token, got none: give its prompt, or a token to begin with")
+
+
+def raise_what_ended(manager: Any) -> None:
+    """Raise the error of a pass that ended a manager's thread, after which its requests wait for ever."""
+    if (error := manager.background_thread_status.fatal_error) is not None:
+        raise error
 
 
 def _start(make: Callable[..., Any], model: nn.Module, args: Sequence[Any], options: Mapping[str, Any]) -> Any:

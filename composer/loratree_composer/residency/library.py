@@ -7,7 +7,7 @@ from itertools import chain
 from loratree_composer.adapters.adapter import WeightedChain
 from loratree_composer.adapters.reader import AdapterReader
 from loratree_composer.batch.batches import Batches
-from loratree_composer.batch.composed import Ref, Weights
+from loratree_composer.batch.composed import Ref, Weights, check_ref
 from loratree_composer.residency.prefetch import load_all, refs_below
 from loratree_registry.core.paths import base_of, parse_ref
 from loratree_registry.core.records import Base, Resolution
@@ -29,6 +29,7 @@ class Library:
 
     def refer(self, ref: Ref, follow: str | None, weights: Weights | None) -> tuple[Resolution, WeightedChain]:
         """Resolve a ref, if it is a path, and return its adapters, each loaded when its parts are asked for."""
+        check_ref(ref)
         if isinstance(ref, str):
             ref = self._resolve(ref, follow, weights)
         elif follow is not None or weights:
@@ -41,6 +42,8 @@ class Library:
         self, refs: Sequence[Ref], below: str | None, follow: str | None, batches: Batches | None
     ) -> Future[int]:
         """Load chains on threads of their own, into RAM, and if `batches` are given, to where these take them from."""
+        if isinstance(refs, str):
+            raise Invalid(f"a prefetch takes a list of paths: give [{refs!r}], or below={refs!r} for all below it")
         wanted = chain(refs, () if below is None else refs_below(self._registry, below))
 
         def load(ref: Ref) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from loratree_composer import Composer
+from loratree_registry.core.text import counted
 from loratree_registry.errors import Conflict, Invalid, NotFound
 from tests.composer import chains
 from tests.composer.batch.conftest import ALICE, CARDIO, DIAG, MED
@@ -135,8 +136,12 @@ def test_what_makes_no_batch_is_refused_whole_and_changes_nothing(composer: Comp
     given = ids(2)
     with composer.batch([ALICE, MED]) as batch, torch.inference_mode():
         expected = composer.model(given).logits
-        wrong: list[tuple[list[str], dict[str, Any], type[Exception], str]] = [
+        wrong: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
             ([], {}, Invalid, "takes a list of paths"),
+            (ALICE, {}, Invalid, "takes a list of paths"),
+            ((ref for ref in (ALICE, MED)), {}, Invalid, "takes a list of paths"),
+            ([ALICE, 3], {}, Invalid, "a path is text .* got int"),
+            ([None, MED], {}, Invalid, "a path is text .* got NoneType"),
             ([ALICE, "other/x"], {}, Invalid, "other/x is not in the tree of tiny"),
             ([ALICE, f"{MED}/nobody"], {}, NotFound, "nobody is not known"),
             ([ALICE, MED], {"weights": [None]}, Invalid, "got level weights for 1"),
@@ -156,9 +161,9 @@ def test_what_makes_no_batch_is_refused_whole_and_changes_nothing(composer: Comp
 def test_fewer_or_more_rows_than_paths_are_refused(composer: Composer, rows: int) -> None:
     model: Any = composer.model
     with composer.batch([ALICE, MED]):
-        with pytest.raises(Invalid, match=f"the model got {rows} rows for a batch of 2 paths"):
+        with pytest.raises(Invalid, match=f"the model got {counted(rows, 'row')} for a batch of 2 paths"):
             model(ids(rows))
-        with pytest.raises(Invalid, match=f"the model got {rows} rows for a batch of 2 paths"):
+        with pytest.raises(Invalid, match=f"the model got {counted(rows, 'row')} for a batch of 2 paths"):
             model.generate(ids(rows), max_new_tokens=2)
     with composer.batch([ALICE, MED], lengths=[4, 2]), pytest.raises(Invalid, match="got 12 tokens for segments of 6"):
         model(ids(2))

@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 from transformers.generation.configuration_utils import CompileConfig, ContinuousBatchingConfig
 
 from loratree_composer import Composer
+from loratree_composer.batch.mixed_batch import MixedBatch
 from loratree_registry.errors import Conflict, Invalid, NotFound
 from tests import tiny
 from tests.composer import chains
@@ -134,7 +135,7 @@ def test_requests_come_while_others_run_and_leave_nothing(composer: Composer, tr
         tree.publish(tiny.adapter(tree.tree.base, tmp_path / "late", seed=77, rank=3, alpha=9), late, parent=DIAG)
         with pytest.raises(NotFound, match="nobody"):
             manager.add_request(inputs[0], path=f"{MED}/nobody")
-        with pytest.raises(Invalid, match="the batch has 0 paths, and request 'no path' comes after the last"):
+        with pytest.raises(Invalid, match=r"request 'no path' has no path: call add_request"):
             manager.add_request(inputs[0], request_id="no path")
         with pytest.raises(Invalid, match="to no other input: add requests"):
             composer.model(torch.tensor([inputs[0]]))
@@ -182,7 +183,7 @@ def test_what_cannot_run_is_refused_and_the_rows_go_on(composer: Composer) -> No
     with composer.batch([ALICE, MED]), torch.inference_mode():
         expected = model(torch.tensor(inputs)).logits
         wrong: list[tuple[list[list[int]], ContinuousBatchingConfig, str]] = [
-            (inputs[:1], settings(), "generate_batch got 1 prompts for a batch of 2 rows"),
+            (inputs[:1], settings(), "generate_batch got 1 prompt for a batch of 2 rows"),
             (inputs, settings(use_cuda_graph=True), "run without CUDA graphs"),
             (inputs, settings(varlen_compile_config=CompileConfig()), "run without torch.compile"),
         ]
@@ -201,8 +202,6 @@ def test_what_cannot_run_is_refused_and_the_rows_go_on(composer: Composer) -> No
 
 
 def test_a_pass_that_fails_raises_its_reason(composer: Composer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from loratree_composer.batch.mixed_batch import MixedBatch
-
     def fail(*_: Any) -> None:
         raise Invalid("the disk is gone")
 
@@ -212,6 +211,34 @@ def test_a_pass_that_fails_raises_its_reason(composer: Composer, monkeypatch: py
             generate(composer, prompts([4, 4]))
         monkeypatch.undo()
         assert len(generate(composer, prompts([4, 4]))) == 2
+
+
+def test_a_block_whose_pass_fails_raises_its_reason(composer: Composer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise Invalid("the disk is gone")
+
+    def run() -> None:
+        with composer.requests(GREEDY, settings()) as manager:
+            monkeypatch.setattr(MixedBatch, "set_pass", fail)
+            manager.add_request(prompts([4])[0], path=MED)
+
+    with pytest.raises(Invalid, match="the disk is gone"):
+        run()
+    monkeypatch.undo()
+    with composer.batch([ALICE, MED]):
+        assert len(generate(composer, prompts([4, 4]))) == 2
+
+
+def test_a_request_without_a_token_or_a_path_is_refused_and_the_others_go_on(composer: Composer) -> None:
+    with composer.requests(GREEDY, settings()) as manager:
+        manager.add_request(prompts([4])[0], request_id="sound", path=MED)
+        with pytest.raises(Invalid, match="takes at least one token, got none"):
+            manager.add_request([], path=MED)
+        with pytest.raises(Invalid, match=r"'mine' has no path: call add_request\(…, path=…\)"):
+            manager.add_request([1], request_id="mine")
+        assert manager.get_result(request_id="sound", timeout=60).error is None
+    with composer.batch([ALICE, MED]), pytest.raises(Invalid, match="takes at least one token, got none"):
+        generate(composer, [[1], []])
 
 
 def test_a_manager_that_outlives_the_block_is_stopped(composer: Composer) -> None:
