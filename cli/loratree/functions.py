@@ -30,6 +30,7 @@ def publish(
     level: Level | None = None,
     note: str | None = None,
     assume: bool = True,
+    new_path: bool = False,
     registry: Registry | None = None,
     progress: Progress = silent,
 ) -> "PublishResult":
@@ -38,9 +39,9 @@ def publish(
     The version is pinned to what the adapter was trained on: the lockfile beside its base_model_name_or_path says so,
     or `trained_on` (a composed folder or its lockfile), else `parent` (a ref, or "base"), else what the config names,
     else the nearest ancestor's head, unless `assume` is false. `force_parent` takes `parent` against what the adapter
-    says. An error that names an option of the command line, such as --parent, means the argument of that name.
-    Publishing the same adapter again returns the version that exists. `progress(what, done, total, unit)` is called
-    while it works. Raises LoratreeError.
+    says; `new_path` makes a node although its name is nearly that of another. An error that names an option of the
+    command line, such as --parent, means the argument of that name. Publishing the same adapter again returns the
+    version that exists. `progress(what, done, total, unit)` is called while it works. Raises LoratreeError.
     """
     from loratree_registry.workspace.publish import publish_directory
 
@@ -55,6 +56,7 @@ def publish(
             level=level,
             note=note,
             assume=assume,
+            new_path=new_path,
             home=_home(),
             progress=progress,
         )

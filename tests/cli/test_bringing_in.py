@@ -1,6 +1,7 @@
 """Bringing in what exists: a base in the hub's cache, a folder of flat adapters, and what is assumed or left out."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -94,10 +95,6 @@ def test_an_adapter_whose_config_names_another_model_of_the_hub_is_warned_of_wit
         f"`loratree base set tiny --source {OTHER}` says so"
     ]
     shell("base", "set", "tiny", "--source", "acme-ai/Tiny-1B")
-    assert warned(OTHER) == [
-        f"warning: the adapter's config names {OTHER} as its base, and tiny was added from acme-ai/Tiny-1B: if these "
-        "are other weights, the adapter belongs in another tree"
-    ]
     assert warned(OTHER, "--parent", "base") == []
     for local in (
         "/home/someone/train",
@@ -200,12 +197,94 @@ def test_from_dir_writes_nothing_that_a_manifest_refuses(shell: Shell, filled: F
     shell("publish", "--manifest", manifest, "--dry-run")
 
 
-def test_a_new_path_that_is_nearly_another_is_warned_of(shell: Shell, filled: Filled, tmp_path: Path) -> None:
-    adapter = flat(tmp_path / "a", filled, "tiny")
-    typo = shell("publish", adapter, "tiny/medicin/x", "--parent", "base").stderr
-    assert typo.startswith(f"warning: the path is new, and there is {CHAIN[0][0]}: if you meant that")
+def test_a_new_path_that_is_nearly_another_is_asked_about(shell: Shell, filled: Filled, tmp_path: Path) -> None:
+    adapter, before = flat(tmp_path / "a", filled, "tiny"), shell.state()
+    typo = ["publish", adapter, "tiny/medicin/x", "--parent", "base"]
+    refused = shell(*typo, check=False)
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        f"loratree: tiny/medicin is new, and there is {CHAIN[0][0]}: publish there, or say --new-path if another is "
+        "meant\n",
+    )
+    assert shell.state() == before
+    done = shell(*typo, "--new-path")
+    assert re.search(
+        r"x@1: published, .* KB; new: tiny/medicin \(domain\), tiny/medicin/x \(subdomain\)\n", done.stderr
+    )
     for path in ("tiny/medicin/y", "tiny/medicina", f"{CHAIN[0][0]}/cardiolog"):  # known, or a leaf
-        assert "the path is new" not in shell("publish", adapter, path, "--parent", "base").stderr
+        assert f"new: {path} (" in shell("publish", adapter, path, "--parent", "base").stderr
+    assert "new: " not in shell("publish", filled.adapters[CHAIN[0][0]], "tiny/medicina", "--parent", "base").stderr
+
+
+def test_a_new_node_of_another_level_than_those_beside_it_is_asked_about(
+    shell: Shell, filled: Filled, tmp_path: Path
+) -> None:
+    adapter, area = flat(tmp_path / "a", filled, "tiny"), "tiny/area"
+    publish = ["publish", adapter, f"{area}/bob", "--parent", "base"]
+    shell("publish", adapter, f"{area}/ann", "--parent", "base", "--level", "user")
+    before = shell.state()
+    refused = shell(*publish, check=False)
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        f"loratree: {area}/bob is new and would be a subdomain, but the nodes beside it are of the level user, and no "
+        "level ever changes: say --level user, or --level subdomain\n",
+    )
+    (tmp_path / "m.jsonl").write_text(
+        "".join(
+            json.dumps({"directory": "a", "path": path, "parent": "base"} | ({"level": level} if level else {})) + "\n"
+            for path, level in (
+                *((f"{area}/bob", None), (f"{area}/ann", None), (f"{area}/eve", "user")),
+                *((f"{area}/eve", None), ("tiny/new/kim", "user"), ("tiny/new/lee", None)),
+            )
+        )
+    )
+    for dry in (["--dry-run"], []):
+        assert shell.state() == before
+        many = shell("publish", "--manifest", tmp_path / "m.jsonl", *dry, "--json", check=False)
+        outcomes = json.loads(many.stdout)["outcomes"]
+        assert [outcome["says"] for outcome in outcomes if outcome["says"]] == [
+            refused.stderr.removeprefix("loratree: ").removesuffix("\n")
+        ]
+        levels = [outcome["level"] for outcome in outcomes]
+        assert levels == [
+            None,
+            "user",
+            "user",
+            "user",
+            "user",
+            "subdomain",
+        ]  # the file says what lies beside one another
+    assert f"new: {area}/bob (user)" in shell(*publish, "--level", "user").stderr
+
+
+def test_an_adapter_of_another_model_of_the_hub_is_asked_about_if_the_base_has_a_source(
+    shell: Shell, filled: Filled, tmp_path: Path
+) -> None:
+    shell("base", "set", "tiny", "--source", "acme-ai/Tiny-1B")
+    adapter, before = flat(tmp_path / "a", filled, OTHER), shell.state()
+    refused = shell("publish", adapter, "tiny/flat/a", check=False)
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        f"loratree: the adapter's config names {OTHER} as its base, and tiny was added from acme-ai/Tiny-1B: publish "
+        f"it in a tree of {OTHER}, or say --parent base if both are the same weights\n",
+    )
+    assert shell.state() == before
+    shell("publish", adapter, "tiny/flat/a", "--parent", "base")
+
+
+def test_a_reason_that_many_lines_share_but_for_their_paths_is_said_once(
+    shell: Shell, filled: Filled, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        flat(tmp_path / name, filled, "tiny")
+    rows = [{"directory": name, "path": f"{CHAIN[0][0]}/{name}{end}"} for name in ("a", "b") for end in ("", ".x")]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused = shell("publish", "--manifest", tmp_path / "m.jsonl", "--dry-run", check=False)
+    assert refused.stderr.startswith("4 lines (1; 2; 3; 4): the adapter names the plain base tiny")
+    assert refused.stderr.count("so what PATH builds on is open") == 1
+    (tmp_path / "m.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    refused = shell("publish", "--manifest", tmp_path / "m.jsonl", "--dry-run", check=False)
+    assert f"so what {CHAIN[0][0]}/a builds on is open" in refused.stderr
 
 
 def test_a_swapped_folder_and_path_and_a_path_without_its_base_are_told(

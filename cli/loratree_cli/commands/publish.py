@@ -1,6 +1,8 @@
 """loratree publish."""
 
+import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     help="Print a manifest of the adapters in DIR, with their folders' names below PATH.",
 )
 @click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="With --manifest: threads.")
+@click.option("--new-path", is_flag=True, help="Make a node although its name is nearly that of another.")
 @click.option("--no-assume", is_flag=True, help="Refuse an adapter if nothing says what it was trained on.")
 @click.option("--dry-run", is_flag=True, help="With --manifest: check every line and publish none.")
 @json_option
@@ -65,6 +68,7 @@ def publish(
     manifest: Path | None,
     from_dir: Path | None,
     jobs: int,
+    new_path: bool,
     no_assume: bool,
     dry_run: bool,
     as_json: bool,
@@ -73,7 +77,9 @@ def publish(
 
     The version is pinned to the version or base that it was trained on: what the lockfile beside its
     base_model_name_or_path says, else --parent, else what its config names, else the nearest ancestor's head, which is
-    then assumed for ever. If that is not clear, publish asks for --parent.
+    then assumed for ever. If that is not clear, publish asks for --parent. A node keeps its name and level for ever, so
+    it also asks for --level if the nodes beside a new one have another level, and for --new-path if a new node on the
+    way has nearly the name of another.
 
     A manifest has one line per adapter, JSON or (FILE.csv) comma-separated values: directory and path, and optionally
     parent, level and note. Parents are published before children. An adapter that is already published is reported, and
@@ -86,8 +92,8 @@ def publish(
     loratree publish --manifest adapters.jsonl --dry-run
     """
     if from_dir is not None:
-        others = (path, manifest, trained_on, force_parent or None, dry_run or None)
-        if directory is None or others != (None,) * 5:
+        others = (path, manifest, trained_on, force_parent or None, new_path or None, dry_run or None)
+        if directory is None or others != (None,) * 6:
             raise click.UsageError("--from-dir DIR takes one PATH, and perhaps --parent, --level and --note")
         _print_manifest(from_dir, str(directory), level, {"parent": parent, "note": note})
         return
@@ -96,8 +102,8 @@ def publish(
             raise click.UsageError("give DIRECTORY and PATH, or --manifest FILE")
         if dry_run:
             raise click.UsageError("--dry-run goes with --manifest FILE")
-        _publish_one(directory, path, parent, trained_on, force_parent, level, note, not no_assume, as_json)
-    elif force_parent or (directory, path, parent, trained_on, level, note) != (None,) * 6:
+        _publish_one(directory, path, parent, trained_on, force_parent, level, note, new_path, not no_assume, as_json)
+    elif force_parent or new_path or (directory, path, parent, trained_on, level, note) != (None,) * 6:
         raise click.UsageError("with --manifest, its lines say the directory, path, parent, level and note")
     else:
         _publish_many(manifest, jobs, dry_run, not no_assume, as_json)
@@ -170,12 +176,22 @@ def _publish_many(manifest: Path, jobs: int, dry_run: bool, assume: bool, as_jso
 
 
 def _group_refused(report: "Report") -> dict[tuple[str, tuple[str, ...]], list["Outcome"]]:
-    """Return the lines that were refused, by the sentence that says why and its details."""
+    """Return the lines that were refused, by the sentence that says why and its details.
+
+    A sentence may name the line's own path: if several differ in that alone, it says PATH.
+    """
+    refused = [outcome for outcome in report.outcomes if outcome.status == "refused"]
+    counts = Counter(_without_path(outcome) for outcome in refused)
     grouped: dict[tuple[str, tuple[str, ...]], list[Outcome]] = {}
-    for outcome in report.outcomes:
-        if outcome.status == "refused":
-            grouped.setdefault((str(outcome.says), outcome.details), []).append(outcome)
+    for outcome in refused:
+        says = _without_path(outcome) if counts[_without_path(outcome)] > 1 else str(outcome.says)
+        grouped.setdefault((says, outcome.details), []).append(outcome)
     return grouped
+
+
+def _without_path(outcome: "Outcome") -> str:
+    """Return why a line was refused, with PATH in place of its path."""
+    return re.sub(rf"(?<![\w./-]){re.escape(outcome.path)}(?![\w/-]|\.\w)", "PATH", str(outcome.says))
 
 
 def _group_assumed(report: "Report") -> dict[str, list[str]]:
@@ -204,10 +220,11 @@ def _publish_one(
     force_parent: bool,
     level: Level | None,
     note: str | None,
+    new_path: bool,
     assume: bool,
     as_json: bool,
 ) -> None:
-    from loratree_registry.workspace.publish import find_similar, publish_directory
+    from loratree_registry.workspace.publish import publish_directory
 
     if not directory.exists() and Path(path).exists():
         raise click.UsageError(f"the folder comes first: loratree publish {path} {directory}")
@@ -216,7 +233,6 @@ def _publish_one(
         "the rest"
     )
     with connected() as opened, working(f"publishing {directory}", kept=kept) as on_progress:
-        similar = find_similar(opened, path)
         submitted = publish_directory(
             opened,
             directory,
@@ -228,14 +244,13 @@ def _publish_one(
             trained_on=trained_on,
             force_parent=force_parent,
             assume=assume,
+            new_path=new_path,
             progress=on_progress,
         )
         node = None if submitted.published.created or as_json else opened.node(path)
     version, created = submitted.published.version, submitted.published.created
     for warning in submitted.published.warnings:
         say(f"warning: {warning}")
-    if created and similar is not None:
-        say(f"warning: the path is new, and there is {similar}: if you meant that, publish again and delete this one")
     if submitted.not_published:
         say(f"not published: {', '.join(submitted.not_published)}")
     if as_json:
@@ -243,7 +258,9 @@ def _publish_one(
         return
     if created:
         say(submitted.pin.why)
-        say(f"{version.path}@{version.number}: published, {bytes_text(version.size)}")
+        made = [f"{new} ({of})" for new, of in submitted.made.items()]
+        new = f"; new: {', '.join(made)}" if made else ""
+        say(f"{version.path}@{version.number}: published, {bytes_text(version.size)}{new}")
     else:
         stored = "its stored bytes were damaged and are replaced" if submitted.uploaded_bytes else "nothing stored"
         newer = node is not None and newer_head(version.number, node.head)

@@ -239,8 +239,16 @@ def _pin_from_config(case: _Case) -> FoundPin:
         raise OpenPin(_ask(what, path, candidates, _FIND))
     if candidates:
         raise OpenPin(_ask(f"the adapter was trained on {shown}, which is not known here", path, candidates, _FIND))
-    assumed = _assume_pin([], base, f"{shown}, which the adapter was trained on, is not known here")
-    return assumed if folder is not None else replace(assumed, other_base=explain_other_name(base, name))
+    return _assume_base(base, name, folder)
+
+
+def _assume_base(base: Base, name: str, folder: Path | None) -> FoundPin:
+    """Assume the base for a name that nobody knows here. Raises OpenPin if the base is another model of the hub."""
+    other = explain_other_name(base, name) if folder is None else None
+    if other is not None and base.source is not None:
+        raise OpenPin(f"{other}: publish it in a tree of {name}, or say --parent base if both are the same weights")
+    assumed = _assume_pin([], base, f"{_shown(name)}, which the adapter was trained on, is not known here")
+    return replace(assumed, other_base=other)
 
 
 def _is_pulled_ref(name: str) -> bool:

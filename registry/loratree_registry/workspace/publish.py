@@ -1,6 +1,6 @@
 """Publication of one folder: read, check, find the pin, upload, submit."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loratree_registry.blobs.counted import counted
@@ -10,7 +10,6 @@ from loratree_registry.core.manifest import BaseManifest
 from loratree_registry.core.paths import (
     BASE,
     Level,
-    ancestors_of,
     base_of,
     check_same_level,
     parent_of,
@@ -19,26 +18,31 @@ from loratree_registry.core.paths import (
 )
 from loratree_registry.core.progress import Counter, Progress, silent
 from loratree_registry.core.records import Published, Submission, Version
-from loratree_registry.core.registry import MAX_PAGE, Registry
-from loratree_registry.core.text import bytes_quarantined, check_text, nearest_name, same_quarantined
+from loratree_registry.core.registry import Registry
+from loratree_registry.core.text import bytes_quarantined, check_text, same_quarantined
 from loratree_registry.disk.plain_files import open_plain
 from loratree_registry.errors import Conflict, Invalid, NotFound, NotUploaded, Quarantined
 from loratree_registry.workspace.adapter_directory import AdapterDirectory, read_adapter_directory
 from loratree_registry.workspace.compositions import FoundPin
 from loratree_registry.workspace.other_folders import RESAVE
 from loratree_registry.workspace.pins import OpenPin, find_pin
+from loratree_registry.workspace.places import find_place
 
 _TRIES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishResult:
-    """The result of publishing a folder: the version, its pin, the files not published, and the bytes uploaded."""
+    """The result of publishing a folder: the version, its pin, the files not published, and the bytes uploaded.
+
+    `made` are the nodes that were to be made for it, root to leaf, with their levels.
+    """
 
     published: Published
     pin: FoundPin
     not_published: list[str]
     uploaded_bytes: int
+    made: dict[str, Level] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,17 +66,21 @@ def publish_directory(
     trained_on: Path | None = None,
     force_parent: bool = False,
     assume: bool = True,
+    new_path: bool = False,
+    asking: bool = True,
     progress: Progress = silent,
 ) -> PublishResult:
     """Publish the PEFT adapter in `directory` as the next version at `path`, all of it or nothing.
 
     `parent` is --parent: a ref or `base`; `trained_on` is --trained-on: a folder or a lockfile; `force_parent` lets
     `parent` overrule what the adapter says; without `assume`, a pin that nothing names is refused and not assumed.
-    Everything is checked before a byte is sent. If `path` has a version of
+    `new_path` allows a new node whose name is nearly that of another. Without `asking`, somebody else has looked at the
+    path already (see find_place). Everything is checked before a byte is sent. If `path` has a version of
     this adapter with the same pin, or with any pin if the new pin cannot be decided, that version is returned; its
     bytes are sent again only if the stored ones are damaged. Raises LoratreeError.
     """
     check_text("note", note, limit=2000)
+    made = find_place(registry, path, level, new_path=new_path) if asking else {}
     prepared = prepare(
         registry,
         directory,
@@ -110,6 +118,7 @@ def publish_directory(
         pin=pin,
         not_published=adapter.not_published,
         uploaded_bytes=adapter.file.size,
+        made=made if published.created else {},
     )
 
 
@@ -162,25 +171,6 @@ def prepare(
     if same:
         check_same_level(path, same[0].level, level)
     return Prepared(adapter=adapter, pin=pin, known=same[0] if same else None)
-
-
-def find_similar(registry: Registry, path: str) -> str | None:
-    """Return the node whose name is nearly that of a node above `path` which publishing there would create, or None.
-
-    A node cannot be renamed, and one that had a version cannot be removed, so a typing error in a path would stay.
-    """
-    for above in reversed(ancestors_of(parse_path(path))):
-        try:
-            registry.node(above)
-        except NotFound:
-            continue
-        missing, _, rest = path.removeprefix(f"{above}/").partition("/")
-        if not rest:
-            return None  # only the leaf is new, and the names of leaves, such as those of users, are alike
-        siblings = registry.children(above, limit=MAX_PAGE).items
-        similar = nearest_name(missing, [node.path.removeprefix(f"{above}/") for node in siblings])
-        return None if similar is None else f"{above}/{similar}"
-    return None
 
 
 def _read_manifest(registry: Registry, path: str) -> BaseManifest:

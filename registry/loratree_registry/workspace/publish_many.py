@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -13,8 +14,9 @@ from loratree_registry.core.paths import Level, ancestors_of, base_of
 from loratree_registry.core.progress import Counter, Progress, Stopped, silent
 from loratree_registry.core.records import PinSource
 from loratree_registry.core.registry import Registry
-from loratree_registry.errors import LoratreeError, Unavailable
+from loratree_registry.errors import Invalid, LoratreeError, NotFound, Unavailable
 from loratree_registry.workspace.manifest_lines import Row
+from loratree_registry.workspace.places import check_beside, find_level_beside
 from loratree_registry.workspace.planned import PlannedRegistry
 from loratree_registry.workspace.publish import prepare, publish_directory
 
@@ -86,6 +88,7 @@ def publish_rows(
     call again continues.
     """
     work = _Work(registry, rows, home, dry_run=dry_run, assume=assume, progress=progress)
+    work.look_beside(rows)
     with ThreadPoolExecutor(jobs) as threads:
         try:
             for _, level in groupby(sorted(rows, key=lambda row: (row.depth, row.path)), attrgetter("depth")):
@@ -115,10 +118,17 @@ class _Work:
         self._total = len(rows)
         self._paths = {row.path for row in rows}
         self._refused: dict[str, int] = {}
+        self._beside: dict[str, tuple[Level, Level | None]] = {}  # of a node, and of those directly below it
         self._stopped: str | None = None
         self._stopping, self._cancelled = threading.Event(), threading.Event()
         self._counter = Counter(progress, "checking" if dry_run else "publishing", len(rows), "adapters")
         self.outcomes: list[Outcome] = []
+
+    def look_beside(self, rows: Sequence[Row]) -> None:
+        """Find, before a row is published, the levels of the nodes beside new ones that no row gives a level."""
+        for parent in sorted({row.path.rpartition("/")[0] for row in rows if row.level is None}):
+            with suppress(NotFound):
+                self._beside[parent] = self._registry.node(parent).level, find_level_beside(self._registry, parent)
 
     def publish(self, same: list[Row]) -> None:
         """Publish the rows of one path in the order of the file."""
@@ -180,7 +190,25 @@ class _Work:
             says = f"{above[-1]}, which it is below, was refused in line {self._refused[above[-1]]}: publish that first"
             self._refused[row.path] = row.line
             return Outcome(line=row.line, path=row.path, status="refused", says=says)
+        self._check_level(row)
         return self._check(row) if self._dry_run else self._publish(row)
+
+    def _check_level(self, row: Row) -> None:
+        """Raise Invalid if a row makes a node of another level than those beside it, and does not say so."""
+        parent = row.path.rpartition("/")[0]
+        if row.level is None and parent in self._beside:
+            try:
+                check_beside(row.path, *self._beside[parent])
+            except Invalid:
+                if not self._is_there(row.path):
+                    raise
+
+    def _is_there(self, path: str) -> bool:
+        try:
+            self._planned.node(path)
+        except NotFound:
+            return False
+        return True
 
     def _publish(self, row: Row) -> Outcome:
         done = publish_directory(
@@ -192,6 +220,7 @@ class _Work:
             note=row.note,
             home=self._home,
             assume=self._assume,
+            asking=False,
             progress=self._check_wanted,
         )
         version, status = done.published.version, _PUBLISHED[done.published.created]

@@ -68,7 +68,7 @@ def _is_named(base: Base, name: str) -> bool:
 
 
 def explain_other_name(base: Base, name: str) -> str | None:
-    """Return what is to be checked if `name` has the form of a hub's id and is not what the base was added from.
+    """Say what `name` is, and what the base is, if `name` has the form of a hub's id and the base has another source.
 
     A path of another machine may have that form too, such as `out/merged`. None for any other name.
     """
@@ -79,7 +79,7 @@ def explain_other_name(base: Base, name: str) -> str | None:
         return (
             f"{names}has no source: if that is the same model, `loratree base set {base.name} --source {name}` says so"
         )
-    return f"{names}was added from {base.source}: if these are other weights, the adapter belongs in another tree"
+    return f"{names}was added from {base.source}"
 
 
 def base_digest_of(name: str) -> str | None:

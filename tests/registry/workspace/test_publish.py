@@ -383,7 +383,7 @@ def test_an_adapter_that_names_nothing_is_assumed_to_be_of_the_nearest_head(benc
 
 
 def test_a_name_that_is_not_known_is_refused_only_below_a_version(bench: Bench) -> None:
-    for name in ("someone/else", bench.folder / "gone", "x" * 5000, "nul\0byte", "two\nlines"):
+    for name in ("someone/else/merged", bench.folder / "gone", "x" * 5000, "nul\0byte", "two\nlines"):
         number = bench.publish(bench.adapter(8, name), MEDICINE, None).published.version
         assert number.pin.found == "assumed"
         message = bench.refusal(bench.adapter(4, name), CARDIOLOGY)

@@ -131,7 +131,7 @@ def test_a_dry_run_says_the_levels_that_publishing_gives_and_refuses_those_that_
 ) -> None:
     registry.create_node("tiny/there", level="task")
     lines: list[tuple[str, str | None, str | None]] = [
-        ("tiny/law", None, "domain"),
+        ("tiny/law", "domain", "domain"),
         ("tiny/law/tax", "user", "user"),
         ("tiny/law/tax/vat", None, None),  # nothing is below a user
         ("tiny/law/tax", None, "user"),  # a second version
