@@ -11,6 +11,7 @@ from loratree_registry.core.paths import Level
 from loratree_registry.core.progress import Progress, silent
 from loratree_registry.core.records import Resolution, Version
 from loratree_registry.core.registry import Registry
+from loratree_registry.errors import Invalid
 from loratree_registry.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def publish(
     """
     from loratree_registry.workspace.publish import publish_directory
 
+    if not Path(directory).exists() and Path(path).is_dir():
+        raise Invalid(f"the folder comes first: loratree.publish({str(path)!r}, {str(directory)!r})")
     with connected(registry) as opened:
         return publish_directory(
             opened,

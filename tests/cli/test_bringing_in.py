@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import loratree
+
 from .conftest import CHAIN, LEAF, Filled, Shell
 
 OTHER = "Qwen/Qwen3-Other-8B"
@@ -294,6 +296,11 @@ def test_a_swapped_folder_and_path_and_a_path_without_its_base_are_told(
     swapped = shell("publish", "tiny/x", adapter, check=False)
     assert swapped.returncode == 2
     assert f"the folder comes first: loratree publish {adapter} tiny/x" in swapped.stderr
+    with pytest.raises(loratree.LoratreeError, match=re.escape(f"loratree.publish({str(adapter)!r}, 'tiny/x')")):
+        loratree.publish("tiny/x", str(adapter))
+    (tmp_path / "m.jsonl").touch()
+    listed = shell("publish", tmp_path / "m.jsonl", check=False)
+    assert f"give DIRECTORY and PATH, or --manifest {tmp_path / 'm.jsonl'}" in listed.stderr
     short = shell("resolve", LEAF.removeprefix("tiny/"), check=False)
     assert f"(a path begins with its base: did you mean {LEAF.rpartition('/')[0].partition('/')[0]}/" in short.stderr
 

@@ -26,6 +26,7 @@ from loratree_registry.errors import Invalid
 from tests.composer import chains
 from tests.composer.arithmetic.test_edits import exact
 from tests.composer.reference_sums import half_ulp
+from tests.examples import examples
 
 VOCABULARY, LENGTH = 13, 5
 IDS = torch.arange(2 * LENGTH).view(2, LENGTH) % VOCABULARY
@@ -146,7 +147,7 @@ def forms(case: Drawn) -> dict[str, Tensor]:
     return found
 
 
-EXAMPLES = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+EXAMPLES = settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @EXAMPLES

@@ -99,7 +99,8 @@ def publish(
         return
     if manifest is None:
         if directory is None or path is None:
-            raise click.UsageError("give DIRECTORY and PATH, or --manifest FILE")
+            is_file = directory is not None and directory.is_file()
+            raise click.UsageError(f"give DIRECTORY and PATH, or --manifest {directory if is_file else 'FILE'}")
         if dry_run:
             raise click.UsageError("--dry-run goes with --manifest FILE")
         _publish_one(directory, path, parent, trained_on, force_parent, level, note, new_path, not no_assume, as_json)

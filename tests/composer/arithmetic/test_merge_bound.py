@@ -6,11 +6,12 @@ from loratree_composer.arithmetic.edits import Add
 from loratree_composer.arithmetic.lowrank import LowRank, concat
 from loratree_composer.arithmetic.merge import merged
 from tests.composer.reference_sums import excess, provable, random_delta
+from tests.examples import examples
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     dtype=st.sampled_from(DTYPES),
     out=st.integers(1, 600),

@@ -15,6 +15,7 @@ from loratree_composer.live.merged_weights import MergedWeights
 from tests.composer import chains
 from tests.composer.arithmetic.test_edits import exact
 from tests.composer.test_forms_agree import VOCABULARY, Net, part, random
+from tests.examples import examples
 
 LENGTH = 5
 MIXED = ("tokens", "up", "turned", "head")  # the convolution and the norm must be shared
@@ -100,7 +101,7 @@ def one_row(case: Batch, at: int) -> tuple[Tensor, float]:
         return expected, chains.relative(narrow(ids), expected)
 
 
-EXAMPLES = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+EXAMPLES = settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @EXAMPLES

@@ -24,6 +24,7 @@ from loratree_registry.errors import Invalid
 from tests import tiny
 from tests.composer import chains
 from tests.composer.reference_sums import adding, random_delta
+from tests.examples import examples
 
 SHAPES = {"a": (1100, 12), "b": (20, 1100), "c": (6, 20)}
 
@@ -65,7 +66,7 @@ def fresh(model: nn.Module, name: str) -> str:
     return chains.state_digest(copy)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(steps=st.lists(st.sampled_from(STEPS), min_size=2, max_size=9))
 def test_a_merge_is_the_same_whatever_came_before(steps: list[str]) -> None:
     model = net()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from loratree_registry.blobs.store import ReadBack
 from loratree_registry.errors import Conflict, Invalid, NotFound
+from tests.examples import examples
 
 from .conftest import Held
 
@@ -52,7 +53,7 @@ def read(held: Held, digest: str) -> bytes:
         return stream.read()
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=5000))
 def test_what_is_put_is_read_back(held: Held, content: bytes) -> None:
     digest = put(held, content)

@@ -24,6 +24,7 @@ from loratree_registry.peft_format.name_regex import widened
 from loratree_registry.peft_format.targets import TargetModules
 from loratree_registry.tensor_files.header import read_header
 from tests import tiny
+from tests.examples import examples
 
 LINEAR = [f"{part}.{name}" for part, name in zip(["self_attn"] * 4 + ["mlp"] * 3, tiny.LINEARS, strict=True)]
 MODULES = [f"model.layers.{layer}.{name}" for layer in (0, 1) for name in LINEAR]
@@ -57,7 +58,7 @@ class Config:
 
 
 @given(CHOICES, st.none() | CHOICES, LAYERS, PATTERNS, st.sampled_from([*MODULES, *ODD]))
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 def test_a_module_is_chosen_exactly_when_peft_chooses_it(
     chosen: Any, excluded: Any, layers: Any, pattern: Any, module: str
 ) -> None:
@@ -100,7 +101,7 @@ TARGETS = st.one_of(
 
 
 @given(TARGETS, st.none() | st.lists(st.sampled_from(tiny.LINEARS), max_size=2) | st.just(r".*\.1\..*q_proj"), LAYERS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_what_peft_wrote_is_never_refused_for_its_targets(
     tmp_path_factory: pytest.TempPathFactory, chosen: Any, excluded: Any, layers: Any
 ) -> None:
