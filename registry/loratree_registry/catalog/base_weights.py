@@ -67,7 +67,8 @@ def check_weights(blobs: BlobStore, files: list[FileDigest], manifest: BaseManif
     places = {(name, tensor.file) for name, tensor in heads}
     expected = _read_index(blobs, files) or {(name, WEIGHTS) for name, _ in heads}
     if wrong := sorted(f"{name} in {file}" for name, file in places ^ expected):
-        raise Invalid(f"{INDEX} and the files disagree over {listed(wrong, limit=5)}: save the model again")
+        problem = f"{INDEX} and the files disagree over {listed(wrong, limit=5)}"
+        raise Invalid(f"{problem}: save the model again", details=[problem])
     _refuse(misfits(StoredCheckpoint(dict(heads)), manifest))
     checkpoint = StoredCheckpoint(dict(tensor for file in shards for tensor in _read_shard(blobs, file)))
     _refuse([f"{name} has other values" for name in differences(checkpoint, manifest)])
@@ -128,7 +129,10 @@ def _check_same(name: str, known: list[FileDigest], files: list[FileDigest]) -> 
 
 def _refuse(problems: list[str]) -> None:
     if problems:
-        raise Invalid(f"the files do not hold the base: {listed(problems, limit=5)}; give the folder that was added")
+        raise Invalid(
+            f"the files do not hold the base: {listed(problems, limit=5)}; give the folder that was added",
+            details=problems,
+        )
 
 
 def _read_head(blobs: BlobStore, file: FileDigest) -> list[tuple[str, StoredTensor]]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from loratree_registry.blobs.counted import counted
 from loratree_registry.catalog.base_weights import check_weights
@@ -18,7 +19,7 @@ from loratree_registry.core.progress import Counter, Progress, silent, stopping
 from loratree_registry.database import queries
 from loratree_registry.database.engine import reading, trying, writing
 from loratree_registry.embedded.storage import Storage
-from loratree_registry.errors import Invalid
+from loratree_registry.errors import Corrupt, Invalid, NotUploaded, Unavailable, listed
 from loratree_registry.housekeeping.adapter_checks import AdapterChecks, Recorded, describe
 from loratree_registry.housekeeping.exports.format import BlobLine
 from loratree_registry.housekeeping.exports.import_report import chunks
@@ -28,6 +29,7 @@ from loratree_registry.tensor_files.checkpoint_files import check_names
 
 _AT_ONCE = 32  # blobs that one transaction leases or records
 _THREADS = 4
+_SOUND: Final = "export it again from a sound registry"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,12 @@ def _check_weights(storage: Storage, export: Export) -> None:
                 check_names(files)
                 check_weights(storage.blobs, files, line.manifest)
             except Invalid as error:
-                raise Invalid(f"the export's weights of the base {line.name} are not its own: {error}") from error
+                problems = listed(error.details, limit=5) or error
+                raise Invalid(
+                    f"the export's weights of the base {line.name} are not its own: {problems}; {_SOUND}"
+                ) from error
+            except Corrupt as error:
+                raise _damaged_here(f"the weights of the base {line.name}") from error
 
 
 def _check_adapters(storage: Storage, export: Export, counter: Counter) -> None:
@@ -100,9 +107,21 @@ def _check_adapters(storage: Storage, export: Export, counter: Counter) -> None:
     """
     checks = AdapterChecks(storage.blobs, {line.name: line.manifest for line in export.lines("bases")})
     for version, problem in checks.problems(_find_new(storage, export, checks)):
+        if isinstance(problem, Corrupt):
+            raise _damaged_here(version.ref) from problem
+        if isinstance(problem, Invalid):
+            raise Invalid(f"the export's {describe(version, problem)}; {_SOUND}") from problem
         if problem is not None:
-            raise Invalid(f"the export's {describe(version, problem)}; export it again from a sound registry")
+            raise problem
         counter.add()
+
+
+def _damaged_here(what: str) -> Corrupt:
+    """Return the error for bytes that were stored here before, and that the export's own bytes did not replace."""
+    return Corrupt(
+        f"{what} cannot be checked, as this registry's own blob store lost or changed the bytes: `loratree verify` "
+        "lists what is damaged"
+    )
 
 
 def _find_new(storage: Storage, export: Export, checks: AdapterChecks) -> Iterator[Recorded]:
@@ -129,11 +148,14 @@ def _store_blobs(storage: Storage, export: Export, counter: Counter) -> int:
     with ThreadPoolExecutor(_THREADS) as threads, stopping(counter):
         for chunk in chunks(export.blobs(), _AT_ONCE):
             leased = _lease(storage, chunk)
-            for _ in threads.map(lambda taken: _put(storage, taken, counter), leased):
+            for _ in threads.map(lambda taken: _put(storage, export, taken, counter), leased):
                 pass  # the loop raises the errors of the threads
-            with writing(storage.engine) as connection:
-                for taken in leased:
-                    record_stored(connection, taken.blob.sha256, taken.blob.size, taken.lease)
+            try:
+                with writing(storage.engine) as connection:
+                    for taken in leased:
+                        record_stored(connection, taken.blob.sha256, taken.blob.size, taken.lease)
+            except NotUploaded as error:
+                raise Unavailable("blobs were collected during the import: import the export again") from error
             size += sum(taken.blob.size for taken in leased)
             counter.add(sum(blob.size for blob, _ in chunk) - sum(taken.blob.size for taken in leased))
     return size
@@ -160,9 +182,9 @@ def _lease(storage: Storage, chunk: list[tuple[BlobLine, Open]]) -> list[_Leased
         ]
 
 
-def _put(storage: Storage, taken: _Leased, counter: Counter) -> None:
+def _put(storage: Storage, export: Export, taken: _Leased, counter: Counter) -> None:
     with taken.open() as stream:
         try:
             storage.blobs.put(taken.blob.sha256, taken.blob.size, counted(stream, counter.add))
-        except Invalid as error:
-            raise Invalid(f"the export is damaged: {error}") from error
+        except Invalid as error:  # its remedy is for whoever uploads
+            raise export.describe_damage(taken.blob, taken.open) from error

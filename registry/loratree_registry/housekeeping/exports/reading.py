@@ -100,6 +100,21 @@ class Export:
         if (extra := next(members, None)) is not None:
             raise self._describe_foreign(extra)
 
+    def describe_damage(self, blob: BlobLine, open_blob: Open) -> Invalid:
+        """Read a blob again that could not be stored, and return the error that says what is wrong with its file."""
+        where = f"{self._source.where}/{blob_name(blob.sha256)}"
+        with open_blob() as stream:
+            hashed = Hashed(stream)
+            try:
+                hashed.drain()
+            except OSError as error:
+                return Invalid(f"the export is damaged: {where} cannot be read ({error.strerror or error}): {AGAIN}")
+        if (hashed.digest, hashed.count) == (blob.sha256, blob.size):
+            return Invalid(
+                f"{where} changed while it was read: import the export again, and do not change it meanwhile"
+            )
+        return Invalid(f"the export is damaged: the bytes of {where} have the digest {hashed.digest}: {AGAIN}")
+
     def _describe_foreign(self, member: Member) -> Invalid:
         return Invalid(f"{self._source.where} holds {ascii(member.name)[:200]}, which it does not list: move it away")
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import tarfile
@@ -18,11 +19,13 @@ from sqlalchemy import text
 
 from loratree_registry.catalog import base_weights
 from loratree_registry.core.digests import FileDigest, content_digest, version_digest
+from loratree_registry.core.progress import Progress
 from loratree_registry.database.engine import writing
-from loratree_registry.errors import Conflict, Corrupt, Invalid, LoratreeError, NotFound
+from loratree_registry.errors import Conflict, Corrupt, Invalid, LoratreeError, NotFound, Unavailable
 from loratree_registry.housekeeping.exports import format
 from loratree_registry.housekeeping.exports.exporting import export
 from loratree_registry.housekeeping.exports.importing import import_
+from loratree_registry.housekeeping.exports.reading import open_export
 from loratree_registry.housekeeping.exports.writing import blob_name
 from loratree_registry.housekeeping.verifying import verify
 from loratree_registry.workspace.base_transfer import pull_base
@@ -221,16 +224,22 @@ def test_an_interrupted_import_goes_on_and_shows_nothing_before(
     source, target = grown(build(), material), build()
     export(source.storage, None, tmp_path / "all")
 
-    def interrupt(what: str, _done: int, _total: int, _unit: str) -> None:
-        if what == "checking adapters":  # after the bytes were stored
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        import_(target.storage, tmp_path / "all", progress=interrupt)
+    with pytest.raises(KeyboardInterrupt):  # after the bytes were stored
+        import_(target.storage, tmp_path / "all", progress=interrupt_at("checking adapters"))
     assert target.registry.bases().items == []
     assert len(list(target.storage.blobs.list_blobs())) > 0
     assert import_(target.storage, tmp_path / "all").bytes == 0  # all the bytes were stored the first time
     assert everything(target.registry) == everything(source.registry)
+
+
+def interrupt_at(step: str) -> Progress:
+    """Return a progress that is a Ctrl-C when the step begins."""
+
+    def interrupt(what: str, _done: int, _total: int, _unit: str) -> None:
+        if what == step:
+            raise KeyboardInterrupt
+
+    return interrupt
 
 
 @pytest.mark.parametrize("name", ["out", "out.tar"])
@@ -354,7 +363,11 @@ def giant(folder: Path) -> None:
 
 
 HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a flipped bit": (flipped, "the export is damaged: "),
+    "a flipped bit": (
+        flipped,
+        "^the export is damaged: the bytes of .*/export/blobs/sha256/../[0-9a-f]{64} have the digest sha256:[0-9a-f]+"
+        ": export it again, or copy it again whole$",
+    ),
     "a blob cut off": (lambda folder: os.truncate(first_blob(folder), 5), "has 5 bytes, expected"),
     "a blob missing": (lambda folder: first_blob(folder).unlink(), "is listed but missing"),
     "an extra blob": (
@@ -516,6 +529,57 @@ def test_a_hostile_tar_file_is_refused_and_nothing_is_extracted(
     assert [path.name for path in tmp_path.iterdir()] == ["export.tar"]
 
 
+def test_a_flipped_bit_in_a_tar_file_is_told_with_the_name_of_its_member(
+    build: Build, whole: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "export"))
+    flipped(folder)
+    tar = packed(folder, tmp_path / "export.tar", lambda member: member)
+    name = re.escape(str(first_blob(folder).relative_to(folder)))
+    sentence = f"of .*/export.tar/{name} have the digest sha256:[0-9a-f]+: export it again, or copy it again whole$"
+    refused_unseen(build(), tar, sentence)
+    refused_unseen(build("sqlite", "s3"), tar, sentence)
+
+
+def test_a_file_that_is_whole_again_when_it_is_looked_at_is_told_to_have_changed(whole: Path) -> None:
+    with open_export(whole) as opened:
+        blob, open_blob = next(opened.blobs())
+        told = opened.describe_damage(blob, open_blob)
+    assert str(told).endswith(
+        f"{blob_name(blob.sha256)} changed while it was read: import the export again, and do not change it meanwhile"
+    )
+
+
+def test_bytes_that_are_damaged_here_are_not_called_the_exports_fault(
+    build: Build, material: Material, tmp_path: Path
+) -> None:
+    source, target = weighty(grown(build(), material), material.checkpoint), build()
+    export(source.storage, None, tmp_path / "all")
+    for sha256_, what in (
+        (material.rank4.file.sha256, "tiny/law/tax/vat@1"),
+        (sha256(material.checkpoint["model.safetensors"]), "the weights of the base tiny"),
+    ):
+        with suppress(KeyboardInterrupt):
+            import_(target.storage, tmp_path / "all", progress=interrupt_at("checking adapters"))
+        target.flip(sha256_)
+        with pytest.raises(Corrupt, match=f"^{what} cannot be checked, as this registry's own blob store .* verify"):
+            import_(target.storage, tmp_path / "all")
+
+
+def test_an_import_whose_bytes_are_collected_meanwhile_is_to_be_run_again(build: Build, whole: Path) -> None:
+    target = build()
+
+    def collect(what: str, done: int, _total: int, _unit: str) -> None:
+        if what == "storing the files" and done:
+            with writing(target.storage.engine) as connection:
+                connection.execute(text("UPDATE blobs SET state = 'condemned' WHERE state = 'expected'"))
+
+    with pytest.raises(Unavailable, match="were collected during the import: import the export again"):
+        import_(target.storage, whole, progress=collect)
+    import_(target.storage, whole)
+    assert verify(target.storage).sound
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.999])
 def test_a_tar_file_that_was_cut_off_anywhere_is_refused(
     build: Build, whole: Path, tmp_path: Path, share: float
@@ -641,7 +705,10 @@ def test_weights_that_are_not_the_bases_own_are_not_imported(build: Build, mater
     other = {**material.checkpoint, "model.safetensors": weights[:-1] + bytes([weights[-1] ^ 1])}
     source, target = weighty(grown(build(), material), other), build()
     export(source.storage, None, tmp_path / "all")
-    with pytest.raises(Invalid, match=r"the export's weights of the base tiny are not its own: .* has other values"):
+    with pytest.raises(
+        Invalid,
+        match=r"the export's weights of the base tiny are not its own: \S+ has other values; export it again from a",
+    ):
         import_(target.storage, tmp_path / "all")
     assert everything(target.registry) == {}
     target.registry.add_base("tiny", material.base)
