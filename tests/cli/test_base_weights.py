@@ -50,6 +50,56 @@ def test_a_machine_that_never_had_the_base_pulls_it_and_composes(
     assert (there / MODEL).read_bytes() == (here / MODEL).read_bytes()
 
 
+@pytest.mark.parametrize("name", ["out", "out.tar"])
+def test_weights_that_are_in_an_export_are_pulled_and_composed_on_as_import_says(
+    shell: Shell, filled: Filled, tmp_path: Path, name: str
+) -> None:
+    shell("base", "push", "tiny", filled.base)
+    said = shell("export", "--out", tmp_path / name).stderr
+    assert said.splitlines()[1:] == ["the weights of tiny are in it"]
+    fresh = Shell(tmp_path / "fresh")
+    said = fresh("import", tmp_path / name).stderr.splitlines()[-1]
+    command = "loratree base pull tiny --out DIR"
+    assert said == f"the weights of tiny came along: `{command}` writes them to a folder for composing"
+    fresh(*command.replace("DIR", str(tmp_path / "pulled")).split()[1:])
+    fresh("compose", LEAF, "--mode", "merge", "--out", tmp_path / "merged")
+    assert len(fresh("import", tmp_path / name).stderr.splitlines()) == 1  # the folder is known now
+
+
+def test_weights_that_are_in_no_export_are_added_and_composed_on_as_import_says(
+    shell: Shell, filled: Filled, tmp_path: Path
+) -> None:
+    said = shell("export", LEAF, "--out", tmp_path / "out").stderr
+    assert said.splitlines()[1:] == [
+        "the weights of tiny are not in it, as they are not stored: `loratree base push tiny DIR` stores them for the "
+        "next export"
+    ]
+    fresh = Shell(tmp_path / "fresh")
+    said = fresh("import", tmp_path / "out").stderr.splitlines()[-1]
+    command = "loratree base add tiny DIR"
+    assert said == f"the weights of tiny are not here: `{command}` names a folder that has them, for composing"
+    fresh(*command.replace("DIR", str(filled.base)).split()[1:])
+    fresh("compose", LEAF, "--mode", "merge", "--out", tmp_path / "merged")
+    known = shell("import", tmp_path / "out", "--json")
+    assert (known.stderr, len(shell("import", tmp_path / "out").stderr.splitlines())) == ("", 1)
+
+
+def test_of_several_bases_an_export_and_an_import_say_which_have_their_weights(
+    shell: Shell, filled: Filled, tmp_path: Path
+) -> None:
+    shell("base", "push", "tiny", filled.base)
+    for number in range(7):
+        shell("base", "add", f"other{number}", filled.base)
+    said = shell("export", "--out", tmp_path / "out").stderr.splitlines()[1]
+    assert said == (
+        "the weights of tiny are in it, but the weights of other0; other1; other2; and 4 more are not in it, as they "
+        "are not stored: `loratree base push NAME DIR` stores them for the next export"
+    )
+    said = Shell(tmp_path / "fresh")("import", tmp_path / "out").stderr
+    assert (said.count("are not here: "), said.count("came along: ")) == (5, 0)
+    assert "3 more bases without a folder on this machine: `loratree base ls` says which are stored\n" in said
+
+
 def test_a_base_is_added_and_stored_in_one(base: Path, tmp_path: Path) -> None:
     shell = Shell(tmp_path / "home")
     added = shell("base", "add", "tiny", base, "--store", "--json")

@@ -11,11 +11,13 @@ from sqlalchemy import Connection
 
 from loratree_registry.blobs.counted import counted
 from loratree_registry.blobs.hashing import Hashed
+from loratree_registry.catalog.bases import find_base
 from loratree_registry.catalog.files import open_stored
 from loratree_registry.catalog.nodes import find_node
 from loratree_registry.core.digests import FileDigest
-from loratree_registry.core.paths import parse_ref
+from loratree_registry.core.paths import base_of, parse_ref
 from loratree_registry.core.progress import Counter, Progress, silent
+from loratree_registry.core.records import Base
 from loratree_registry.core.times import now
 from loratree_registry.database import queries
 from loratree_registry.database.engine import reading
@@ -52,10 +54,22 @@ class Exported:
     bytes: int
 
 
-def export(storage: Storage, path: str | None, out: Path, *, progress: Progress = silent) -> Exported:
+def _say_none(_bases: list[Base]) -> None:
+    """Say nothing."""
+
+
+def export(
+    storage: Storage,
+    path: str | None,
+    out: Path,
+    *,
+    progress: Progress = silent,
+    on_bases: Callable[[list[Base]], object] = _say_none,
+) -> Exported:
     """Write a subtree, or the whole registry if `path` is None, to the new folder or .tar file `out`.
 
-    All rows come from one transaction; the bytes are hashed while they are copied. Raises NotFound, Invalid, Conflict,
+    All rows come from one transaction; the bytes are hashed while they are copied. At the end, `on_bases` gets the
+    bases in the export; the weights of those that are stored are in it. Raises NotFound, Invalid, Conflict,
     Unavailable, also if a collection removed bytes that it still had to copy, and Corrupt if the blob store holds other
     bytes than the database says.
     """
@@ -73,12 +87,20 @@ def export(storage: Storage, path: str | None, out: Path, *, progress: Progress 
                 counter = Counter(progress, f"writing {name}", 0, name)
                 file, counts[name] = _write_lines(destination, name, _LINES[name](connection, path), counter)
                 files.append(file)
+            bases = _bases_of(connection, path, counts["bases"])
         size = _copy_blobs(storage, destination, progress)
         header = ExportHeader(
             schema=SCHEMA, loratree=release("loratree"), path=path, created_at=now(), files=files, counts=counts
         )
         destination.seal(written(header))
+    on_bases(bases)
     return Exported(path=path, counts=counts, bytes=size)
+
+
+def _bases_of(connection: Connection, path: str | None, count: int) -> list[Base]:
+    if path is not None:
+        return [find_base(connection, base_of(path)).record()]
+    return [row.record() for row in queries.bases.list_bases(connection, after=None, limit=count)]
 
 
 def _write_lines(

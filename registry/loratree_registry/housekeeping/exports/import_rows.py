@@ -73,6 +73,11 @@ class RowImporter:
             self._check_last_numbers()
 
     @property
+    def bases(self) -> list[str]:
+        """The names of the export's bases that were read."""
+        return list(self._bases)
+
+    @property
     def listed_bytes(self) -> int:
         """The size in bytes of the blobs that the export lists; only a trial knows it."""
         return sum(self._sizes.values())

@@ -5,7 +5,7 @@ bytes are leased, stored, read back and recorded, and each adapter is checked as
 transaction adds the rows. A second run continues a first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,11 @@ from typing import Final
 
 from loratree_registry.blobs.counted import counted
 from loratree_registry.catalog.base_weights import check_weights
+from loratree_registry.catalog.bases import find_base
 from loratree_registry.catalog.files import record_stored
 from loratree_registry.core.digests import FileDigest
 from loratree_registry.core.progress import Counter, Progress, silent, stopping
+from loratree_registry.core.records import Base
 from loratree_registry.database import queries
 from loratree_registry.database.engine import reading, trying, writing
 from loratree_registry.embedded.storage import Storage
@@ -47,11 +49,18 @@ class Imported:
     warnings: list[str]
 
 
-def import_(storage: Storage, where: Path, *, progress: Progress = silent) -> Imported:
+def _say_none(_bases: list[Base]) -> None:
+    """Say nothing."""
+
+
+def import_(
+    storage: Storage, where: Path, *, progress: Progress = silent, on_bases: Callable[[list[Base]], object] = _say_none
+) -> Imported:
     """Add the export in the folder or .tar file `where`. Nothing becomes visible before everything is verified.
 
-    An existing version with the same digest stays as it is. Raises NotFound, Invalid if the export is incomplete or
-    wrong, Conflict listing what contradicts this registry, Unavailable.
+    An existing version with the same digest stays as it is. At the end, `on_bases` gets the export's bases as they are
+    in this registry now. Raises NotFound, Invalid if the export is incomplete or wrong, Conflict listing what
+    contradicts this registry, Unavailable.
     """
     with open_export(where) as export:
         with trying(storage.engine) as connection:
@@ -68,6 +77,8 @@ def import_(storage: Storage, where: Path, *, progress: Progress = silent) -> Im
         with writing(storage.engine) as connection:
             importer = RowImporter(connection, export, trial=False)
             importer.add(progress, "adding")
+            bases = [find_base(connection, name).record() for name in importer.bases]
+    on_bases(bases)
     return Imported(
         path=export.header.path,
         added=dict(importer.report.added),
