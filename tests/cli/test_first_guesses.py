@@ -90,6 +90,14 @@ def test_an_alias_is_set_to_a_version_however_it_is_written(given: str, shell: S
     [
         (["stable", MED, "1"], 2, f"the path comes first: loratree alias set {MED} stable 1"),
         ([MED, "1", "stable"], 2, f"the alias comes before the version: loratree alias set {MED} stable 1"),
+        (["stable", f"{MED}@1"], 2, f"the version is a word of its own: loratree alias set {MED} stable 1"),
+        ([f"{MED}@1", "stable"], 2, f"the version is a word of its own: loratree alias set {MED} stable 1"),
+        ([f"{MED}@stable", "1"], 2, f"the version is a word of its own: loratree alias set {MED} stable 1"),
+        ([MED, "stable"], 2, f"the version is missing: loratree alias set {MED} stable 1"),
+        (["stable", MED], 2, f"the version is missing: loratree alias set {MED} stable 1"),
+        (["tiny/nowhere", "stable"], 2, "the version is missing: loratree alias set tiny/nowhere stable NUMBER"),
+        ([MED, f"{MED}@1"], 2, f"the alias is missing, such as stable: loratree alias set {MED} stable 1"),
+        ([MED, "@1"], 2, f"the alias is missing, such as stable: loratree alias set {MED} stable 1"),
         ([f"{MED}@1", "stable", "1"], 1, f"names a version, and only a path fits here: write '{MED}'"),
         ([MED, "@stable", "1"], 1, "such as 'stable'"),
         ([MED, "stable", "v1"], 1, f"(did you mean {MED}@1?)"),
@@ -99,6 +107,27 @@ def test_an_alias_in_another_order_is_told_the_right_one(
     arguments: list[str], status: int, says: str, shell: Shell
 ) -> None:
     assert says in refused(shell, "alias", "set", *arguments, status=status)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([f"{MED}@stable"], f"the alias is a word of its own: loratree alias rm {MED} stable"),
+        ([MED], f"the alias is missing: loratree alias rm {MED} NAME"),
+        (["stable", MED], f"the path comes first: loratree alias rm {MED} stable"),
+    ],
+)
+def test_an_alias_to_remove_in_another_order_is_told_the_right_one(
+    arguments: list[str], says: str, shell: Shell
+) -> None:
+    assert says in refused(shell, "alias", "rm", *arguments, status=2)
+
+
+def test_an_alias_without_a_version_is_told_so_also_where_no_registry_answers(shell: Shell) -> None:
+    away = Shell(shell.home, url="http://127.0.0.1:1")
+    said = refused(away, "alias", "set", MED, "stable", status=2)
+    assert said.endswith(f"the version is missing: loratree alias set {MED} stable NUMBER")
+    assert "alias set [OPTIONS] PATH NAME VERSION\n" in shell("alias", "set", "--help").stdout
 
 
 def test_a_digest_is_taken_as_the_screens_print_it(shell: Shell, tmp_path: Path) -> None:

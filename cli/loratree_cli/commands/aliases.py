@@ -1,5 +1,7 @@
 """loratree alias set, ls, rm."""
 
+from contextlib import suppress
+
 import click
 
 from loratree_cli.output import json_option, print_json, say
@@ -8,7 +10,7 @@ from loratree_cli.screens.tables import Column, print_table
 from loratree_registry.connect import connected
 from loratree_registry.core.records import Alias
 from loratree_registry.core.registry import Registry
-from loratree_registry.errors import NotFound
+from loratree_registry.errors import LoratreeError, NotFound
 
 
 @click.group()
@@ -24,10 +26,10 @@ def alias() -> None:
 @alias.command("set")
 @click.argument("path")
 @click.argument("name")
-@click.argument("version")
+@click.argument("version", metavar="VERSION", required=False)
 @click.option("--expected", type=click.IntRange(min=0), help="Move it only if it names this version now; 0: not set.")
 @json_option
-def set_(path: str, name: str, version: str, expected: int | None, as_json: bool) -> None:
+def set_(path: str, name: str, version: str | None, expected: int | None, as_json: bool) -> None:
     """Point the alias NAME at VERSION of PATH: a number such as 2 or @2, another alias, or latest.
 
     Without --expected it is moved from any version; a move by somebody else at the same moment is refused.
@@ -37,6 +39,8 @@ def set_(path: str, name: str, version: str, expected: int | None, as_json: bool
     loratree alias set tiny/medicine stable 3 --expected 2
     loratree alias set tiny/medicine stable latest
     """
+    if version is None:
+        raise _two_words(path, name)
     if "/" in name and "/" not in path:
         raise click.UsageError(f"the path comes first: loratree alias set {name} {path} {version}")
     if name.isdecimal() and not version.isdecimal():
@@ -50,6 +54,27 @@ def set_(path: str, name: str, version: str, expected: int | None, as_json: bool
         print_json(moved)
     else:
         say(f"{moved.path}@{moved.name} is version {moved.version}")
+
+
+def _two_words(path: str, name: str) -> click.UsageError:
+    """Return the error for two words where a path, an alias and a version are needed, with the command to type."""
+    if "/" in name and "/" not in path:
+        path, name = name, path
+    path, _, version = path.partition("@")
+    if version and name.isdecimal() and not version.isdecimal():  # PATH@NAME NUMBER
+        version, name = name, version
+    if version:
+        return click.UsageError(f"the version is a word of its own: loratree alias set {path} {name} {version}")
+    if (number := name.removeprefix(path).removeprefix("@")).isdecimal():
+        return click.UsageError(f"the alias is missing, such as stable: loratree alias set {path} stable {number}")
+    return click.UsageError(f"the version is missing: loratree alias set {path} {name} {_head(path) or 'NUMBER'}")
+
+
+def _head(path: str) -> int | None:
+    """Return the number of a node's head, or None if it has none or the registry does not say so."""
+    with suppress(LoratreeError), connected() as opened:
+        return opened.node(path).head
+    return None
 
 
 @alias.command("ls")
@@ -75,14 +100,20 @@ def ls(path: str, as_json: bool) -> None:
 
 @alias.command("rm")
 @click.argument("path")
-@click.argument("name")
+@click.argument("name", metavar="NAME", required=False)
 @json_option
-def rm(path: str, name: str, as_json: bool) -> None:
+def rm(path: str, name: str | None, as_json: bool) -> None:
     """Remove the alias NAME at PATH; the version stays.
 
     \b
     loratree alias rm tiny/medicine stable
     """
+    if name is None:
+        node, _, alias = path.partition("@")
+        what = "a word of its own" if alias else "missing"
+        raise click.UsageError(f"the alias is {what}: loratree alias rm {node} {alias or 'NAME'}")
+    if "/" in name and "/" not in path:
+        raise click.UsageError(f"the path comes first: loratree alias rm {name} {path}")
     with connected() as opened:
         now = _current(opened, path, name)
         if now is None:
