@@ -63,6 +63,21 @@ def test_an_older_version_published_again_says_which_is_the_head(shell: Shell, f
     )
 
 
+@pytest.mark.parametrize(("command", "mark"), [("withdraw", "withdrawn"), ("quarantine", "quarantined")])
+def test_a_mark_that_is_there_already_is_told_with_the_reason_that_holds(shell: Shell, command: str, mark: str) -> None:
+    ref = f"{MED}@1"
+
+    def said(reason: str) -> str:
+        return shell(command, ref, "--reason", reason).stderr.splitlines()[0]
+
+    assert said("names") == f"{ref} is {mark}: names"
+    assert said("names") == f"{ref} was {mark} before, so nothing changed: names"
+    assert said("more names") == f"{ref} was {mark} before (names), and the reason is now: more names"
+    assert json.loads(shell("show", ref, "--json").stdout)[mark]["reason"] == "more names"
+    shell(command, ref, "--undo")
+    assert said("names") == f"{ref} is {mark}: names"
+
+
 def test_an_alias_has_to_be_moved_before_its_version_is_withdrawn(shell: Shell) -> None:
     shell("alias", "set", MED, "stable", "1")
     assert f"loratree alias set {MED} stable VERSION" in refused(shell, "withdraw", f"{MED}@1", "--reason", "old")

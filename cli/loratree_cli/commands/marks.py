@@ -30,7 +30,7 @@ def withdraw(ref: str, reason: str | None, undo: bool, as_json: bool) -> None:
     """
     _check("withdraw", ref, reason, undo)
     with connected() as opened:
-        before = opened.version(ref).withdrawn if reason is None else None
+        before = None if as_json else opened.version(ref).withdrawn
         version = opened.reinstate(ref) if reason is None else opened.withdraw(ref, reason=reason)
     _print(version, "withdrawn", version.withdrawn, before, as_json)
 
@@ -53,7 +53,7 @@ def quarantine(ref: str, reason: str | None, undo: bool, as_json: bool) -> None:
     """
     _check("quarantine", ref, reason, undo)
     with connected() as opened:
-        before = opened.version(ref).quarantined if reason is None else None
+        before = None if as_json else opened.version(ref).quarantined
         version = opened.lift_quarantine(ref) if reason is None else opened.quarantine(ref, reason=reason)
         _print(version, "quarantined", version.quarantined, before, as_json)
         if reason is not None:
@@ -84,10 +84,18 @@ def _check(command: str, ref: str, reason: str | None, undo: bool) -> None:
 
 
 def _print(version: Version, what: str, mark: Mark | None, before: Mark | None, as_json: bool) -> None:
-    """Print a version and its mark, or, after --undo, whether the mark that was there `before` is gone."""
+    """Print a version and what became of the mark that was there `before`, which only people are told."""
     if as_json:
         print_json(version)
     else:
-        gone = f"is no longer {what}" if before else f"was not {what}, so nothing changed"
-        now = f"is {what}: {mark.reason}" if mark else gone
-        say(f"{version.path}@{version.number} {now}")
+        say(f"{version.path}@{version.number} {_became(what, mark, before)}")
+
+
+def _became(what: str, mark: Mark | None, before: Mark | None) -> str:
+    if mark is None:
+        return f"is no longer {what}" if before else f"was not {what}, so nothing changed"
+    if before is None:
+        return f"is {what}: {mark.reason}"
+    if before.reason == mark.reason:
+        return f"was {what} before, so nothing changed: {mark.reason}"
+    return f"was {what} before ({before.reason}), and the reason is now: {mark.reason}"
