@@ -4,6 +4,7 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
@@ -38,7 +39,7 @@ def serve(
     """
     name = _check_loopback(host)
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401  # if it is missing, that is said before the port is taken
 
         from loratree_registry.api.host_guard import LOOPBACK
     except ImportError as error:
@@ -51,15 +52,23 @@ def serve(
         url = f"http://{name}:{listening.getsockname()[1]}"
         announce(url)
         _LOG.info("loratree %s serves %s, workers: %d", version("loratree"), url, workers)
-        if workers > 1:
-            from loratree_registry.api.workers import serve_by_many
-
-            serve_by_many(config, listening)
-            return
         try:
-            uvicorn.Server(config).run(sockets=[listening])
-        except KeyboardInterrupt:
-            return
+            _run(config, listening)
+        finally:  # Ctrl-C, SIGTERM, or a worker that cannot start
+            _LOG.info("loratree %s stops: %s is no longer served", version("loratree"), url)
+
+
+def _run(config: "Config", listening: socket.socket) -> None:
+    """Serve on `listening` until interrupted or terminated. Raises Unavailable if a worker cannot start."""
+    if config.workers > 1:
+        from loratree_registry.api.workers import serve_by_many
+
+        serve_by_many(config, listening)
+        return
+    import uvicorn
+
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def configure(create_app: Callable[[], "ASGIApp"], *, workers: int = 1, log: LogSettings = _LOG_SETTINGS) -> "Config":

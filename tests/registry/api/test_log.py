@@ -118,6 +118,27 @@ def test_each_request_has_a_line_and_an_id(tmp_path: Path) -> None:
     assert "Traceback" not in lines.text()
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_the_last_line_says_that_the_server_stops(
+    tmp_path: Path, form: Form, workers: str, how: signal.Signals
+) -> None:
+    with logging_server(tmp_path, "--log-format", form, "--workers", workers) as (url, lines, process):
+        ask(url, "/v1/bases")
+        os.kill(process, how)
+        deadline = time.monotonic() + 30
+        while " stops: " not in lines.text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    stops = f"loratree 0.1.0 stops: {url} is no longer served"
+    *_, last = lines.text().splitlines()
+    if form == "json":
+        assert (json.loads(last)["message"], json.loads(last)["level"]) == (stops, "info")
+    else:
+        assert last.endswith(f"Z info    {stops}")
+    assert lines.text().count(" stops: ") == 1
+
+
 def test_a_health_check_is_told_at_debug_only(tmp_path: Path) -> None:
     for level, told in (("info", False), ("debug", True)):
         folder = tmp_path / level
