@@ -1,6 +1,7 @@
 """Every row of a mixed batch is its own path's function, whatever the other rows take."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -101,6 +102,11 @@ def one_row(case: Batch, at: int) -> tuple[Tensor, float]:
         return expected, chains.relative(narrow(ids), expected)
 
 
+def roundings(case: Batch) -> float:
+    """What float32 itself costs in the row where it costs most: a norm of two values makes little much."""
+    return max(one_row(case, at)[1] for at in range(len(case.rows)))
+
+
 EXAMPLES = settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -141,10 +147,10 @@ def test_a_batch_after_another_is_as_if_it_were_the_first(first: Batch, data: st
     fresh = MixedBatch(fresh_model, Nodes(fresh_model))
     fresh.set(rows)
     with torch.inference_mode():
-        assert chains.relative(again, fresh_model(first.ids())) < 1e-6
+        assert chains.relative(again, fresh_model(first.ids())) < 1e-6 + 4 * roundings(replace(first, rows=rows))
     for at, row in enumerate(rows):
         if row is first.rows[at]:
-            assert chains.relative(again[at], found[at]) < 2e-5
+            assert chains.relative(again[at], found[at]) < 2e-5 + 4 * one_row(first, at)[1]
 
 
 @EXAMPLES
@@ -157,7 +163,7 @@ def test_versions_that_come_in_a_later_batch_join_those_that_are_there(case: Bat
     fresh_model = case.model()
     MixedBatch(fresh_model, Nodes(fresh_model)).set(case.rows)
     with torch.inference_mode():
-        assert chains.relative(model(case.ids()), fresh_model(case.ids())) < 1e-6
+        assert chains.relative(model(case.ids()), fresh_model(case.ids())) < 1e-6 + 4 * roundings(case)
     batch.remove()
     with torch.inference_mode():
         assert torch.equal(model(case.ids()), case.model()(case.ids()))
@@ -178,7 +184,10 @@ def test_packed_segments_take_a_path_each(case: Batch, lengths: list[int]) -> No
         for row, length in zip(usable, lengths, strict=True):
             merges = MergedWeights(alone)
             merges.merge(programs_of(row))
-            assert chains.relative(found[:, start : start + length], alone(ids[:, start : start + length])) < 2e-5
+            here = ids[:, start : start + length]
+            merged = alone(here)
+            rounding = chains.relative(merged, copy.deepcopy(alone).double()(here))
+            assert chains.relative(found[:, start : start + length], merged) < 2e-5 + 4 * rounding
             merges.restore()
             start += length
 
