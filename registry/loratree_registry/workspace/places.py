@@ -29,19 +29,19 @@ def find_place(registry: Registry, path: str, level: Level | None, *, new_path: 
     another one than it would get; or if the levels do not fit. Raises Conflict if the leaf is there with another level.
     """
     trail = [*ancestors_of(parse_path(path)), path]
-    above = next((node for step in reversed(trail) if (node := _find_node(registry, step)) is not None), None)
-    if above is None:
+    missing: list[str] = []
+    while trail and (above := _find_node(registry, trail[-1])) is None:
+        missing.insert(0, trail.pop())
+    if not trail or above is None:
         return {}
-    if above.path == path:
-        check_same_level(path, above.level, level)
-        return {}
-    missing = trail[trail.index(above.path) + 1 :]
+    parent, here = trail[-1], above.level
+    if not missing:
+        check_same_level(path, here, level)
     if len(missing) > 1 and not new_path:
-        _check_name(registry, above, missing[0])
+        _check_name(registry, parent, missing[0])
     if len(missing) == 1 and level is None:
-        check_beside(path, above.level, find_level_beside(registry, above.path))
+        check_beside(path, here, find_level_beside(registry, parent))
     made: dict[str, Level] = {}
-    parent, here = above.path, above.level
     for below, step in zip(range(len(missing) - 1, -1, -1), missing, strict=True):
         here = made[step] = planned_level(step, parent, here, below=below, leaf=level)
         parent = step
@@ -63,12 +63,12 @@ def check_beside(path: str, parent: Level, beside: Level | None) -> None:
         )
 
 
-def _check_name(registry: Registry, above: Node, new: str) -> None:
-    """Raise Invalid if a node that is to be made below `above` has nearly the name of one that is there.
+def _check_name(registry: Registry, parent: str, new: str) -> None:
+    """Raise Invalid if a node that is to be made below `parent` has nearly the name of one that is there.
 
     Of the leaf this is not asked: the names of leaves, such as those of users, are alike.
     """
-    for node in registry.children(above.path, limit=MAX_PAGE).items:
+    for node in registry.children(parent, limit=MAX_PAGE).items:
         if _is_one_error_away(new.rpartition("/")[2], node.path.rpartition("/")[2]):
             raise Invalid(
                 f"{new} is new, and there is {node.path}: publish there, or say --new-path if another is meant"
