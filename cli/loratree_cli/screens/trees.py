@@ -215,7 +215,7 @@ def _label(branch: Branch, before: tuple[str, str], going_on: str, width: int, c
         parts.append((state, node_state(node).style))
     elif node.head is None and node.level != "base" and not node.has_children:
         parts.append(("no head", STYLES["withdrawn"]))  # nothing was published
-    parts += [(word, FAINT) for word in remarkable(node, branch.above)]
+    parts += [(one_line(word), FAINT) for word in remarkable(node, branch.above)]
     if node.head is not None and node.aliases:
         parts += [(word, "") for word in f"({one_line(aliases_text(node))})".split()]
     if cut:
