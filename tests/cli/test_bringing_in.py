@@ -257,6 +257,11 @@ def test_a_new_node_of_another_level_than_those_beside_it_is_asked_about(
             "subdomain",
         ]  # the file says what lies beside one another
     assert f"new: {area}/bob (user)" in shell(*publish, "--level", "user").stderr
+    flat(tmp_path / "in" / "kay", filled, "tiny")
+    for under, level in ((area, "user"), ("tiny/new", "subdomain"), ("tiny/other", "subdomain")):  # kim and lee differ
+        line = json.loads(shell("publish", "--from-dir", tmp_path / "in", under).stdout)
+        assert (line["path"], line["level"]) == (f"{under}/kay", level)
+    assert shell("publish", "--from-dir", tmp_path / "in", area, "--level", "task").stdout.count('"level": "task"') == 1
 
 
 def test_an_adapter_of_another_model_of_the_hub_is_asked_about_if_the_base_has_a_source(

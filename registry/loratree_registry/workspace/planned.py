@@ -3,6 +3,7 @@
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,14 @@ from loratree_registry.core.paths import (
     ancestors_of,
     base_of,
     check_same_level,
+    parent_of,
     parse_ref,
     planned_level,
 )
 from loratree_registry.core.records import Node, Page, Pin, Version
 from loratree_registry.core.registry import Registry
 from loratree_registry.errors import NotFound, listed
+from loratree_registry.workspace.places import find_level_beside
 
 if TYPE_CHECKING:
     from loratree_registry.workspace.publish import Prepared
@@ -110,6 +113,13 @@ class PlannedRegistry:
             self._above.update(trail[:-1])
         return here
 
+    def find_level(self, path: str) -> Level | None:
+        """Return the level of a node that is there or planned, else None."""
+        try:
+            return self.node(path).level
+        except NotFound:
+            return None
+
     def count_made(self) -> dict[Level, int]:
         """Count the nodes that are to be made, by their level, the highest first."""
         with self._lock:
@@ -197,11 +207,18 @@ class PlannedRegistry:
 def plan_levels(registry: Registry, paths: Sequence[str], level: Level | None) -> dict[str, Level]:
     """Return the level of each path's node once versions are published at all of them, given `level` or not.
 
-    Raises NotFound, Invalid and Conflict as publishing does.
+    Without `level`, a new node beside others takes their level, if they have the same: publish would ask. Raises
+    NotFound, Invalid and Conflict as publishing does.
     """
-    planned = PlannedRegistry(registry)
+    planned, beside = PlannedRegistry(registry), dict[str, Level | None]()
+    for parent in {parent for path in paths if level is None and (parent := parent_of(path)) is not None}:
+        with suppress(NotFound):
+            beside[parent] = find_level_beside(registry, parent)
     ordered = sorted(paths, key=lambda path: (len(ancestors_of(path)), path))  # as a manifest is published
-    return {path: planned.plan_nodes(path, level) for path in ordered}
+    return {
+        path: planned.plan_nodes(path, level or planned.find_level(path) or beside.get(parent_of(path) or ""))
+        for path in ordered
+    }
 
 
 def _ref(version: Version) -> str:
