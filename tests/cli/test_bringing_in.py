@@ -264,6 +264,25 @@ def test_a_new_node_of_another_level_than_those_beside_it_is_asked_about(
     assert shell("publish", "--from-dir", tmp_path / "in", area, "--level", "task").stdout.count('"level": "task"') == 1
 
 
+def test_a_dry_run_of_one_adapter_says_what_publishing_would_do_and_does_nothing(
+    shell: Shell, filled: Filled, tmp_path: Path
+) -> None:
+    adapter, before = flat(tmp_path / "a", filled, "tiny"), shell.state()
+    publish = ["publish", adapter, "tiny/law/ann", "--level", "user"]
+    rehearsed, record = shell(*publish, "--dry-run"), json.loads(shell(*publish, "--dry-run", "--json").stdout)
+    assert rehearsed.stderr == "pinned to the base tiny, which the adapter's config names\n"
+    new = "new: tiny/law (domain), tiny/law/ann (user)"
+    assert re.fullmatch(rf"tiny/law/ann: to publish, .* KB; {re.escape(new)}\n", rehearsed.stdout)
+    made = {"tiny/law": "domain", "tiny/law/ann": "user"}
+    assert (record["already"], record["found"], record["makes"]) == (None, "explicit", made)
+    for refused in (["tiny/medicin/x"], [f"{CHAIN[0][0]}/ann"], ["tiny/law/ann", "--level", "base"]):
+        assert shell("publish", adapter, *refused, "--dry-run", check=False).returncode in (1, 2)
+    assert shell.state() == before
+    assert new in shell(*publish).stderr
+    assert shell(*publish, "--dry-run").stdout == "tiny/law/ann@1: already published\n"
+    assert json.loads(shell(*publish, "--dry-run", "--json").stdout)["already"] == "tiny/law/ann@1"
+
+
 def test_an_adapter_of_another_model_of_the_hub_is_asked_about_if_the_base_has_a_source(
     shell: Shell, filled: Filled, tmp_path: Path
 ) -> None:

@@ -116,7 +116,7 @@ def test_a_manifest_and_a_directory_together_are_wrong_usage(shell: Shell, tmp_p
     for wrong in (
         ["publish"],
         ["publish", "somewhere"],
-        ["publish", "somewhere", "tiny/a", "--dry-run"],
+        ["publish", "--from-dir", "somewhere", "tiny/a", "--dry-run"],
         ["publish", "--manifest", "m.jsonl", "--note", "x"],
     ):
         assert shell(*wrong, check=False).returncode == 2

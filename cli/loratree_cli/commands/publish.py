@@ -4,7 +4,7 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -29,6 +29,7 @@ from loratree_registry.errors import listed
 from loratree_registry.settings import Settings
 
 if TYPE_CHECKING:
+    from loratree_registry.workspace.publish import Prepared
     from loratree_registry.workspace.publish_many import Outcome, Report
 
 
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 @click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="With --manifest: threads.")
 @click.option("--new-path", is_flag=True, help="Make a node although its name is nearly that of another.")
 @click.option("--no-assume", is_flag=True, help="Refuse an adapter if nothing says what it was trained on.")
-@click.option("--dry-run", is_flag=True, help="With --manifest: check every line and publish none.")
+@click.option("--dry-run", is_flag=True, help="Check the adapter, or every line, and publish nothing.")
 @json_option
 def publish(
     directory: Path | None,
@@ -101,9 +102,15 @@ def publish(
         if directory is None or path is None:
             is_file = directory is not None and directory.is_file()
             raise click.UsageError(f"give DIRECTORY and PATH, or --manifest {directory if is_file else 'FILE'}")
-        if dry_run:
-            raise click.UsageError("--dry-run goes with --manifest FILE")
-        _publish_one(directory, path, parent, trained_on, force_parent, level, note, new_path, not no_assume, as_json)
+        options = {
+            "parent": parent,
+            "trained_on": trained_on,
+            "force_parent": force_parent,
+            "level": level,
+            "new_path": new_path,
+            "assume": not no_assume,
+        }
+        _publish_one(directory, path, note, options, dry_run=dry_run, as_json=as_json)
     elif force_parent or new_path or (directory, path, parent, trained_on, level, note) != (None,) * 6:
         raise click.UsageError("with --manifest, its lines say the directory, path, parent, level and note")
     else:
@@ -214,40 +221,25 @@ def _group_warnings(report: "Report") -> dict[str, list[str]]:
 
 
 def _publish_one(
-    directory: Path,
-    path: str,
-    parent: str | None,
-    trained_on: Path | None,
-    force_parent: bool,
-    level: Level | None,
-    note: str | None,
-    new_path: bool,
-    assume: bool,
-    as_json: bool,
+    directory: Path, path: str, note: str | None, options: dict[str, Any], *, dry_run: bool, as_json: bool
 ) -> None:
-    from loratree_registry.workspace.publish import publish_directory
+    """Publish one folder, or only check it; `options` are those of `prepare`."""
+    from loratree_registry.workspace.publish import prepare, publish_directory
 
     if not directory.exists() and Path(path).exists():
         raise click.UsageError(f"the folder comes first: loratree publish {path} {directory}")
-    kept = (
-        "a version is published whole or not at all; the parts that arrived stay for a day: the same command sends "
-        "the rest"
-    )
-    with connected() as opened, working(f"publishing {directory}", kept=kept) as on_progress:
-        submitted = publish_directory(
-            opened,
-            directory,
-            path,
-            parent=parent,
-            level=level,
-            note=note,
-            home=Settings.from_environment().home,
-            trained_on=trained_on,
-            force_parent=force_parent,
-            assume=assume,
-            new_path=new_path,
-            progress=on_progress,
+    options["home"] = Settings.from_environment().home
+    kept = "nothing is published by a dry run"
+    if not dry_run:
+        kept = (
+            "a version is published whole or not at all; the parts that arrived stay for a day: the same command sends "
+            "the rest"
         )
+    with connected() as opened, working(f"publishing {directory}", kept=kept) as on_progress:
+        if dry_run:
+            _print_checked(path, prepare(opened, directory, path, **options, progress=on_progress), as_json)
+            return
+        submitted = publish_directory(opened, directory, path, note=note, **options, progress=on_progress)
         node = None if submitted.published.created or as_json else opened.node(path)
     version, created = submitted.published.version, submitted.published.created
     for warning in submitted.published.warnings:
@@ -259,9 +251,7 @@ def _publish_one(
         return
     if created:
         say(submitted.pin.why)
-        made = [f"{new} ({of})" for new, of in submitted.made.items()]
-        new = f"; new: {', '.join(made)}" if made else ""
-        say(f"{version.path}@{version.number}: published, {bytes_text(version.size)}{new}")
+        say(f"{version.path}@{version.number}: published, {bytes_text(version.size)}{_made_text(submitted.made)}")
     else:
         stored = "its stored bytes were damaged and are replaced" if submitted.uploaded_bytes else "nothing stored"
         newer = node is not None and newer_head(version.number, node.head)
@@ -269,3 +259,26 @@ def _publish_one(
         pinned = f"it is pinned to {pin_text(version.pin, version.base)}"
         say(f"{version.path}@{version.number}: already published, {stored}; {pinned}{head}")
     echo(version.digest)
+
+
+def _print_checked(path: str, prepared: "Prepared", as_json: bool) -> None:
+    """Print what publishing would do, after a dry run."""
+    known, pin = prepared.known, prepared.pin
+    if as_json:
+        ref = None if known is None else f"{known.path}@{known.number}"
+        print_json({"path": path, "already": ref, "found": pin.found, "why": pin.why, "makes": prepared.made})
+        return
+    if pin.other_base is not None and known is None:
+        say(f"warning: {pin.other_base}")
+    if known is not None:
+        echo(f"{known.path}@{known.number}: already published")
+    else:
+        say(pin.why)
+        size = bytes_text(prepared.adapter.file.size)
+        echo(f"{path}: to publish, {size}{_made_text(prepared.made)}")
+
+
+def _made_text(made: dict[str, Level]) -> str:
+    """Name the nodes that publishing makes."""
+    new = [f"{path} ({level})" for path, level in made.items()]
+    return f"; new: {', '.join(new)}" if new else ""

@@ -47,11 +47,15 @@ class PublishResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A folder that is valid for its path: the adapter, its pin, and the version that already holds it, if any."""
+    """A folder that is valid for its path: the adapter, its pin, and the version that already holds it, if any.
+
+    `made` are the nodes that publishing makes, root to leaf, with their levels; {} where nobody looked.
+    """
 
     adapter: AdapterDirectory
     pin: FoundPin
     known: Version | None
+    made: dict[str, Level]
 
 
 def publish_directory(
@@ -80,7 +84,6 @@ def publish_directory(
     bytes are sent again only if the stored ones are damaged. Raises LoratreeError.
     """
     check_text("note", note, limit=2000)
-    made = find_place(registry, path, level, new_path=new_path) if asking else {}
     prepared = prepare(
         registry,
         directory,
@@ -91,6 +94,8 @@ def publish_directory(
         trained_on=trained_on,
         force_parent=force_parent,
         assume=assume,
+        new_path=new_path,
+        asking=asking,
         progress=progress,
     )
     adapter, pin = prepared.adapter, prepared.pin
@@ -118,7 +123,7 @@ def publish_directory(
         pin=pin,
         not_published=adapter.not_published,
         uploaded_bytes=adapter.file.size,
-        made=made if published.created else {},
+        made=prepared.made if published.created else {},
     )
 
 
@@ -133,9 +138,12 @@ def prepare(
     trained_on: Path | None = None,
     force_parent: bool = False,
     assume: bool = True,
+    new_path: bool = False,
+    asking: bool = True,
     progress: Progress = silent,
 ) -> Prepared:
     """Check a folder as far as possible before a byte of it is sent. Raises LoratreeError."""
+    made = find_place(registry, path, level, new_path=new_path) if asking else {}
     manifest = _read_manifest(registry, path)
     adapter = read_adapter_directory(directory, manifest, progress=progress)
     # The registry checks the adapter again: this check saves an upload, and the registry trusts no client.
@@ -170,7 +178,7 @@ def prepare(
     same = [version for version in known if pin.parent is None or version.pin.digest == pin.digest]
     if same:
         check_same_level(path, same[0].level, level)
-    return Prepared(adapter=adapter, pin=pin, known=same[0] if same else None)
+    return Prepared(adapter=adapter, pin=pin, known=same[0] if same else None, made=made)
 
 
 def _read_manifest(registry: Registry, path: str) -> BaseManifest:

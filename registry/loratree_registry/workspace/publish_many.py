@@ -249,6 +249,7 @@ class _Work:
             level=row.level,
             home=self._home,
             assume=self._assume,
+            asking=False,
             progress=self._check_wanted,
         )
         known, pin = prepared.known, prepared.pin
