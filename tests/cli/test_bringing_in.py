@@ -173,8 +173,9 @@ def test_lines_say_the_levels_and_a_dry_run_what_it_makes(shell: Shell, filled: 
     manifest = tmp_path / "in.jsonl"
     manifest.write_text(done.stdout.replace('"level": "task"', '"level": "user"'))
     rehearsed = shell("publish", "--manifest", manifest, "--dry-run")
-    says = "it makes 1 domain, 2 subdomains, 1 user; a line's level says another, and no level ever changes\n"
-    assert says in rehearsed.stderr
+    assert (
+        "new nodes: 1 domain, 2 subdomains, 1 user; to choose another level, write it in the line" in rehearsed.stderr
+    )
     shell("publish", "--manifest", manifest)
     assert {node["path"]: node["level"] for node in json.loads(shell("tree", "tiny/law", "--json").stdout)} == {
         "tiny/law": "domain",
@@ -183,7 +184,7 @@ def test_lines_say_the_levels_and_a_dry_run_what_it_makes(shell: Shell, filled: 
         "tiny/law/tax/bob": "user",
     }
     assert shell(*found).stdout == manifest.read_text()  # the levels that they have now
-    assert "it makes" not in shell("publish", "--manifest", manifest, "--dry-run").stderr
+    assert "new nodes" not in shell("publish", "--manifest", manifest, "--dry-run").stderr
 
 
 def test_from_dir_writes_nothing_that_a_manifest_refuses(shell: Shell, filled: Filled, tmp_path: Path) -> None:
@@ -281,6 +282,20 @@ def test_a_dry_run_of_one_adapter_says_what_publishing_would_do_and_does_nothing
     assert new in shell(*publish).stderr
     assert shell(*publish, "--dry-run").stdout == "tiny/law/ann@1: already published\n"
     assert json.loads(shell(*publish, "--dry-run", "--json").stdout)["already"] == "tiny/law/ann@1"
+
+
+def test_a_parent_that_the_config_does_not_name_is_warned_of(shell: Shell, filled: Filled, tmp_path: Path) -> None:
+    area, adapter = CHAIN[0][0], flat(tmp_path / "a", filled, "tiny")
+    warning = (
+        f"the adapter's config names the plain base (tiny): {area}@1 is right only if it was trained on a live model "
+        "with that merged into it"
+    )
+    publish = ["publish", adapter, f"{area}/law", "--parent", area]
+    assert f"warning: {warning}\n" in shell(*publish, "--dry-run").stderr
+    assert shell(*publish).stderr.startswith(f"warning: {warning}\npinned to {area}@1, as --parent says\n")
+    assert "warning" not in shell("publish", adapter, f"{area}/tax", "--parent", "base").stderr
+    (tmp_path / "m.jsonl").write_text(json.dumps({"directory": "a", "path": f"{area}/fees", "parent": area}) + "\n")
+    assert f"warning: 1 line (1): {warning}\n" in shell("publish", "--manifest", tmp_path / "m.jsonl").stderr
 
 
 def test_an_adapter_of_another_model_of_the_hub_is_asked_about_if_the_base_has_a_source(

@@ -166,7 +166,7 @@ def _publish_many(manifest: Path, jobs: int, dry_run: bool, assume: bool, as_jso
         say(f"warning: {counted(len(lines), 'line')} ({listed(lines, limit=3)}): {warning}")
     if report.makes:
         made = [counted(count, level) for level, count in report.makes.items()]
-        say(f"it makes {', '.join(made)}; a line's level says another, and no level ever changes")
+        say(f"new nodes: {', '.join(made)}; to choose another level, write it in the line: levels never change")
     if report.stopped == INTERRUPTED:
         done = f"{report.published} published, {report.left} of {counted(len(rows), 'line')} to go"
         complain(f"loratree: interrupted: {done}: the same command goes on")
@@ -268,8 +268,8 @@ def _print_checked(path: str, prepared: "Prepared", as_json: bool) -> None:
         ref = None if known is None else f"{known.path}@{known.number}"
         print_json({"path": path, "already": ref, "found": pin.found, "why": pin.why, "makes": prepared.made})
         return
-    if pin.other_base is not None and known is None:
-        say(f"warning: {pin.other_base}")
+    for warning in pin.warnings if known is None else ():
+        say(f"warning: {warning}")
     if known is not None:
         echo(f"{known.path}@{known.number}: already published")
     else:

@@ -18,7 +18,8 @@ class FoundPin:
 
     `parent` is a ref `PATH@NUMBER`, `base`, or None to let the registry take the nearest head. `digest` is the digest
     of the pinned version, or None for the base and for the nearest head. `why` is a sentence for people. `other_base`
-    is a sentence too, if the pin is the base by assumption and the adapter's config names another model.
+    is a sentence too, if the pin is the base by assumption and the adapter's config names another model, and `doubt`
+    one if a person names a version and the config the plain base.
     """
 
     parent: str | None
@@ -26,6 +27,12 @@ class FoundPin:
     why: str
     digest: str | None = None
     other_base: str | None = None
+    doubt: str | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be checked of the pin."""
+        return [sentence for sentence in (self.other_base, self.doubt) if sentence is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

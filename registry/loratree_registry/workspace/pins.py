@@ -116,9 +116,21 @@ def _find_agreed(case: _Case, explicit: FoundPin | None, trained_on: Path | None
         return _settle(claim, word)
     if word is None:
         return _pin_from_config(case)
-    if name is not None:
-        _check_named(case, name, word)
+    if name is None:
+        return word.pin
+    if is_base(case.registry, case.base, name, case.folder, case.home, case.progress):
+        return _doubted(word, name)
+    _check_named(case, name, word)
     return word.pin
+
+
+def _doubted(word: _Word, name: str) -> FoundPin:
+    """Return a person's word on an adapter whose config names the plain base, as live training leaves it too."""
+    pin = word.pin
+    if pin.parent == BASE or word.option != "--parent":
+        return pin
+    live = f"{pin.parent} is right only if it was trained on a live model with that merged into it"
+    return replace(pin, doubt=f"the adapter's config names the plain base ({_shown(name)}): {live}")
 
 
 def _claim_of_folder(case: _Case) -> Claim | None:

@@ -116,8 +116,8 @@ def publish_directory(
         documents=adapter.documents,
     )
     published = _upload_and_publish(registry, adapter, path, submission, progress)
-    if published.created and pin.other_base is not None:
-        published = replace(published, warnings=[*published.warnings, pin.other_base])
+    if published.created and pin.warnings:
+        published = replace(published, warnings=[*published.warnings, *pin.warnings])
     return PublishResult(
         published=published,
         pin=pin,
@@ -143,7 +143,6 @@ def prepare(
     progress: Progress = silent,
 ) -> Prepared:
     """Check a folder as far as possible before a byte of it is sent. Raises LoratreeError."""
-    made = find_place(registry, path, level, new_path=new_path) if asking else {}
     manifest = _read_manifest(registry, path)
     adapter = read_adapter_directory(directory, manifest, progress=progress)
     # The registry checks the adapter again: this check saves an upload, and the registry trusts no client.
@@ -175,6 +174,7 @@ def prepare(
     elif manifest.ties():
         above = registry.ancestry(pin.parent)
         adapter.check_against(manifest, on_base=False, untied=any(version.summary.unties for version in above))
+    made = find_place(registry, path, level, new_path=new_path) if asking else {}
     same = [version for version in known if pin.parent is None or version.pin.digest == pin.digest]
     if same:
         check_same_level(path, same[0].level, level)

@@ -263,7 +263,7 @@ class _Work:
                 level=planned.level,
                 found=pin.found,
                 why=pin.why,
-                warnings=() if pin.other_base is None else (pin.other_base,),
+                warnings=tuple(pin.warnings),
                 other_base=pin.other_base is not None,
             )
         return Outcome(

@@ -53,9 +53,7 @@ def is_base(
 def find_other_base(
     registry: Registry, base: Base, name: str, folder: Path | None, home: Path, progress: Progress = silent
 ) -> Base | None:
-    """Return another base of the registry that the adapter was trained on, or None if none is known."""
-    if is_base(registry, base, name, folder, home, progress):
-        return None
+    """Return another base of the registry that the adapter was trained on, if it is not `base`; None if none is."""
     others = (other for other in list_bases(registry) if other.name != base.name)
     return next((other for other in others if is_base(registry, other, name, folder, home, progress)), None)
 
