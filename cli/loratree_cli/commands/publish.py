@@ -79,7 +79,7 @@ def publish(
     The version is pinned to the version or base that it was trained on: what the lockfile beside its
     base_model_name_or_path says, else --parent, else what its config names, else the nearest ancestor's head, which is
     then assumed for ever. If that is not clear, publish asks for --parent. A node keeps its name and level for ever, so
-    it also asks for --level if the nodes beside a new one have another level, and for --new-path if a new node on the
+    it also asks for --level if most nodes beside a new one have another level, and for --new-path if a new node on the
     way has nearly the name of another.
 
     A manifest has one line per adapter, JSON or (FILE.csv) comma-separated values: directory and path, and optionally

@@ -3,6 +3,7 @@
 A node keeps its name and its level for ever, so publish asks before it makes one that looks like a mistake.
 """
 
+from collections import Counter
 from typing import Final
 
 from loratree_registry.core.paths import (
@@ -25,7 +26,7 @@ def find_place(registry: Registry, path: str, level: Level | None, *, new_path: 
     """Return the nodes that publishing at `path` makes, root to leaf, with their levels; none if there is no such base.
 
     `level` is the leaf's, None for the level below its parent's. Raises Invalid if the first new node on the way has
-    nearly the name of one that is there, unless `new_path`; if no level is given and the nodes beside the leaf have
+    nearly the name of one that is there, unless `new_path`; if no level is given and most nodes beside the leaf have
     another one than it would get; or if the levels do not fit. Raises Conflict if the leaf is there with another level.
     """
     trail = [*ancestors_of(parse_path(path)), path]
@@ -49,16 +50,16 @@ def find_place(registry: Registry, path: str, level: Level | None, *, new_path: 
 
 
 def find_level_beside(registry: Registry, parent: str) -> Level | None:
-    """Return the level of the first nodes directly below `parent`, if all have the same; None without any."""
-    levels = {node.level for node in registry.children(parent, limit=_FEW).items}
-    return levels.pop() if len(levels) == 1 else None
+    """Return the level of most of the first nodes directly below `parent`; None if no level has more than half."""
+    levels = Counter(node.level for node in registry.children(parent, limit=_FEW).items)
+    return next((level for level, count in levels.items() if count > levels.total() / 2), None)
 
 
 def check_beside(path: str, parent: Level, beside: Level | None) -> None:
-    """Raise Invalid if a new node at `path` would get another level than the nodes beside it, which none has given."""
+    """Raise Invalid if a new node at `path` would get another level than most beside it, and nobody has given one."""
     if beside is not None and parent != "user" and (level := default_level(parent)) != beside:
         raise Invalid(
-            f"{path} is new and would be a {level}, but the nodes beside it are of the level {beside}, and no level "
+            f"{path} is new and would be a {level}, but most nodes beside it are of the level {beside}, and no level "
             f"ever changes: say --level {beside}, or --level {level}"
         )
 

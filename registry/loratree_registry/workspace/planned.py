@@ -207,8 +207,8 @@ class PlannedRegistry:
 def plan_levels(registry: Registry, paths: Sequence[str], level: Level | None) -> dict[str, Level]:
     """Return the level of each path's node once versions are published at all of them, given `level` or not.
 
-    Without `level`, a new node beside others takes their level, if they have the same: publish would ask. Raises
-    NotFound, Invalid and Conflict as publishing does.
+    Without `level`, a new node beside others takes the level of most of them, as publish would ask. Raises NotFound,
+    Invalid and Conflict as publishing does.
     """
     planned, beside = PlannedRegistry(registry), dict[str, Level | None]()
     for parent in {parent for path in paths if level is None and (parent := parent_of(path)) is not None}:

@@ -49,5 +49,8 @@ def test_levels_are_checked_before_anything_is_made(registry: Registry) -> None:
     assert find_place(registry, "tiny/law/bob", "task") == {"tiny/law/bob": "task"}
     assert find_place(registry, "tiny/law/tax/bob", None) == {"tiny/law/tax": "subdomain", "tiny/law/tax/bob": "task"}
     registry.create_node("tiny/law/tax", level="subdomain")
-    assert find_place(registry, "tiny/law/bob", None) == {"tiny/law/bob": "subdomain"}  # those beside it differ
+    assert find_place(registry, "tiny/law/bob", None) == {"tiny/law/bob": "subdomain"}  # one of two is not most
+    registry.create_node("tiny/law/eve", level="user")
+    with pytest.raises(Invalid, match="most nodes beside it are of the level user"):
+        find_place(registry, "tiny/law/bob", None)
     assert find_place(registry, "none/law", None) == {}
