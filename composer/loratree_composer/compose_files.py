@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import get_args
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -56,6 +57,8 @@ def compose(
     its lockfile is returned. After a failure or an interruption, `out` is whole or does not exist.
     Raises Conflict if `out` holds anything else, NotFound, Invalid, Corrupt, Unavailable.
     """
+    if mode not in get_args(Mode):
+        raise Invalid(f"a chain is composed by the mode 'merge' or 'flatten', got {mode!r}")
     if limit is not None and mode != "flatten":
         raise Invalid(f"only a flattened chain can be compressed, got {form(mode, limit)}: compose it with flatten")
     resolution = registry.resolve(ref, follow=follow, weights=weights, strict=strict)

@@ -116,6 +116,17 @@ def test_publish_takes_each_option_of_the_command_line_as_an_argument(filled: Fi
 
 
 @pytest.mark.usefixtures("home")
+def test_a_word_that_is_no_mode_or_level_is_refused_before_anything_is_written(filled: Filled, tmp_path: Path) -> None:
+    for mode in ("merged", "flat", "MERGE", None, 3):
+        with pytest.raises(loratree.LoratreeError, match="by the mode 'merge' or 'flatten', got"):
+            loratree.compose(LEAF, mode, tmp_path / "out")  # type: ignore[arg-type]
+    for level in ("usr", "", 3):
+        with pytest.raises(loratree.LoratreeError, match="is not known: expected one of domain, subdomain, task, user"):
+            loratree.publish(filled.adapters[LEAF], "tiny/new", level=level, parent="base")  # type: ignore[arg-type]
+    assert list(tmp_path.glob("out*")) == []
+
+
+@pytest.mark.usefixtures("home")
 def test_a_registry_that_is_given_is_used_and_stays_open(tmp_path: Path) -> None:
     registry = loratree.connect()
     assert loratree.resolve(LEAF, registry=registry) == loratree.resolve(LEAF)

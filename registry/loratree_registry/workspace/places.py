@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Final
 
 from loratree_registry.core.paths import (
+    LEVELS,
     Level,
     ancestors_of,
     check_same_level,
@@ -29,6 +30,8 @@ def find_place(registry: Registry, path: str, level: Level | None, *, new_path: 
     nearly the name of one that is there, unless `new_path`; if no level is given and most nodes beside the leaf have
     another one than it would get; or if the levels do not fit. Raises Conflict if the leaf is there with another level.
     """
+    if level not in (None, *LEVELS):
+        raise Invalid(f"level {ascii(level)[:80]} is not known: expected one of {', '.join(LEVELS[1:])}")
     trail = [*ancestors_of(parse_path(path)), path]
     missing: list[str] = []
     while trail and (above := _find_node(registry, trail[-1])) is None:
