@@ -200,15 +200,8 @@ class _Work:
             try:
                 check_beside(row.path, *self._beside[parent])
             except Invalid:
-                if not self._is_there(row.path):
+                if self._planned.find_level(row.path) is None:
                     raise
-
-    def _is_there(self, path: str) -> bool:
-        try:
-            self._planned.node(path)
-        except NotFound:
-            return False
-        return True
 
     def _publish(self, row: Row) -> Outcome:
         done = publish_directory(
